@@ -1,0 +1,34 @@
+"""bonecaffe: Lee & Kim's 2018 bone-age pipeline on real Caffe.
+
+    from bonecaffe import Predictor, Recipe, mad, ccc
+
+The names are loaded when first used, so that ``import bonecaffe`` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Predictor": "bonecaffe.predict",
+    "Recipe": "bonecaffe.recipe",
+    "RunDir": "bonecaffe.run",
+    "BonecaffeError": "bonecaffe.errors",
+    "histeq": "bonecaffe.prepare.histeq",
+    "mad": "bonecaffe.evaluation.metrics",
+    "ccc": "bonecaffe.evaluation.metrics",
+}
+
+__all__ = [*_HOMES, "__version__"]
+
+
+def __getattr__(name: str):
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'bonecaffe' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,258 @@
+"""What a run shall be: a frozen, validated model read from YAML, and how it departs from the paper.
+
+In a recipe file every field is ``{value: …, source: …}`` or ``{value: …, reason: …}``. ``paper.yaml`` states
+all fields with their source. Any other recipe says ``extends: paper`` and holds only what differs, each with
+the reason for it: a departure without a reason is refused, and so is a field the paper's recipe does not have.
+"""
+
+from __future__ import annotations
+
+import copy
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bonecaffe.errors import RecipeError
+
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+
+class Data(_Frozen):
+    """Which cases, and how they are told into training and test (paper II.1)."""
+
+    train_cases: Count
+    test_cases: Count
+    split_seed: Seed
+    labels: Literal["whole_months"]
+
+
+class Preparation(_Frozen):
+    """From a hand to the image that Caffe packs (paper II.1)."""
+
+    margin: Annotated[float, Field(ge=0, le=1)]
+    equalization: Literal["matlab_histeq"]
+    histeq_levels: Annotated[int, Field(ge=2, le=256)]
+    height: Count
+    width: Count
+
+
+class Network(_Frozen):
+    """CaffeNet with a regression head (paper II.3, appendix 1)."""
+
+    name: str
+    train_batch: Count
+    test_batch: Count
+    mirror: bool
+    mean_value: tuple[float, float, float]
+    conv_outputs: tuple[Count, Count, Count, Count, Count]
+    conv_groups: tuple[Count, Count, Count, Count, Count]
+    conv1_stride: Count
+    fc_outputs: tuple[Count, Count]
+    weight_filler: Literal["stock", "msra", "xavier"]
+    bias_filler: Literal["stock", "zero"]
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    fc8_name: str
+    fc8_outputs: Count
+    fc8_lr_mult: tuple[Rate, Rate]
+    fc8_decay_mult: tuple[Rate, Rate]
+    fc8_weight_std: Rate
+    fc8_bias: float
+    loss: Literal["EuclideanLoss"]
+
+
+class Solver(_Frozen):
+    """The training schedule (paper II.4, appendix 2)."""
+
+    net: str
+    type: Literal["SGD", "Nesterov", "Adam"]
+    test_iter: Count
+    test_interval: Count
+    base_lr: Rate
+    lr_policy: Literal["step", "fixed"]
+    gamma: Rate
+    stepsize: Count
+    display: Count
+    max_iter: Count
+    momentum: Rate
+    weight_decay: Rate
+    snapshot: Count
+    snapshot_prefix: str
+    solver_mode: Literal["GPU", "CPU"]
+    random_seed: Seed
+
+
+class Training(_Frozen):
+    """Where the weights start (paper II.3)."""
+
+    initial_weights: Literal["imagenet", "none"]
+
+
+class Departure(NamedTuple):
+    """One field in which a recipe is not the paper's."""
+
+    field: str
+    paper: Any
+    here: Any
+    reason: str
+
+
+class Recipe(_Frozen):
+    """A validated recipe: values by section, with the source or the reason of each field.
+
+    >>> paper = Recipe.load("paper")
+    >>> paper.solver.max_iter, paper.source_of("solver.max_iter")
+    (3000, 'appendix 2')
+    >>> paper.departures()
+    []
+    """
+
+    name: str
+    description: str
+    data: Data
+    preparation: Preparation
+    network: Network
+    solver: Solver
+    training: Training
+    notes: dict[str, dict[str, str]] = Field(repr=False)
+
+    @classmethod
+    def load(cls, name_or_path: str | Path) -> Recipe:
+        """Read a recipe by its name (``paper``, ``demo``, ``smoke``) or from a file.
+
+        Raises RecipeError, naming the file and the field, for anything that is not a valid recipe.
+        """
+        fields, head = _resolve(_find(name_or_path), seen=())
+        return _build(fields, head, str(name_or_path))
+
+    @staticmethod
+    def names() -> list[str]:
+        """The recipes that come with bonecaffe."""
+        folder = resources.files("bonecaffe") / "recipes"
+        return sorted(entry.name[: -len(".yaml")] for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+    def with_values(self, values: dict[str, Any], reason: str) -> Recipe:
+        """A copy with other values, ``{"data.split_seed": 7}``, each departing from the paper for ``reason``."""
+        fields = self._fields()
+        for dotted, value in values.items():
+            if dotted not in fields:
+                raise RecipeError(f"recipe {self.name}: no field {dotted}")
+            if _plain(fields[dotted]["value"]) != _plain(value):
+                fields[dotted] = {"value": value, "reason": reason}
+        return _build(fields, {"name": self.name, "description": self.description}, self.name)
+
+    def departures(self) -> list[Departure]:
+        """The fields in which this recipe is not the paper's, in the paper's order."""
+        paper = Recipe.load("paper")._fields()
+        mine = self._fields()
+        return [
+            Departure(field, entry["value"], mine[field]["value"], mine[field].get("reason", "no reason given"))
+            for field, entry in paper.items()
+            if _plain(entry["value"]) != _plain(mine[field]["value"])
+        ]
+
+    def source_of(self, field: str) -> str:
+        """Where a field's value comes from: the paper's section, or the reason for departing from it."""
+        note = self.notes[field]
+        return note.get("source") or note["reason"]
+
+    def value_of(self, field: str) -> Any:
+        """The value of ``section.field``."""
+        section, _, name = field.partition(".")
+        return getattr(getattr(self, section), name)
+
+    def to_yaml(self) -> str:
+        """All fields with their notes, in the form that `load` reads."""
+        tree: dict[str, Any] = {"name": self.name, "description": self.description}
+        for dotted, entry in self._fields().items():
+            section, _, field = dotted.partition(".")
+            tree.setdefault(section, {})[field] = entry
+        return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None)
+
+    def _fields(self) -> dict[str, dict[str, Any]]:
+        return {field: {"value": _plain(self.value_of(field)), **note} for field, note in self.notes.items()}
+
+
+_HEAD = ("name", "description", "extends")
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _find(name_or_path: str | Path) -> Path:
+    text = str(name_or_path)
+    if text in Recipe.names():
+        return Path(str(resources.files("bonecaffe") / "recipes" / f"{text}.yaml"))
+    path = Path(text)
+    if not path.is_file():
+        known = ", ".join(Recipe.names())
+        raise RecipeError(f"recipe {text}: neither a file nor one of {known}.")
+    return path
+
+
+def _resolve(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """The fields of a recipe file laid over those it extends, and its head."""
+    if path in seen:
+        raise RecipeError(f"recipe {path}: it extends itself.")
+    tree = _read(path)
+    own: dict[str, dict[str, Any]] = {}
+    for section, entries in tree.items():
+        if section in _HEAD:
+            continue
+        if not isinstance(entries, dict):
+            raise RecipeError(f"{path}: {section} must hold fields, each {{value: …, reason: …}}.")
+        for field, entry in entries.items():
+            own[f"{section}.{field}"] = _entry(path, f"{section}.{field}", entry)
+    fields: dict[str, dict[str, Any]] = {}
+    if "extends" in tree:
+        fields, _ = _resolve(_find(tree["extends"]), (*seen, path))
+        for dotted, entry in own.items():
+            if dotted not in fields:
+                raise RecipeError(f"{path}: no field {dotted} in the recipe it extends; look for a slip of the pen.")
+            if "reason" not in entry:
+                raise RecipeError(f"{path}: {dotted} departs without a reason. Write {{value: …, reason: …}}.")
+    fields = {**fields, **own}
+    head = {"name": str(tree.get("name", path.stem)), "description": str(tree.get("description", ""))}
+    return fields, head
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RecipeError(f"{path}: not readable as YAML: {error}") from error
+    if not isinstance(tree, dict):
+        raise RecipeError(f"{path}: a recipe is a mapping of sections; this is not.")
+    return copy.deepcopy(tree)
+
+
+def _entry(path: Path, dotted: str, entry: Any) -> dict[str, Any]:
+    if not isinstance(entry, dict) or "value" not in entry or not set(entry) <= {"value", "source", "reason"}:
+        raise RecipeError(f"{path}: {dotted} must be written {{value: …, reason: …}}; it is {entry!r}.")
+    note = entry.get("reason") or entry.get("source")
+    if not isinstance(note, str) or not note.strip():
+        raise RecipeError(f"{path}: {dotted} departs without a reason. Write {{value: …, reason: …}}.")
+    return dict(entry)
+
+
+def _build(fields: dict[str, dict[str, Any]], head: dict[str, str], where: str) -> Recipe:
+    tree: dict[str, Any] = dict(head)
+    notes: dict[str, dict[str, str]] = {}
+    for dotted, entry in fields.items():
+        section, _, field = dotted.partition(".")
+        tree.setdefault(section, {})[field] = entry["value"]
+        notes[dotted] = {key: entry[key] for key in ("source", "reason") if key in entry}
+    try:
+        return Recipe(**tree, notes=notes)
+    except ValidationError as error:
+        said = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise RecipeError(f"recipe {where}: {said}") from error

@@ -1,0 +1,170 @@
+"""Where a run's files lie: one name for each path, one way of writing a file, and the manifest.
+
+A run is a folder, ``runs/NAME``. Caffe is always started in it, so that the paths in its prototxts are
+short and the folder can be moved.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bonecaffe.errors import RunError
+from bonecaffe.recipe import Recipe
+
+SPLITS = ("train", "test")
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside ``path``; move it into place when the block ends well, remove it otherwise."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write a text file whole or not at all."""
+    write_bytes(path, content.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: beside its target, synced, then moved into place."""
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sha256(content: bytes | str) -> str:
+    """The SHA-256 of bytes or of a text's UTF-8, as 64 hexadecimal digits."""
+    return hashlib.sha256(content.encode("utf-8") if isinstance(content, str) else content).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """The SHA-256 of a file, read in pieces."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class RunDir:
+    """The paths of one run, its recipe, its manifest and its lock.
+
+    Nothing is created by naming a path; a stage makes what it writes.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.recipe_file = self.path / "recipe.yaml"
+        self.manifest_file = self.path / "manifest.json"
+        # prepare
+        self.images = self.path / "images"
+        self.cases_file = self.path / "cases.csv"
+        # network
+        self.train_val = self.path / "train_val.prototxt"
+        self.solver = self.path / "solver.prototxt"
+        self.deploy = self.path / "deploy.prototxt"
+        self.init_weights = self.path / "init.caffemodel"
+        # training
+        self.caffe_log = self.path / "caffe.log"
+        self.curve = self.path / "curve.csv"
+        self.snapshots = self.path / "snapshots"
+        # evaluation
+        self.metrics = self.path / "metrics.json"
+        self.figures = self.path / "figures"
+        self.report = self.path / "report.html"
+
+    def __repr__(self) -> str:
+        return f"RunDir({str(self.path)!r})"
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def image(self, case_id: str) -> Path:
+        """The normalized image of a case."""
+        return self.images / f"{case_id}.png"
+
+    def list_file(self, split: str) -> Path:
+        """The list that convert_imageset reads: ``train.txt`` or ``test.txt``."""
+        return self.path / f"{split}.txt"
+
+    def lmdb(self, split: str) -> Path:
+        """The LMDB that convert_imageset writes: ``train_lmdb`` or ``test_lmdb``."""
+        return self.path / f"{split}_lmdb"
+
+    def predictions(self, split: str) -> Path:
+        """The predictions for a split: ``predictions_train.csv`` or ``predictions_test.csv``."""
+        return self.path / f"predictions_{split}.csv"
+
+    # ---- recipe ------------------------------------------------------------------------------------------------
+
+    def recipe(self) -> Recipe:
+        """The recipe this run was prepared with; RunError when the folder holds none."""
+        if not self.recipe_file.is_file():
+            raise RunError(f"{self.path}: no recipe.yaml here, so this is not a prepared run. Start with: bonecaffe prepare {self.path} …")
+        return Recipe.load(self.recipe_file)
+
+    def write_recipe(self, recipe: Recipe) -> None:
+        """Keep the recipe, every field with its source or reason."""
+        heading = "# The recipe of this run, complete; written by bonecaffe.\n"
+        write_text(self.recipe_file, heading + recipe.to_yaml())
+
+    # ---- manifest ----------------------------------------------------------------------------------------------
+
+    def manifest(self) -> dict[str, Any]:
+        """What each stage recorded; empty for a new run. RunError for a file that is not JSON."""
+        try:
+            return json.loads(self.manifest_file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except (ValueError, UnicodeDecodeError) as error:
+            raise RunError(f"{self.manifest_file}: not readable as JSON ({error}). Delete it and run prepare again.") from error
+
+    def record(self, stage: str, facts: dict[str, Any] | None) -> None:
+        """Put a stage's record into the manifest, or take it out (None)."""
+        manifest = self.manifest()
+        if facts is None:
+            manifest.pop(stage, None)
+        else:
+            manifest[stage] = facts
+        write_text(self.manifest_file, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+
+    # ---- one at a time -----------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def lock(self, doing: str) -> Iterator[None]:
+        """Hold the run for one stage; RunError when another process holds it. Gone with the process, however it ends."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with open(self.path / ".lock", "a+", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                file.seek(0)
+                holder = file.read().strip() or "another process"
+                raise RunError(f"{self.path}: in use by {holder}. Wait for it, or stop it, and try again.") from None
+            file.truncate(0)
+            file.write(f"bonecaffe {doing}, process {os.getpid()}")
+            file.flush()
+            yield
+            file.truncate(0)

@@ -1,0 +1,213 @@
+#!/usr/bin/env bash
+# Finds a Caffe that serves, or builds one into a per-user cache, and says which.
+#
+#   build_caffe.sh PYTHON            find or build; the last lines on stdout are root=…, origin=…
+#   build_caffe.sh PYTHON --check    build and run Caffe's own C++ tests against the cached build
+#
+# PYTHON is an interpreter of the distribution's (Boost.Python is built for that one) with numpy, or a
+# virtual environment's made from it. The first of these that serves is taken:
+#   1. CAFFE_ROOT     an existing install, or a source folder built in place
+#   2. PATH           caffe, convert_imageset, compute_image_mean, with `import caffe` working
+#   3. CAFFE_SOURCE   a folder or tarball of Caffe's source
+#   4. Debian bullseye's source package, its address read from this machine's own apt sources
+#   5. a git clone of BVLC/caffe
+# Built Caffes lie in ${BONECAFFE_CACHE:-${XDG_CACHE_HOME:-~/.cache}/bonecaffe}/caffe/KEY, where KEY hashes the
+# source, our edits, the flags, the compiler, the libraries and Python. A folder of that name is finished: it is
+# moved into place as the last step, under a lock that a second build of the same key waits for.
+set -euo pipefail
+
+python=$(command -v "${1:?usage: build_caffe.sh PYTHON [--check]}") || { echo "caffe: no such Python: $1" >&2; exit 1; }
+mode=${2:-}
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+cache=${BONECAFFE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/bonecaffe}/caffe
+programs=(caffe convert_imageset compute_image_mean)
+
+commit=99bd99795dcdf0b1d3086a8d67ab1782a8a08383
+orig=caffe_1.0.0+git20180821.99bd997.orig.tar.gz
+orig_sha256=e0eb3f06794f7402c77b7dec8e8480273ee1a1bb192e9122b621a69d4147ad0c
+debian=caffe_1.0.0+git20180821.99bd997-8.debian.tar.xz
+debian_sha256=07cf073227494a6b07234e40cb5df91db566616593eef9baafdc4d06ad159f21
+dsc=caffe_1.0.0+git20180821.99bd997-8.dsc
+
+say() { printf 'caffe: %s\n' "$*" >&2; }
+die() { say "$*"; exit 1; }
+found() { printf 'root=%s\norigin=%s\n' "$1" "$2"; exit 0; }
+
+# ---- what a Caffe must have to serve -------------------------------------------------------------------------
+
+bin_of() { # the folder of a root's programs: an install has bin/, a source folder built in place build/tools/
+  local d
+  for d in "$1/bin" "$1/build/tools" "$1"; do
+    [ -x "$d/caffe" ] && { echo "$d"; return 0; }
+  done
+  return 1
+}
+pycaffe_of() { # the folder to put on Python's path
+  local d
+  for d in "$1"/lib/python3/dist-packages "$1"/lib/python3*/dist-packages "$1"/lib/python3*/site-packages "$1"/python; do
+    [ -f "$d/caffe/__init__.py" ] && { echo "$d"; return 0; }
+  done
+  return 1
+}
+lacks() { # prints what a root lacks; nothing when it serves
+  local root=$1 bin lib p
+  bin=$(bin_of "$root") || { echo "no bin/caffe or build/tools/caffe"; return; }
+  for p in "${programs[@]}"; do [ -x "$bin/$p" ] || { echo "no $bin/$p"; return; }; done
+  lib=$(pycaffe_of "$root") || { echo "no pycaffe (python/caffe)"; return; }
+  PYTHONPATH=$lib GLOG_minloglevel=2 "$python" -c 'import caffe' 2>/dev/null || echo "pycaffe in $lib does not import into $python"
+}
+
+if [ "$mode" != --check ]; then
+  if [ -n "${CAFFE_ROOT:-}" ]; then
+    why=$(lacks "$CAFFE_ROOT")
+    [ -z "$why" ] || die "CAFFE_ROOT=$CAFFE_ROOT does not serve: $why. Mend it, or unset CAFFE_ROOT to have Caffe built."
+    found "$(cd "$CAFFE_ROOT" && pwd)" "CAFFE_ROOT"
+  fi
+  if command -v caffe >/dev/null && command -v convert_imageset >/dev/null && command -v compute_image_mean >/dev/null; then
+    if GLOG_minloglevel=2 "$python" -c 'import caffe' 2>/dev/null; then
+      found "PATH" "programs on PATH"
+    fi
+    say "a caffe is on PATH ($(command -v caffe)), but $python cannot import its pycaffe; looking further"
+  fi
+fi
+
+# ---- the source ----------------------------------------------------------------------------------------------
+
+mkdir -p "$cache/source"
+work=$(mktemp -d "$cache/.work-XXXXXX")
+trap 'rm -rf "$work"' EXIT
+trap 'exit 130' INT TERM
+
+debian_address() { # the machine's own main archive of Debian
+  apt-get indextargets --format '$(REPO_URI) $(COMPONENT)' 'Created-By: Packages' 2>/dev/null |
+    awk '$2 == "main" && $1 !~ /security/ { print $1 }' | awk '!seen[$0]++'
+}
+sha_is() { [ -f "$1" ] && echo "$2  $1" | sha256sum --check --status; }
+
+from_debian() { # fetches the source package into $cache/source; apt's own signatures, then our pinned sums
+  sha_is "$cache/source/$orig" $orig_sha256 && sha_is "$cache/source/$debian" $debian_sha256 && [ -f "$cache/source/$dsc" ] && return 0
+  command -v apt-get >/dev/null || return 1
+  local address keyring
+  mkdir -p "$work/apt/lists/partial" "$work/apt/archives/partial" "$work/fetch"
+  keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+  for address in $(debian_address); do
+    echo "deb-src ${keyring:+[signed-by=$keyring]} $address bullseye main" > "$work/apt/sources.list"
+    local -a isolated=(-o "Dir::Etc::sourcelist=$work/apt/sources.list" -o Dir::Etc::sourceparts=/dev/null
+      -o "Dir::State::lists=$work/apt/lists" -o "Dir::Cache=$work/apt" -o APT::Sandbox::User= -o Acquire::Retries=2)
+    if apt-get "${isolated[@]}" update >> "$work/fetch.log" 2>&1 &&
+       (cd "$work/fetch" && apt-get "${isolated[@]}" source --download-only "caffe=1.0.0+git20180821.99bd997-8") >> "$work/fetch.log" 2>&1 &&
+       sha_is "$work/fetch/$orig" $orig_sha256 && sha_is "$work/fetch/$debian" $debian_sha256; then
+      mv -f "$work/fetch/"* "$cache/source/"
+      return 0
+    fi
+  done
+  say "Debian bullseye's source package of Caffe could not be had:"
+  tail -n 4 "$work/fetch.log" >&2 || true
+  return 1
+}
+
+source_hash= origin=
+if [ -n "${CAFFE_SOURCE:-}" ]; then
+  if [ -d "$CAFFE_SOURCE" ]; then
+    [ -f "$CAFFE_SOURCE/src/caffe/proto/caffe.proto" ] || die "CAFFE_SOURCE=$CAFFE_SOURCE holds no src/caffe/proto/caffe.proto: not Caffe's source."
+    source_hash=$(cd "$CAFFE_SOURCE" && find CMakeLists.txt cmake include src python tools -type f ! -name '*.pyc' -print0 | sort -z | xargs -0 sha256sum | sha256sum | cut -c1-64)
+  elif [ -f "$CAFFE_SOURCE" ]; then
+    source_hash=$(sha256sum "$CAFFE_SOURCE" | cut -c1-64)
+  else
+    die "CAFFE_SOURCE=$CAFFE_SOURCE: no such folder or tarball."
+  fi
+  origin="CAFFE_SOURCE"
+elif from_debian; then
+  source_hash=$orig_sha256+$debian_sha256
+  origin="Debian bullseye's source package, upstream ${commit:0:9}"
+else
+  command -v git >/dev/null || die "no source: Debian's package could not be had, and git is missing for a clone. Give CAFFE_SOURCE."
+  say "trying a git clone of BVLC/caffe"
+  git clone --quiet https://github.com/BVLC/caffe.git "$work/clone" >&2 && git -C "$work/clone" checkout --quiet "$commit" ||
+    die "no source of Caffe could be had. Give one with CAFFE_SOURCE=folder-or-tarball, or an install with CAFFE_ROOT."
+  source_hash=$commit
+  origin="git clone of BVLC/caffe, ${commit:0:9}"
+fi
+
+# ---- flags and key -------------------------------------------------------------------------------------------
+
+read -r py_version py_include py_library numpy_include numpy_major < <("$python" - <<'PY'
+import os, sys, sysconfig
+import numpy
+v = sysconfig.get_config_vars()
+print("%d.%d" % sys.version_info[:2], sysconfig.get_path("include"),
+      next((p for p in (os.path.join(v["LIBDIR"], v["LDLIBRARY"]), os.path.join(v["LIBDIR"], v.get("MULTIARCH", ""), v["LDLIBRARY"]))
+            if os.path.exists(p)), "missing-libpython"), numpy.get_include(), numpy.__version__.split(".")[0])
+PY
+) || die "$python cannot import numpy; run scripts/setup.sh, which makes the environment first."
+[ -f "$py_include/Python.h" ] || die "no $py_include/Python.h. Install it: apt-get install python3-dev"
+
+flags=(-DCMAKE_BUILD_TYPE=Release -DCPU_ONLY=ON -DUSE_LEVELDB=OFF -DBUILD_docs=OFF -DBUILD_python=ON -DBUILD_python_layer=ON
+  -DBLAS=Open "-Dpython_version=$py_version" -DCMAKE_POLICY_VERSION_MINIMUM=3.5)
+libraries=$(dpkg-query -W -f '${Package} ${Version}\n' libboost-python-dev libopencv-dev libprotobuf-dev libgoogle-glog-dev libgflags-dev \
+  libhdf5-dev liblmdb-dev libopenblas-dev 2>/dev/null || pkg-config --modversion opencv4 protobuf 2>/dev/null || true)
+key=$(printf '%s\n' "$source_hash" "$(sha256sum < "$here/caffe_edits.py")" "${flags[*]}" "$(g++ -dumpfullversion)" "$(uname -m)" \
+  "$py_version numpy$numpy_major" "$libraries" | sha256sum | cut -c1-16)
+prefix=$cache/$key
+tree=$cache/$key.tree
+
+exec 9> "$cache/$key.lock"
+flock --nonblock 9 || { say "another build of $key is under way; waiting for it"; flock 9; }
+
+progress() { # make's output -> one line when another tenth is done; everything goes to the log
+  awk -v log_file="$1" '{ print >> log_file; fflush(log_file) }
+    match($0, /^\[ *[0-9]+%\]/) { p = int(substr($0, RSTART + 1, RLENGTH - 3) / 10); if (p != last) { last = p; printf "caffe: %d0 %%\n", p > "/dev/stderr" } }'
+}
+shown() { # runs a step with its output in a log; on failure shows the end of it
+  local log=$1; shift
+  if ! "$@" 2>&1 | progress "$log"; then
+    say "failed: $*"; tail -n 30 "$log" >&2; die "the whole log: $log"
+  fi
+}
+
+build() {
+  say "building from $origin (about 4 minutes on two cores; log: $tree/build.log)"
+  rm -rf "$tree" "$prefix"
+  mkdir -p "$tree"
+  case $origin in
+    Debian*) dpkg-source --no-check -x "$cache/source/$dsc" "$tree/source" > "$tree/build.log" 2>&1 || die "dpkg-source failed; see $tree/build.log" ;;
+    git*)    mv "$work/clone" "$tree/source" ;;
+    *)       mkdir "$tree/source"
+             if [ -d "$CAFFE_SOURCE" ]; then cp -a "$CAFFE_SOURCE"/{CMakeLists.txt,cmake,include,src,python,tools,examples,scripts,models,data,matlab,docs} "$tree/source/" 2>/dev/null || true
+             else tar -xf "$CAFFE_SOURCE" -C "$tree/source" --strip-components=1 || die "CAFFE_SOURCE=$CAFFE_SOURCE: not a readable tarball."; fi ;;
+  esac
+  "$python" "$here/caffe_edits.py" "$tree/source" >&2
+  mkdir "$tree/build"
+  shown "$tree/build.log" cmake -S "$tree/source" -B "$tree/build" "${flags[@]}" "-DCMAKE_INSTALL_PREFIX=$prefix" "-DCMAKE_INSTALL_RPATH=$prefix/lib" \
+    "-DPYTHON_EXECUTABLE=$python" "-DPYTHON_INCLUDE_DIR=$py_include" "-DPYTHON_LIBRARY=$py_library" "-DNUMPY_INCLUDE_DIR=$numpy_include"
+  shown "$tree/build.log" make -C "$tree/build" -j"$(nproc)" all
+  shown "$tree/build.log" env DESTDIR="$tree/staging" cmake -P "$tree/build/cmake_install.cmake"
+}
+
+finish() { # the staged install becomes the finished one, in one rename
+  printf '{"source": "%s", "source_sha256": "%s", "commit": "%s", "edits_sha256": "%s", "flags": "%s", "compiler": "g++ %s", "python": "%s", "blas": "%s", "built": "%s"}\n' \
+    "$origin" "$source_hash" "$commit" "$(sha256sum < "$here/caffe_edits.py" | cut -d' ' -f1)" "${flags[*]}" "$(g++ -dumpfullversion)" "$py_version" \
+    "OpenBLAS $(dpkg-query -W -f '${Version}' libopenblas-dev 2>/dev/null)" "$(date -u +%FT%TZ)" > "$tree/staging$prefix/bonecaffe-build.json"
+  mv -T "$tree/staging$prefix" "$prefix"
+  rm -rf "$tree/staging"
+}
+
+if [ ! -d "$prefix" ]; then
+  build
+  finish
+  why=$(lacks "$prefix")
+  if [ -n "$why" ]; then
+    mv "$prefix" "$tree/refused"
+    die "the build does not serve: $why (kept in $tree/refused)"
+  fi
+  say "built into $prefix"
+fi
+
+if [ "$mode" = --check ]; then
+  [ -d "$tree/build" ] || { rm -rf "$prefix"; build; finish; }
+  say "building Caffe's own C++ tests (about 3 minutes on two cores the first time)"
+  shown "$tree/check.log" make -C "$tree/build" -j"$(nproc)" test.testbin
+  cd "$tree/source" # its test data are named from there
+  exec "$tree/build/test/test.testbin" --gtest_filter='-*GPU*' --gtest_shuffle=0 --gtest_color=no
+fi
+found "$prefix" "$origin"
