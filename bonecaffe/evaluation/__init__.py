@@ -1,0 +1,1 @@
+"""How good it is (paper II.3, abstract)."""

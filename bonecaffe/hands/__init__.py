@@ -1,0 +1,1 @@
+"""The input: cases, reference points, images (paper II.1)."""

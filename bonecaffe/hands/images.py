@@ -1,0 +1,133 @@
+"""The only reader and writer of pixels. A radiograph is a two-dimensional uint8 array, ``[row, column]``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from bonecaffe.errors import ImageError
+
+SUFFIXES = (".png", ".jpg", ".jpeg")
+GREY_TOLERANCE = 8
+"""Largest difference between channels, in grey levels, that still counts as grey (JPEG's colour rounding)."""
+
+
+def find_images(folder: str | Path) -> dict[str, Path]:
+    """The images below a folder by id, the file's name without its suffix; RSNA's come unpacked twice deep.
+
+    Raises ImageError when the folder is not there, holds no image, or holds two images of one id.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ImageError(f"{folder}: no such folder of images.")
+    found: dict[str, Path] = {}
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
+        for name in sorted(files):
+            stem, suffix = os.path.splitext(name)
+            if suffix.lower() not in SUFFIXES or name.startswith("."):
+                continue
+            path = Path(parent) / name
+            if stem in found:
+                raise ImageError(f"{folder}: two images have the id {stem}: {found[stem]} and {path}. Remove one.")
+            found[stem] = path
+    if not found:
+        raise ImageError(f"{folder}: no images here ({', '.join(SUFFIXES)}).")
+    return found
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Width and height from a file's header, without decoding it; ImageError when it is no image."""
+    import PIL.Image
+
+    try:
+        with PIL.Image.open(path) as image:
+            return image.size
+    except FileNotFoundError:
+        raise ImageError(f"{path}: no such image.") from None
+    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+        raise ImageError(f"{path}: not a readable image: {error}.") from error
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Read a radiograph as uint8, shape (height, width).
+
+    Taken are 8-bit grey, colour files that are really grey, and 16-bit grey, which is stretched from its own
+    smallest and largest value to 0…255 (the paper's images are 8-bit; see README). Raises ImageError naming the
+    file for one that is missing, cut off, damaged, in colour, or transparent.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise ImageError(f"{path}: {error.strerror or error}.") from error
+    return decode(content, str(path))
+
+
+def decode(content: bytes, name: str) -> np.ndarray:
+    """`read_image` for the bytes of a file; ``name`` is for errors."""
+    import cv2
+
+    if not _complete(content):
+        raise ImageError(f"{name}: the file is cut off or not an image. Fetch it again, or take it out of the tables.")
+    try:
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise ImageError(f"{name}: cannot be decoded: {error.err}.") from error
+    if image is None:
+        raise ImageError(f"{name}: cannot be decoded; the file is damaged. Fetch it again, or take it out of the tables.")
+    if image.ndim == 3:
+        image = _grey(image, name)
+    if image.dtype == np.uint16:
+        low, high = int(image.min()), int(image.max())
+        scale = 255.0 / max(1, high - low)
+        image = np.floor((image - low) * scale + 0.5).astype(np.uint8)
+    if image.dtype != np.uint8:
+        raise ImageError(f"{name}: pixels of type {image.dtype}; 8- or 16-bit grey is needed.")
+    return image
+
+
+def _complete(content: bytes) -> bool:
+    """Whether a PNG or JPEG file has its end; OpenCV decodes half a file without a word."""
+    if content.startswith(b"\x89PNG"):
+        return b"IEND\xaeB`\x82" in content[-4096:]
+    if content.startswith(b"\xff\xd8"):
+        return b"\xff\xd9" in content[-4096:]
+    return False
+
+
+def _grey(image: np.ndarray, name: str) -> np.ndarray:
+    if image.shape[2] == 4:
+        if image[..., 3].min() < np.iinfo(image.dtype).max:
+            raise ImageError(f"{name}: partly transparent; a radiograph is not. Save it without an alpha channel.")
+        image = image[..., :3]
+    if image.shape[2] == 2:
+        raise ImageError(f"{name}: grey with an alpha channel; save it without.")
+    tolerance = GREY_TOLERANCE * (257 if image.dtype == np.uint16 else 1)
+    if int((image.max(axis=2).astype(np.int32) - image.min(axis=2)).max()) > tolerance:
+        raise ImageError(f"{name}: a colour image, not a radiograph.")
+    return np.ascontiguousarray(image[..., 1])
+
+
+def encode_png(image: np.ndarray, level: int = 1) -> bytes:
+    """A uint8 image as the bytes of a PNG file."""
+    import cv2
+
+    done, content = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, level])
+    if not done:
+        raise ImageError("an image could not be encoded as PNG.")
+    return content.tobytes()
+
+
+def limit_threads() -> None:
+    """One thread for OpenCV in a worker process: the processes are what runs in parallel."""
+    import cv2
+
+    cv2.setNumThreads(1)
+
+
+def missing(ids: Iterable[str], images: dict[str, Path]) -> list[str]:
+    """The ids without an image, in order."""
+    return [case_id for case_id in ids if case_id not in images]

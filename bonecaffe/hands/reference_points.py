@@ -1,0 +1,159 @@
+"""The seven reference points of a hand: their table, their validation, their rectangle (paper II.1, figure 2).
+
+"Two points located towards the distal ends of ulna and radius and five points on proximal ends of the
+phalangeal bones." A point is ``(x, y)`` in pixels of the image named, x to the right, y down, pixel centres
+at whole numbers.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from bonecaffe.errors import PointsError, Problems
+
+POINT_NAMES = ("ulna", "radius", "phalanx1", "phalanx2", "phalanx3", "phalanx4", "phalanx5")
+"""In the order of the table; phalanx1 is the thumb's."""
+
+COLUMNS = ("id", "width", "height", *(f"{name}_{axis}" for name in POINT_NAMES for axis in "xy"))
+
+REMEDY = "Mend these rows; leave all fourteen coordinates of a row empty to say that the hand is not marked yet."
+
+
+@dataclass(frozen=True)
+class Rectangle:
+    """Whole pixels, ends included: columns left…right, rows top…bottom."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    @property
+    def width(self) -> int:
+        """Columns it holds."""
+        return self.right - self.left + 1
+
+    @property
+    def height(self) -> int:
+        """Rows it holds."""
+        return self.bottom - self.top + 1
+
+
+@dataclass(frozen=True)
+class ReferencePoints:
+    """The seven points of one hand, in the order of `POINT_NAMES`, and the size of the image they lie in."""
+
+    id: str
+    width: int
+    height: int
+    points: tuple[tuple[float, float], ...]
+
+    def rectangle(self, margin: float = 0.0) -> Rectangle:
+        """The smallest axis-aligned rectangle that holds all seven points (paper II.1).
+
+        Whole pixels by floor and ceil. ``margin`` widens each side by that fraction of the rectangle's own
+        size, as far as the image reaches; the paper's is 0.
+
+        >>> hand = ReferencePoints("1", 100, 200, ((10.5, 180), (30, 190.2), *[(20, 50)] * 5))
+        >>> hand.rectangle()
+        Rectangle(left=10, top=50, right=30, bottom=191)
+        """
+        xs, ys = zip(*self.points, strict=True)
+        wide, high = (max(xs) - min(xs)) * margin, (max(ys) - min(ys)) * margin
+        return Rectangle(
+            max(0, math.floor(min(xs) - wide)),
+            max(0, math.floor(min(ys) - high)),
+            min(self.width - 1, math.ceil(max(xs) + wide)),
+            min(self.height - 1, math.ceil(max(ys) + high)),
+        )
+
+    def problems(self) -> list[str]:
+        """What is wrong with these points, in words; empty when nothing is."""
+        said = []
+        for name, (x, y) in zip(POINT_NAMES, self.points, strict=True):
+            if not (0 <= x <= self.width - 1 and 0 <= y <= self.height - 1):
+                said.append(f"{name} at ({x:g}, {y:g}) lies outside the image of {self.width} x {self.height}")
+        if not said:
+            rectangle = self.rectangle()
+            if rectangle.width < 8 or rectangle.height < 8:
+                said.append(f"the rectangle of the points is {rectangle.width} x {rectangle.height} pixels, too small to be a hand")
+        return said
+
+
+def read_points(path: str | Path) -> dict[str, ReferencePoints]:
+    """Read ``points.csv``: the marked hands by id. Rows without any coordinate are hands not marked yet, left out.
+
+    Raises PointsError naming the file and every faulty row: a missing column, a duplicate id, some but not all
+    coordinates, a text that is no number, a point outside the image.
+    """
+    from bonecaffe.hands.tables import read_table
+
+    table = read_table(path, PointsError)
+    missing = [column for column in COLUMNS if column not in table.columns]
+    if missing:
+        raise PointsError(f"{path}: no column {', '.join(missing)}. The header must be {','.join(COLUMNS)}.")
+    hands: dict[str, ReferencePoints] = {}
+    first_row: dict[str, int] = {}
+    problems = Problems()
+    for number, row in table.rows():
+        where = f"row {number} (id {row['id'] or 'missing'})"
+        try:
+            hand = _hand(row)
+        except ValueError as error:
+            problems.add(f"{where}: {error}")
+            continue
+        if row["id"] in first_row:
+            problems.add(f"{where}: the id stands in row {first_row[row['id']]} already")
+            continue
+        first_row[row["id"]] = number
+        if hand is None:
+            continue
+        for problem in hand.problems():
+            problems.add(f"{where}: {problem}")
+        hands[hand.id] = hand
+    problems.raise_if_any(PointsError, str(path), REMEDY)
+    return hands
+
+
+def _hand(row: dict[str, str]) -> ReferencePoints | None:
+    """A row as points; None when it is not marked yet. ValueError with what is wrong."""
+    if not row["id"]:
+        raise ValueError("no id")
+    coordinates = [row[column] for column in COLUMNS[3:]]
+    if not any(coordinates):
+        return None
+    empty = [column for column in COLUMNS[1:] if not row[column]]
+    if empty:
+        raise ValueError(f"missing {', '.join(empty)}")
+    numbers = {}
+    for column in COLUMNS[1:]:
+        try:
+            numbers[column] = float(row[column])
+        except ValueError:
+            raise ValueError(f"{column} is {row[column]!r}, not a number") from None
+        if not math.isfinite(numbers[column]):
+            raise ValueError(f"{column} is {row[column]}, not a finite number")
+    for column in ("width", "height"):
+        if numbers[column] != int(numbers[column]) or numbers[column] < 1:
+            raise ValueError(f"{column} is {row[column]}, not a number of pixels")
+    points = tuple((numbers[f"{name}_x"], numbers[f"{name}_y"]) for name in POINT_NAMES)
+    return ReferencePoints(row["id"], int(numbers["width"]), int(numbers["height"]), points)
+
+
+def write_points(path: str | Path, hands: Iterable[ReferencePoints]) -> None:
+    """Write ``points.csv`` whole or not at all; coordinates to a tenth of a pixel."""
+    import csv
+
+    from bonecaffe.run import write_text
+
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for hand in hands:
+        coordinates = [f"{value:.1f}".removesuffix(".0") for point in hand.points for value in point]
+        writer.writerow([hand.id, hand.width, hand.height, *coordinates])
+    write_text(Path(path), out.getvalue())

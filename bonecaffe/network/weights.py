@@ -1,0 +1,183 @@
+"""A caffemodel in, a caffemodel without fc8 out (paper II.3, appendix 1).
+
+The paper keeps the name ``fc8`` for a layer with one output; the ImageNet weights hold an fc8 of 1000 x 4096; and
+Caffe dies of a layer with the same name and another shape. So that layer is taken out of the weights: everything
+else is copied byte for byte, in the old format (V1, ``layers``) and the new one (V2, ``layer``) alike.
+
+A caffemodel is a NetParameter in protobuf's wire format. It is read here without decoding its numbers, so that
+244 MB take a moment and no memory.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from bonecaffe.errors import WeightsError
+from bonecaffe.run import replacing
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_V1_LAYERS, _V2_LAYER = 2, 100  # fields of NetParameter
+_NAME_FIELD = {_V1_LAYERS: 4, _V2_LAYER: 1}
+_BLOBS_FIELD = {_V1_LAYERS: 6, _V2_LAYER: 7}
+
+
+class _Field(NamedTuple):
+    number: int
+    wire: int
+    start: int  # of the tag
+    value: int  # where the value begins, after tag and length
+    end: int
+
+
+@dataclass(frozen=True)
+class StoredLayer:
+    """A layer with the shapes of its weights, and where it lies in the file."""
+
+    name: str
+    shapes: tuple[tuple[int, ...], ...]
+    start: int
+    end: int
+
+
+def _varint(data: mmap.mmap | bytes, at: int, end: int) -> tuple[int, int]:
+    result = shift = 0
+    while at < end and shift < 70:
+        byte = data[at]
+        at += 1
+        result |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return result, at
+        shift += 7
+    raise ValueError("a number is cut off")
+
+
+def _fields(data: mmap.mmap | bytes, at: int, end: int) -> Iterator[_Field]:
+    while at < end:
+        start = at
+        tag, at = _varint(data, at, end)
+        wire = tag & 7
+        if wire == _VARINT:
+            value, (_, at) = at, _varint(data, at, end)
+        elif wire == _FIXED64:
+            value, at = at, at + 8
+        elif wire == _FIXED32:
+            value, at = at, at + 4
+        elif wire == _BYTES:
+            length, value = _varint(data, at, end)
+            at = value + length
+        else:
+            raise ValueError(f"a field of the unknown kind {wire}")
+        if at > end or tag >> 3 == 0:
+            raise ValueError("a field runs past the end")
+        yield _Field(tag >> 3, wire, start, value, at)
+
+
+def _shape(data: mmap.mmap | bytes, blob: _Field) -> tuple[int, ...]:
+    """The shape of a BlobProto: ``shape`` in V2, ``num, channels, height, width`` in V1."""
+    legacy = {1: 0, 2: 0, 3: 0, 4: 0}
+    dims: list[int] = []
+    for field in _fields(data, blob.value, blob.end):
+        if field.number in legacy and field.wire == _VARINT:
+            legacy[field.number], _ = _varint(data, field.value, field.end)
+        elif field.number == 7 and field.wire == _BYTES:
+            for dim in _fields(data, field.value, field.end):
+                if dim.number == 1 and dim.wire == _BYTES:  # packed
+                    at = dim.value
+                    while at < dim.end:
+                        number, at = _varint(data, at, dim.end)
+                        dims.append(number)
+                elif dim.number == 1 and dim.wire == _VARINT:
+                    dims.append(_varint(data, dim.value, dim.end)[0])
+    return tuple(dims) if dims else tuple(legacy.values())
+
+
+def _layers(data: mmap.mmap | bytes) -> list[StoredLayer]:
+    found = []
+    for field in _fields(data, 0, len(data)):
+        if field.number not in _NAME_FIELD or field.wire != _BYTES:
+            continue
+        name, shapes = "", []
+        for part in _fields(data, field.value, field.end):
+            if part.number == _NAME_FIELD[field.number] and part.wire == _BYTES:
+                name = bytes(data[part.value : part.end]).decode("utf-8")
+            elif part.number == _BLOBS_FIELD[field.number] and part.wire == _BYTES:
+                shapes.append(_shape(data, part))
+        found.append(StoredLayer(name, tuple(shapes), field.start, field.end))
+    return found
+
+
+class Caffemodel:
+    """A caffemodel opened for reading; use it in a ``with`` block.
+
+    Raises WeightsError naming the file when it is missing, empty, an HTML page, HDF5, cut off or no caffemodel.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        try:
+            with open(self.path, "rb") as file:
+                head = file.read(512)
+                if not head:
+                    raise WeightsError(f"{self.path}: the file is empty. Download it again.")
+                if head.lstrip()[:1] == b"<" or b"<html" in head.lower():
+                    raise WeightsError(f"{self.path}: an HTML page, not a caffemodel; the download was answered with a web page. Download it again.")
+                if head.startswith(b"\x89HDF"):
+                    raise WeightsError(f"{self.path}: a caffemodel in HDF5. Save it with snapshot_format: BINARYPROTO.")
+                self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except OSError as error:
+            raise WeightsError(f"{self.path}: {error.strerror}.") from error
+        try:
+            self.layers = _layers(self._data)
+        except (ValueError, UnicodeDecodeError, IndexError) as error:
+            self._data.close()
+            raise WeightsError(f"{self.path}: cut off, or not a caffemodel ({error}). Download it again.") from error
+        if not any(layer.shapes for layer in self.layers):
+            self._data.close()
+            raise WeightsError(f"{self.path}: holds no weights: not a caffemodel of a network.")
+
+    def __enter__(self) -> Caffemodel:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._data.close()
+
+    def shapes(self) -> dict[str, tuple[tuple[int, ...], ...]]:
+        """The shapes of the weights of each layer that has any."""
+        return {layer.name: layer.shapes for layer in self.layers if layer.shapes}
+
+    def write_without(self, names: set[str], target: Path) -> None:
+        """Copy the file to ``target`` without these layers, every other byte as it is, whole or not at all."""
+        with replacing(target) as temporary, open(temporary, "wb") as out:
+            at = 0
+            for layer in self.layers:
+                if layer.name in names:
+                    out.write(memoryview(self._data)[at : layer.start])
+                    at = layer.end
+            out.write(memoryview(self._data)[at:])
+
+
+def initial_weights(weights: Path, target: Path, head: str, head_shape: tuple[int, int]) -> str:
+    """Write the weights that ``caffe train --weights`` accepts beside the paper's ``fc8``; say what was done.
+
+    ``head`` is the regression layer's name and ``head_shape`` its (outputs, inputs). A stored layer of that name is
+    kept when its shape agrees and taken out otherwise.
+    """
+    with Caffemodel(weights) as model:
+        shapes = model.shapes()
+        if "conv1" not in shapes or "fc7" not in shapes:
+            raise WeightsError(f"{weights}: another network than CaffeNet: it has {', '.join(list(shapes)[:6])}, … but conv1 and fc7 are needed.")
+        stored = shapes.get(head)
+        if stored is None:
+            model.write_without(set(), target)
+            return f"{head} is not in {weights.name}; it starts from its filler"
+        size = tuple(dim for dim in stored[0] if dim != 1) if head_shape[0] == 1 else stored[0][-2:]
+        if size == tuple(dim for dim in head_shape if dim != 1):
+            model.write_without(set(), target)
+            return f"{head} of {weights.name} has the shape wanted and is kept"
+        model.write_without({head}, target)
+        shown = " x ".join(map(str, stored[0]))
+        return f"{head} ({shown}) taken out of {weights.name}; it starts from its filler"

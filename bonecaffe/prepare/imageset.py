@@ -1,0 +1,131 @@
+"""List file -> convert_imageset -> audited LMDB (paper II.1).
+
+convert_imageset reads a label with ``atoi`` (126.9 becomes 126), logs and skips an image that it cannot read, and
+exits 0 all the same. So nothing it writes is believed: the LMDB is read back, record by record.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bonecaffe import caffe_tools
+from bonecaffe.errors import CaffeError, PrepareError
+from bonecaffe.hands.cases import Case
+from bonecaffe.recipe import Preparation
+
+_RECORDS_PER_MAPPING = 512  # the map is closed and opened again, so that its pages don't pile up in memory
+
+
+def list_text(cases: Sequence[Case]) -> str:
+    """The list that convert_imageset reads: ``relative/path label`` a line, in the order of training.
+
+    Raises PrepareError for an age that is not a whole number of months, because atoi would cut it in silence.
+    """
+    check_whole_months(cases)
+    return "".join(f"{case.id}.png {int(case.boneage_months)}\n" for case in cases)
+
+
+def check_whole_months(cases: Sequence[Case]) -> None:
+    """Refuse fractional ages, with their number and the first three."""
+    fractional = [case for case in cases if case.boneage_months != int(case.boneage_months)]
+    if fractional:
+        shown = ", ".join(f"{case.id} ({case.boneage_months:g})" for case in fractional[:3])
+        raise PrepareError(
+            f"labels: {len(fractional)} of {len(cases)} ages are not whole months: {shown}{', …' if len(fractional) > 3 else ''}. "
+            "convert_imageset would cut the fraction off in silence. Round these ages in the table, or leave the cases out of it."
+        )
+
+
+def convert(image_folder: Path, list_file: Path, lmdb: Path, preparation: Preparation) -> None:
+    """Run the paper's command: ``convert_imageset -resize_height H -resize_width W FOLDER/ LIST LMDB``.
+
+    Raises CaffeError when it fails; the half-written LMDB is removed then.
+    """
+    if lmdb.exists():
+        raise PrepareError(f"{lmdb}: exists already; convert_imageset would abort. Remove it and try again.")
+    arguments = command(image_folder, list_file, lmdb, preparation)
+    try:
+        caffe_tools.call("convert_imageset", arguments)
+    except CaffeError as error:
+        shutil.rmtree(lmdb, ignore_errors=True)
+        free = shutil.disk_usage(lmdb.parent).free
+        full = f" The disk is full ({free / 1e6:.0f} MB free); make room and try again." if free < 50e6 else ""
+        raise PrepareError(f"imageset: {lmdb.name}: {error}{full}") from error
+
+
+def command(image_folder: Path, list_file: Path, lmdb: Path, preparation: Preparation) -> list[str]:
+    """The arguments of the paper's command. The folder ends in a slash, because Caffe joins without one."""
+    size = [f"-resize_height={preparation.height}", f"-resize_width={preparation.width}"]
+    return [*size, f"{image_folder}/", str(list_file), str(lmdb)]
+
+
+def records(lmdb: Path) -> Iterator[tuple[str, int, np.ndarray]]:
+    """Each record of an image LMDB: its key, its label, its pixels (channel, row, column), uint8, BGR.
+
+    Memory stays flat however many there are. Raises PrepareError for an LMDB or a record that is not readable.
+    """
+    import lmdb as lmdb_package
+
+    Datum = caffe_tools.caffe_pb2().Datum
+    after: bytes | None = None
+    while True:
+        try:
+            with lmdb_package.open(str(lmdb), readonly=True, lock=False, create=False) as environment, environment.begin() as reader:
+                cursor = reader.cursor()
+                more = cursor.first() if after is None else (cursor.set_range(after) and (cursor.key() != after or cursor.next()))
+                for _ in range(_RECORDS_PER_MAPPING):
+                    if not more:
+                        return
+                    after = cursor.key()
+                    datum = Datum.FromString(cursor.value())
+                    pixels = np.frombuffer(datum.data, np.uint8)
+                    if datum.encoded or pixels.size != datum.channels * datum.height * datum.width:
+                        raise PrepareError(f"imageset: {lmdb}: record {after.decode(errors='replace')} is not {datum.channels} x {datum.height} x {datum.width} bytes.")
+                    yield after.decode(errors="replace"), datum.label, pixels.reshape(datum.channels, datum.height, datum.width)
+                    more = cursor.next()
+        except lmdb_package.Error as error:
+            raise PrepareError(f"imageset: {lmdb}: not readable as an LMDB: {error}. Remove it and run prepare again.") from error
+
+
+def audit(lmdb: Path, cases: Sequence[Case], images: dict[str, str], preparation: Preparation) -> int:
+    """Read an LMDB back and compare it with what was listed; return the number of records.
+
+    Every case must be there under its key, in order, with its label, as 3 equal channels of height x width whose
+    pixels have the SHA-256 in ``images``. Raises PrepareError naming the first difference.
+    """
+    from bonecaffe.run import sha256
+
+    expected_shape = (3, preparation.height, preparation.width)
+    count = 0
+    for key, label, pixels in records(lmdb):
+        if count == len(cases) or key != f"{count:08d}_{cases[count].id}.png":
+            raise _short(lmdb, cases, images, key)
+        case = cases[count]
+        if label != case.boneage_months:
+            raise PrepareError(f"imageset: {lmdb.name}: {case.id} has label {label}, but its age is {case.boneage_months:g}.")
+        if pixels.shape != expected_shape:
+            raise PrepareError(f"imageset: {lmdb.name}: {case.id} is {pixels.shape}, not {expected_shape}.")
+        if not (np.array_equal(pixels[0], pixels[1]) and np.array_equal(pixels[0], pixels[2]) and sha256(pixels[0].tobytes()) == images[case.id]):
+            raise PrepareError(f"imageset: {lmdb.name}: the pixels of {case.id} are not those that were prepared.")
+        count += 1
+    if count != len(cases):
+        raise _short(lmdb, cases, images, None)
+    return count
+
+
+def _short(lmdb: Path, cases: Sequence[Case], images: dict[str, str], found: str | None) -> PrepareError:
+    """The error for an LMDB that does not hold the listed cases in order."""
+    keys = [key for key, _, _ in records(lmdb)]
+    packed = {key.split("_", 1)[1] for key in keys if "_" in key}
+    lost = [case.id for case in cases if f"{case.id}.png" not in packed]
+    if lost:
+        return PrepareError(
+            f"imageset: {lmdb.name} holds {len(keys)} records for {len(cases)} listed cases; first missing: {lost[0]}. "
+            f"convert_imageset skips unreadable files: repair or unlist {os.path.join('images', lost[0] + '.png')}."
+        )
+    return PrepareError(f"imageset: {lmdb.name} holds {len(keys)} records for {len(cases)} listed cases, and {found or 'its end'} stands where another was listed.")

@@ -1,0 +1,37 @@
+"""From a hand to the image the network sees: crop, equalize, resize (paper II.1, figure 3).
+
+There is one such function. `prepare` packs what it returns and `Predictor` feeds what it returns.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bonecaffe.hands.reference_points import ReferencePoints
+from bonecaffe.prepare.crop import crop
+from bonecaffe.prepare.histeq import histeq
+from bonecaffe.recipe import Preparation
+
+
+def normalize(image: np.ndarray, points: ReferencePoints, preparation: Preparation) -> np.ndarray:
+    """Crop to the rectangle of the points, equalize, resize to the recipe's height x width; uint8.
+
+    The resize is OpenCV's bilinear one with its defaults, as in ``convert_imageset -resize_height -resize_width``,
+    which then finds nothing left to resize. Raises ValueError when the image is not of the size that the points
+    were marked in.
+    """
+    return resize(equalized_crop(image, points, preparation), preparation)
+
+
+def equalized_crop(image: np.ndarray, points: ReferencePoints, preparation: Preparation) -> np.ndarray:
+    """The full-size equalized crop, which the paper hands to convert_imageset."""
+    if image.shape != (points.height, points.width):
+        raise ValueError(f"the image is {image.shape[1]} x {image.shape[0]}, but its points were marked in {points.width} x {points.height}")
+    return histeq(crop(image, points.rectangle(preparation.margin)), preparation.histeq_levels)
+
+
+def resize(image: np.ndarray, preparation: Preparation) -> np.ndarray:
+    """OpenCV's bilinear resize to the recipe's size, as convert_imageset does it."""
+    import cv2
+
+    return cv2.resize(image, (preparation.width, preparation.height))

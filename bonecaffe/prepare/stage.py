@@ -1,0 +1,303 @@
+"""The prepare stage: ages, images and points in; normalized images, lists and audited LMDBs out.
+
+Everything is made in ``RUN/.prepare`` and moved into place when the audit has passed. A run that was interrupted
+picks up its finished images from there; a run that fails leaves the folder as it was.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from bonecaffe import __version__
+from bonecaffe.errors import BonecaffeError, CasesError, ImageError, PointsError, PrepareError, Problems
+from bonecaffe.hands import images as hand_images
+from bonecaffe.hands.cases import Case, read_cases, split_cases, write_cases
+from bonecaffe.hands.reference_points import ReferencePoints, read_points
+from bonecaffe.prepare import imageset
+from bonecaffe.prepare.normalize import normalize
+from bonecaffe.recipe import Preparation, Recipe
+from bonecaffe.run import SPLITS, RunDir, sha256, sha256_file, write_text
+
+Progress = Callable[[int, int], None]
+"""Told (images done, images in all)."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image to normalize; small enough to be sent to a worker process."""
+
+    id: str
+    source: str
+    target: str
+    points: ReferencePoints
+    preparation: Preparation
+    stamp: str  # changes when the source file, its points or the preparation do
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job: hashes of the source file and of the pixels made, or what was wrong."""
+
+    id: str
+    stamp: str
+    source_sha256: str = ""
+    pixels_sha256: str = ""
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The checked inputs of a run: who is trained on and tested, their points and images."""
+
+    split: dict[str, list[Case]]
+    points: dict[str, ReferencePoints]
+    images: dict[str, Path]
+    left_out: dict[str, int]  # reason -> number of cases
+
+    def chosen(self) -> Iterator[Case]:
+        """All cases of both splits, in order."""
+        for split in SPLITS:
+            yield from self.split[split]
+
+
+def read_inputs(image_folder: Path, ages: Path, points: Path, recipe: Recipe) -> Inputs:
+    """Read and check the three inputs and draw the split; write nothing.
+
+    A case is usable when it is marked. Cases without points are left out and counted; a marked case without an
+    image, an image of another size than its points say, a fractional age are errors naming the case.
+    """
+    cases = read_cases(ages)
+    marked = read_points(points)
+    images = hand_images.find_images(image_folder)
+    usable = [case for case in cases if case.id in marked]
+    lost = hand_images.missing((case.id for case in usable), images)
+    if lost:
+        raise ImageError(f"{image_folder}: no image for {len(lost)} marked case{'s' * (len(lost) > 1)}: {', '.join(lost[:5])}{' …' * (len(lost) > 5)}. Add the images, or take the rows out of {points}.")
+    needed = recipe.data.train_cases + recipe.data.test_cases
+    if len(usable) < needed:
+        unmarked = [case.id for case in cases if case.id not in marked]
+        first = f"; first without points: {unmarked[0]}" if unmarked else ""
+        raise CasesError(
+            f"{ages}: {len(cases)} cases, of which {len(usable)} are marked in {points}{first}. "
+            f"{recipe.data.train_cases} for training and {recipe.data.test_cases} for test are needed. Mark more hands, or ask for fewer with --train and --test."
+        )
+    imageset.check_whole_months(usable)
+    train, test = split_cases(usable, recipe.data.train_cases, recipe.data.test_cases, recipe.data.split_seed)
+    known = {case.id for case in cases}
+    left_out = {"without points": len(cases) - len(usable), "without an age": len(marked.keys() - known), "not drawn": len(usable) - needed}
+    inputs = Inputs({"train": train, "test": test}, marked, images, {reason: n for reason, n in left_out.items() if n})
+    problems = Problems()
+    for case in inputs.chosen():
+        try:
+            width, height = hand_images.image_size(images[case.id])
+        except ImageError as error:
+            problems.add(str(error).rstrip("."))
+            continue
+        hand = marked[case.id]
+        if (width, height) != (hand.width, hand.height):
+            problems.add(f"{images[case.id]} is {width} x {height}, but its points (id {case.id}) were marked in {hand.width} x {hand.height}")
+    problems.raise_if_any(PointsError, str(points), "Mend the image or its row, or take the case out of the tables.")
+    return inputs
+
+
+def prepare(run: RunDir, image_folder: Path, ages: Path, points: Path, recipe: Recipe, progress: Progress | None = None, workers: int | None = None) -> bool:
+    """Prepare a run; return False when it stood prepared already with the same inputs and recipe.
+
+    Raises a BonecaffeError naming the file, row and remedy for bad input; nothing half-made is left then.
+    """
+    inputs = read_inputs(Path(image_folder), Path(ages), Path(points), recipe)
+    new = not run.path.exists()
+    try:
+        with run.lock("prepare"):
+            return _prepare(run, inputs, {"images": image_folder, "ages": ages, "points": points}, recipe, progress, workers)
+    except (BonecaffeError, OSError):
+        shutil.rmtree(run.path / ".prepare", ignore_errors=True)
+        if new:
+            shutil.rmtree(run.path, ignore_errors=True)
+        raise
+
+
+def _prepare(run: RunDir, inputs: Inputs, given: dict[str, Path], recipe: Recipe, progress: Progress | None, workers: int | None) -> bool:
+    work = run.path / ".prepare"
+    jobs = _jobs(inputs, recipe, work / "images")
+    key = sha256(json.dumps([__version__, [job.stamp for job in jobs], [asdict(case) for case in inputs.chosen()], len(inputs.split["train"]), recipe.preparation.model_dump()]))
+    if _stands(run, key):
+        if run.recipe() != recipe:
+            run.write_recipe(recipe)
+        return False
+    _check_space(run, jobs)
+    outcomes = _normalize_all(run, work, jobs, progress, workers)
+    hashes = {outcome.id: outcome.pixels_sha256 for outcome in outcomes.values()}
+    staged = RunDir(work)
+    for split in SPLITS:
+        shutil.rmtree(staged.lmdb(split), ignore_errors=True)
+        write_text(staged.list_file(split), imageset.list_text(inputs.split[split]))
+
+    def pack(split: str) -> int:
+        imageset.convert(staged.images, staged.list_file(split), staged.lmdb(split), recipe.preparation)
+        return imageset.audit(staged.lmdb(split), inputs.split[split], hashes, recipe.preparation)
+
+    with ThreadPoolExecutor(len(SPLITS)) as pool:
+        counts = dict(zip(SPLITS, pool.map(pack, SPLITS), strict=True))
+    write_cases(staged.cases_file, inputs.chosen())
+    for stray in set(os.listdir(staged.images)) - {f"{job.id}.png" for job in jobs}:
+        os.unlink(staged.images / stray)
+    facts = {
+        "key": key,
+        "recipe_sha256": sha256(recipe.to_yaml()),
+        "inputs": {"ages": _named(given["ages"]), "points": _named(given["points"]), "images": Path(given["images"]).name},
+        "left_out": inputs.left_out,
+        "records": counts,
+        "lmdb_bytes": {split: (staged.lmdb(split) / "data.mdb").stat().st_size for split in SPLITS},
+        "cases": {outcome.id: asdict(outcome) for outcome in outcomes.values()},
+    }
+    _move_into_place(run, staged, recipe, facts)
+    return True
+
+
+def _named(path: Path) -> dict[str, str]:
+    return {"name": Path(path).name, "sha256": sha256_file(path)}
+
+
+def _jobs(inputs: Inputs, recipe: Recipe, folder: Path) -> list[Job]:
+    jobs = []
+    for case in inputs.chosen():
+        source, points = inputs.images[case.id], inputs.points[case.id]
+        about = os.stat(source)
+        stamp = sha256(json.dumps([__version__, about.st_size, about.st_mtime_ns, asdict(points), recipe.preparation.model_dump()]))
+        jobs.append(Job(case.id, str(source), str(folder / f"{case.id}.png"), points, recipe.preparation, stamp))
+    return jobs
+
+
+def _stands(run: RunDir, key: str) -> bool:
+    """Whether the run was prepared from the same inputs and its files are all there."""
+    facts = run.manifest().get("prepare")
+    if not facts or facts.get("key") != key or not run.recipe_file.is_file():
+        return False
+    lmdbs = all((run.lmdb(split) / "data.mdb").is_file() and (run.lmdb(split) / "data.mdb").stat().st_size == size for split, size in facts["lmdb_bytes"].items())
+    lists = run.cases_file.is_file() and all(run.list_file(split).is_file() for split in SPLITS)
+    return lmdbs and lists and run.images.is_dir() and {f"{case_id}.png" for case_id in facts["cases"]} <= set(os.listdir(run.images))
+
+
+def _check_space(run: RunDir, jobs: list[Job]) -> None:
+    size = jobs[0].preparation
+    needed = len(jobs) * size.height * size.width * 4.2 + 4e6  # three channels in the LMDB, one in the PNG
+    free = shutil.disk_usage(run.path).free
+    if free < needed:
+        raise PrepareError(f"{run.path}: the disk is full: {free / 1e6:.0f} MB free, about {needed / 1e6:.0f} MB needed for {len(jobs)} images. Make room, or put the run elsewhere.")
+
+
+# ---- images, in parallel ---------------------------------------------------------------------------------------
+
+
+def _normalize_all(run: RunDir, work: Path, jobs: list[Job], progress: Progress | None, workers: int | None) -> dict[str, Outcome]:
+    """Normalize every image; finished ones of an earlier or interrupted prepare are taken over by hard link."""
+    folder, journal = work / "images", work / "journal.jsonl"
+    folder.mkdir(parents=True, exist_ok=True)
+    earlier = {**_recorded(run), **_journalled(journal)}
+    done: dict[str, Outcome] = {}
+    todo: list[Job] = []
+    for job in jobs:
+        outcome = earlier.get(job.id)
+        if outcome and outcome.stamp == job.stamp and _take_over(job, run):
+            done[job.id] = outcome
+        else:
+            todo.append(job)
+    problems = Problems()
+    with open(journal, "a", encoding="utf-8") as notes:
+        for outcome in _outcomes(todo, workers):
+            if outcome.problem:
+                problems.add(outcome.problem.rstrip("."))
+                continue
+            done[outcome.id] = outcome
+            notes.write(json.dumps(asdict(outcome)) + "\n")
+            notes.flush()
+            if progress:
+                progress(len(done), len(jobs))
+    problems.raise_if_any(PrepareError, "images", "Mend these, or take the cases out of the tables.")
+    return {job.id: done[job.id] for job in jobs}
+
+
+def _outcomes(todo: list[Job], workers: int | None) -> Iterator[Outcome]:
+    workers = min(workers or len(os.sched_getaffinity(0)), max(1, len(todo)))
+    if workers == 1 or len(todo) < 8:
+        yield from map(normalize_file, todo)
+        return
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["bonecaffe.prepare.stage", "cv2"])
+    with context.Pool(workers, initializer=hand_images.limit_threads) as pool:
+        yield from pool.imap_unordered(normalize_file, todo, chunksize=2)
+
+
+def normalize_file(job: Job) -> Outcome:
+    """Read one image, normalize it, write it beside its target and move it into place. Runs in a worker process."""
+    try:
+        content = Path(job.source).read_bytes()
+        image = hand_images.decode(content, job.source)
+        normal = normalize(image, job.points, job.preparation)
+        part = f"{job.target}.part"
+        with open(part, "wb") as file:
+            file.write(hand_images.encode_png(normal))
+        os.replace(part, job.target)
+    except ImageError as error:
+        return Outcome(job.id, job.stamp, problem=str(error))
+    except (OSError, ValueError) as error:
+        return Outcome(job.id, job.stamp, problem=f"{job.source} (id {job.id}): {error}")
+    return Outcome(job.id, job.stamp, sha256(content), sha256(normal.tobytes()))
+
+
+def _recorded(run: RunDir) -> dict[str, Outcome]:
+    return {case_id: Outcome(**entry) for case_id, entry in run.manifest().get("prepare", {}).get("cases", {}).items()}
+
+
+def _journalled(journal: Path) -> dict[str, Outcome]:
+    """What an interrupted prepare had finished; a torn last line is passed over."""
+    found = {}
+    if journal.is_file():
+        for line in journal.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                outcome = Outcome(**json.loads(line))
+            except (ValueError, TypeError):
+                continue
+            found[outcome.id] = outcome
+    return found
+
+
+def _take_over(job: Job, run: RunDir) -> bool:
+    """Have the finished image of an earlier prepare at the job's target; False when it is gone."""
+    if os.path.exists(job.target):
+        return True
+    try:
+        os.link(run.image(job.id), job.target)
+    except OSError:
+        return False
+    return True
+
+
+# ---- into place ------------------------------------------------------------------------------------------------
+
+
+def _move_into_place(run: RunDir, staged: RunDir, recipe: Recipe, facts: dict) -> None:
+    """Swap the staged outputs in. The manifest loses its entry first and gets it last, so a torn swap is redone."""
+    run.record("prepare", None)
+    old = staged.path / "old"
+    shutil.rmtree(old, ignore_errors=True)
+    old.mkdir()
+    names = ["images", "cases.csv", *[f"{split}.txt" for split in SPLITS], *[f"{split}_lmdb" for split in SPLITS]]
+    for name in names:
+        target = run.path / name
+        if target.exists():
+            os.rename(target, old / name)
+        os.rename(staged.path / name, target)
+    run.write_recipe(recipe)
+    run.record("prepare", facts)
+    shutil.rmtree(staged.path)
+
+

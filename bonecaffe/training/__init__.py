@@ -1,0 +1,1 @@
+"""The schedule (paper II.3-4, appendix 2, figure 5)."""
