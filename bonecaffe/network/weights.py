@@ -181,3 +181,18 @@ def initial_weights(weights: Path, target: Path, head: str, head_shape: tuple[in
         model.write_without({head}, target)
         shown = " x ".join(map(str, stored[0]))
         return f"{head} ({shown}) taken out of {weights.name}; it starts from its filler"
+
+
+def solver_state(path: Path) -> tuple[int, int]:
+    """The iteration of a solverstate and the number of histories it holds; WeightsError when it is cut off."""
+    try:
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            iteration = histories = 0
+            for field in _fields(data, 0, len(data)):
+                if field.number == 1 and field.wire == _VARINT:
+                    iteration, _ = _varint(data, field.value, field.end)
+                elif field.number == 3 and field.wire == _BYTES:
+                    histories += 1
+            return iteration, histories
+    except (OSError, ValueError, IndexError) as error:
+        raise WeightsError(f"{path}: cut off, or not a solverstate ({error}).") from error

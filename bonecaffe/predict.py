@@ -1,0 +1,180 @@
+"""A model and an image -> months. The only maker of pycaffe's Net (paper II.3: "during the test and deployment phases").
+
+>>> from bonecaffe import Predictor                            # doctest: +SKIP
+>>> Predictor("runs/paper").predict("hand.png", points)        # doctest: +SKIP
+118.4
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from bonecaffe import caffe_tools
+from bonecaffe.errors import CaffeError, PredictError
+from bonecaffe.hands.cases import Case, read_cases
+from bonecaffe.hands.images import read_image
+from bonecaffe.hands.reference_points import ReferencePoints
+from bonecaffe.prepare.normalize import normalize
+from bonecaffe.run import SPLITS, RunDir, sha256_file, write_text
+from bonecaffe.training import snapshots
+
+BATCH = 32
+
+
+def model_file(run: RunDir, iteration: int | None = None) -> snapshots.Snapshot:
+    """The snapshot asked for, or the last one; PredictError when it is not there or not complete."""
+    found = snapshots.find(run.snapshots)
+    if not found:
+        raise PredictError(f"{run}: no snapshots here; train it first: bonecaffe train {run}")
+    if iteration is None:
+        chosen = found[-1]
+    else:
+        chosen = next((snapshot for snapshot in found if snapshot.iteration == iteration), None)
+        if chosen is None:
+            there = ", ".join(str(snapshot.iteration) for snapshot in found)
+            raise PredictError(f"{run.snapshots}: no snapshot of iteration {iteration}. There are: {there}.")
+    flaw = chosen.model_flaw()
+    if flaw:
+        raise PredictError(f"{flaw} Train on with --resume, or name another with --snapshot.")
+    return chosen
+
+
+class Predictor:
+    """A trained run, ready to say the bone age of hands.
+
+    Parameters: the run's folder, the iteration of the snapshot (the last one), the GPU's number (the CPU), the
+    number of images in a forward pass.
+
+    Raises PredictError when the run holds no model, CaffeError when there is no Caffe.
+    """
+
+    def __init__(self, run: str | os.PathLike[str] | RunDir, snapshot: int | None = None, gpu: int | None = None, batch: int = BATCH) -> None:
+        self.run = run if isinstance(run, RunDir) else RunDir(run)
+        self.recipe = self.run.recipe()
+        self.snapshot = model_file(self.run, snapshot)
+        self.batch = batch
+        if not self.run.deploy.is_file():
+            raise PredictError(f"{self.run.deploy}: not there. Write it with: bonecaffe prototxt {self.run}")
+        if gpu is not None and not caffe_tools.find().has_gpu:
+            raise CaffeError("this Caffe was built without GPU support; predict on the CPU.")
+        caffe = caffe_tools.import_pycaffe()
+        if gpu is None:
+            caffe.set_mode_cpu()
+        else:
+            caffe.set_device(gpu)
+            caffe.set_mode_gpu()
+        self._net = caffe.Net(str(self.run.deploy), str(self.snapshot.caffemodel), caffe.TEST)
+        self._mean = np.asarray(self.recipe.network.mean_value, np.float32).reshape(3, 1, 1)
+
+    def predict(self, image: str | os.PathLike[str] | np.ndarray, points: ReferencePoints | Sequence[Sequence[float]]) -> float:
+        """The bone age, in months, of one hand.
+
+        ``image`` is a file or a uint8 array (height, width); ``points`` are the seven reference points, as read from
+        points.csv or as seven pairs (x, y) in the order ulna, radius, thumb … little finger. Raises ImageError or
+        PredictError for an image or points that cannot be used.
+        """
+        return next(self.predict_many([(image, points)]))
+
+    def predict_many(self, hands: Iterable[tuple[str | os.PathLike[str] | np.ndarray, ReferencePoints | Sequence[Sequence[float]]]]) -> Iterator[float]:
+        """The bone ages of many hands, in batches; memory does not grow with their number."""
+        return self.predict_normalized(self._normal(image, points) for image, points in hands)
+
+    def predict_normalized(self, images: Iterable[np.ndarray]) -> Iterator[float]:
+        """The bone ages of images that `normalize` made, uint8 (height, width)."""
+        pending = iter(images)
+        while batch := list(islice(pending, self.batch)):
+            yield from self._forward(batch)
+
+    def feed(self, normal: np.ndarray) -> np.ndarray:
+        """What the net is given for a normalized image: float32 (3, height, width), BGR less the mean, as Caffe's Data layer makes it."""
+        return normal.astype(np.float32)[None] - self._mean
+
+    def _normal(self, image: str | os.PathLike[str] | np.ndarray, points: ReferencePoints | Sequence[Sequence[float]]) -> np.ndarray:
+        name = "image" if isinstance(image, np.ndarray) else str(image)
+        pixels = image if isinstance(image, np.ndarray) else read_image(image)
+        if not isinstance(points, ReferencePoints):
+            pairs = tuple((float(x), float(y)) for x, y in points)
+            if len(pairs) != 7:
+                raise PredictError(f"{name}: {len(pairs)} reference points; seven are needed.")
+            points = ReferencePoints(name, pixels.shape[1], pixels.shape[0], pairs)
+        problems = points.problems()
+        if problems:
+            raise PredictError(f"{name}: {problems[0]}.")
+        try:
+            return normalize(pixels, points, self.recipe.preparation)
+        except ValueError as error:
+            raise PredictError(f"{name}: {error}. Mark the points on this very image.") from error
+
+    def _forward(self, batch: list[np.ndarray]) -> list[float]:
+        data = self._net.blobs["data"]
+        shape = (len(batch), 3, self.recipe.preparation.height, self.recipe.preparation.width)
+        if tuple(data.shape) != shape:
+            data.reshape(*shape)
+            self._net.reshape()
+        for slot, normal in zip(data.data, batch, strict=True):
+            slot[...] = self.feed(normal)
+        months = self._net.forward()[self.recipe.network.fc8_name]
+        return [float(value) for value in months.reshape(len(batch), -1)[:, 0]]
+
+
+# ---- a run's own cases -----------------------------------------------------------------------------------------
+
+
+def split_of(run: RunDir) -> dict[str, list[Case]]:
+    """The cases of a run's two splits, with their exact ages, as prepare wrote them."""
+    cases = read_cases(run.cases_file)
+    train = int(run.manifest()["prepare"]["records"]["train"])
+    return {"train": cases[:train], "test": cases[train:]}
+
+
+def predict_run(run: RunDir, snapshot: int | None = None, progress: Callable[[int, int], None] | None = None) -> int:
+    """Predict both splits of a run into predictions_train.csv and predictions_test.csv; return the snapshot's iteration.
+
+    Does nothing when they stand for this very snapshot. Raises PredictError when the run was prepared anew since
+    it was trained.
+    """
+    run.recipe()
+    manifest = run.manifest()
+    if "prepare" not in manifest:
+        raise PredictError(f"{run}: not prepared, so there is nothing to predict. Start with: bonecaffe prepare {run} …")
+    trained_on = manifest.get("train", {}).get("inputs", {}).get("prepare")
+    if trained_on not in (None, manifest["prepare"]["key"]):
+        raise PredictError(f"{run}: it was prepared anew after it was trained, so its model does not belong to its images. Train it again.")
+    chosen = model_file(run, snapshot)
+    facts = {"iteration": chosen.iteration, "caffemodel_sha256": sha256_file(chosen.caffemodel), "prepare": manifest["prepare"]["key"]}
+    before = manifest.get("predict", {})
+    files = {split: run.predictions(split) for split in SPLITS}
+    if {**facts, "predictions": None} == {**before, "predictions": None} and all(path.is_file() and sha256_file(path) == before["predictions"][split] for split, path in files.items()):
+        return chosen.iteration
+    predictor = Predictor(run, chosen.iteration)
+    splits = split_of(run)
+    total, done = sum(len(cases) for cases in splits.values()), 0
+    for split, cases in splits.items():
+        out = io.StringIO()
+        out.write("id,boneage_months,predicted_months,male\n")
+        for case, months in zip(cases, predictor.predict_normalized(read_image(run.image(case.id)) for case in cases), strict=True):
+            out.write(f"{_cell(case.id)},{case.boneage_months:g},{months:.4f},{'' if case.male is None else case.male}\n")
+            done += 1
+            if progress:
+                progress(done, total)
+        write_text(files[split], out.getvalue())
+    run.record("predict", {**facts, "predictions": {split: sha256_file(path) for split, path in files.items()}})
+    return chosen.iteration
+
+
+def _cell(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"' if any(character in text for character in ',"') else text
+
+
+def points_for(image: Path, table: dict[str, ReferencePoints]) -> ReferencePoints:
+    """The points of an image, by its name without suffix; PredictError when it is not marked."""
+    try:
+        return table[image.stem]
+    except KeyError:
+        raise PredictError(f"{image}: no points for id {image.stem}. Mark its seven points first.") from None

@@ -1,0 +1,66 @@
+"""Snapshots: which of the files that Caffe left behind can be trusted.
+
+Caffe killed while it writes leaves a truncated caffemodel or solverstate, and ``_iter_900`` sorts after
+``_iter_10000`` as text. So numbers are compared, and every file is read to its end.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from bonecaffe.errors import WeightsError
+from bonecaffe.network import weights
+
+_NAME = re.compile(r"_iter_(\d+)\.caffemodel$")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A caffemodel and the solverstate beside it, both of one iteration."""
+
+    iteration: int
+    caffemodel: Path
+
+    @property
+    def solverstate(self) -> Path:
+        """The file from which Caffe resumes."""
+        return self.caffemodel.with_suffix(".solverstate")
+
+    def flaw(self) -> str | None:
+        """What is wrong with the pair, in words; None when both files are complete."""
+        return self.model_flaw() or self._state_flaw()
+
+    def model_flaw(self) -> str | None:
+        """What is wrong with the caffemodel alone; None when it is complete."""
+        try:
+            with weights.Caffemodel(self.caffemodel) as model:
+                learned = {name: shapes for name, shapes in model.shapes().items()}
+        except WeightsError as error:
+            return str(error)
+        return None if learned else f"{self.caffemodel}: holds no weights."
+
+    def _state_flaw(self) -> str | None:
+        if not self.solverstate.is_file():
+            return f"{self.solverstate}: not there."
+        try:
+            iteration, histories = weights.solver_state(self.solverstate)
+        except WeightsError as error:
+            return str(error)
+        with weights.Caffemodel(self.caffemodel) as model:
+            blobs = sum(len(shapes) for shapes in model.shapes().values())
+        if iteration != self.iteration or histories < blobs:
+            return f"{self.solverstate}: cut off: iteration {iteration}, {histories} of {blobs} histories."
+        return None
+
+
+def find(folder: Path) -> list[Snapshot]:
+    """All snapshots in a folder by iteration, the newest last; complete or not."""
+    found = [Snapshot(int(match[1]), path) for path in folder.glob("*.caffemodel") if (match := _NAME.search(path.name))]
+    return sorted(found, key=lambda snapshot: snapshot.iteration)
+
+
+def newest_complete(folder: Path) -> Snapshot | None:
+    """The newest snapshot of which caffemodel and solverstate are complete."""
+    return next((snapshot for snapshot in reversed(find(folder)) if snapshot.flaw() is None), None)
