@@ -47,7 +47,9 @@ class Caffe:
     def libraries(self) -> dict[str, str]:
         """What the caffe program is linked with: a library's name and the file it resolves to."""
         try:
-            said = subprocess.run(["ldd", str(self.program("caffe"))], capture_output=True, text=True, check=False).stdout
+            said = subprocess.run(
+                ["ldd", str(self.program("caffe"))], capture_output=True, text=True, check=False
+            ).stdout
         except OSError:
             return {}
         return dict(re.findall(r"^\s*(\S+)\.so\S* => (\S+)", said, flags=re.MULTILINE))
@@ -106,7 +108,9 @@ def find() -> Caffe:
     try:
         note = json.loads(NOTE.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        raise CaffeError(f"no Caffe found: CAFFE_ROOT is not set, {', '.join(PROGRAMS)} are not on PATH, and this environment has no note of one. {REMEDY}") from None
+        raise CaffeError(
+            f"no Caffe found: CAFFE_ROOT is not set, {', '.join(PROGRAMS)} are not on PATH, and this environment has no note of one. {REMEDY}"
+        ) from None
     caffe = _at(Path(note["root"]), note["origin"])
     if caffe is None:
         raise CaffeError(f"{note['root']}: the Caffe that `make setup` noted is gone. {REMEDY}")
@@ -116,9 +120,16 @@ def find() -> Caffe:
 def _at(root: Path, origin: str) -> Caffe | None:
     """The Caffe of an install prefix, or of a source folder built in place."""
     root = root.absolute()
-    binaries = [folder for folder in (root / "bin", root / "build" / "tools", root) if os.access(folder / "caffe", os.X_OK)]
+    binaries = [
+        folder for folder in (root / "bin", root / "build" / "tools", root) if os.access(folder / "caffe", os.X_OK)
+    ]
     patterns = ("lib/python3*/dist-packages", "lib/python3*/site-packages", "python")
-    pythons = [folder for pattern in patterns for folder in sorted(root.glob(pattern)) if (folder / "caffe" / "__init__.py").is_file()]
+    pythons = [
+        folder
+        for pattern in patterns
+        for folder in sorted(root.glob(pattern))
+        if (folder / "caffe" / "__init__.py").is_file()
+    ]
     if not binaries or not pythons:
         return None
     try:
@@ -151,8 +162,38 @@ def call(program: str, arguments: list[str], cwd: Path | None = None) -> subproc
     command = [str(find().program(program)), *arguments]
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode:
-        raise CaffeError(f"{program} failed with exit status {done.returncode}: {fatal_line(done.stderr)}\n  command: {' '.join(command)}")
+        raise CaffeError(
+            f"{program} failed with exit status {done.returncode}: {fatal_line(done.stderr)}\n  command: {' '.join(command)}"
+        )
     return done
+
+
+def start(command: list[str], cwd: Path) -> subprocess.Popen[str]:
+    """Start ``caffe`` in a session of its own, so that a terminal's Ctrl-C reaches only us; its log comes out of stdout.
+
+    Without ``GLOG_logtostderr`` glog would also leave files in /tmp.
+    """
+    return subprocess.Popen(
+        command,
+        cwd=cwd,
+        env={**os.environ, "GLOG_logtostderr": "1", "GLOG_minloglevel": "0"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        start_new_session=True,
+    )
+
+
+def pycaffe_version() -> str:
+    """The version of pycaffe, imported in a process of its own, so that its crash would not be ours; CaffeError."""
+    code = "from bonecaffe import caffe_tools; print(caffe_tools.import_pycaffe().__version__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise CaffeError(f"pycaffe does not import: {last_lines(done.stderr, 1)}. {REMEDY}")
+    return done.stdout.strip()
 
 
 _FATAL = re.compile(r"^F\d{4,8} \d\d:\d\d:\d\d\.\d+ +\d+ (?P<place>\S+)\] (?P<message>.*)$", re.MULTILINE)

@@ -54,7 +54,13 @@ class Predictor:
     Raises PredictError when the run holds no model, CaffeError when there is no Caffe.
     """
 
-    def __init__(self, run: str | os.PathLike[str] | RunDir, snapshot: int | None = None, gpu: int | None = None, batch: int = BATCH) -> None:
+    def __init__(
+        self,
+        run: str | os.PathLike[str] | RunDir,
+        snapshot: int | None = None,
+        gpu: int | None = None,
+        batch: int = BATCH,
+    ) -> None:
         self.run = run if isinstance(run, RunDir) else RunDir(run)
         self.recipe = self.run.recipe()
         self.snapshot = model_file(self.run, snapshot)
@@ -72,7 +78,9 @@ class Predictor:
         self._net = caffe.Net(str(self.run.deploy), str(self.snapshot.caffemodel), caffe.TEST)
         self._mean = np.asarray(self.recipe.network.mean_value, np.float32).reshape(3, 1, 1)
 
-    def predict(self, image: str | os.PathLike[str] | np.ndarray, points: ReferencePoints | Sequence[Sequence[float]]) -> float:
+    def predict(
+        self, image: str | os.PathLike[str] | np.ndarray, points: ReferencePoints | Sequence[Sequence[float]]
+    ) -> float:
         """The bone age, in months, of one hand.
 
         ``image`` is a file or a uint8 array (height, width); ``points`` are the seven reference points, as read from
@@ -81,7 +89,9 @@ class Predictor:
         """
         return next(self.predict_many([(image, points)]))
 
-    def predict_many(self, hands: Iterable[tuple[str | os.PathLike[str] | np.ndarray, ReferencePoints | Sequence[Sequence[float]]]]) -> Iterator[float]:
+    def predict_many(
+        self, hands: Iterable[tuple[str | os.PathLike[str] | np.ndarray, ReferencePoints | Sequence[Sequence[float]]]]
+    ) -> Iterator[float]:
         """The bone ages of many hands, in batches; memory does not grow with their number."""
         return self.predict_normalized(self._normal(image, points) for image, points in hands)
 
@@ -95,7 +105,9 @@ class Predictor:
         """What the net is given for a normalized image: float32 (3, height, width), BGR less the mean, as Caffe's Data layer makes it."""
         return normal.astype(np.float32)[None] - self._mean
 
-    def _normal(self, image: str | os.PathLike[str] | np.ndarray, points: ReferencePoints | Sequence[Sequence[float]]) -> np.ndarray:
+    def _normal(
+        self, image: str | os.PathLike[str] | np.ndarray, points: ReferencePoints | Sequence[Sequence[float]]
+    ) -> np.ndarray:
         name = "image" if isinstance(image, np.ndarray) else str(image)
         pixels = image if isinstance(image, np.ndarray) else read_image(image)
         if not isinstance(points, ReferencePoints):
@@ -142,15 +154,25 @@ def predict_run(run: RunDir, snapshot: int | None = None, progress: Callable[[in
     run.recipe()
     manifest = run.manifest()
     if "prepare" not in manifest:
-        raise PredictError(f"{run}: not prepared, so there is nothing to predict. Start with: bonecaffe prepare {run} …")
+        raise PredictError(
+            f"{run}: not prepared, so there is nothing to predict. Start with: bonecaffe prepare {run} …"
+        )
     trained_on = manifest.get("train", {}).get("inputs", {}).get("prepare")
     if trained_on not in (None, manifest["prepare"]["key"]):
-        raise PredictError(f"{run}: it was prepared anew after it was trained, so its model does not belong to its images. Train it again.")
+        raise PredictError(
+            f"{run}: it was prepared anew after it was trained, so its model does not belong to its images. Train it again."
+        )
     chosen = model_file(run, snapshot)
-    facts = {"iteration": chosen.iteration, "caffemodel_sha256": sha256_file(chosen.caffemodel), "prepare": manifest["prepare"]["key"]}
+    facts = {
+        "iteration": chosen.iteration,
+        "caffemodel_sha256": sha256_file(chosen.caffemodel),
+        "prepare": manifest["prepare"]["key"],
+    }
     before = manifest.get("predict", {})
     files = {split: run.predictions(split) for split in SPLITS}
-    if {**facts, "predictions": None} == {**before, "predictions": None} and all(path.is_file() and sha256_file(path) == before["predictions"][split] for split, path in files.items()):
+    if {**facts, "predictions": None} == {**before, "predictions": None} and all(
+        path.is_file() and sha256_file(path) == before["predictions"][split] for split, path in files.items()
+    ):
         return chosen.iteration
     predictor = Predictor(run, chosen.iteration)
     splits = split_of(run)
@@ -158,8 +180,12 @@ def predict_run(run: RunDir, snapshot: int | None = None, progress: Callable[[in
     for split, cases in splits.items():
         out = io.StringIO()
         out.write("id,boneage_months,predicted_months,male\n")
-        for case, months in zip(cases, predictor.predict_normalized(read_image(run.image(case.id)) for case in cases), strict=True):
-            out.write(f"{_cell(case.id)},{case.boneage_months:g},{months:.4f},{'' if case.male is None else case.male}\n")
+        for case, months in zip(
+            cases, predictor.predict_normalized(read_image(run.image(case.id)) for case in cases), strict=True
+        ):
+            out.write(
+                f"{_cell(case.id)},{case.boneage_months:g},{months:.4f},{'' if case.male is None else case.male}\n"
+            )
             done += 1
             if progress:
                 progress(done, total)

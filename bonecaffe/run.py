@@ -122,7 +122,9 @@ class RunDir:
     def recipe(self) -> Recipe:
         """The recipe this run was prepared with; RunError when the folder holds none."""
         if not self.recipe_file.is_file():
-            raise RunError(f"{self.path}: no recipe.yaml here, so this is not a prepared run. Start with: bonecaffe prepare {self.path} …")
+            raise RunError(
+                f"{self.path}: no recipe.yaml here, so this is not a prepared run. Start with: bonecaffe prepare {self.path} …"
+            )
         return Recipe.load(self.recipe_file)
 
     def write_recipe(self, recipe: Recipe) -> None:
@@ -139,7 +141,9 @@ class RunDir:
         except FileNotFoundError:
             return {}
         except (ValueError, UnicodeDecodeError) as error:
-            raise RunError(f"{self.manifest_file}: not readable as JSON ({error}). Delete it and run prepare again.") from error
+            raise RunError(
+                f"{self.manifest_file}: not readable as JSON ({error}). Delete it and run prepare again."
+            ) from error
 
     def record(self, stage: str, facts: dict[str, Any] | None) -> None:
         """Put a stage's record into the manifest, or take it out (None)."""

@@ -45,9 +45,7 @@ EDITS = [
     ),
     _opencv4_include("src/caffe/util/io.cpp", HIGHGUI_C, "<>"),
     _opencv4_include("src/caffe/test/test_io.cpp", HIGHGUI_C, "<>"),
-    _opencv4_include(
-        "src/caffe/layers/window_data_layer.cpp", '#include "opencv2/highgui/highgui.hpp"\n', '""'
-    ),
+    _opencv4_include("src/caffe/layers/window_data_layer.cpp", '#include "opencv2/highgui/highgui.hpp"\n', '""'),
     Edit(
         "cmake/Dependencies.cmake",
         """boost_py_version ${version} )

@@ -31,7 +31,10 @@ def error_curve(curve, path: Path) -> Path:
     """
     figure = _figure(9, 3.6)
     for axes, scale in zip(figure.subplots(1, 2), ("linear", "log"), strict=True):
-        for phase, colour, line in (("train", TRAIN, {"linewidth": 0.8, "alpha": 0.75}), ("test", TEST, {"linewidth": 1.8, "marker": "o", "markersize": 3})):
+        for phase, colour, line in (
+            ("train", TRAIN, {"linewidth": 0.8, "alpha": 0.75}),
+            ("test", TEST, {"linewidth": 1.8, "marker": "o", "markersize": 3}),
+        ):
             part = curve[(curve["phase"] == phase) & curve["rmse_months"].gt(0)]
             label = "training batch" if phase == "train" else "test split"
             axes.plot(part["iteration"], part["rmse_months"], color=colour, label=label, **line)
@@ -56,7 +59,16 @@ def predicted_against_true(splits, path: Path) -> Path:
         for male, marker, label in ((True, "s", "male"), (False, "o", "female"), (None, "^", "sex unknown")):
             part = table[table["male"].isna()] if male is None else table[table["male"].astype(str) == str(male)]
             if len(part):
-                axes.scatter(part["boneage_months"], part["predicted_months"], s=14, marker=marker, color=TRAIN if split == "train" else TEST, alpha=0.65, linewidth=0, label=label)
+                axes.scatter(
+                    part["boneage_months"],
+                    part["predicted_months"],
+                    s=14,
+                    marker=marker,
+                    color=TRAIN if split == "train" else TEST,
+                    alpha=0.65,
+                    linewidth=0,
+                    label=label,
+                )
         axes.set_title(f"{split}: {len(table)} hands", fontsize=11)
         axes.set_xlabel("true bone age, months")
         axes.set_ylabel("predicted bone age, months")

@@ -52,7 +52,7 @@ def ccc(truth: Sequence[float], predicted: Sequence[float]) -> float:
     is not defined: fewer than two cases, or ages and predictions all one value.
 
     >>> round(ccc([1, 2, 3], [1, 2, 4]), 6)
-    0.9
+    0.857143
     """
     x, y = _pair(truth, predicted)
     if x.size < 2:

@@ -16,18 +16,38 @@ if TYPE_CHECKING:
     from bonecaffe.evaluation.stage import Evaluation
 
 CAPTIONS = {
-    "curve": ("Error against iteration", "Root mean squared error in months of the training batch and of the test split, in linear and in log scale, as in the paper’s figure 5."),
-    "predicted": ("Predicted against true age", "Each mark is one hand; on the dashed line the prediction is the true age."),
-    "worst": ("The twelve test hands it was most wrong about", "As the network sees them: cropped, equalized, 224 × 224; true → predicted age in months."),
+    "curve": (
+        "Error against iteration",
+        "Root mean squared error in months of the training batch and of the test split, in linear and in log scale, as in the paper’s figure 5.",
+    ),
+    "predicted": (
+        "Predicted against true age",
+        "Each mark is one hand; on the dashed line the prediction is the true age.",
+    ),
+    "worst": (
+        "The twelve test hands it was most wrong about",
+        "As the network sees them: cropped, equalized, 224 × 224; true → predicted age in months.",
+    ),
 }
 
 
-def render(run: RunDir, recipe: Recipe, departures: list[Departure], evaluation: Evaluation, figures: dict[str, Path], manifest: dict[str, Any]) -> str:
+def render(
+    run: RunDir,
+    recipe: Recipe,
+    departures: list[Departure],
+    evaluation: Evaluation,
+    figures: dict[str, Path],
+    manifest: dict[str, Any],
+) -> str:
     """The report as HTML; images are inside it, and it asks nothing of any other file or host."""
     import jinja2
 
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string((resources.files("bonecaffe.evaluation") / "report.html.jinja").read_text(encoding="utf-8"))
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.from_string(
+        (resources.files("bonecaffe.evaluation") / "report.html.jinja").read_text(encoding="utf-8")
+    )
     train = manifest.get("train", {})
     return template.render(
         run=run.path.name,

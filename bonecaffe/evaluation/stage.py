@@ -38,7 +38,9 @@ def read_predictions(run: RunDir, split: str):
         numbers = pandas.to_numeric(table[column], errors="coerce")
         if not numbers.between(-1e9, 1e9).all():
             row = int((~numbers.between(-1e9, 1e9)).to_numpy().argmax())
-            raise EvaluateError(f"{path}: row {row + 2} (id {table['id'][row]}): {column} is {table[column][row]!r}, not a finite number of months.")
+            raise EvaluateError(
+                f"{path}: row {row + 2} (id {table['id'][row]}): {column} is {table[column][row]!r}, not a finite number of months."
+            )
         table[column] = numbers
     if table["id"].duplicated().any():
         raise EvaluateError(f"{path}: the id {table['id'][table['id'].duplicated()].iloc[0]} stands twice.")
@@ -48,7 +50,9 @@ def read_predictions(run: RunDir, split: str):
 def verdict(recipe_departs: bool, test: Metrics) -> str:
     """One sentence that holds the test split against the paper's 18.9 months and 0.78."""
     paper = PAPER["test"]
-    against = f"MAD {test.mad_months:.1f} months (paper {paper['mad_months']}), CCC {test.ccc:.2f} (paper {paper['ccc']})"
+    against = (
+        f"MAD {test.mad_months:.1f} months (paper {paper['mad_months']}), CCC {test.ccc:.2f} (paper {paper['ccc']})"
+    )
     learned = test.mad_months < test.guess_mad_months
     guess = f"answering the mean age for every hand would give {test.guess_mad_months:.1f}"
     if not learned:
@@ -66,17 +70,29 @@ def evaluate(run: RunDir) -> Evaluation:
     manifest = run.manifest()
     tables = {split: read_predictions(run, split) for split in SPLITS}
     guess = float(tables["train"]["boneage_months"].mean())
-    measured = {split: measure(table["boneage_months"], table["predicted_months"], guess) for split, table in tables.items()}
+    measured = {
+        split: measure(table["boneage_months"], table["predicted_months"], guess) for split, table in tables.items()
+    }
     recipe = run.recipe()
     departures = recipe.departures()
-    evaluation = Evaluation(int(manifest.get("predict", {}).get("iteration", 0)), measured, verdict(bool(departures), measured["test"]))
+    evaluation = Evaluation(
+        int(manifest.get("predict", {}).get("iteration", 0)), measured, verdict(bool(departures), measured["test"])
+    )
     drawn = {"predicted": figures.predicted_against_true(tables, run.figures / "predicted_against_true.png")}
     if run.curve.is_file():
         curve = pandas.read_csv(run.curve)
         if len(curve):
             drawn["curve"] = figures.error_curve(curve, run.figures / "error_against_iteration.png")
-    worst = tables["test"].assign(error=lambda table: (table["predicted_months"] - table["boneage_months"]).abs()).nlargest(12, "error")
-    shown = [(f"{row.boneage_months:.0f} → {row.predicted_months:.0f}", run.image(row.id)) for row in worst.itertuples() if run.image(row.id).is_file()]
+    worst = (
+        tables["test"]
+        .assign(error=lambda table: (table["predicted_months"] - table["boneage_months"]).abs())
+        .nlargest(12, "error")
+    )
+    shown = [
+        (f"{row.boneage_months:.0f} → {row.predicted_months:.0f}", run.image(row.id))
+        for row in worst.itertuples()
+        if run.image(row.id).is_file()
+    ]
     if shown:
         drawn["worst"] = figures.prepared_hands(shown, run.figures / "worst_test_hands.png")
     facts = {
@@ -88,5 +104,12 @@ def evaluate(run: RunDir) -> Evaluation:
     }
     write_text(run.metrics, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
     write_text(run.report, report.render(run, recipe, departures, evaluation, drawn, manifest))
-    run.record("evaluate", {"metrics_sha256": sha256_file(run.metrics), "report_sha256": sha256_file(run.report), "bonecaffe": __version__})
+    run.record(
+        "evaluate",
+        {
+            "metrics_sha256": sha256_file(run.metrics),
+            "report_sha256": sha256_file(run.report),
+            "bonecaffe": __version__,
+        },
+    )
     return evaluation

@@ -38,7 +38,17 @@ HEADERS = (
     _Header("id", "boneage_months", "male", "bonecaffe", male_required=False),
 )
 
-_SEX = {"true": True, "m": True, "male": True, "1": True, "false": False, "f": False, "female": False, "0": False, "": None}
+_SEX = {
+    "true": True,
+    "m": True,
+    "male": True,
+    "1": True,
+    "false": False,
+    "f": False,
+    "female": False,
+    "0": False,
+    "": None,
+}
 
 MONTHS_LIMIT = 300
 """No bone age is above this; the atlas of Greulich and Pyle ends at 228 months."""
@@ -61,7 +71,11 @@ def read_cases(path: str | Path) -> list[Case]:
     else:
         known = "; ".join(f"{h.id},{h.age},{h.male} ({h.whose})" for h in HEADERS)
         raise CasesError(f"{path}: the header {','.join(table.columns)} is none we know. Known: {known}.")
-    id_column, age_column, male_column = by_lower[header.id.lower()], by_lower[header.age.lower()], by_lower.get(header.male.lower())
+    id_column, age_column, male_column = (
+        by_lower[header.id.lower()],
+        by_lower[header.age.lower()],
+        by_lower.get(header.male.lower()),
+    )
     cases: list[Case] = []
     first_row: dict[str, int] = {}
     problems = Problems()
@@ -111,13 +125,17 @@ def split_cases(cases: Sequence[Case], train: int, test: int, seed: int) -> tupl
     import numpy
 
     if train + test > len(cases):
-        raise CasesError(f"{len(cases)} cases are usable, but {train} for training and {test} for test are {train + test}. Add cases, or ask for fewer with --train and --test.")
+        raise CasesError(
+            f"{len(cases)} cases are usable, but {train} for training and {test} for test are {train + test}. Add cases, or ask for fewer with --train and --test."
+        )
     ordered = sorted(cases, key=lambda case: case.id)
     drawn = [ordered[i] for i in numpy.random.default_rng(seed).permutation(len(ordered))]
     return drawn[:train], drawn[train : train + test]
 
 
-def write_cases(path: str | Path, cases: Iterable[Case], header: Sequence[str] = ("id", "boneage_months", "male")) -> None:
+def write_cases(
+    path: str | Path, cases: Iterable[Case], header: Sequence[str] = ("id", "boneage_months", "male")
+) -> None:
     """Write a table of ages, whole or not at all, under our header or another with the same three columns."""
     import csv
 

@@ -77,7 +77,9 @@ def decode(content: bytes, name: str) -> np.ndarray:
     except cv2.error as error:
         raise ImageError(f"{name}: cannot be decoded: {error.err}.") from error
     if image is None:
-        raise ImageError(f"{name}: cannot be decoded; the file is damaged. Fetch it again, or take it out of the tables.")
+        raise ImageError(
+            f"{name}: cannot be decoded; the file is damaged. Fetch it again, or take it out of the tables."
+        )
     if image.ndim == 3:
         image = _grey(image, name)
     if image.dtype == np.uint16:

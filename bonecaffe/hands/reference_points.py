@@ -80,7 +80,9 @@ class ReferencePoints:
         if not said:
             rectangle = self.rectangle()
             if rectangle.width < 8 or rectangle.height < 8:
-                said.append(f"the rectangle of the points is {rectangle.width} x {rectangle.height} pixels, too small to be a hand")
+                said.append(
+                    f"the rectangle of the points is {rectangle.width} x {rectangle.height} pixels, too small to be a hand"
+                )
         return said
 
 

@@ -28,15 +28,19 @@ def read_table(path: str | Path, error: type[BonecaffeError]) -> Table:
     import pandas
 
     try:
-        frame = pandas.read_csv(path, dtype=str, keep_default_na=False, skip_blank_lines=False, encoding="utf-8-sig", index_col=False)
+        frame = pandas.read_csv(
+            path, header=None, dtype=str, keep_default_na=False, skip_blank_lines=False, encoding="utf-8-sig"
+        )
     except FileNotFoundError:
         raise error(f"{path}: no such file.") from None
     except pandas.errors.EmptyDataError:
         raise error(f"{path}: the file is empty.") from None
     except (pandas.errors.ParserError, UnicodeError, ValueError, OSError) as cause:
         raise error(f"{path}: not readable as CSV: {str(cause).strip()}.") from cause
-    columns = tuple(str(column).strip() for column in frame.columns)
+    rows = [
+        tuple("" if isinstance(cell, float) else cell.strip() for cell in row) for row in frame.itertuples(index=False)
+    ]
+    columns = rows[0]
     if len(set(columns)) < len(columns):
         raise error(f"{path}: a column name stands twice in the header: {', '.join(columns)}.")
-    cells = [tuple("" if isinstance(cell, float) else cell.strip() for cell in row) for row in frame.itertuples(index=False)]
-    return Table(columns, cells)
+    return Table(columns, rows[1:])

@@ -61,14 +61,14 @@ def _scalar(value: Value) -> str:
 
 
 def _layer(name: str, kind: str, bottoms: Iterable[str], tops: Iterable[str], *rest: tuple[str, Value]) -> Block:
-    return Block(
-        ("name", name), ("type", kind), *[("bottom", b) for b in bottoms], *[("top", t) for t in tops], *rest
-    )
+    return Block(("name", name), ("type", kind), *[("bottom", b) for b in bottoms], *[("top", t) for t in tops], *rest)
 
 
 def _rates(lr_mult: Iterable[float], decay_mult: Iterable[float]) -> list[tuple[str, Value]]:
     """The two ``param`` blocks of a layer with weights and biases."""
-    return [("param", Block(("lr_mult", lr), ("decay_mult", decay))) for lr, decay in zip(lr_mult, decay_mult, strict=True)]
+    return [
+        ("param", Block(("lr_mult", lr), ("decay_mult", decay))) for lr, decay in zip(lr_mult, decay_mult, strict=True)
+    ]
 
 
 class _Fillers(NamedTuple):
@@ -117,7 +117,11 @@ def _caffenet(recipe: Recipe, trained: bool) -> list[Block]:
         shape += [("kernel_size", kernel)]
         shape += [("group", group)] if group > 1 else []
         shape += [("stride", stride)] if stride > 1 else []
-        layers.append(_layer(name, "Convolution", [bottom], [name], *learn(name), ("convolution_param", Block(*shape, *start(name)))))
+        layers.append(
+            _layer(
+                name, "Convolution", [bottom], [name], *learn(name), ("convolution_param", Block(*shape, *start(name)))
+            )
+        )
         layers.append(_layer(f"relu{index}", "ReLU", [name], [name]))
         return name
 
@@ -137,7 +141,11 @@ def _caffenet(recipe: Recipe, trained: bool) -> list[Block]:
         layers.append(_layer(name, "InnerProduct", [bottom], [name], *learn(name), ("inner_product_param", shape)))
         layers.append(_layer(f"relu{index}", "ReLU", [name], [name]))
         if net.dropout:
-            layers.append(_layer(f"drop{index}", "Dropout", [name], [name], ("dropout_param", Block(("dropout_ratio", net.dropout)))))
+            layers.append(
+                _layer(
+                    f"drop{index}", "Dropout", [name], [name], ("dropout_param", Block(("dropout_ratio", net.dropout)))
+                )
+            )
         return name
 
     top = norm(1, pool(1, conv(1, "data", kernel=11, stride=net.conv1_stride)))
@@ -199,7 +207,13 @@ def deploy(recipe: Recipe) -> str:
     size = recipe.preparation
     shape = Block(*[("dim", dim) for dim in (1, 3, size.height, size.width)])
     data = _layer("data", "Input", [], ["data"], ("input_param", Block(("shape", shape))))
-    body = text(Block(("name", recipe.network.name), ("layer", data), *[("layer", layer) for layer in _caffenet(recipe, trained=False)]))
+    body = text(
+        Block(
+            ("name", recipe.network.name),
+            ("layer", data),
+            *[("layer", layer) for layer in _caffenet(recipe, trained=False)],
+        )
+    )
     return _heading(recipe, "The network in use (paper II.3); fc8 is the bone age in months") + body
 
 

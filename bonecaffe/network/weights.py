@@ -124,7 +124,9 @@ class Caffemodel:
                 if not head:
                     raise WeightsError(f"{self.path}: the file is empty. Download it again.")
                 if head.lstrip()[:1] == b"<" or b"<html" in head.lower():
-                    raise WeightsError(f"{self.path}: an HTML page, not a caffemodel; the download was answered with a web page. Download it again.")
+                    raise WeightsError(
+                        f"{self.path}: an HTML page, not a caffemodel; the download was answered with a web page. Download it again."
+                    )
                 if head.startswith(b"\x89HDF"):
                     raise WeightsError(f"{self.path}: a caffemodel in HDF5. Save it with snapshot_format: BINARYPROTO.")
                 self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -169,7 +171,9 @@ def initial_weights(weights: Path, target: Path, head: str, head_shape: tuple[in
     with Caffemodel(weights) as model:
         shapes = model.shapes()
         if "conv1" not in shapes or "fc7" not in shapes:
-            raise WeightsError(f"{weights}: another network than CaffeNet: it has {', '.join(list(shapes)[:6])}, … but conv1 and fc7 are needed.")
+            raise WeightsError(
+                f"{weights}: another network than CaffeNet: it has {', '.join(list(shapes)[:6])}, … but conv1 and fc7 are needed."
+            )
         stored = shapes.get(head)
         if stored is None:
             model.write_without(set(), target)

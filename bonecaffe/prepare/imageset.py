@@ -75,9 +75,16 @@ def records(lmdb: Path) -> Iterator[tuple[str, int, np.ndarray]]:
     after: bytes | None = None
     while True:
         try:
-            with lmdb_package.open(str(lmdb), readonly=True, lock=False, create=False) as environment, environment.begin() as reader:
+            with (
+                lmdb_package.open(str(lmdb), readonly=True, lock=False, create=False) as environment,
+                environment.begin() as reader,
+            ):
                 cursor = reader.cursor()
-                more = cursor.first() if after is None else (cursor.set_range(after) and (cursor.key() != after or cursor.next()))
+                more = (
+                    cursor.first()
+                    if after is None
+                    else (cursor.set_range(after) and (cursor.key() != after or cursor.next()))
+                )
                 for _ in range(_RECORDS_PER_MAPPING):
                     if not more:
                         return
@@ -85,11 +92,19 @@ def records(lmdb: Path) -> Iterator[tuple[str, int, np.ndarray]]:
                     datum = Datum.FromString(cursor.value())
                     pixels = np.frombuffer(datum.data, np.uint8)
                     if datum.encoded or pixels.size != datum.channels * datum.height * datum.width:
-                        raise PrepareError(f"imageset: {lmdb}: record {after.decode(errors='replace')} is not {datum.channels} x {datum.height} x {datum.width} bytes.")
-                    yield after.decode(errors="replace"), datum.label, pixels.reshape(datum.channels, datum.height, datum.width)
+                        raise PrepareError(
+                            f"imageset: {lmdb}: record {after.decode(errors='replace')} is not {datum.channels} x {datum.height} x {datum.width} bytes."
+                        )
+                    yield (
+                        after.decode(errors="replace"),
+                        datum.label,
+                        pixels.reshape(datum.channels, datum.height, datum.width),
+                    )
                     more = cursor.next()
         except lmdb_package.Error as error:
-            raise PrepareError(f"imageset: {lmdb}: not readable as an LMDB: {error}. Remove it and run prepare again.") from error
+            raise PrepareError(
+                f"imageset: {lmdb}: not readable as an LMDB: {error}. Remove it and run prepare again."
+            ) from error
 
 
 def audit(lmdb: Path, cases: Sequence[Case], images: dict[str, str], preparation: Preparation) -> int:
@@ -107,10 +122,16 @@ def audit(lmdb: Path, cases: Sequence[Case], images: dict[str, str], preparation
             raise _short(lmdb, cases, images, key)
         case = cases[count]
         if label != case.boneage_months:
-            raise PrepareError(f"imageset: {lmdb.name}: {case.id} has label {label}, but its age is {case.boneage_months:g}.")
+            raise PrepareError(
+                f"imageset: {lmdb.name}: {case.id} has label {label}, but its age is {case.boneage_months:g}."
+            )
         if pixels.shape != expected_shape:
             raise PrepareError(f"imageset: {lmdb.name}: {case.id} is {pixels.shape}, not {expected_shape}.")
-        if not (np.array_equal(pixels[0], pixels[1]) and np.array_equal(pixels[0], pixels[2]) and sha256(pixels[0].tobytes()) == images[case.id]):
+        if not (
+            np.array_equal(pixels[0], pixels[1])
+            and np.array_equal(pixels[0], pixels[2])
+            and sha256(pixels[0].tobytes()) == images[case.id]
+        ):
             raise PrepareError(f"imageset: {lmdb.name}: the pixels of {case.id} are not those that were prepared.")
         count += 1
     if count != len(cases):
@@ -128,4 +149,6 @@ def _short(lmdb: Path, cases: Sequence[Case], images: dict[str, str], found: str
             f"imageset: {lmdb.name} holds {len(keys)} records for {len(cases)} listed cases; first missing: {lost[0]}. "
             f"convert_imageset skips unreadable files: repair or unlist {os.path.join('images', lost[0] + '.png')}."
         )
-    return PrepareError(f"imageset: {lmdb.name} holds {len(keys)} records for {len(cases)} listed cases, and {found or 'its end'} stands where another was listed.")
+    return PrepareError(
+        f"imageset: {lmdb.name} holds {len(keys)} records for {len(cases)} listed cases, and {found or 'its end'} stands where another was listed."
+    )

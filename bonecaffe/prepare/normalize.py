@@ -26,7 +26,9 @@ def normalize(image: np.ndarray, points: ReferencePoints, preparation: Preparati
 def equalized_crop(image: np.ndarray, points: ReferencePoints, preparation: Preparation) -> np.ndarray:
     """The full-size equalized crop, which the paper hands to convert_imageset."""
     if image.shape != (points.height, points.width):
-        raise ValueError(f"the image is {image.shape[1]} x {image.shape[0]}, but its points were marked in {points.width} x {points.height}")
+        raise ValueError(
+            f"the image is {image.shape[1]} x {image.shape[0]}, but its points were marked in {points.width} x {points.height}"
+        )
     return histeq(crop(image, points.rectangle(preparation.margin)), preparation.histeq_levels)
 
 

@@ -67,6 +67,25 @@ class Inputs:
             yield from self.split[split]
 
 
+def with_split(recipe: Recipe, train: int | None, test: int | None, seed: int | None) -> Recipe:
+    """The recipe with another split, each change declared; the test pass is fitted to the number of test cases."""
+    given = {
+        "data.train_cases": (train, "--train"),
+        "data.test_cases": (test, "--test"),
+        "data.split_seed": (seed, "--seed"),
+    }
+    for field, (value, option) in given.items():
+        if value is not None:
+            recipe = recipe.with_values({field: value}, f"prepare {option} {value}")
+    cases, batch = recipe.data.test_cases, recipe.network.test_batch
+    if test is not None and recipe.solver.test_iter * batch != cases:
+        batch = batch if cases % batch == 0 else 1
+        recipe = recipe.with_values(
+            {"network.test_batch": batch, "solver.test_iter": cases // batch}, f"one test pass over {cases} test cases"
+        )
+    return recipe
+
+
 def read_inputs(image_folder: Path, ages: Path, points: Path, recipe: Recipe) -> Inputs:
     """Read and check the three inputs and draw the split; write nothing.
 
@@ -79,7 +98,9 @@ def read_inputs(image_folder: Path, ages: Path, points: Path, recipe: Recipe) ->
     usable = [case for case in cases if case.id in marked]
     lost = hand_images.missing((case.id for case in usable), images)
     if lost:
-        raise ImageError(f"{image_folder}: no image for {len(lost)} marked case{'s' * (len(lost) > 1)}: {', '.join(lost[:5])}{' …' * (len(lost) > 5)}. Add the images, or take the rows out of {points}.")
+        raise ImageError(
+            f"{image_folder}: no image for {len(lost)} marked case{'s' * (len(lost) > 1)}: {', '.join(lost[:5])}{' …' * (len(lost) > 5)}. Add the images, or take the rows out of {points}."
+        )
     needed = recipe.data.train_cases + recipe.data.test_cases
     if len(usable) < needed:
         unmarked = [case.id for case in cases if case.id not in marked]
@@ -91,7 +112,11 @@ def read_inputs(image_folder: Path, ages: Path, points: Path, recipe: Recipe) ->
     imageset.check_whole_months(usable)
     train, test = split_cases(usable, recipe.data.train_cases, recipe.data.test_cases, recipe.data.split_seed)
     known = {case.id for case in cases}
-    left_out = {"without points": len(cases) - len(usable), "without an age": len(marked.keys() - known), "not drawn": len(usable) - needed}
+    left_out = {
+        "without points": len(cases) - len(usable),
+        "without an age": len(marked.keys() - known),
+        "not drawn": len(usable) - needed,
+    }
     inputs = Inputs({"train": train, "test": test}, marked, images, {reason: n for reason, n in left_out.items() if n})
     problems = Problems()
     for case in inputs.chosen():
@@ -102,12 +127,22 @@ def read_inputs(image_folder: Path, ages: Path, points: Path, recipe: Recipe) ->
             continue
         hand = marked[case.id]
         if (width, height) != (hand.width, hand.height):
-            problems.add(f"{images[case.id]} is {width} x {height}, but its points (id {case.id}) were marked in {hand.width} x {hand.height}")
+            problems.add(
+                f"{images[case.id]} is {width} x {height}, but its points (id {case.id}) were marked in {hand.width} x {hand.height}"
+            )
     problems.raise_if_any(PointsError, str(points), "Mend the image or its row, or take the case out of the tables.")
     return inputs
 
 
-def prepare(run: RunDir, image_folder: Path, ages: Path, points: Path, recipe: Recipe, progress: Progress | None = None, workers: int | None = None) -> bool:
+def prepare(
+    run: RunDir,
+    image_folder: Path,
+    ages: Path,
+    points: Path,
+    recipe: Recipe,
+    progress: Progress | None = None,
+    workers: int | None = None,
+) -> bool:
     """Prepare a run; return False when it stood prepared already with the same inputs and recipe.
 
     Raises a BonecaffeError naming the file, row and remedy for bad input; nothing half-made is left then.
@@ -116,7 +151,9 @@ def prepare(run: RunDir, image_folder: Path, ages: Path, points: Path, recipe: R
     new = not run.path.exists()
     try:
         with run.lock("prepare"):
-            return _prepare(run, inputs, {"images": image_folder, "ages": ages, "points": points}, recipe, progress, workers)
+            return _prepare(
+                run, inputs, {"images": image_folder, "ages": ages, "points": points}, recipe, progress, workers
+            )
     except (BonecaffeError, OSError):
         shutil.rmtree(run.path / ".prepare", ignore_errors=True)
         if new:
@@ -124,10 +161,22 @@ def prepare(run: RunDir, image_folder: Path, ages: Path, points: Path, recipe: R
         raise
 
 
-def _prepare(run: RunDir, inputs: Inputs, given: dict[str, Path], recipe: Recipe, progress: Progress | None, workers: int | None) -> bool:
+def _prepare(
+    run: RunDir, inputs: Inputs, given: dict[str, Path], recipe: Recipe, progress: Progress | None, workers: int | None
+) -> bool:
     work = run.path / ".prepare"
     jobs = _jobs(inputs, recipe, work / "images")
-    key = sha256(json.dumps([__version__, [job.stamp for job in jobs], [asdict(case) for case in inputs.chosen()], len(inputs.split["train"]), recipe.preparation.model_dump()]))
+    key = sha256(
+        json.dumps(
+            [
+                __version__,
+                [job.stamp for job in jobs],
+                [asdict(case) for case in inputs.chosen()],
+                len(inputs.split["train"]),
+                recipe.preparation.model_dump(),
+            ]
+        )
+    )
     if _stands(run, key):
         if run.recipe() != recipe:
             run.write_recipe(recipe)
@@ -152,7 +201,11 @@ def _prepare(run: RunDir, inputs: Inputs, given: dict[str, Path], recipe: Recipe
     facts = {
         "key": key,
         "recipe_sha256": sha256(recipe.to_yaml()),
-        "inputs": {"ages": _named(given["ages"]), "points": _named(given["points"]), "images": Path(given["images"]).name},
+        "inputs": {
+            "ages": _named(given["ages"]),
+            "points": _named(given["points"]),
+            "images": Path(given["images"]).name,
+        },
         "left_out": inputs.left_out,
         "records": counts,
         "lmdb_bytes": {split: (staged.lmdb(split) / "data.mdb").stat().st_size for split in SPLITS},
@@ -171,7 +224,9 @@ def _jobs(inputs: Inputs, recipe: Recipe, folder: Path) -> list[Job]:
     for case in inputs.chosen():
         source, points = inputs.images[case.id], inputs.points[case.id]
         about = os.stat(source)
-        stamp = sha256(json.dumps([__version__, about.st_size, about.st_mtime_ns, asdict(points), recipe.preparation.model_dump()]))
+        stamp = sha256(
+            json.dumps([__version__, about.st_size, about.st_mtime_ns, asdict(points), recipe.preparation.model_dump()])
+        )
         jobs.append(Job(case.id, str(source), str(folder / f"{case.id}.png"), points, recipe.preparation, stamp))
     return jobs
 
@@ -181,9 +236,17 @@ def _stands(run: RunDir, key: str) -> bool:
     facts = run.manifest().get("prepare")
     if not facts or facts.get("key") != key or not run.recipe_file.is_file():
         return False
-    lmdbs = all((run.lmdb(split) / "data.mdb").is_file() and (run.lmdb(split) / "data.mdb").stat().st_size == size for split, size in facts["lmdb_bytes"].items())
+    lmdbs = all(
+        (run.lmdb(split) / "data.mdb").is_file() and (run.lmdb(split) / "data.mdb").stat().st_size == size
+        for split, size in facts["lmdb_bytes"].items()
+    )
     lists = run.cases_file.is_file() and all(run.list_file(split).is_file() for split in SPLITS)
-    return lmdbs and lists and run.images.is_dir() and {f"{case_id}.png" for case_id in facts["cases"]} <= set(os.listdir(run.images))
+    return (
+        lmdbs
+        and lists
+        and run.images.is_dir()
+        and {f"{case_id}.png" for case_id in facts["cases"]} <= set(os.listdir(run.images))
+    )
 
 
 def _check_space(run: RunDir, jobs: list[Job]) -> None:
@@ -191,13 +254,17 @@ def _check_space(run: RunDir, jobs: list[Job]) -> None:
     needed = len(jobs) * size.height * size.width * 4.2 + 4e6  # three channels in the LMDB, one in the PNG
     free = shutil.disk_usage(run.path).free
     if free < needed:
-        raise PrepareError(f"{run.path}: the disk is full: {free / 1e6:.0f} MB free, about {needed / 1e6:.0f} MB needed for {len(jobs)} images. Make room, or put the run elsewhere.")
+        raise PrepareError(
+            f"{run.path}: the disk is full: {free / 1e6:.0f} MB free, about {needed / 1e6:.0f} MB needed for {len(jobs)} images. Make room, or put the run elsewhere."
+        )
 
 
 # ---- images, in parallel ---------------------------------------------------------------------------------------
 
 
-def _normalize_all(run: RunDir, work: Path, jobs: list[Job], progress: Progress | None, workers: int | None) -> dict[str, Outcome]:
+def _normalize_all(
+    run: RunDir, work: Path, jobs: list[Job], progress: Progress | None, workers: int | None
+) -> dict[str, Outcome]:
     """Normalize every image; finished ones of an earlier or interrupted prepare are taken over by hard link."""
     folder, journal = work / "images", work / "journal.jsonl"
     folder.mkdir(parents=True, exist_ok=True)
@@ -299,5 +366,3 @@ def _move_into_place(run: RunDir, staged: RunDir, recipe: Recipe, facts: dict) -
     run.write_recipe(recipe)
     run.record("prepare", facts)
     shutil.rmtree(staged.path)
-
-

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 
 _NUMBER = r"(?P<value>[-+]?(?:nan|inf|(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?))"
 _PREAMBLE = re.compile(r"^(?P<level>[IWEF])\d{4,8} \d\d:\d\d:\d\d\.\d+ +\d+ \S+\] ")
-_ITERATION = re.compile(r"Iteration (?P<iteration>\d+)(?P<rate> \([^)]*\))?, (?P<what>loss|lr) = " + _NUMBER, re.IGNORECASE)
+_ITERATION = re.compile(
+    r"Iteration (?P<iteration>\d+)(?P<rate> \([^)]*\))?, (?P<what>loss|lr) = " + _NUMBER, re.IGNORECASE
+)
 _TESTING = re.compile(r"Iteration (?P<iteration>\d+), Testing net \(#(?P<net>\d+)\)")
 _OUTPUT = re.compile(r"(?P<phase>Train|Test) net output #(?P<index>\d+): (?P<name>\S+) = " + _NUMBER, re.IGNORECASE)
 _SNAPSHOT = re.compile(r"Snapshotting to (?:binary proto|HDF5) file (?P<file>.+)$")
@@ -50,7 +52,12 @@ def parse(lines: Iterable[str]) -> Iterator[Event]:
             yield Event("train_loss" if found["what"].lower() == "loss" else "lr", iteration, float(found["value"]))
         elif found := _OUTPUT.search(body):
             train = found["phase"].lower() == "train"
-            yield Event("train_output" if train else "test_output", iteration if train else testing, float(found["value"]), found["name"])
+            yield Event(
+                "train_output" if train else "test_output",
+                iteration if train else testing,
+                float(found["value"]),
+                found["name"],
+            )
         elif found := _SNAPSHOT.search(body):
             yield Event("snapshot", iteration, text=found["file"].strip())
         elif found := _RESTORED.search(body):

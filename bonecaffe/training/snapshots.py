@@ -57,7 +57,9 @@ class Snapshot:
 
 def find(folder: Path) -> list[Snapshot]:
     """All snapshots in a folder by iteration, the newest last; complete or not."""
-    found = [Snapshot(int(match[1]), path) for path in folder.glob("*.caffemodel") if (match := _NAME.search(path.name))]
+    found = [
+        Snapshot(int(match[1]), path) for path in folder.glob("*.caffemodel") if (match := _NAME.search(path.name))
+    ]
     return sorted(found, key=lambda snapshot: snapshot.iteration)
 
 

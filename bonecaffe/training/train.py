@@ -16,7 +16,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 from bonecaffe import __version__, caffe_tools
@@ -69,7 +69,11 @@ def write_prototxts(run: RunDir, recipe: Recipe) -> list[str]:
         run.solver: prototxt.solver(recipe, f"{run.snapshots.name}/{recipe.solver.snapshot_prefix}"),
         run.deploy: prototxt.deploy(recipe),
     }
-    kept = [path.name for path in texts if path.is_file() and sha256_file(path) not in (written.get(path.name), sha256(texts[path]))]
+    kept = [
+        path.name
+        for path in texts
+        if path.is_file() and sha256_file(path) not in (written.get(path.name), sha256(texts[path]))
+    ]
     for path, content in texts.items():
         if path.name not in kept:
             write_text(path, content)
@@ -93,9 +97,13 @@ def compute_with(run: RunDir, recipe: Recipe, gpu: str | None, cpu: bool) -> tup
     gpu = gpu if gpu is not None else "0"
     caffe = caffe_tools.find()
     if not caffe.has_gpu:
-        raise CaffeError(f"this Caffe ({caffe.origin}) was built without GPU support, and the run wants --gpu {gpu}. Train with --cpu, or give a Caffe built with CUDA by CAFFE_ROOT.")
+        raise CaffeError(
+            f"this Caffe ({caffe.origin}) was built without GPU support, and the run wants --gpu {gpu}. Train with --cpu, or give a Caffe built with CUDA by CAFFE_ROOT."
+        )
     if (gpu == "all" or "," in gpu) and not caffe.has_nccl:
-        raise CaffeError(f"--gpu {gpu}: several GPUs need a Caffe built with NCCL, and this one ({caffe.origin}) is not. Use one, --gpu 0.")
+        raise CaffeError(
+            f"--gpu {gpu}: several GPUs need a Caffe built with NCCL, and this one ({caffe.origin}) is not. Use one, --gpu 0."
+        )
     return recipe, ["--gpu", gpu]
 
 
@@ -153,7 +161,12 @@ def train(
         inputs = _state_of_inputs(run)
         before = run.manifest().get("train", {})
         earlier = snapshots.find(run.snapshots)
-        if before.get("state") == "finished" and before.get("inputs") == inputs and earlier and earlier[-1].flaw() is None:
+        if (
+            before.get("state") == "finished"
+            and before.get("inputs") == inputs
+            and earlier
+            and earlier[-1].flaw() is None
+        ):
             return None
         if earlier and not resume:
             raise TrainError(
@@ -163,11 +176,19 @@ def train(
         if resume:
             if before.get("inputs") not in (None, inputs):
                 changed = ", ".join(name for name in inputs if inputs[name] != before["inputs"].get(name))
-                raise TrainError(f"{run}: {changed} changed since the training that would be resumed. Start anew in another run folder.")
+                raise TrainError(
+                    f"{run}: {changed} changed since the training that would be resumed. Start anew in another run folder."
+                )
             snapshot = snapshots.newest_complete(run.snapshots)
             if snapshot is None:
-                raise TrainError(f"{run.snapshots}: no complete snapshot to resume from. Remove {run.snapshots} and train anew.")
-            start, said, started_at = ["--snapshot", os.path.relpath(snapshot.solverstate, run.path)], f"resumed from iteration {snapshot.iteration}", snapshot.iteration
+                raise TrainError(
+                    f"{run.snapshots}: no complete snapshot to resume from. Remove {run.snapshots} and train anew."
+                )
+            start, said, started_at = (
+                ["--snapshot", os.path.relpath(snapshot.solverstate, run.path)],
+                f"resumed from iteration {snapshot.iteration}",
+                snapshot.iteration,
+            )
             for newer in earlier:
                 if newer.iteration > snapshot.iteration:
                     say(f"passed over an incomplete snapshot: {newer.flaw()}")
@@ -178,16 +199,34 @@ def train(
         run.snapshots.mkdir(exist_ok=True)
         arguments = command(run, gpu_arguments, start)
         say(f"in {run}: {shlex.join(['caffe', *arguments[1:]])}")
-        facts = {"state": "running", "inputs": inputs, "attempts": [*before.get("attempts", []), {"command": shlex.join(["caffe", *arguments[1:]]), "start": said, "at": _now()}]}
+        facts = {
+            "state": "running",
+            "inputs": inputs,
+            "attempts": [
+                *before.get("attempts", []),
+                {"command": shlex.join(["caffe", *arguments[1:]]), "start": said, "at": _now()},
+            ],
+        }
         run.record("train", facts)
         outcome = _drive(run, recipe, arguments, started_at, watch)
-        facts["attempts"][-1].update(state=outcome.state, iteration=outcome.iteration, seconds=round(outcome.seconds, 1), why=outcome.why)
-        run.record("train", {**facts, "state": outcome.state, "iteration": outcome.iteration, "bonecaffe": __version__, "caffe": caffe_tools.find().build})
+        facts["attempts"][-1].update(
+            state=outcome.state, iteration=outcome.iteration, seconds=round(outcome.seconds, 1), why=outcome.why
+        )
+        run.record(
+            "train",
+            {
+                **facts,
+                "state": outcome.state,
+                "iteration": outcome.iteration,
+                "bonecaffe": __version__,
+                "caffe": caffe_tools.find().build,
+            },
+        )
         return outcome
 
 
 def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 @contextlib.contextmanager
@@ -215,7 +254,6 @@ def _passing_signals(process: subprocess.Popen[str]) -> Iterator[None]:
 def _drive(run: RunDir, recipe: Recipe, arguments: list[str], started_at: int, watch: Watcher | None) -> Outcome:
     """Run Caffe to its end: log kept whole, events to the watcher, curve.csv renewed at each test."""
     progress = Progress(recipe.solver.max_iter, started_at, iteration=started_at)
-    environment = {**os.environ, "GLOG_logtostderr": "1", "GLOG_minloglevel": "0"}
     began = time.monotonic()
     events: list[log.Event] = _earlier_events(run)
     stopped = diverged = False
@@ -223,10 +261,7 @@ def _drive(run: RunDir, recipe: Recipe, arguments: list[str], started_at: int, w
     with open(run.caffe_log, "a", encoding="utf-8", errors="replace") as kept:
         kept.write(f"# bonecaffe {_now()}: {shlex.join(arguments)}\n")
         kept.flush()
-        process = subprocess.Popen(
-            arguments, cwd=run.path, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, encoding="utf-8", errors="replace", start_new_session=True,
-        )
+        process = caffe_tools.start(arguments, run.path)
         assert process.stdout is not None
 
         def lines() -> Iterator[str]:
@@ -254,9 +289,13 @@ def _drive(run: RunDir, recipe: Recipe, arguments: list[str], started_at: int, w
             code = process.wait()
     _write_curve(run, events)
     seconds = time.monotonic() - began
-    last = next((snapshot for snapshot in snapshots.find(run.snapshots) if snapshot.iteration == recipe.solver.max_iter), None)
+    last = next(
+        (snapshot for snapshot in snapshots.find(run.snapshots) if snapshot.iteration == recipe.solver.max_iter), None
+    )
     if diverged:
-        return Outcome("diverged", progress.iteration, "the loss is nan or inf. Lower solver.base_lr in the recipe.", seconds)
+        return Outcome(
+            "diverged", progress.iteration, "the loss is nan or inf. Lower solver.base_lr in the recipe.", seconds
+        )
     if code == 0 and not stopped and last is not None and last.flaw() is None:
         return Outcome("finished", recipe.solver.max_iter, "", seconds)
     if stopped:
@@ -264,7 +303,12 @@ def _drive(run: RunDir, recipe: Recipe, arguments: list[str], started_at: int, w
         at = newest.iteration if newest else progress.iteration
         return Outcome("interrupted", at, "stopped early; Caffe wrote a snapshot. Go on with --resume.", seconds)
     how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
-    return Outcome("died", progress.iteration, f"caffe train: {how}: {fatal or tail or 'it printed nothing'}. The whole log: {run.caffe_log}", seconds)
+    return Outcome(
+        "died",
+        progress.iteration,
+        f"caffe train: {how}: {fatal or tail or 'it printed nothing'}. The whole log: {run.caffe_log}",
+        seconds,
+    )
 
 
 def _note(progress: Progress, event: log.Event, began: float) -> None:
@@ -293,4 +337,3 @@ def _write_curve(run: RunDir, events: list[log.Event]) -> None:
     for point in log.curve(events):
         out.write(f"{point.iteration},{point.phase},{point.loss:.9g},{point.rmse:.6g}\n")
     write_text(run.curve, out.getvalue())
-

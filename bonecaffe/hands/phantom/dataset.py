@@ -31,7 +31,9 @@ class Phantom:
     points: ReferencePoints
 
 
-def make(seed: int, number: int, size: tuple[int, int] | None = None, age_months: int | None = None, male: bool | None = None) -> Phantom:
+def make(
+    seed: int, number: int, size: tuple[int, int] | None = None, age_months: int | None = None, male: bool | None = None
+) -> Phantom:
     """The phantom ``number`` of the data set ``seed``; the same arguments give the same bytes.
 
     ``size`` is (width, height) in pixels, drawn like RSNA's when None; age and sex are drawn when None. Ids run from 1001.
@@ -74,7 +76,10 @@ def _view(hand: skeleton.Skeleton, size: tuple[int, int], rng: np.random.Generat
     width, height = size
     angle = float(rng.normal(0, 0.09) if rng.random() < 0.9 else rng.uniform(-0.5, 0.5))
     mirror = bool(rng.random() < 0.04)
-    outline = np.concatenate([line + dx for line, radii in hand.limbs[:5] for dx in (-radii[-1], radii[-1])] + [np.array([[-0.75, -1.1], [0.75, -1.1]])])
+    outline = np.concatenate(
+        [line + dx for line, radii in hand.limbs[:5] for dx in (-radii[-1], radii[-1])]
+        + [np.array([[-0.75, -1.1], [0.75, -1.1]])]
+    )
     turned = render.View(width, height, 1.0, angle, mirror, (0.0, 0.0)).px(outline)
     low, high = turned.min(axis=0), turned.max(axis=0)
     fit = min(width / (high[0] - low[0]), height / (high[1] - low[1]))
@@ -92,9 +97,20 @@ def _look(rng: np.random.Generator) -> render.Look:
     contrast = float(rng.uniform(0.16, 0.35) if dark else rng.uniform(0.92, 1.15)) * (1 - 0.7 * base)
     letter = "L" if rng.random() < 0.95 else "R"
     initials = "".join(chr(65 + int(v)) for v in rng.integers(0, 26, int(rng.integers(0, 4))))
-    places = tuple((float(rng.uniform(0.08, 0.2) if rng.random() < 0.7 else rng.uniform(0.8, 0.93)), float(rng.uniform(0.1, 0.92))) for _ in range(5))
+    places = tuple(
+        (float(rng.uniform(0.08, 0.2) if rng.random() < 0.7 else rng.uniform(0.8, 0.93)), float(rng.uniform(0.1, 0.92)))
+        for _ in range(5)
+    )
     framed = rng.random() < 0.42
-    frame = tuple(float(v) for v in (rng.uniform(-0.02, 0.05), rng.uniform(-0.02, 0.05), 1 - rng.uniform(-0.02, 0.05), 1 - rng.uniform(-0.02, 0.04)))
+    frame = tuple(
+        float(v)
+        for v in (
+            rng.uniform(-0.02, 0.05),
+            rng.uniform(-0.02, 0.05),
+            1 - rng.uniform(-0.02, 0.05),
+            1 - rng.uniform(-0.02, 0.04),
+        )
+    )
     return render.Look(
         contrast=contrast,
         gamma=float(rng.uniform(0.9, 1.7)),
@@ -131,7 +147,13 @@ def _write_one(task: tuple[int, int, tuple[int, int] | None, str]) -> tuple[Case
     return phantom.case, phantom.points
 
 
-def write(out: Path, count: int, seed: int, size: tuple[int, int] | None = None, progress: Callable[[int, int], None] | None = None) -> None:
+def write(
+    out: Path,
+    count: int,
+    seed: int,
+    size: tuple[int, int] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
     """Write ``ages.csv`` (RSNA's training header), ``points.csv`` and ``images/`` with ``count`` phantoms.
 
     Raises BonecaffeError when the folder holds something else already; images of the same call are made anew.
@@ -155,7 +177,9 @@ def write(out: Path, count: int, seed: int, size: tuple[int, int] | None = None,
     write_cases(out / "ages.csv", [case for case, _ in made], RSNA_COLUMNS)
 
 
-def write_contact_sheet(path: Path, phantoms: list[Phantom], columns: int = 8, cell: tuple[int, int] = (260, 330)) -> None:
+def write_contact_sheet(
+    path: Path, phantoms: list[Phantom], columns: int = 8, cell: tuple[int, int] = (260, 330)
+) -> None:
     """Write phantoms side by side as one PNG, for looking at."""
     import cv2
 

@@ -35,7 +35,9 @@ class View:
         x = -points[..., 0] if self.mirror else points[..., 0]
         y = -points[..., 1]
         c, s = math.cos(self.angle), math.sin(self.angle)
-        return np.stack([self.origin[0] + self.unit_px * (c * x - s * y), self.origin[1] + self.unit_px * (s * x + c * y)], axis=-1)
+        return np.stack(
+            [self.origin[0] + self.unit_px * (c * x - s * y), self.origin[1] + self.unit_px * (s * x + c * y)], axis=-1
+        )
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,9 @@ def draw_flesh(skeleton: Skeleton, view: View) -> np.ndarray:
     mask = np.zeros(quarter, np.uint8)
     for line, radii in skeleton.limbs:
         centre, radius = view.px(line) / 4, np.asarray(radii) * view.unit_px / 4
-        for (a, ra), (b, rb) in zip(zip(centre[:-1], radius[:-1], strict=True), zip(centre[1:], radius[1:], strict=True), strict=True):
+        for (a, ra), (b, rb) in zip(
+            zip(centre[:-1], radius[:-1], strict=True), zip(centre[1:], radius[1:], strict=True), strict=True
+        ):
             across = np.array([b[1] - a[1], a[0] - b[0]])
             across = across / (np.hypot(*across) + 1e-9)
             _fill(mask, np.array([a + ra * across, b + rb * across, b - rb * across, a - ra * across]), (0, 0))
@@ -158,7 +162,10 @@ def draw_flesh(skeleton: Skeleton, view: View) -> np.ndarray:
     edge = np.clip((inside.astype(np.float32) - 84) / 60, 0, 1)
     depth = cv2.distanceTransform(silhouette, cv2.DIST_L2, 5)
     limb, palm = 0.17 * unit, 0.55 * unit
-    thickness = 0.58 * np.sqrt(np.clip(depth / limb, 0, 1) * (2 - np.clip(depth / limb, 0, 1))) + 0.42 * np.clip(depth / palm, 0, 1) ** 0.8
+    thickness = (
+        0.58 * np.sqrt(np.clip(depth / limb, 0, 1) * (2 - np.clip(depth / limb, 0, 1)))
+        + 0.42 * np.clip(depth / palm, 0, 1) ** 0.8
+    )
     thickness = cv2.GaussianBlur(thickness.astype(np.float32) * edge, (0, 0), max(0.8, 0.010 * unit))
     return cv2.resize(thickness, (view.width, view.height), interpolation=cv2.INTER_LINEAR)
 
@@ -174,9 +181,17 @@ def render(skeleton: Skeleton, view: View, look: Look, rng: np.random.Generator)
     mottle = _sample("mottle", shape, rng, max(1.0, view.unit_px / 160))
     attenuation = flesh * (look.flesh * (1 + 0.018 * mottle)) + look.bone * bone
     hand = _film(attenuation, look.gamma)
-    haze = cv2.resize(cv2.GaussianBlur(cv2.resize(hand, (view.width // 16, view.height // 16), interpolation=cv2.INTER_AREA), (0, 0), 3.0), (view.width, view.height))
+    haze = cv2.resize(
+        cv2.GaussianBlur(
+            cv2.resize(hand, (view.width // 16, view.height // 16), interpolation=cv2.INTER_AREA), (0, 0), 3.0
+        ),
+        (view.width, view.height),
+    )
     picture = look.base + look.contrast * hand + look.haze * haze
-    picture += np.linspace(0, look.shading[0], view.width, dtype=np.float32)[None] + np.linspace(0, look.shading[1], view.height, dtype=np.float32)[:, None]
+    picture += (
+        np.linspace(0, look.shading[0], view.width, dtype=np.float32)[None]
+        + np.linspace(0, look.shading[1], view.height, dtype=np.float32)[:, None]
+    )
     if look.marker is not None:
         _stamp(picture, look, flesh)
     if look.frame is not None:
@@ -200,15 +215,29 @@ def _stamp(picture: np.ndarray, look: Look, flesh: np.ndarray) -> None:
     size = max(24, int(look.marker_size * width))
     card = np.zeros((2 * size, 2 * size), np.float32)
     thick = max(2, size // 7)
-    cv2.putText(card, letter, (int(0.68 * size), int(1.05 * size)), cv2.FONT_HERSHEY_SIMPLEX, size / 32, 1.0, thick, cv2.LINE_AA)
-    cv2.putText(card, initials, (int(0.52 * size), int(1.5 * size)), cv2.FONT_HERSHEY_SIMPLEX, size / 78, 1.0, max(1, thick // 2), cv2.LINE_AA)
+    cv2.putText(
+        card, letter, (int(0.68 * size), int(1.05 * size)), cv2.FONT_HERSHEY_SIMPLEX, size / 32, 1.0, thick, cv2.LINE_AA
+    )
+    cv2.putText(
+        card,
+        initials,
+        (int(0.52 * size), int(1.5 * size)),
+        cv2.FONT_HERSHEY_SIMPLEX,
+        size / 78,
+        1.0,
+        max(1, thick // 2),
+        cv2.LINE_AA,
+    )
     plate = np.zeros_like(card)
     cv2.rectangle(plate, (int(0.42 * size), int(0.1 * size)), (int(1.5 * size), int(1.62 * size)), 1.0, -1, cv2.LINE_AA)
     turn = cv2.getRotationMatrix2D((size, size), look.marker_angle, 1.0)
     card, plate = (cv2.warpAffine(layer, turn, (2 * size, 2 * size)) for layer in (card, plate))
     corners = [(int(x * width) - size, int(y * height) - size) for x, y in look.marker_at]
     windows = [(max(0, x), max(0, y), min(width, x + 2 * size), min(height, y + 2 * size)) for x, y in corners]
-    covered = [float((flesh[y0:y1:8, x0:x1:8] > 0.05).mean()) if x1 - x0 > 8 and y1 - y0 > 8 else 2.0 for x0, y0, x1, y1 in windows]
+    covered = [
+        float((flesh[y0:y1:8, x0:x1:8] > 0.05).mean()) if x1 - x0 > 8 and y1 - y0 > 8 else 2.0
+        for x0, y0, x1, y1 in windows
+    ]
     best = int(np.argmin(covered))
     if covered[best] > 0.3:
         return
@@ -223,7 +252,14 @@ def _collimate(picture: np.ndarray, look: Look) -> np.ndarray:
     """What lies outside the collimator's opening: nearly unexposed film, with a border line."""
     height, width = picture.shape
     left, top, right, bottom = look.frame
-    corners = np.array([(left * width, top * height), (right * width, top * height), (right * width, bottom * height), (left * width, bottom * height)])
+    corners = np.array(
+        [
+            (left * width, top * height),
+            (right * width, top * height),
+            (right * width, bottom * height),
+            (left * width, bottom * height),
+        ]
+    )
     middle = corners.mean(axis=0)
     c, s = math.cos(look.frame_angle), math.sin(look.frame_angle)
     corners = (corners - middle) @ np.array([[c, s], [-s, c]]) + middle

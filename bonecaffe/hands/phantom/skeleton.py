@@ -88,7 +88,9 @@ def smooth_polygon(corners: np.ndarray, rounds: int = 3) -> Outline:
     outline = np.asarray(corners, float)
     for _ in range(rounds):
         following = np.roll(outline, -1, axis=0)
-        outline = np.stack([0.75 * outline + 0.25 * following, 0.25 * outline + 0.75 * following], axis=1).reshape(-1, 2)
+        outline = np.stack([0.75 * outline + 0.25 * following, 0.25 * outline + 0.75 * following], axis=1).reshape(
+            -1, 2
+        )
     return outline
 
 
@@ -100,7 +102,9 @@ def _direction(angle: float) -> np.ndarray:
 _ALONG = np.concatenate([np.linspace(0, 0.14, 14), np.linspace(0.16, 0.84, 22), np.linspace(0.86, 1, 14)])
 
 
-def _shaft(start: np.ndarray, end: np.ndarray, knots: list[tuple[float, float]], round_start: float, round_end: float) -> Outline:
+def _shaft(
+    start: np.ndarray, end: np.ndarray, knots: list[tuple[float, float]], round_start: float, round_end: float
+) -> Outline:
     """The outline of a long bone: half-widths at positions along its axis, its ends rounded over a part of its length."""
     at, half = (np.array(values) for values in zip(*knots, strict=True))
     s = _ALONG
@@ -146,7 +150,9 @@ class _Builder:
 
     # ---- long bones ----
 
-    def long_bone(self, name: str, base: np.ndarray, angle: float, length: float, girth: float, kind: str, plate_at_base: bool) -> np.ndarray:
+    def long_bone(
+        self, name: str, base: np.ndarray, angle: float, length: float, girth: float, kind: str, plate_at_base: bool
+    ) -> np.ndarray:
         """Add a long bone from joint to joint with its epiphysis; return the middle of its growth plate."""
         along = _direction(angle)
         state = ossification.epiphysis(EPIPHYSES[name], self.age_of(name), self.male)
@@ -169,7 +175,17 @@ class _Builder:
             at = (plate - first) / (last - first) if plate_at_base else (1 - plate - first) / (last - first)
             lines.append((at, 0.8 * state.scar))
         cortex = (0.021 + 0.012 * self.mature) * (0.75 if kind == "distal" else 1.0)
-        self.hand.bones.append(Bone(name, _shaft(start, end, knots, round_start, round_end), start, end, cortex, 0.8 + 0.2 * self.mature, tuple(lines)))
+        self.hand.bones.append(
+            Bone(
+                name,
+                _shaft(start, end, knots, round_start, round_end),
+                start,
+                end,
+                cortex,
+                0.8 + 0.2 * self.mature,
+                tuple(lines),
+            )
+        )
         middle = base + (plate - open_gap / 2 if plate_at_base else 1 - plate + open_gap / 2) * length * along
         if state.width > 0 and not joint:
             room = plate - near - open_gap
@@ -178,10 +194,23 @@ class _Builder:
             half_width = end_width * state.width
             half_length = min(half_length, (0.62 if plate_at_base else 0.95) * half_width)
             side = 1 if plate_at_base else -1
-            at = (plate - open_gap) * length - half_length * 0.8 if plate_at_base else (1 - plate + open_gap) * length + half_length * 0.8
+            at = (
+                (plate - open_gap) * length - half_length * 0.8
+                if plate_at_base
+                else (1 - plate + open_gap) * length + half_length * 0.8
+            )
             centre = base + at * along
             outline = _disc(centre, side * along, half_width, half_length, 0.78)
-            self.hand.bones.append(Bone(f"{name} epiphysis", outline, centre - half_length * along, centre + half_length * along, 0.016, 0.75 + 0.2 * self.mature))
+            self.hand.bones.append(
+                Bone(
+                    f"{name} epiphysis",
+                    outline,
+                    centre - half_length * along,
+                    centre + half_length * along,
+                    0.016,
+                    0.75 + 0.2 * self.mature,
+                )
+            )
         return middle
 
     def _profile(self, kind: str, girth: float, joint: bool) -> tuple[list[tuple[float, float]], float, float]:
@@ -189,14 +218,55 @@ class _Builder:
         stout = 1 - self.mature  # an infant's shafts are barely waisted
         if kind == "metacarpal":
             head = 0.128 if joint else 0.112
-            return [(0, 0.115 * girth), (0.1, 0.118 * girth), (0.45, (0.068 + 0.022 * stout) * girth), (0.75, 0.078 * girth), (0.92, head * girth), (1, head * girth)], 0.10, 0.20 if joint else 0.07
+            return (
+                [
+                    (0, 0.115 * girth),
+                    (0.1, 0.118 * girth),
+                    (0.45, (0.068 + 0.022 * stout) * girth),
+                    (0.75, 0.078 * girth),
+                    (0.92, head * girth),
+                    (1, head * girth),
+                ],
+                0.10,
+                0.20 if joint else 0.07,
+            )
         if kind == "thumb":
-            return [(0, 0.125 * girth), (0.12, 0.12 * girth), (0.5, (0.075 + 0.02 * stout) * girth), (0.85, 0.10 * girth), (1, 0.105 * girth)], 0.08, 0.16
+            return (
+                [
+                    (0, 0.125 * girth),
+                    (0.12, 0.12 * girth),
+                    (0.5, (0.075 + 0.02 * stout) * girth),
+                    (0.85, 0.10 * girth),
+                    (1, 0.105 * girth),
+                ],
+                0.08,
+                0.16,
+            )
         if kind == "distal":
-            return [(0, 0.100 * girth), (0.15, 0.082 * girth), (0.55, 0.042 * girth), (0.85, 0.056 * girth), (1, 0.05 * girth)], 0.12, 0.16
+            return (
+                [
+                    (0, 0.100 * girth),
+                    (0.15, 0.082 * girth),
+                    (0.55, 0.042 * girth),
+                    (0.85, 0.056 * girth),
+                    (1, 0.05 * girth),
+                ],
+                0.12,
+                0.16,
+            )
         base = 0.128 if kind == "proximal" else 0.112
         waist, head = (0.073, 0.088) if kind == "proximal" else (0.066, 0.078)
-        return [(0, base * girth), (0.1, base * 0.93 * girth), (0.55, (waist + 0.02 * stout) * girth), (0.88, head * girth), (1, head * 0.98 * girth)], 0.10 if joint else 0.055, 0.12
+        return (
+            [
+                (0, base * girth),
+                (0.1, base * 0.93 * girth),
+                (0.55, (waist + 0.02 * stout) * girth),
+                (0.88, head * girth),
+                (1, head * 0.98 * girth),
+            ],
+            0.10 if joint else 0.055,
+            0.12,
+        )
 
     # ---- parts ----
 
@@ -204,18 +274,30 @@ class _Builder:
         """The metacarpal and phalanges of one finger, their soft tissue and reference point."""
         pose, thumb = self.pose, number == 1
         which = (number - 1) * 4
-        lengths = [self.between(table[number]) for table in (_METACARPAL, _PROXIMAL, *(() if thumb else (_MIDDLE,)), _DISTAL)]
+        lengths = [
+            self.between(table[number]) for table in (_METACARPAL, _PROXIMAL, *(() if thumb else (_MIDDLE,)), _DISTAL)
+        ]
         lengths = [length * float(scale) for length, scale in zip(lengths, pose.proportions[which:], strict=False)]
         angle = _ANGLE[number] * (0.85 + 0.15 * pose.spread) - (pose.thumb if thumb else 0.0)
         base = np.array(_BASE[number])
         girth = {1: 1.08, 2: 1.02, 3: 1.04, 4: 0.94, 5: 0.88}[number] * (1.12 - 0.12 * self.mature)
-        self.long_bone(f"metacarpal{number}", base, angle, lengths[0], girth, "thumb" if thumb else "metacarpal", plate_at_base=thumb)
+        self.long_bone(
+            f"metacarpal{number}",
+            base,
+            angle,
+            lengths[0],
+            girth,
+            "thumb" if thumb else "metacarpal",
+            plate_at_base=thumb,
+        )
         knuckle = base + lengths[0] * _direction(angle)
         angle += _FAN[number] + _FINGER_SPREAD[number] * (pose.spread - 0.6) + pose.bends[number - 1]
         line, at = [base + 0.55 * (knuckle - base), knuckle], knuckle
         names = ["proximal", "distal"] if thumb else ["proximal", "middle", "distal"]
         for index, (kind, length) in enumerate(zip(names, lengths[1:], strict=True)):
-            middle = self.long_bone(f"{kind}{number}", at, angle, length, girth * (1.04 if thumb else 1.0), kind, plate_at_base=True)
+            middle = self.long_bone(
+                f"{kind}{number}", at, angle, length, girth * (1.04 if thumb else 1.0), kind, plate_at_base=True
+            )
             if kind == "proximal":
                 self.hand.points.append(middle)
             at = at + length * _direction(angle)
@@ -227,7 +309,9 @@ class _Builder:
         self.hand.limbs.append((np.array(line), radius * np.array(tapers)))
         if thumb and self.age >= ossification.SESAMOID.appears[0 if self.male else 1]:
             centre = knuckle + np.array([-0.11, -0.06])
-            self.hand.bones.append(Bone("sesamoid", _disc(centre, _direction(0.4), 0.035, 0.028, 1.0), centre, centre + 0.01, 0.012, 0.8))
+            self.hand.bones.append(
+                Bone("sesamoid", _disc(centre, _direction(0.4), 0.035, 0.028, 1.0), centre, centre + 0.01, 0.012, 0.8)
+            )
 
     def carpals(self) -> None:
         """The carpals that have appeared, round at first, then of their own shape."""
@@ -243,7 +327,16 @@ class _Builder:
             circle = radius * np.stack([np.cos(angle), np.sin(angle)], axis=1)
             shape = size * (circle + (shaped - circle) * min(1.0, size**1.6)) * (1.16 if self.male else 1.12)
             at = np.array(_CARPAL_AT[name]) * (1.0, lower)
-            self.hand.bones.append(Bone(name, at + shape, at + (0.0, -0.1), at + (0.0, 0.1), 0.018, (0.5 if name == "pisiform" else 0.78) + 0.12 * self.mature))
+            self.hand.bones.append(
+                Bone(
+                    name,
+                    at + shape,
+                    at - np.array([0.0, 0.1]),
+                    at + np.array([0.0, 0.1]),
+                    0.018,
+                    (0.5 if name == "pisiform" else 0.78) + 0.12 * self.mature,
+                )
+            )
 
     def forearm(self) -> None:
         """Radius and ulna with their epiphyses, the soft tissue of the forearm, two reference points."""
@@ -257,7 +350,10 @@ class _Builder:
             return pivot + x * across + y * along
 
         thick = pose.slender * (1.06 - 0.06 * mature)
-        for name, x, y, end, shaft, drift in (("ulna", -0.34, -0.235, 0.098, 0.088, 0.10), ("radius", 0.055, -0.245, 0.225, 0.115, -0.04)):
+        for name, x, y, end, shaft, drift in (
+            ("ulna", -0.34, -0.235, 0.098, 0.088, 0.10),
+            ("radius", 0.055, -0.245, 0.225, 0.115, -0.04),
+        ):
             state = ossification.epiphysis(EPIPHYSES[name], self.age_of(name), self.male)
             y -= 0.05 * (1 - mature)
             end, shaft = end * thick, shaft * thick * (1.1 - 0.1 * mature)
@@ -265,21 +361,52 @@ class _Builder:
             fused = state.fused >= 1
             top = at(x, y + (0.055 if fused else 0.0))
             bottom = at(x - drift * 2.0, y - reach)
-            knots = [(0, end), (0.02, end * 0.98), (0.10, shaft + 0.45 * (end - shaft)), (0.22, shaft * 1.06), (0.5, shaft), (1, shaft)]
+            knots = [
+                (0, end),
+                (0.02, end * 0.98),
+                (0.10, shaft + 0.45 * (end - shaft)),
+                (0.22, shaft * 1.06),
+                (0.5, shaft),
+                (1, shaft),
+            ]
             lines = [] if fused else [(0.003, 0.6)]
             if fused and state.scar > 0:
                 lines.append((0.03, 0.8 * state.scar))
-            self.hand.bones.append(Bone(name, _shaft(top, bottom, knots, 0.02, 0.01), top, bottom, 0.034 + 0.01 * mature, 1.05, tuple(lines)))
+            self.hand.bones.append(
+                Bone(
+                    name, _shaft(top, bottom, knots, 0.02, 0.01), top, bottom, 0.034 + 0.01 * mature, 1.05, tuple(lines)
+                )
+            )
             if state.width > 0:
                 half = end * min(1.03, state.width)
                 height = (0.135 if name == "radius" else 0.10) * min(1.0, 0.3 + 0.7 * state.width)
                 low = y + gap
                 if name == "radius":  # a wedge, higher at the styloid on the thumb's side
-                    corners = [(x - half, low + 0.2 * height), (x - 0.9 * half, low), (x + 0.9 * half, low), (x + 1.04 * half, low + 0.3 * height), (x + 0.98 * half, low + 1.25 * height * min(1, state.width)), (x + 0.3 * half, low + 0.85 * height), (x - 0.5 * half, low + 0.62 * height), (x - 0.98 * half, low + 0.62 * height)]
+                    corners = [
+                        (x - half, low + 0.2 * height),
+                        (x - 0.9 * half, low),
+                        (x + 0.9 * half, low),
+                        (x + 1.04 * half, low + 0.3 * height),
+                        (x + 0.98 * half, low + 1.25 * height * min(1, state.width)),
+                        (x + 0.3 * half, low + 0.85 * height),
+                        (x - 0.5 * half, low + 0.62 * height),
+                        (x - 0.98 * half, low + 0.62 * height),
+                    ]
                 else:  # flat, with its styloid away from the thumb
-                    corners = [(x - half, low + 0.3 * height), (x - 0.85 * half, low), (x + 0.9 * half, low), (x + half, low + 0.4 * height), (x + 0.7 * half, low + 0.75 * height), (x - 0.2 * half, low + 0.6 * height), (x - 0.6 * half, low + 1.5 * height * min(1, state.width)), (x - 0.98 * half, low + 1.3 * height * min(1, state.width))]
+                    corners = [
+                        (x - half, low + 0.3 * height),
+                        (x - 0.85 * half, low),
+                        (x + 0.9 * half, low),
+                        (x + half, low + 0.4 * height),
+                        (x + 0.7 * half, low + 0.75 * height),
+                        (x - 0.2 * half, low + 0.6 * height),
+                        (x - 0.6 * half, low + 1.5 * height * min(1, state.width)),
+                        (x - 0.98 * half, low + 1.3 * height * min(1, state.width)),
+                    ]
                 outline = smooth_polygon(np.array([at(*corner) for corner in corners]), 2)
-                self.hand.bones.append(Bone(f"{name} epiphysis", outline, at(x, low), at(x, low + height), 0.018, 0.72 + 0.2 * mature))
+                self.hand.bones.append(
+                    Bone(f"{name} epiphysis", outline, at(x, low), at(x, low + height), 0.018, 0.72 + 0.2 * mature)
+                )
             self.hand.points.insert(0 if name == "ulna" else 1, at(x, y + gap / 2))
         radius = (0.62 - 0.10 * mature) * (0.5 + 0.5 * pose.plump)
         line = np.array([at(-0.10, 0.15), at(-0.12, -0.3), at(-0.13, -1.0), at(-0.13, -reach)])
@@ -288,12 +415,16 @@ class _Builder:
     def flesh(self) -> None:
         """The palm between wrist and knuckles."""
         plump, lower = self.pose.plump, 0.3 * (1 - self.mature)
-        heads = {n: np.array(_BASE[n]) + self.between(_METACARPAL[n]) * _direction(_ANGLE[n] * (0.85 + 0.15 * self.pose.spread)) for n in (2, 3, 4, 5)}
+        heads = {
+            n: np.array(_BASE[n])
+            + self.between(_METACARPAL[n]) * _direction(_ANGLE[n] * (0.85 + 0.15 * self.pose.spread))
+            for n in (2, 3, 4, 5)
+        }
         thumb = np.array(_BASE[1]) + 0.75 * self.between(_METACARPAL[1]) * _direction(_ANGLE[1] - self.pose.thumb)
         edge = (0.17 + 0.06 * (1 - self.mature)) * plump
         self.hand.palm = np.array([
             heads[5] + (-edge, 0.02), heads[4] + (-0.03, 0.14), heads[3] + (0, 0.16), heads[2] + (edge, 0.02), (heads[2] + thumb) / 2 + (-0.06, -0.16),
-            thumb + (0.06, -0.10), np.array([0.50 + edge, -0.20]), np.array([0.44 + 0.3 * edge, -0.55 - lower]), np.array([-0.46 - 0.4 * edge, -0.60 - lower]), np.array([-0.46 - 0.7 * edge, -0.12]),
+            thumb + np.array([0.06, -0.10]), np.array([0.50 + edge, -0.20]), np.array([0.44 + 0.3 * edge, -0.55 - lower]), np.array([-0.46 - 0.4 * edge, -0.60 - lower]), np.array([-0.46 - 0.7 * edge, -0.12]),
         ])  # fmt: skip
 
 

@@ -1,0 +1,69 @@
+# bonecaffe: `make demo` and `make test` are complete on a fresh Debian 12 with git and make; `make help` lists the rest.
+
+RUN     ?= runs/paper
+RECIPE  ?= paper
+IMAGES  ?= data/images
+AGES    ?= data/ages.csv
+POINTS  ?= data/points.csv
+WEIGHTS ?=
+GPU     ?=
+TRAIN   ?=
+TEST    ?=
+SEED    ?=
+export CAFFE_ROOT CAFFE_SOURCE
+
+VENV      := .venv
+BONECAFFE := $(VENV)/bin/bonecaffe
+PYTHON    := $(VENV)/bin/python
+DEMO      := runs/demo
+
+.PHONY: help setup caffe caffe-check demo smoke prepare train evaluate predict test lint bench prototxt clean
+.DEFAULT_GOAL := help
+
+help:                ## this list
+	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+
+setup:               ## install everything: Debian's packages, .venv, Caffe (4 minutes the first time)
+	@scripts/setup.sh
+
+caffe: setup         ## the same; Caffe is part of it
+
+caffe-check: setup   ## build and run Caffe's own C++ tests against the Caffe that was built (3 minutes)
+	@scripts/build_caffe.sh $(PYTHON) --check
+
+demo: setup          ## the whole pipeline on phantoms on the CPU, ends with the path of report.html
+	@test -f $(DEMO)-data/ages.csv || { rm -rf $(DEMO)-data; $(BONECAFFE) phantom $(DEMO)-data --count 500 --size 700x910; }
+	@$(BONECAFFE) prepare $(DEMO) --images $(DEMO)-data/images --ages $(DEMO)-data/ages.csv --points $(DEMO)-data/points.csv --recipe demo
+	@$(BONECAFFE) train $(DEMO) $$(ls $(DEMO)/snapshots/*.caffemodel >/dev/null 2>&1 && echo --resume)
+	@$(BONECAFFE) evaluate $(DEMO)
+
+smoke: setup         ## the CI smoke test: a tiny LMDB, CPU mode, the paper's full-size net and the demo's
+	@$(PYTHON) -m pytest -q tests/test_smoke.py --doctest-modules
+
+prepare: setup       ## RUN RECIPE IMAGES AGES POINTS [TRAIN TEST SEED] -> LMDBs
+	@$(BONECAFFE) prepare $(RUN) --images $(IMAGES) --ages $(AGES) --points $(POINTS) --recipe $(RECIPE) \
+	  $(if $(TRAIN),--train $(TRAIN)) $(if $(TEST),--test $(TEST)) $(if $(SEED),--seed $(SEED))
+
+train: setup         ## RUN [WEIGHTS] [GPU=0 | 0,1 | all | cpu; else as the recipe says] [RESUME=1] -> snapshots
+	@$(BONECAFFE) train $(RUN) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(if $(filter cpu,$(GPU)),--cpu,$(if $(GPU),--gpu $(GPU))) $(if $(RESUME),--resume)
+
+evaluate: setup      ## RUN -> metrics, figures, report.html
+	@$(BONECAFFE) evaluate $(RUN)
+
+predict: setup       ## RUN IMAGES=file... POINTS -> months
+	@$(BONECAFFE) predict $(RUN) $(IMAGES) --points $(POINTS)
+
+prototxt: setup      ## write prototxt/ anew from the recipes
+	@for recipe in paper demo smoke; do $(BONECAFFE) prototxt --out prototxt/$$recipe --recipe $$recipe; done
+
+test: setup          ## all tests, on the real Caffe
+	@$(PYTHON) -m pytest
+
+lint: setup          ## ruff
+	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+
+bench: setup         ## benchmarks, as ratios measured side by side [ONLY=phantom]
+	@$(PYTHON) scripts/bench.py $(ONLY)
+
+clean:               ## remove the demo's runs (Caffe's cache and .venv stay)
+	rm -rf $(DEMO) $(DEMO)-data

@@ -1,0 +1,354 @@
+"""The command line: verbs, each one call. Nothing heavy is imported before a verb runs."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bonecaffe import __version__
+from bonecaffe.errors import BonecaffeError
+
+_DISK = {
+    errno.ENOSPC: "the disk is full; make room and try again",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "not permitted",
+}
+
+
+class _Boundary(click.Group):
+    """Expected failures exit 1 with their sentence, Ctrl-C exits 130, a bug exits 3 with its traceback in a file."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BonecaffeError as error:
+            click.echo(f"bonecaffe: {error}", err=True)
+            ctx.exit(1)
+        except KeyboardInterrupt:
+            click.echo("bonecaffe: interrupted; the same command picks up where it stopped.", err=True)
+            ctx.exit(130)
+        except OSError as error:
+            if error.errno not in _DISK:
+                _report_bug(ctx)
+            where = f"{error.filename}: " if error.filename else ""
+            click.echo(f"bonecaffe: {where}{_DISK[error.errno]}.", err=True)
+            ctx.exit(1)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception:
+            _report_bug(ctx)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)  # in the order of the work, not of the alphabet
+
+
+def _report_bug(ctx: click.Context) -> None:
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="bonecaffe-bug-", suffix=".txt", delete=False, encoding="utf-8"
+    ) as file:
+        file.write(f"bonecaffe {__version__}\n{' '.join(sys.argv)}\n{traceback.format_exc()}")
+    click.echo(
+        f"bonecaffe: this is a bug of ours: {traceback.format_exc().strip().splitlines()[-1]}. The traceback is in {file.name}.",
+        err=True,
+    )
+    ctx.exit(3)
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar with an ETA on a terminal; a line at each tenth elsewhere."""
+    if not sys.stderr.isatty():
+        last = -1
+
+        def line(done: int, total: int) -> None:
+            nonlocal last
+            if done * 10 // total > last:
+                last = done * 10 // total
+                click.echo(f"{what}: {done}/{total}", err=True)
+
+        yield line
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    ) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+RUN = click.argument("run", metavar="RUN", type=click.Path(file_okay=False, path_type=Path))
+FILE = click.Path(dir_okay=False, path_type=Path)
+FOLDER = click.Path(path_type=Path)
+
+
+@click.group(cls=_Boundary, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="bonecaffe")
+def main() -> None:
+    """Bone age from hand radiographs: Lee & Kim's 2018 Caffe pipeline, as printed or with declared departures.
+
+    RUN is a folder, such as runs/paper; every stage reads there what the stage before wrote. The order of the work:
+    prepare, train, evaluate; then predict. Nothing here is a medical device.
+    """
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+def doctor(as_json: bool) -> None:
+    """Show what is installed, and what is missing with the command that mends it.
+
+    Exits 1 when a run could not work.
+    """
+    from bonecaffe import doctor as examination
+
+    findings = examination.examine()
+    if as_json:
+        click.echo(json.dumps([finding._asdict() for finding in findings], indent=2))
+    else:
+        _table(
+            "bonecaffe doctor",
+            ["", "what", "found", "remedy"],
+            [[finding.mark, finding.what, finding.found, finding.remedy] for finding in findings],
+        )
+    if any(finding.state == "missing" for finding in findings):
+        raise click.exceptions.Exit(1)
+
+
+def _size(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    try:
+        width, height = (int(part) for part in value.lower().split("x"))
+    except ValueError:
+        raise click.BadParameter("give WIDTHxHEIGHT, such as 1000x1300") from None
+    if not (200 <= width <= 4000 and 200 <= height <= 4000):
+        raise click.BadParameter("sides of 200 to 4000 pixels are possible")
+    return width, height
+
+
+@main.command()
+@click.argument("out", metavar="OUT", type=FOLDER)
+@click.option("--count", type=click.IntRange(1, 99999), default=600, show_default=True, help="How many hands.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=2018, show_default=True, help="The same seed gives the same bytes."
+)
+@click.option("--size", callback=_size, help="WIDTHxHEIGHT of every image. [default: sizes like RSNA's]")
+def phantom(out: Path, count: int, seed: int, size: tuple[int, int] | None) -> None:
+    """Write synthetic hands with known age and points into OUT, in RSNA's own layout.
+
+    OUT gets ages.csv, points.csv and images/.
+    """
+    from bonecaffe.hands.phantom import dataset
+
+    with _progress("phantoms") as progress:
+        dataset.write(out, count, seed, size, progress)
+    click.echo(f"{out}: {count} phantoms; ages.csv, points.csv, images/")
+
+
+@main.command()
+@RUN
+@click.option("--images", type=FOLDER, required=True, help="Folder of the radiographs, named by id.")
+@click.option("--ages", type=FILE, required=True, help="Table of ages, with any of RSNA's headers.")
+@click.option("--points", type=FILE, required=True, help="Table of the seven reference points.")
+@click.option("--recipe", "recipe_name", help="paper, demo, smoke, or a file. [default: the run's own, else paper]")
+@click.option("--train", "train_cases", type=click.IntRange(1), help="Cases for training. [default: the recipe's]")
+@click.option("--test", "test_cases", type=click.IntRange(1), help="Cases for test. [default: the recipe's]")
+@click.option("--seed", type=click.IntRange(0), help="Seed of the split. [default: the recipe's]")
+@click.option("--jobs", type=click.IntRange(1), help="Processes. [default: one a core]")
+def prepare(
+    run: Path,
+    images: Path,
+    ages: Path,
+    points: Path,
+    recipe_name: str | None,
+    train_cases: int | None,
+    test_cases: int | None,
+    seed: int | None,
+    jobs: int | None,
+) -> None:
+    """Split, crop, equalize, resize and pack the hands into two audited LMDBs.
+
+    Fails without leaving anything half-made; picks up where it was interrupted; does nothing when nothing changed.
+    """
+    from bonecaffe.prepare import stage
+    from bonecaffe.recipe import Recipe
+    from bonecaffe.run import RunDir
+
+    folder = RunDir(run)
+    recipe = (
+        Recipe.load(recipe_name)
+        if recipe_name
+        else (folder.recipe() if folder.recipe_file.is_file() else Recipe.load("paper"))
+    )
+    recipe = stage.with_split(recipe, train_cases, test_cases, seed)
+    with _progress("prepare") as progress:
+        changed = stage.prepare(folder, images, ages, points, recipe, progress, jobs)
+    facts = folder.manifest()["prepare"]
+    left_out = "".join(f", {count} {reason}" for reason, count in facts["left_out"].items())
+    counts = f"{facts['records']['train']} hands for training, {facts['records']['test']} for test{left_out}"
+    click.echo(f"{run}: {'prepared' if changed else 'nothing changed; prepared already'}: {counts}")
+
+
+@main.command()
+@click.argument("run", metavar="[RUN]", type=click.Path(file_okay=False, path_type=Path), required=False)
+@click.option("--out", type=FOLDER, help="A folder to write into, instead of a run.")
+@click.option("--recipe", "recipe_name", help="With --out: paper, demo, smoke, or a file.")
+def prototxt(run: Path | None, out: Path | None, recipe_name: str | None) -> None:
+    """Write train_val, solver and deploy .prototxt for a run, or for a recipe into --out."""
+    from bonecaffe.network import prototxt as definitions
+    from bonecaffe.recipe import Recipe
+    from bonecaffe.run import RunDir
+    from bonecaffe.training import train as training
+
+    if (run is None) == (out is None):
+        raise click.UsageError("give a RUN, or --out DIR with --recipe R")
+    if out is not None:
+        for path in definitions.write(out, Recipe.load(recipe_name or "paper")):
+            click.echo(path)
+        return
+    folder = RunDir(run)
+    with folder.lock("prototxt"):
+        kept = training.write_prototxts(folder, folder.recipe())
+    for path in (folder.train_val, folder.solver, folder.deploy):
+        click.echo(f"{path}{' (edited by hand; kept)' if path.name in kept else ''}")
+
+
+@main.command()
+@RUN
+@click.option("--weights", type=FILE, help="The ImageNet caffemodel; its fc8 is taken out.")
+@click.option("--gpu", metavar="0 | 0,1 | all", help="GPUs to train on. [default: 0, when the recipe says GPU]")
+@click.option("--cpu", is_flag=True, help="Train on the CPU whatever the recipe says.")
+@click.option("--resume", is_flag=True, help="Go on from the newest complete snapshot.")
+def train(run: Path, weights: Path | None, gpu: str | None, cpu: bool, resume: bool) -> None:
+    """Drive `caffe train` to the last iteration, and say truly whether it got there.
+
+    Ctrl-C once lets Caffe write a snapshot and stop; twice ends it at once. The whole log is kept in RUN/caffe.log.
+    """
+    from bonecaffe.errors import TrainError
+    from bonecaffe.run import RunDir
+    from bonecaffe.training import train as training
+    from bonecaffe.training.display import Display
+
+    with Display() as display:
+        outcome = training.train(RunDir(run), weights, gpu, cpu, resume, display.show, display.say)
+    if outcome is None:
+        click.echo(f"{run}: trained already; nothing to do")
+        return
+    if outcome.state == "interrupted":
+        click.echo(f"{run}: interrupted at iteration {outcome.iteration}: {outcome.why}", err=True)
+        raise click.exceptions.Exit(130)
+    if outcome.state != "finished":
+        raise TrainError(f"{run}: {outcome.state} at iteration {outcome.iteration}: {outcome.why}")
+    click.echo(f"{run}: finished at iteration {outcome.iteration} after {outcome.seconds:.0f} s")
+
+
+@main.command()
+@click.argument("model", metavar="MODEL", type=click.Path(file_okay=False, path_type=Path))
+@click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=FILE)
+@click.option("--points", type=FILE, required=True, help="Table of the seven reference points.")
+@click.option("--snapshot", type=click.IntRange(0), help="Iteration of the snapshot. [default: the last]")
+@click.option("--gpu", type=click.IntRange(0), help="GPU to compute on. [default: the CPU]")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object a line.")
+def predict(
+    model: Path, images: tuple[Path, ...], points: Path, snapshot: int | None, gpu: int | None, as_json: bool
+) -> None:
+    """Print the bone age in months of each IMAGE, one line each. MODEL is a run."""
+    from bonecaffe.hands.reference_points import read_points
+    from bonecaffe.predict import Predictor, points_for
+
+    table = read_points(points)
+    hands = [(image, points_for(image, table)) for image in images]
+    predictor = Predictor(model, snapshot, gpu)
+    for image, months in zip(images, predictor.predict_many(hands), strict=True):
+        if as_json:
+            click.echo(
+                json.dumps(
+                    {
+                        "image": str(image),
+                        "id": image.stem,
+                        "months": round(months, 2),
+                        "iteration": predictor.snapshot.iteration,
+                    }
+                )
+            )
+        else:
+            click.echo(f"{image}\t{months:.1f} months")
+
+
+@main.command()
+@RUN
+@click.option("--snapshot", type=click.IntRange(0), help="Iteration of the snapshot. [default: the last]")
+def evaluate(run: Path, snapshot: int | None) -> None:
+    """Predict both splits; print MAD, CCC and maximum beside the paper's; write figures and report.html."""
+    from bonecaffe.evaluation import stage
+    from bonecaffe.evaluation.metrics import PAPER
+    from bonecaffe.predict import predict_run
+    from bonecaffe.run import RunDir
+
+    folder = RunDir(run)
+    folder.recipe()
+    with folder.lock("evaluate"):
+        with _progress("predict") as progress:
+            predict_run(folder, snapshot, progress)
+        evaluation = stage.evaluate(folder)
+    rows = []
+    for split, metrics in evaluation.splits.items():
+        paper = PAPER[split]
+        rows.append([
+            split, str(metrics.cases), f"{metrics.mad_months:.1f} ({paper['mad_months']})", f"{metrics.ccc:.2f} ({paper['ccc']})",
+            f"{metrics.max_error_months:.1f} ({paper['max_error_months']})", f"{metrics.guess_mad_months:.1f}",
+        ])  # fmt: skip
+    _table(
+        f"{run}, iteration {evaluation.iteration}: months (paper)",
+        ["split", "hands", "MAD", "CCC", "maximum", "MAD of guessing the mean"],
+        rows,
+    )
+    click.echo(evaluation.verdict)
+    click.echo(os.fspath(folder.report))
+
+
+@main.command()
+@RUN
+def repro(run: Path) -> None:
+    """Show how a run departs from the paper, field by field, with the reason."""
+    from bonecaffe.run import RunDir
+
+    recipe = RunDir(run).recipe()
+    departures = recipe.departures()
+    if not departures:
+        click.echo(f"{run}: departs from the paper in no field")
+        return
+    _table(
+        f"{run}: recipe {recipe.name}",
+        ["field", "paper", "this run", "reason"],
+        [[d.field, str(d.paper), str(d.here), d.reason] for d in departures],
+    )

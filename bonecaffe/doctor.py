@@ -1,0 +1,123 @@
+"""What is installed here, and the command that mends what is missing."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from bonecaffe import caffe_tools
+from bonecaffe.errors import BonecaffeError
+
+SETUP = "make setup"
+PACKAGES = (
+    "numpy",
+    "opencv-python",
+    "lmdb",
+    "protobuf",
+    "scikit-image",
+    "pyyaml",
+    "pydantic",
+    "pandas",
+    "matplotlib",
+    "jinja2",
+)
+WEIGHTS_SHA1 = "4c8d77deb20ea792f84eb5e6d0a11ca0a8660a46"
+
+
+def cache_folder() -> Path:
+    """Where bonecaffe keeps what is costly to make or fetch, per user."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(os.environ.get("BONECAFFE_CACHE") or os.path.join(home, "bonecaffe"))
+
+
+def stock_weights() -> Path:
+    """Where scripts/fetch_caffenet.py puts the ImageNet weights."""
+    return cache_folder() / "bvlc_reference_caffenet.caffemodel"
+
+
+class Finding(NamedTuple):
+    """One thing looked for. ``state``: ok, absent (some runs work without it), missing (none does)."""
+
+    what: str
+    state: str
+    found: str
+    remedy: str = ""
+
+    @property
+    def mark(self) -> str:
+        """How the table marks it; a word, so that it is read without colour."""
+        return {"ok": "ok", "absent": "--", "missing": "NO"}[self.state]
+
+
+def examine() -> list[Finding]:
+    """Look at everything a run needs; never raises."""
+    findings = [Finding("Python", "ok", f"{platform.python_version()} at {sys.executable}")]
+    for package in PACKAGES:
+        try:
+            findings.append(Finding(package, "ok", importlib.metadata.version(package)))
+        except importlib.metadata.PackageNotFoundError:
+            findings.append(Finding(package, "missing", "not installed", SETUP))
+    return [*findings, *_caffe(), _weights()]
+
+
+def _caffe() -> list[Finding]:
+    try:
+        caffe = caffe_tools.find()
+    except BonecaffeError as error:
+        return [Finding("Caffe", "missing", str(error), SETUP)]
+    findings = []
+    try:
+        findings.append(Finding("Caffe", "ok", f"{caffe.version}, {caffe.origin}, in {caffe.root or caffe.bin}"))
+    except BonecaffeError as error:
+        findings.append(Finding("Caffe", "missing", str(error), SETUP))
+    for program in caffe_tools.PROGRAMS:
+        there = os.access(caffe.bin / program, os.X_OK)
+        findings.append(
+            Finding(
+                program,
+                "ok" if there else "missing",
+                str(caffe.bin / program) if there else "not there",
+                "" if there else SETUP,
+            )
+        )
+    findings.append(_pycaffe())
+    findings.append(Finding("BLAS", "ok" if caffe.blas != "unknown" else "absent", caffe.blas))
+    kind = "GPU build" if caffe.has_gpu else "CPU build"
+    detail = (
+        f"; cuDNN {'yes' if caffe.has_cudnn else 'no'}; NCCL {'yes' if caffe.has_nccl else 'no'}"
+        if caffe.has_gpu
+        else ""
+    )
+    findings.append(
+        Finding(
+            "GPU support",
+            "ok" if caffe.has_gpu else "absent",
+            kind + detail,
+            "" if caffe.has_gpu else "train with --cpu, or give a CUDA build by CAFFE_ROOT",
+        )
+    )
+    return findings
+
+
+def _pycaffe() -> Finding:
+    try:
+        return Finding("pycaffe", "ok", caffe_tools.pycaffe_version())
+    except BonecaffeError as error:
+        return Finding("pycaffe", "missing", str(error), SETUP)
+
+
+def _weights() -> Finding:
+    path = stock_weights()
+    if path.is_file():
+        return Finding("ImageNet weights", "ok", str(path))
+    return Finding(
+        "ImageNet weights",
+        "absent",
+        "not fetched; the paper's recipe needs them, demo and smoke do not",
+        "scripts/fetch_caffenet.py",
+    )

@@ -1,0 +1,1 @@
+"""Recipes: paper, and what departs from it."""

@@ -1,0 +1,74 @@
+"""What a person sees of a training: one live line on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import math
+import sys
+
+from bonecaffe.training.log import rmse_months
+from bonecaffe.training.train import Progress
+
+
+def duration(seconds: float) -> str:
+    """A time to wait in words.
+
+    >>> duration(75), duration(4000), duration(float("nan"))
+    ('1 min 15 s', '1 h 06 min', '?')
+    """
+    if not math.isfinite(seconds):
+        return "?"
+    minutes, rest = divmod(int(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def describe(progress: Progress) -> str:
+    """Iteration, errors as RMSE in months, learning rate, speed, ETA: one line."""
+
+    def months(loss: float) -> str:
+        return f"{rmse_months(loss):.1f}" if math.isfinite(loss) else ("-" if math.isnan(loss) else "inf")
+
+    return (
+        f"iteration {progress.iteration}/{progress.max_iter}  RMSE train {months(progress.train_loss)}, test {months(progress.test_loss)} months"
+        f"  rate {progress.rate:g}  {progress.iterations_per_s:.2f} it/s  ETA {duration(progress.eta_s)}"
+    )
+
+
+class Display:
+    """Shows a training on stderr; use it in a ``with`` block."""
+
+    def __init__(self) -> None:
+        self._live = None
+        self._shown = -1
+
+    def __enter__(self) -> Display:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.live import Live
+
+            self._live = Live(console=Console(stderr=True), refresh_per_second=4)
+            self._live.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def say(self, sentence: str) -> None:
+        """Print a sentence that stays."""
+        if self._live is not None:
+            self._live.console.print(sentence, highlight=False, markup=False)
+        else:
+            print(f"train: {sentence}", file=sys.stderr, flush=True)
+
+    def show(self, progress: Progress) -> None:
+        """Show where the training stands; elsewhere than on a terminal, at each twentieth."""
+        event = progress.event
+        if self._live is not None:
+            self._live.update(describe(progress))
+        elif event is not None and event.kind == "lr":
+            due = self._shown < 0 or progress.iteration >= min(progress.max_iter, self._shown + progress.max_iter / 20)
+            if due:
+                self._shown = progress.iteration
+                self.say(describe(progress))

@@ -1,0 +1,83 @@
+#!/usr/bin/env bash
+# Provisions a Debian machine: packages, .venv on the distribution's own Python, this project, Caffe.
+# Run again with nothing changed, it does nothing.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+venv=.venv
+stamp=$venv/share/bonecaffe/setup.done
+note=$venv/share/bonecaffe/caffe.json
+python=/usr/bin/python3 # the distribution's: Boost.Python is built for that one
+run_time=(python3 python3-venv)
+build_time=(python3-dev g++ make cmake pkg-config dpkg-dev ca-certificates
+  libboost-python-dev libboost-filesystem-dev libboost-thread-dev libboost-system-dev libopencv-dev libprotobuf-dev protobuf-compiler
+  libgoogle-glog-dev libgflags-dev libhdf5-dev liblmdb-dev libopenblas-dev)
+
+say() { printf 'setup: %s\n' "$*"; }
+
+state() { # all that a finished setup depends on
+  sha256sum pyproject.toml requirements.txt scripts/setup.sh scripts/build_caffe.sh scripts/caffe_edits.py
+  echo "root=${CAFFE_ROOT:-} source=${CAFFE_SOURCE:-} cache=${BONECAFFE_CACHE:-} here=$PWD"
+}
+serves() { [ -f "$note" ] && root=$(sed -n 's/.*"root": "\([^"]*\)".*/\1/p' "$note") && { [ "$root" = PATH ] || [ -x "$root/bin/caffe" ] || [ -x "$root/build/tools/caffe" ]; }; }
+if [ -f "$stamp" ] && [ "$(state)" = "$(cat "$stamp")" ] && serves; then exit 0; fi
+
+packages() { # installs what is not there; says how when it may not
+  local -a missing=()
+  local package
+  for package in "$@"; do
+    dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
+  done
+  [ ${#missing[@]} -eq 0 ] && return 0
+  command -v apt-get >/dev/null || { say "these packages are missing, and this is no Debian: ${missing[*]}"; exit 1; }
+  local -a as_root=()
+  if [ "$(id -u)" -ne 0 ]; then
+    if command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
+      as_root=(sudo)
+    else
+      say "packages are missing, and this user may not install them. Have them installed, and run this again:"
+      say "  apt-get install --no-install-recommends ${missing[*]}"
+      exit 1
+    fi
+  fi
+  say "installing ${#missing[@]} Debian packages: ${missing[*]}"
+  local log
+  log=$(mktemp)
+  if ! { "${as_root[@]}" apt-get update && "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}"; } > "$log" 2>&1; then
+    tail -n 15 "$log"
+    say "apt-get failed; the whole log: $log"
+    exit 1
+  fi
+  rm -f "$log"
+}
+
+began=$SECONDS
+packages "${run_time[@]}"
+if [ -z "${CAFFE_ROOT:-}" ]; then packages "${build_time[@]}"; fi
+
+if [ ! -x "$venv/bin/python" ] || ! "$venv/bin/python" -c '' 2>/dev/null || [ "$("$venv/bin/python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')" != "$($python -c 'import sys; print("%d.%d" % sys.version_info[:2])')" ]; then
+  say "making $venv on $($python --version)"
+  rm -rf "$venv"
+  $python -m venv "$venv"
+fi
+say "installing bonecaffe and its pinned dependencies"
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --requirement requirements.txt --editable '.[test,lint]' --constraint requirements.txt
+
+mkdir -p "$venv/share/bonecaffe"
+found=$(scripts/build_caffe.sh "$PWD/$venv/bin/python")
+root=$(sed -n 's/^root=//p' <<< "$found")
+origin=$(sed -n 's/^origin=//p' <<< "$found")
+printf '{"root": "%s", "origin": "%s"}\n' "$root" "$origin" > "$note"
+say "Caffe: $origin ($root)"
+# so that `import caffe` works in .venv too
+"$venv/bin/python" - <<'PY'
+import sysconfig
+from pathlib import Path
+from bonecaffe import caffe_tools
+caffe = caffe_tools.find()
+pth = Path(sysconfig.get_path("purelib")) / "bonecaffe-pycaffe.pth"
+pth.write_text(f"{caffe.python}\n") if caffe.python else pth.unlink(missing_ok=True)
+PY
+"$venv/bin/bonecaffe" doctor > "$venv/share/bonecaffe/doctor.txt" || { cat "$venv/share/bonecaffe/doctor.txt"; exit 1; }
+state > "$stamp"
+say "ready after $((SECONDS - began)) s; see $venv/bin/bonecaffe doctor"

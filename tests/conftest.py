@@ -1,0 +1,114 @@
+"""What the tests share: phantoms, small recipes, runs prepared and trained on the real Caffe."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from bonecaffe.hands.phantom import dataset
+from bonecaffe.prepare import stage
+from bonecaffe.recipe import Recipe
+from bonecaffe.run import RunDir
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SAMPLE = REPOSITORY / "data" / "sample"
+REAL_HANDS = REPOSITORY.parent / "shared" / "real_hands"
+
+TINY = {
+    "network.conv_outputs": (8, 8, 8, 8, 8),
+    "network.conv_groups": (1, 1, 1, 1, 1),
+    "network.fc_outputs": (16, 16),
+    "network.train_batch": 4,
+    "network.weight_filler": "msra",
+    "network.bias_filler": "zero",
+    "network.dropout": 0.0,
+    "network.fc8_bias": 100.0,
+    "data.train_cases": 8,
+    "data.test_cases": 4,
+    "solver.type": "Adam",
+    "solver.base_lr": 0.001,
+    "solver.test_iter": 2,
+    "solver.test_interval": 4,
+    "solver.display": 1,
+    "solver.max_iter": 12,
+    "solver.stepsize": 8,
+    "solver.snapshot": 4,
+    "solver.solver_mode": "CPU",
+    "training.initial_weights": "none",
+}
+
+
+def tiny(**changes) -> Recipe:
+    """A net that trains in a second; ``solver__max_iter=6`` changes ``solver.max_iter``."""
+    values = {**TINY, **{name.replace("__", "."): value for name, value in changes.items()}}
+    return Recipe.load("paper").with_values(values, "tests: small enough to train in a second")
+
+
+@pytest.fixture(scope="session")
+def hands(tmp_path_factory) -> Path:
+    """Twelve small phantoms in RSNA's layout."""
+    out = tmp_path_factory.mktemp("hands") / "data"
+    dataset.write(out, 12, seed=5, size=(300, 390))
+    return out
+
+
+@pytest.fixture
+def own_hands(hands, tmp_path) -> Path:
+    """The same, to be spoiled by one test."""
+    return Path(shutil.copytree(hands, tmp_path / "data"))
+
+
+def prepare_run(path: Path, data: Path, recipe: Recipe | None = None, **options) -> RunDir:
+    """Prepare a run from a folder of phantoms."""
+    run = RunDir(path)
+    stage.prepare(run, data / "images", data / "ages.csv", data / "points.csv", recipe or tiny(), **options)
+    return run
+
+
+@pytest.fixture(scope="session")
+def prepared(hands, tmp_path_factory) -> RunDir:
+    """A prepared run; not to be changed."""
+    return prepare_run(tmp_path_factory.mktemp("runs") / "prepared", hands)
+
+
+@pytest.fixture(scope="session")
+def trained(hands, tmp_path_factory) -> RunDir:
+    """A run trained to its end on the real Caffe; not to be changed."""
+    from bonecaffe.training import train
+
+    run = prepare_run(tmp_path_factory.mktemp("runs") / "trained", hands)
+    outcome = train.train(run)
+    assert outcome is not None and outcome.state == "finished", outcome
+    return run
+
+
+@pytest.fixture
+def own_run(prepared, tmp_path) -> RunDir:
+    """A prepared run to be changed by one test."""
+    return RunDir(shutil.copytree(prepared.path, tmp_path / "run"))
+
+
+@pytest.fixture
+def own_trained(trained, tmp_path) -> RunDir:
+    """A trained run to be changed by one test."""
+    return RunDir(shutil.copytree(trained.path, tmp_path / "run"))
+
+
+@pytest.fixture(scope="session")
+def real_hands() -> Path:
+    """Real radiographs beside the project, for trying things on; nothing of them is stored."""
+    if not (REAL_HANDS / "points.csv").is_file():
+        pytest.skip("no folder of real hands beside the project")
+    return REAL_HANDS
+
+
+def edit_table(path: Path, **cells) -> None:
+    """Overwrite cells of the first row of a CSV file."""
+    import pandas
+
+    table = pandas.read_csv(path, dtype=str, keep_default_na=False)
+    for column, value in cells.items():
+        table.loc[0, column] = value
+    table.to_csv(path, index=False)

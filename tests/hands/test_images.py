@@ -1,0 +1,94 @@
+"""Pixels in: what is a radiograph is read, what is not is refused by name."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from bonecaffe.errors import ImageError
+from bonecaffe.hands.images import find_images, image_size, read_image
+
+GREY = (np.add.outer(np.arange(60), np.arange(40)) * 2).astype(np.uint8)
+
+
+def write(path, image, *options):
+    assert cv2.imwrite(str(path), image, list(options))
+    return path
+
+
+def test_8_bit_grey(tmp_path):
+    """As it is."""
+    path = write(tmp_path / "a.png", GREY)
+    assert np.array_equal(read_image(path), GREY)
+    assert image_size(path) == (40, 60)
+
+
+def test_16_bit_grey_is_stretched(tmp_path):
+    """From its own smallest and largest value to 0…255: a 12-bit image does not go black."""
+    image = read_image(write(tmp_path / "a.png", GREY.astype(np.uint16) * 10 + 700))
+    assert image.dtype == np.uint8 and (image.min(), image.max()) == (0, 255)
+    assert (np.diff(image.astype(int), axis=0) > 0).all()
+
+
+def test_colour_that_is_grey(tmp_path):
+    """RGB and RGBA files whose channels are equal, and JPEG."""
+    rgb = np.dstack([GREY] * 3)
+    assert np.array_equal(read_image(write(tmp_path / "rgb.png", rgb)), GREY)
+    assert np.array_equal(read_image(write(tmp_path / "rgba.png", np.dstack([rgb, np.full_like(GREY, 255)]))), GREY)
+    for image in (GREY, rgb):
+        read = read_image(write(tmp_path / "a.jpg", image, cv2.IMWRITE_JPEG_QUALITY, 95))
+        assert np.abs(read.astype(int) - GREY).max() < 12
+
+
+def test_what_is_no_radiograph_is_refused(tmp_path):
+    """Colour, transparency, text, nothing: the file is named."""
+    colour = np.dstack([GREY, GREY, 255 - GREY])
+    clear = np.dstack([GREY] * 3 + [np.full_like(GREY, 100)])
+    (tmp_path / "text.png").write_text("hello")
+    (tmp_path / "empty.png").touch()
+    write(tmp_path / "colour.png", colour)
+    write(tmp_path / "clear.png", clear)
+    for name, said in (("text", "cut off or not"), ("empty", "cut off or not"), ("colour", "colour"), ("clear", "transparent"), ("none", "No such file")):
+        with pytest.raises(ImageError, match=said) as error:
+            read_image(tmp_path / f"{name}.png")
+        assert f"{name}.png" in str(error.value)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_every_cut_off_file_is_refused(tmp_path, suffix):
+    """OpenCV decodes half a file without a word; we don't."""
+    noise = np.random.default_rng(0).integers(0, 255, (80, 60), np.uint8)
+    content = write(tmp_path / f"a{suffix}", noise).read_bytes()
+    for keep in np.linspace(0, len(content) - 2, 40).astype(int):
+        (tmp_path / f"b{suffix}").write_bytes(content[:keep])
+        with pytest.raises(ImageError):
+            read_image(tmp_path / f"b{suffix}")
+
+
+def test_damaged_png_is_refused(tmp_path):
+    """Bytes flipped within the pixels: the checksums of PNG are believed."""
+    content = bytearray(write(tmp_path / "a.png", np.random.default_rng(0).integers(0, 255, (80, 60), np.uint8)).read_bytes())
+    content[len(content) // 2] ^= 0x55
+    (tmp_path / "b.png").write_bytes(content)
+    with pytest.raises(ImageError, match=r"b\.png"):
+        read_image(tmp_path / "b.png")
+
+
+def test_images_are_found_twice_deep(tmp_path):
+    """As RSNA's archive unpacks; two of one id are refused."""
+    deep = tmp_path / "set" / "set"
+    deep.mkdir(parents=True)
+    write(deep / "1377.png", GREY)
+    (deep / "notes.txt").touch()
+    assert find_images(tmp_path) == {"1377": deep / "1377.png"}
+    write(tmp_path / "1377.jpg", GREY)
+    with pytest.raises(ImageError, match="two images have the id 1377"):
+        find_images(tmp_path)
+
+
+def test_no_images_say_so(tmp_path):
+    """An empty folder, and none."""
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(ImageError, match="no images|no such folder"):
+            find_images(folder)
