@@ -157,10 +157,15 @@ def caffe_pb2() -> ModuleType:
     return importlib.import_module("caffe.proto.caffe_pb2")
 
 
+def _environment() -> dict[str, str]:
+    """Caffe's log whole and to stderr alone; by default glog leaves files in /tmp too."""
+    return {**os.environ, "GLOG_logtostderr": "1", "GLOG_minloglevel": "0"}
+
+
 def call(program: str, arguments: list[str], cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run one of Caffe's programs to its end; CaffeError with command, code and its last words when it fails."""
     command = [str(find().program(program)), *arguments]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, errors="replace", check=False)
+    done = subprocess.run(command, cwd=cwd, env=_environment(), capture_output=True, text=True, errors="replace", check=False)
     if done.returncode:
         raise CaffeError(
             f"{program} failed with exit status {done.returncode}: {fatal_line(done.stderr)}\n  command: {' '.join(command)}"
@@ -169,14 +174,11 @@ def call(program: str, arguments: list[str], cwd: Path | None = None) -> subproc
 
 
 def start(command: list[str], cwd: Path) -> subprocess.Popen[str]:
-    """Start ``caffe`` in a session of its own, so that a terminal's Ctrl-C reaches only us; its log comes out of stdout.
-
-    Without ``GLOG_logtostderr`` glog would also leave files in /tmp.
-    """
+    """Start ``caffe`` in a session of its own, so that a terminal's Ctrl-C reaches only us; its log is its stdout."""
     return subprocess.Popen(
         command,
         cwd=cwd,
-        env={**os.environ, "GLOG_logtostderr": "1", "GLOG_minloglevel": "0"},
+        env=_environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -6,7 +6,7 @@ exits 0 all the same. So nothing it writes is believed: the LMDB is read back, r
 
 from __future__ import annotations
 
-import os
+import contextlib
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -116,39 +116,36 @@ def audit(lmdb: Path, cases: Sequence[Case], images: dict[str, str], preparation
     from bonecaffe.run import sha256
 
     expected_shape = (3, preparation.height, preparation.width)
-    count = 0
-    for key, label, pixels in records(lmdb):
-        if count == len(cases) or key != f"{count:08d}_{cases[count].id}.png":
-            raise _short(lmdb, cases, images, key)
-        case = cases[count]
-        if label != case.boneage_months:
-            raise PrepareError(
-                f"imageset: {lmdb.name}: {case.id} has label {label}, but its age is {case.boneage_months:g}."
-            )
-        if pixels.shape != expected_shape:
-            raise PrepareError(f"imageset: {lmdb.name}: {case.id} is {pixels.shape}, not {expected_shape}.")
-        if not (
-            np.array_equal(pixels[0], pixels[1])
-            and np.array_equal(pixels[0], pixels[2])
-            and sha256(pixels[0].tobytes()) == images[case.id]
-        ):
-            raise PrepareError(f"imageset: {lmdb.name}: the pixels of {case.id} are not those that were prepared.")
-        count += 1
-    if count != len(cases):
-        raise _short(lmdb, cases, images, None)
+    count, stray = 0, None
+    with contextlib.closing(records(lmdb)) as packed:
+        for key, label, pixels in packed:
+            if count == len(cases) or key != f"{count:08d}_{cases[count].id}.png":
+                stray = key
+                break
+            case = cases[count]
+            where = f"imageset: {lmdb.name}: {case.id}"
+            if label != case.boneage_months:
+                raise PrepareError(f"{where} has label {label}, but its age is {case.boneage_months:g}.")
+            if pixels.shape != expected_shape:
+                raise PrepareError(f"{where} is {pixels.shape}, not {expected_shape}.")
+            grey = np.array_equal(pixels[0], pixels[1]) and np.array_equal(pixels[0], pixels[2])
+            if not grey or sha256(pixels[0].tobytes()) != images[case.id]:
+                raise PrepareError(f"{where}: its pixels are not those that were prepared.")
+            count += 1
+    if stray is not None or count != len(cases):
+        raise _short(lmdb, cases, stray)
     return count
 
 
-def _short(lmdb: Path, cases: Sequence[Case], images: dict[str, str], found: str | None) -> PrepareError:
+def _short(lmdb: Path, cases: Sequence[Case], stray: str | None) -> PrepareError:
     """The error for an LMDB that does not hold the listed cases in order."""
     keys = [key for key, _, _ in records(lmdb)]
     packed = {key.split("_", 1)[1] for key in keys if "_" in key}
     lost = [case.id for case in cases if f"{case.id}.png" not in packed]
+    said = f"imageset: {lmdb.name} holds {len(keys)} records for {len(cases)} listed cases"
     if lost:
         return PrepareError(
-            f"imageset: {lmdb.name} holds {len(keys)} records for {len(cases)} listed cases; first missing: {lost[0]}. "
-            f"convert_imageset skips unreadable files: repair or unlist {os.path.join('images', lost[0] + '.png')}."
+            f"{said}; first missing: {lost[0]}. convert_imageset skips unreadable files: "
+            f"repair or unlist images/{lost[0]}.png."
         )
-    return PrepareError(
-        f"imageset: {lmdb.name} holds {len(keys)} records for {len(cases)} listed cases, and {found or 'its end'} stands where another was listed."
-    )
+    return PrepareError(f"{said}, and {stray or 'its end'} stands where another was listed.")

@@ -1,0 +1,106 @@
+"""evaluate: from predictions to metrics.json, figures and one self-contained report."""
+
+from __future__ import annotations
+
+import html.parser
+import json
+import re
+
+import pandas
+import pytest
+
+from bonecaffe.errors import EvaluateError
+from bonecaffe.evaluation import metrics, stage
+from bonecaffe.predict import predict_run
+
+
+class Page(html.parser.HTMLParser):
+    """Collects what a report would ask of others, and its images."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked, self.images, self.text = [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        for name, value in attributes:
+            if name in ("src", "href", "srcset", "data") and not (value or "").startswith("data:"):
+                self.asked.append(value)
+        if tag == "img":
+            self.images.append(dict(attributes))
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+@pytest.fixture
+def evaluated(own_trained):
+    predict_run(own_trained)
+    return own_trained, stage.evaluate(own_trained)
+
+
+def test_metrics_are_those_of_the_predictions(evaluated):
+    """metrics.json holds what one works out from predictions_*.csv."""
+    run, _ = evaluated
+    facts = json.loads(run.metrics.read_text())
+    for split, cases in (("train", 8), ("test", 4)):
+        table = pandas.read_csv(run.predictions(split))
+        assert facts["splits"][split]["cases"] == cases
+        assert facts["splits"][split]["mad_months"] == pytest.approx(metrics.mad(table.boneage_months, table.predicted_months))
+        assert facts["splits"][split]["ccc"] == pytest.approx(metrics.ccc(table.boneage_months, table.predicted_months))
+    assert facts["paper"]["test"] == {"mad_months": 18.9, "ccc": 0.78, "max_error_months": 69.2}
+
+
+def test_report_is_self_contained(evaluated):
+    """No other file, no other host; every image has a text; departures, verdict and the warning are in it."""
+    run, evaluation = evaluated
+    page, text = Page(), run.report.read_text(encoding="utf-8")
+    page.feed(text)
+    assert page.asked == []
+    assert not re.search(r"https?://", re.sub(r'"data:[^"]*"', "", text))
+    assert len(page.images) == 3 and all(len(image["alt"]) > 20 for image in page.images)
+    words = " ".join("".join(page.text).split())
+    assert evaluation.verdict in words
+    assert "no medical device" in words
+    for departure in run.recipe().departures():
+        assert departure.field in text and departure.reason in words
+    assert run.report.stat().st_size < 3e6
+    assert sorted(path.name for path in run.figures.iterdir()) == ["error_against_iteration.png", "predicted_against_true.png", "worst_test_hands.png"]
+
+
+def test_ids_cannot_inject_markup(evaluated):
+    """The recipe's words are escaped."""
+    run, _ = evaluated
+    run.write_recipe(run.recipe().with_values({"data.split_seed": 5}, "<script>alert(1)</script>"))
+    stage.evaluate(run)
+    assert "<script>" not in run.report.read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda text: text.replace("predicted_months", "months"), "header"),
+        (lambda text: re.sub(r"(?m)^(\d+,\d+),[-\d.]+", r"\1,nan", text, count=1), "row 2 .*not a finite number"),
+        (lambda text: text + text.splitlines()[1] + "\n", "stands twice"),
+        (lambda text: text.splitlines()[0] + "\n", "no cases"),
+        (lambda text: "\n".join(text.splitlines()[:2]) + "\n", "not defined"),
+    ],
+)
+def test_bad_predictions_are_named(evaluated, change, said):
+    """A nan, a duplicate, another header, none, one: an error, never a number."""
+    run, _ = evaluated
+    path = run.predictions("test")
+    path.write_text(change(path.read_text()))
+    with pytest.raises(EvaluateError, match=f"(?s){said}"):
+        stage.evaluate(run)
+
+
+def test_verdict_says_what_is_so():
+    """Reached, not reached, departed, nothing learned."""
+
+    def measured(mad, ccc, guess):
+        return metrics.Metrics(200, mad, ccc, 60.0, 25.0, 0.0, guess)
+
+    assert "are reached" in stage.verdict(False, measured(18.0, 0.80, 34.0))
+    assert "not reached" in stage.verdict(False, measured(25.0, 0.60, 34.0))
+    assert "departs" in stage.verdict(True, measured(5.0, 0.99, 34.0))
+    assert "learned nothing" in stage.verdict(True, measured(35.0, 0.0, 34.0))

@@ -1,0 +1,81 @@
+"""histeq by MATLAB's rule."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bonecaffe.prepare.histeq import histeq, histogram, transform
+
+
+def by_the_letter(counts, n):
+    """The rule as it is written, one level at a time; slow, and independent of ours."""
+    total, c0, table = sum(counts), 0, []
+    tolerance = total * math.sqrt(np.finfo(float).eps)
+    for j, h in enumerate(counts):
+        c0 += h
+        t = h / 2 if 1 <= j <= 254 else 0
+        k = next((k for k in range(1, n + 1) if k * total / n >= c0 - t - tolerance), n)
+        table.append(math.floor(255 * (k - 1) / (n - 1) + 0.5))
+    return table
+
+
+def test_published_examples():
+    """100 pixels each of 50, 51, 52 become 40, 125, 215; a constant image of 100 becomes 125."""
+    image = np.repeat(np.array([50, 51, 52], np.uint8), 100).reshape(10, 30)
+    assert sorted(set(histeq(image).ravel().tolist())) == [40, 125, 215]
+    assert set(histeq(np.full((7, 9), 100, np.uint8)).ravel().tolist()) == {125}
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([2, 3, 16, 64, 100, 255, 256]), st.sampled_from(["flat", "few", "steep"]))
+def test_equals_the_rule_as_written(seed, levels, kind):
+    """Against the rule, level by level, for many histograms."""
+    rng = np.random.default_rng(seed)
+    counts = {
+        "flat": rng.integers(0, 50, 256),
+        "few": rng.integers(0, 900, 256) * (rng.random(256) < 0.04),
+        "steep": (10 ** rng.uniform(0, 6, 256)).astype(int),
+    }[kind]
+    counts[rng.integers(0, 256)] += 1
+    table = transform(counts, levels)
+    assert table.tolist() == by_the_letter(counts.tolist(), levels)
+    assert (np.diff(table.astype(int)) >= 0).all()
+    assert len(set(table.tolist())) <= levels
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_moving_pixels_about_changes_nothing(seed):
+    """A pixel's output depends on the histogram alone."""
+    rng = np.random.default_rng(seed)
+    image = rng.integers(0, 256, (13, 17), np.uint8)
+    order = rng.permutation(image.size)
+    assert np.array_equal(histeq(image).ravel()[order], histeq(image.ravel()[order].reshape(17, 13)).ravel())
+
+
+def test_edge_images():
+    """All 256 levels, two levels, one pixel."""
+    every = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    assert len(set(histeq(every).ravel().tolist())) == 64
+    assert histeq(every).min() == 0 and histeq(every).max() == 255
+    two = np.array([[0, 255]], np.uint8)
+    assert histeq(two).tolist() == [[by_the_letter([1] + [0] * 254 + [1], 64)[0], 255]]
+    assert histeq(np.array([[7]], np.uint8)).tolist() == [[125]]
+
+
+def test_histogram_counts_exactly_where_float32_would_not():
+    """20 million pixels of one value: beyond float32's whole numbers."""
+    image = np.full((5000, 4001), 9, np.uint8)
+    assert histogram(image)[9] == 5000 * 4001
+
+
+@pytest.mark.parametrize("image", [np.zeros((3, 3), np.uint16), np.zeros((3, 3, 3), np.uint8), np.zeros((0, 3), np.uint8)])
+def test_wrong_arrays_are_refused(image):
+    """Only two-dimensional, non-empty uint8."""
+    with pytest.raises(ValueError, match="uint8"):
+        histeq(image)

@@ -1,0 +1,282 @@
+"""prepare: what it packs is what was asked for; what is wrong is named, and nothing half-made is left."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import pytest
+from conftest import REPOSITORY, edit_table, prepare_run, tiny
+
+from bonecaffe import caffe_tools
+from bonecaffe.errors import BonecaffeError, CasesError, ImageError, PointsError, PrepareError, RunError
+from bonecaffe.hands.cases import read_cases
+from bonecaffe.hands.images import find_images, read_image
+from bonecaffe.hands.reference_points import read_points
+from bonecaffe.prepare import imageset, normalize, stage
+from bonecaffe.run import SPLITS, RunDir
+
+
+def outputs(run):
+    """Every file of a run but its lock, with its bytes (an LMDB's lock.mdb left out)."""
+    return {str(p.relative_to(run.path)): p.read_bytes() for p in sorted(run.path.rglob("*")) if p.is_file() and p.name not in (".lock", "lock.mdb")}
+
+
+def test_lmdbs_hold_every_case_label_and_pixel(prepared, hands):
+    """Read back: keys in the order of the list, whole months, three equal channels of the normalized hand."""
+    ages = {case.id: case.boneage_months for case in read_cases(hands / "ages.csv")}
+    points, files, recipe = read_points(hands / "points.csv"), find_images(hands / "images"), prepared.recipe()
+    seen = []
+    for split in SPLITS:
+        listed = [line.rsplit(" ", 1) for line in prepared.list_file(split).read_text().splitlines()]
+        packed = list(imageset.records(prepared.lmdb(split)))
+        assert [key for key, _, _ in packed] == [f"{i:08d}_{path}" for i, (path, _) in enumerate(listed)]
+        for (path, written), (_, label, pixels) in zip(listed, packed, strict=True):
+            case_id = path.removesuffix(".png")
+            assert label == ages[case_id] == int(written)
+            expected = normalize.normalize(read_image(files[case_id]), points[case_id], recipe.preparation)
+            assert np.array_equal(pixels, np.stack([expected] * 3))
+            assert np.array_equal(read_image(prepared.image(case_id)), expected)
+            seen.append(case_id)
+    assert len(seen) == len(set(seen)) == 12
+    assert prepared.manifest()["prepare"]["records"] == {"train": 8, "test": 4}
+
+
+@pytest.mark.parametrize("which", ["phantoms", "real"])
+def test_bytes_equal_the_papers_own_command(which, hands, tmp_path, request):
+    """`convert_imageset -resize_height 224 -resize_width 224` on full-size equalized crops packs the same bytes."""
+    data = hands if which == "phantoms" else request.getfixturevalue("real_hands")
+    images, recipe = find_images(data / "images"), tiny(data__train_cases=8, data__test_cases=4)
+    run = RunDir(tmp_path / "run")
+    stage.prepare(run, data / "images", data / "ages.csv", data / "points.csv", recipe)
+    points = read_points(data / "points.csv")
+    full = tmp_path / "full"
+    full.mkdir()
+    for split in SPLITS:
+        for line in run.list_file(split).read_text().splitlines():
+            case_id = line.rsplit(" ", 1)[0].removesuffix(".png")
+            crop = normalize.equalized_crop(read_image(images[case_id]), points[case_id], recipe.preparation)
+            assert crop.shape != (224, 224)
+            cv2.imwrite(str(full / f"{case_id}.png"), crop)
+        caffe_tools.call("convert_imageset", ["-resize_height", "224", "-resize_width", "224", f"{full}/", str(run.list_file(split)), str(tmp_path / split)])
+        ours, theirs = list(imageset.records(run.lmdb(split))), list(imageset.records(tmp_path / split))
+        assert [record[:2] for record in ours] == [record[:2] for record in theirs]
+        assert all(np.array_equal(a[2], b[2]) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_again_with_nothing_changed_does_nothing(prepared, hands, own_run):
+    """And says so; a changed table or recipe is noticed."""
+    before = outputs(own_run)
+    arguments = (hands / "images", hands / "ages.csv", hands / "points.csv")
+    assert stage.prepare(own_run, *arguments, tiny()) is False
+    assert outputs(own_run) == before
+    assert stage.prepare(own_run, *arguments, tiny(preparation__margin=0.1)) is True
+    assert outputs(own_run) != before
+
+
+def test_order_and_seed_decide_the_bytes(hands, prepared, tmp_path):
+    """The same seed gives the same LMDB, byte for byte; one process or two."""
+    again = prepare_run(tmp_path / "again", hands, workers=1)
+    for split in SPLITS:
+        assert again.list_file(split).read_bytes() == prepared.list_file(split).read_bytes()
+        assert [r[2].tobytes() for r in imageset.records(again.lmdb(split))] == [r[2].tobytes() for r in imageset.records(prepared.lmdb(split))]
+    other = prepare_run(tmp_path / "other", hands, tiny(data__split_seed=99))
+    assert other.list_file("train").read_bytes() != prepared.list_file("train").read_bytes()
+
+
+def spoil_image(data, how):
+    path = sorted((data / "images").glob("*.png"))[0]
+    content = path.read_bytes()
+    if how == "cut":
+        path.write_bytes(content[: len(content) // 2])
+    elif how == "damaged":
+        path.write_bytes(content[:3000] + bytes(200) + content[3200:])
+    elif how == "gone":
+        path.unlink()
+    elif how == "other size":
+        cv2.imwrite(str(path), cv2.imread(str(path), 0)[:-1])
+    elif how == "colour":
+        image = cv2.imread(str(path))
+        image[..., 0] //= 2
+        cv2.imwrite(str(path), image)
+    return path
+
+
+BAD = {
+    "cut": (ImageError, PointsError, PrepareError),
+    "damaged": (PrepareError,),
+    "gone": (ImageError,),
+    "other size": (PointsError,),
+    "colour": (PrepareError,),
+}
+
+
+@pytest.mark.parametrize("how", BAD)
+def test_bad_image_is_named_and_nothing_is_left(own_hands, tmp_path, how):
+    """Cut off, damaged, gone, of another size than its points say, in colour."""
+    path = spoil_image(own_hands, how)
+    with pytest.raises(BAD[how]) as error:
+        prepare_run(tmp_path / "run", own_hands)
+    assert path.stem in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "cells", "error", "said"),
+    [
+        ("ages.csv", {"boneage": "126.5"}, PrepareError, r"1 of 12 ages are not whole months: 1001 \(126.5\)"),
+        ("ages.csv", {"boneage": "abc"}, CasesError, "row 2"),
+        ("ages.csv", {"id": "1002"}, CasesError, "stands in row 2 already"),
+        ("points.csv", {"radius_x": ""}, PointsError, "row 2.*missing radius_x"),
+        ("points.csv", {"radius_x": "4000"}, PointsError, "row 2.*outside"),
+        ("points.csv", {"id": "1002"}, PointsError, "stands in row 2 already"),
+        ("points.csv", {"width": "301"}, PointsError, "1001"),
+        ("points.csv", {"id": "77"}, CasesError, "first without points: 1001"),
+    ],
+)
+def test_bad_row_is_named_and_nothing_is_left(own_hands, tmp_path, file, cells, error, said):
+    """Ages and points: each faulty cell ends in its own sentence."""
+    edit_table(own_hands / file, **cells)
+    with pytest.raises(error, match=f"(?s){said}"):
+        prepare_run(tmp_path / "run", own_hands)
+    assert not (tmp_path / "run").exists()
+
+
+def test_failure_leaves_the_prepared_run_as_it_was(own_hands, tmp_path):
+    """Nothing is lost when a second prepare fails."""
+    run = prepare_run(tmp_path / "run", own_hands)
+    before = outputs(run)
+    spoil_image(own_hands, "damaged")
+    with pytest.raises(BonecaffeError):
+        prepare_run(run.path, own_hands)
+    assert outputs(run) == before
+
+
+def test_half_written_lmdb_is_replaced(own_run, hands):
+    """An LMDB cut off by a crash is noticed and made anew; one in the way of convert_imageset is refused."""
+    data = own_run.lmdb("train") / "data.mdb"
+    data.write_bytes(data.read_bytes()[:5000])
+    assert stage.prepare(own_run, hands / "images", hands / "ages.csv", hands / "points.csv", tiny()) is True
+    assert len(list(imageset.records(own_run.lmdb("train")))) == 8
+    with pytest.raises(PrepareError, match="exists already"):
+        imageset.convert(own_run.images, own_run.list_file("train"), own_run.lmdb("train"), tiny().preparation)
+
+
+def test_skipped_image_is_noticed(own_run):
+    """convert_imageset skips what it cannot read and exits 0; the audit names the first that is missing."""
+    recipe, cases = own_run.recipe(), read_cases(own_run.cases_file)[:8]
+    hashes = {case_id: entry["pixels_sha256"] for case_id, entry in own_run.manifest()["prepare"]["cases"].items()}
+    own_run.image(cases[3].id).write_bytes(b"not a png")
+    target = own_run.path / "again_lmdb"
+    imageset.convert(own_run.images, own_run.list_file("train"), target, recipe.preparation)
+    with pytest.raises(PrepareError, match=f"holds 7 records for 8 listed cases; first missing: {cases[3].id}"):
+        imageset.audit(target, cases, hashes, recipe.preparation)
+
+
+def test_every_wrong_record_is_noticed(own_run):
+    """Another label, another order, another size, another pixel."""
+    recipe, cases = own_run.recipe(), read_cases(own_run.cases_file)[:8]
+    hashes = {case_id: entry["pixels_sha256"] for case_id, entry in own_run.manifest()["prepare"]["cases"].items()}
+    lines = own_run.list_file("train").read_text().splitlines()
+
+    def packed(name, listed, folder=own_run.images, size=recipe.preparation):
+        (own_run.path / f"{name}.txt").write_text("\n".join(listed) + "\n")
+        imageset.convert(folder, own_run.path / f"{name}.txt", own_run.path / name, size)
+        return own_run.path / name
+
+    assert imageset.audit(packed("same", lines), cases, hashes, recipe.preparation) == 8
+    path, label = lines[2].rsplit(" ", 1)
+    wrong = {
+        "label": (packed("label", [*lines[:2], f"{path} {int(label) + 1}", *lines[3:]]), "has label"),
+        "order": (packed("order", [lines[1], lines[0], *lines[2:]]), "stands where another"),
+        "more": (packed("more", [*lines, lines[0]]), "holds 9 records for 8"),
+        "size": (packed("size", lines, size=tiny(preparation__height=100).preparation), "not \\(3, 224, 224\\)"),
+    }
+    other = own_run.path / "other"
+    shutil.copytree(own_run.images, other)
+    image = read_image(other / path)
+    image[0, 0] ^= 1
+    cv2.imwrite(str(other / path), image)
+    wrong["pixel"] = (packed("pixel", lines, folder=other), "its pixels are not")
+    for lmdb, said in wrong.values():
+        with pytest.raises(PrepareError, match=said):
+            imageset.audit(lmdb, cases, hashes, recipe.preparation)
+
+
+def test_two_at_once_are_refused(own_run, hands):
+    """One run, one writer."""
+    with own_run.lock("test"), pytest.raises(RunError, match="in use by bonecaffe test"):
+        prepare_run(own_run.path, hands, tiny(data__split_seed=1))
+
+
+def test_kill_and_again_picks_up(tmp_path):
+    """kill -9 in mid-work; the second run finds finished images, and the result is that of an undisturbed one."""
+    from bonecaffe.hands.phantom import dataset
+
+    data = tmp_path / "data"
+    dataset.write(data, 60, 8, (500, 650))
+    recipe = tiny(data__train_cases=40, data__test_cases=20)
+    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
+    command = [sys.executable, "-m", "bonecaffe", "prepare", str(tmp_path / "run"), "--images", str(data / "images"), "--ages", str(data / "ages.csv")]
+    command += ["--points", str(data / "points.csv"), "--recipe", str(tmp_path / "recipe.yaml"), "--jobs", "1"]
+    process = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.DEVNULL, start_new_session=True)
+    journal = tmp_path / "run" / ".prepare" / "journal.jsonl"
+    deadline = time.monotonic() + 60
+    while not (journal.exists() and len(journal.read_text().splitlines()) >= 5):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "run" / "train_lmdb").exists()
+    finished = len(journal.read_text().splitlines())
+    told = []
+    run = prepare_run(tmp_path / "run", data, recipe, progress=lambda done, total: told.append(done))
+    assert told[0] > finished >= 5 and told[-1] == 60
+    clean = prepare_run(tmp_path / "clean", data, recipe)
+    assert {name: content for name, content in outputs(run).items() if name.startswith("images")} == {name: content for name, content in outputs(clean).items() if name.startswith("images")}
+    assert not (run.path / ".prepare").exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 1.5 MB, where this user may mount one."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", str(folder)], capture_output=True, check=False).returncode:
+        pytest.skip("may not mount a small file system here")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=False)
+
+
+def test_full_disk_is_said_and_nothing_is_left(hands, small_disk, monkeypatch):
+    """Before the work where it can be foreseen, and in the middle of it where it cannot."""
+    with pytest.raises(PrepareError, match="disk is full"):
+        prepare_run(small_disk / "run", hands)
+    assert list(small_disk.iterdir()) == []
+    monkeypatch.setattr(stage, "_check_space", lambda run, jobs: None)
+    with pytest.raises((PrepareError, OSError)) as error:
+        prepare_run(small_disk / "run", hands)
+    assert "full" in str(error.value) or "No space left" in str(error.value)
+    assert list(small_disk.iterdir()) == []
+
+
+def test_manifest_holds_no_path_and_every_hash(prepared):
+    """Names and hashes, so that a run can be shown to others."""
+    text = json.dumps(prepared.manifest())
+    assert str(prepared.path.parent) not in text
+    facts = prepared.manifest()["prepare"]
+    assert len(facts["cases"]) == 12 and all(len(entry["source_sha256"]) == len(entry["pixels_sha256"]) == 64 for entry in facts["cases"].values())
+
+
+def test_real_hands_are_prepared(real_hands, tmp_path):
+    """Real images, ages and points pass through; hands without an age are counted."""
+    run = prepare_run(tmp_path / "run", real_hands, tiny(data__train_cases=39, data__test_cases=20))
+    facts = run.manifest()["prepare"]
+    assert facts["records"] == {"train": 39, "test": 20} and facts["left_out"] == {"without an age": 5}

@@ -1,0 +1,151 @@
+"""The command line as its users meet it: complete help, clear errors, exit codes."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+from conftest import REPOSITORY, edit_table, tiny
+
+from bonecaffe.cli import main
+
+VERBS = list(main.commands)
+
+
+def bonecaffe(*arguments, code=0):
+    done = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert done.exit_code == code, done.output
+    return done
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_is_complete(verb):
+    """Every verb says what it does, and what each of its options does."""
+    output = bonecaffe(verb, "--help").output
+    assert len(output.splitlines()[2].strip()) > 20
+    for parameter in main.commands[verb].params:
+        if parameter.param_type_name == "option" and parameter.name != "help":
+            assert parameter.help, f"{verb} {parameter.name}"
+
+
+def test_readme_names_every_verb_and_target():
+    """A command that is not in the README does not exist for its users; nor does the README promise one that is not."""
+    readme = (REPOSITORY / "README.md").read_text()
+    makefile = (REPOSITORY / "Makefile").read_text()
+    for verb in VERBS:
+        assert f"bonecaffe {verb}" in readme or f"`{verb}`" in readme, verb
+    for target in re.findall(r"`?make ([a-z-]+)", readme):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    for named in re.findall(r"bonecaffe ([a-z]+) ", "\n".join(re.findall(r"(?m)^    .*$|`[^`]+`", readme))):
+        assert named in VERBS, named
+
+
+def test_the_whole_work_by_command(hands, tmp_path):
+    """prepare, prototxt, train, evaluate, predict, repro: each once, by its command."""
+    run = tmp_path / "run"
+    (tmp_path / "tiny.yaml").write_text(tiny(solver__max_iter=4).to_yaml())
+    data = ("--images", hands / "images", "--ages", hands / "ages.csv", "--points", hands / "points.csv")
+    assert "8 hands for training, 4 for test" in bonecaffe("prepare", run, *data, "--recipe", tmp_path / "tiny.yaml").output
+    assert "nothing changed" in bonecaffe("prepare", run, *data).output
+    assert "train_val.prototxt" in bonecaffe("prototxt", run).output
+    assert "finished at iteration 4" in bonecaffe("train", run).output
+    assert "trained already" in bonecaffe("train", run).output
+    output = bonecaffe("evaluate", run).output
+    assert "18.9" in output and output.strip().endswith("report.html")
+    image = sorted((hands / "images").glob("*.png"))[0]
+    line = bonecaffe("predict", run, image, "--points", hands / "points.csv").output
+    assert re.fullmatch(r".*1001\.png\t-?\d+\.\d months\n", line)
+    facts = json.loads(bonecaffe("predict", run, image, "--points", hands / "points.csv", "--json").output)
+    assert facts["id"] == "1001" and f"{facts['months']:.1f} months" in line
+    assert "solver.max_iter" in bonecaffe("repro", run).output
+
+
+def test_split_options_are_declared_departures(hands, tmp_path):
+    """--train, --test and --seed change the recipe of the run, with the reason; the test pass is fitted."""
+    run = tmp_path / "run"
+    bonecaffe("prepare", run, "--images", hands / "images", "--ages", hands / "ages.csv", "--points", hands / "points.csv", "--train", 5, "--test", 3, "--seed", 9)
+    output = bonecaffe("repro", run).output
+    assert "prepare --train 5" in output and "prepare --seed 9" in output and "solver.test_iter" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train", "{tmp}/none"], "not a prepared run"),
+        (["evaluate", "{tmp}/none"], "not a prepared run"),
+        (["repro", "{tmp}/none"], "not a prepared run"),
+        (["prototxt", "--out", "{tmp}/p", "--recipe", "none"], "neither a file nor one of"),
+        (["prepare", "{tmp}/run", "--images", "{tmp}", "--ages", "{tmp}/none.csv", "--points", "{tmp}/none.csv"], "no such file"),
+        (["predict", "{tmp}/none", "{tmp}/a.png", "--points", "{tmp}/none.csv"], "no such file"),
+    ],
+)
+def test_expected_failures_exit_1_with_a_sentence(arguments, said, tmp_path):
+    """No traceback, nothing made."""
+    done = bonecaffe(*[argument.replace("{tmp}", str(tmp_path)) for argument in arguments], code=1)
+    assert said in done.output and "Traceback" not in done.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_row_by_command(own_hands, tmp_path):
+    """The file, the row and the remedy reach the user."""
+    edit_table(own_hands / "ages.csv", boneage="126.5")
+    done = bonecaffe("prepare", tmp_path / "run", "--images", own_hands / "images", "--ages", own_hands / "ages.csv", "--points", own_hands / "points.csv", "--recipe", "smoke", code=1)
+    assert "1001 (126.5)" in done.output and not (tmp_path / "run").exists()
+
+
+def test_a_bug_exits_3_with_its_traceback_in_a_file(monkeypatch, tmp_path):
+    """What we did not expect is told apart from what the user can mend."""
+    from bonecaffe.run import RunDir
+
+    def broken(self):
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(RunDir, "recipe", broken)
+    done = bonecaffe("repro", tmp_path, code=3)
+    path = re.search(r"The traceback is in (\S+)\.$", done.output.strip()).group(1)
+    with open(path) as file:
+        assert "ZeroDivisionError: a bug" in file.read()
+
+
+def test_doctor_finds_what_is_here():
+    """Exit 0 on a machine where these tests run; every finding has a state; JSON for scripts."""
+    findings = json.loads(bonecaffe("doctor", "--json").output)
+    assert {"Caffe", "convert_imageset", "pycaffe", "BLAS"} <= {finding["what"] for finding in findings}
+    assert not [finding for finding in findings if finding["state"] == "missing"]
+    assert "1.0.0" in bonecaffe("doctor").output
+
+
+def test_doctor_exits_1_without_caffe(monkeypatch, tmp_path):
+    """And names the command that mends it."""
+    from bonecaffe import caffe_tools
+
+    monkeypatch.setenv("CAFFE_ROOT", str(tmp_path))
+    done = bonecaffe("doctor", code=1)
+    assert "make setup" in done.output
+    monkeypatch.delenv("CAFFE_ROOT")
+    monkeypatch.setattr(caffe_tools, "NOTE", tmp_path / "none.json")
+    monkeypatch.setattr(caffe_tools.shutil, "which", lambda name: None)
+    assert "make setup" in bonecaffe("doctor", code=1).output
+
+
+def test_predict_one_script(trained, hands):
+    """scripts/predict_one.py: one radiograph, one number."""
+    image = sorted((hands / "images").glob("*.png"))[0]
+    done = subprocess.run([sys.executable, REPOSITORY / "scripts" / "predict_one.py", trained.path, image, hands / "points.csv"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"-?\d+\.\d\n", done.stdout)
+
+
+def test_fetch_script_says_no_when_it_cannot(tmp_path):
+    """Without a network: one sentence, exit 1, no half file; a wrong file is refused by its sha1."""
+    command = [sys.executable, str(REPOSITORY / "scripts" / "fetch_caffenet.py"), "--out", str(tmp_path / "w.caffemodel"), "--url"]
+    (tmp_path / "wrong").write_bytes(b"not the weights")
+    for url, said in (("http://127.0.0.1:9/none", "could not be fetched"), ((tmp_path / "wrong").as_uri(), "sha1")):
+        done = subprocess.run([*command, url], capture_output=True, text=True, check=False)
+        assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr
+        assert not (tmp_path / "w.caffemodel").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["wrong"]

@@ -1,0 +1,128 @@
+"""Predictions: the same pixels as in training, the same numbers as other readers of the same model."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pandas
+import pytest
+from conftest import tiny
+
+from bonecaffe import caffe_tools
+from bonecaffe.errors import BonecaffeError, ImageError, PredictError
+from bonecaffe.hands.images import find_images, read_image
+from bonecaffe.hands.reference_points import read_points
+from bonecaffe.predict import Predictor, predict_run
+from bonecaffe.prepare import imageset
+
+
+@pytest.fixture(scope="module")
+def predictor(trained):
+    return Predictor(trained)
+
+
+def test_feed_equals_what_caffes_data_layer_feeds(own_run, predictor, trained):
+    """The real Data layer on the packed LMDB gives, to the last bit, what Predictor feeds for the same hands."""
+    caffe = caffe_tools.import_pycaffe()
+    lines = own_run.list_file("test").read_text().splitlines()
+    text = f"""layer {{ name: "data" type: "Data" top: "data" top: "label" transform_param {{ mean_value: 104 mean_value: 117 mean_value: 123 }}
+        data_param {{ source: "{own_run.lmdb("test")}" batch_size: {len(lines)} backend: LMDB }} }}"""
+    (own_run.path / "data.prototxt").write_text(text)
+    net = caffe.Net(str(own_run.path / "data.prototxt"), caffe.TEST)
+    net.forward()
+    fed = net.blobs["data"].data
+    ours = np.stack([predictor.feed(read_image(own_run.images / line.rsplit(" ", 1)[0])) for line in lines])
+    assert fed.dtype == ours.dtype == np.float32
+    assert np.array_equal(fed, ours)
+
+
+def test_from_radiograph_equals_from_lmdb(trained, hands, predictor):
+    """A file and its points give the number that the packed image gives, in any batch."""
+    points, files = read_points(hands / "points.csv"), find_images(hands / "images")
+    ids = sorted(points)
+    one_by_one = [predictor.predict(files[case_id], points[case_id]) for case_id in ids]
+    together = list(predictor.predict_many([(files[case_id], points[case_id]) for case_id in ids]))
+    packed = dict(zip(ids, predictor.predict_normalized(read_image(trained.image(case_id)) for case_id in ids), strict=True))
+    assert np.allclose(one_by_one, together, rtol=1e-5)
+    assert np.allclose(together, [packed[case_id] for case_id in ids], rtol=1e-6)
+    as_array = predictor.predict(read_image(files[ids[0]]), points[ids[0]].points)
+    assert as_array == pytest.approx(one_by_one[0], rel=1e-6)
+
+
+def test_equals_opencvs_caffe_importer(trained, predictor):
+    """An independent reader of the same deploy file and caffemodel."""
+    net = cv2.dnn.readNetFromCaffe(str(trained.deploy), str(predictor.snapshot.caffemodel))
+    for path in sorted(trained.images.glob("*.png")):
+        normal = read_image(path)
+        net.setInput(predictor.feed(normal)[None])
+        assert next(predictor.predict_normalized([normal])) == pytest.approx(float(net.forward().ravel()[0]), rel=1e-4)
+
+
+def test_caffe_tests_loss_equals_ours(trained):
+    """`caffe test` on the test LMDB reports the loss that predictions_test.csv gives."""
+    predict_run(trained)
+    table = pandas.read_csv(trained.predictions("test"))
+    ours = float(((table.predicted_months - table.boneage_months) ** 2).mean() / 2)
+    arguments = ["test", "-model", trained.train_val.name, "-weights", "snapshots/SNAPSHOT_iter_12.caffemodel", "-iterations", "2"]
+    said = caffe_tools.call("caffe", arguments, cwd=trained.path).stderr
+    loss = float(said.rsplit("Loss: ", 1)[1].split()[0])
+    assert loss == pytest.approx(ours, rel=1e-4)
+
+
+def test_predictions_file_is_as_promised(trained, hands):
+    """Header, every case once, exact ages; a second call does nothing."""
+    predict_run(trained)
+    ages = pandas.read_csv(hands / "ages.csv", dtype={"id": str}).set_index("id").boneage
+    seen = []
+    for split, count in (("train", 8), ("test", 4)):
+        table = pandas.read_csv(trained.predictions(split), dtype={"id": str})
+        assert list(table.columns) == ["id", "boneage_months", "predicted_months", "male"] and len(table) == count
+        assert (table.boneage_months.to_numpy() == ages[table.id].to_numpy()).all()
+        seen += table.id.tolist()
+    assert sorted(seen) == sorted(ages.index)
+    stamp = trained.predictions("test").stat().st_mtime_ns
+    predict_run(trained)
+    assert trained.predictions("test").stat().st_mtime_ns == stamp
+
+
+def test_older_snapshot_can_be_asked_for(trained, own_trained):
+    """By its iteration; one that is not there is refused with those that are."""
+    assert Predictor(trained, 4).snapshot.iteration == 4
+    with pytest.raises(PredictError, match="There are: 4, 8, 12"):
+        Predictor(trained, 5)
+    last = own_trained.snapshots / "SNAPSHOT_iter_12.caffemodel"
+    last.write_bytes(last.read_bytes()[:500])
+    with pytest.raises(PredictError, match="SNAPSHOT_iter_12"):
+        Predictor(own_trained)
+
+
+def test_what_cannot_be_predicted_is_refused(predictor, hands, own_run, tmp_path):
+    """No model, no image, points of another image, six points, points outside."""
+    points, files = read_points(hands / "points.csv"), find_images(hands / "images")
+    hand = points["1001"]
+    with pytest.raises(PredictError, match="train it first"):
+        Predictor(own_run)
+    with pytest.raises(ImageError, match=r"none\.png"):
+        predictor.predict(tmp_path / "none.png", hand)
+    with pytest.raises(PredictError, match="marked in"):
+        predictor.predict(np.zeros((50, 60), np.uint8), hand)
+    with pytest.raises(PredictError, match="6 reference points"):
+        predictor.predict(files["1001"], hand.points[:6])
+    with pytest.raises(PredictError, match="outside"):
+        predictor.predict(files["1001"], [(x + 1000, y) for x, y in hand.points])
+
+
+def test_model_of_other_images_is_refused(own_trained, hands):
+    """Prepared anew after it was trained: its model does not belong to its images."""
+    from conftest import prepare_run
+
+    prepare_run(own_trained.path, hands, tiny(data__split_seed=77))
+    with pytest.raises(BonecaffeError, match="prepared anew"):
+        predict_run(own_trained)
+
+
+def test_nothing_half_written_is_left_in_an_lmdb_read(prepared):
+    """Reading an LMDB leaves its data as they were."""
+    before = (prepared.lmdb("train") / "data.mdb").read_bytes()
+    assert len(list(imageset.records(prepared.lmdb("train")))) == 8
+    assert (prepared.lmdb("train") / "data.mdb").read_bytes() == before

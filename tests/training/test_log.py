@@ -1,0 +1,64 @@
+"""Caffe's log: lines in, events out, whatever the text."""
+
+from __future__ import annotations
+
+import math
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bonecaffe.training.log import Event, curve, parse
+
+# Both forms of the iteration line as Caffe 1.0 and its forks print them, with glog's preamble and without.
+LOG = """\
+# bonecaffe 2026-11-23T19:53:50+00:00: caffe train --solver solver.prototxt
+I1123 19:53:51.123456 10177 solver.cpp:294] Iteration 0, Testing net (#0)
+I20261123 19:53:52.123456 10177 solver.cpp:414]     Test net output #0: loss = 2218.53 (* 1 = 2218.53 loss)
+I1123 19:53:52.223456 10177 solver.cpp:239] Iteration 0 (-1.4013e-45 iter/s, 0.8s/20 iters), loss = 1965.9
+I1123 19:53:52.223456 10177 solver.cpp:258]     Train net output #0: loss = 1965.9 (* 1 = 1965.9 loss)
+I1123 19:53:52.223456 10177 sgd_solver.cpp:112] Iteration 0, lr = 3e-06
+Iteration 20, loss = 1.5e+02
+Iteration 20, lr = 3e-06
+I1123 19:54:52.223456 10177 solver.cpp:464] Snapshotting to binary proto file snapshots/SNAPSHOT_iter_20.caffemodel
+I1123 19:54:52.223456 10177 solver.cpp:239] Iteration 40 (2.8 iter/s, 7.1s/20 iters), loss = -nan
+I1123 19:54:52.223456 10177 solver.cpp:239] Iteration 60, loss = inf
+I1123 19:54:53.223456 10177 solver.cpp:327] Optimization stopped early.
+I1123 19:54:53.223456 10177 caffe.cpp:259] Optimization Done.
+F1123 19:54:54.223456 10177 net.cpp:757] Cannot copy param 0 weights from layer 'fc8'; shape mismatch.
+"""
+
+
+def test_every_kind_of_line_is_read():
+    """Kind, iteration and value of each."""
+    kinds = [(event.kind, event.iteration) for event in parse(LOG.splitlines())]
+    assert kinds == [
+        ("testing", 0), ("test_output", 0), ("train_loss", 0), ("train_output", 0), ("lr", 0), ("train_loss", 20), ("lr", 20), ("snapshot", 20),
+        ("train_loss", 40), ("train_loss", 60), ("stopped_early", 60), ("done", 60), ("fatal", 60),
+    ]  # fmt: skip
+    events = list(parse(LOG.splitlines()))
+    assert [event.value for event in events if event.kind == "train_loss"][:2] == [1965.9, 150.0]
+    assert math.isnan(events[8].value) and math.isinf(events[9].value)
+    assert events[4].value == 3e-6
+    assert events[7].text == "snapshots/SNAPSHOT_iter_20.caffemodel"
+    assert events[-1].text.startswith("Cannot copy param 0")
+
+
+def test_curve_is_in_months_and_a_resumed_log_replaces():
+    """RMSE = sqrt(2 loss); what was trained again replaces what it repeats."""
+    points = curve([*parse(LOG.splitlines()), Event("train_loss", 20, 200.0)])
+    assert [(p.iteration, p.phase) for p in points] == [(0, "test"), (0, "train"), (20, "train"), (40, "train"), (60, "train")]
+    assert points[2].rmse == 20.0
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.one_of(st.text(), st.sampled_from(LOG.splitlines()).flatmap(lambda line: st.integers(0, len(line)).map(lambda n: line[:n] + line[n + 1 :])))))
+def test_no_text_breaks_it(lines):
+    """Any text, and any line of a log with a character lost."""
+    for event in parse(lines):
+        assert isinstance(event, Event)
+    curve(parse(lines))
+
+
+def test_digits_without_end_are_no_trap():
+    """A number of ten thousand digits is not worth a stop."""
+    assert list(parse(["Iteration " + "9" * 10000 + ", loss = 1"]))

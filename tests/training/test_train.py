@@ -1,0 +1,260 @@
+"""A training on the real Caffe: started, watched, interrupted, resumed, and called finished only when it is."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pandas
+import pytest
+from conftest import REPOSITORY, prepare_run, tiny
+
+from bonecaffe import caffe_tools
+from bonecaffe.errors import BonecaffeError, CaffeError, TrainError
+from bonecaffe.network import prototxt
+from bonecaffe.recipe import Recipe
+from bonecaffe.run import RunDir
+from bonecaffe.training import snapshots, train
+
+
+def test_finished_run_has_all_it_should(trained):
+    """Snapshots at every period, the whole log, a curve in months, a record."""
+    assert [snapshot.iteration for snapshot in snapshots.find(trained.snapshots)] == [4, 8, 12]
+    assert all(snapshot.flaw() is None for snapshot in snapshots.find(trained.snapshots))
+    text = trained.caffe_log.read_text()
+    assert "Optimization Done." in text and "Solving" in text
+    curve = pandas.read_csv(trained.curve)
+    assert list(curve.columns) == ["iteration", "phase", "loss", "rmse_months"]
+    assert curve[curve.phase == "test"].iteration.tolist() == [0, 4, 8, 12]
+    assert all(abs(row.rmse_months - math.sqrt(2 * row.loss)) < 1e-3 * row.rmse_months for row in curve.itertuples())
+    facts = trained.manifest()["train"]
+    assert facts["state"] == "finished" and facts["iteration"] == 12
+    assert facts["attempts"][0]["command"] == "caffe train --solver solver.prototxt"
+
+
+def test_finished_run_is_not_trained_again(own_trained):
+    """Nothing to do, and nothing done."""
+    before = own_trained.caffe_log.read_bytes()
+    assert train.train(own_trained) is None
+    assert own_trained.caffe_log.read_bytes() == before
+
+
+def test_interrupted_run_is_not_finished(own_run):
+    """Ctrl-C: Caffe snapshots, says `Optimization Done.` and exits 0; we say interrupted, and go on from there."""
+    own_run.write_recipe(tiny(solver__max_iter=4000, solver__snapshot=4000, solver__test_interval=1000))
+
+    def stop(progress):
+        if progress.iteration >= 6 and progress.event.kind == "train_loss" and not stopped:
+            stopped.append(progress.iteration)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    stopped = []
+    outcome = train.train(own_run, watch=stop)
+    assert outcome.state == "interrupted" and 6 <= outcome.iteration < 4000
+    assert "Optimization Done." in own_run.caffe_log.read_text()
+    assert own_run.manifest()["train"]["state"] == "interrupted"
+    with pytest.raises(TrainError, match="--resume"):
+        train.train(own_run)
+
+
+def test_interrupted_and_resumed_run_ends_where_it_should(own_run):
+    """Resumed from the snapshot of the interruption, to the last iteration, with one curve without a gap."""
+    own_run.write_recipe(tiny(solver__max_iter=30, solver__snapshot=10, solver__test_interval=10))
+    told = []
+
+    def stop(progress):
+        if progress.iteration >= 12 and not told:
+            told.append(progress.iteration)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    first = train.train(own_run, watch=stop)
+    assert first.state == "interrupted"
+    second = train.train(own_run, resume=True)
+    assert (second.state, second.iteration) == ("finished", 30)
+    curve = pandas.read_csv(own_run.curve)
+    assert curve[curve.phase == "train"].iteration.tolist() == list(range(31))  # Caffe reports the last one too
+    assert own_run.caffe_log.read_text().count("# bonecaffe ") == 2
+    attempts = own_run.manifest()["train"]["attempts"]
+    assert [attempt["state"] for attempt in attempts] == ["interrupted", "finished"]
+    assert f"resumed from iteration {first.iteration}" == attempts[1]["start"]
+
+
+def test_killed_caffe_is_called_dead_and_resumes(own_run):
+    """kill -9 of Caffe: died, not finished; the newest complete snapshot carries on, a truncated one is passed over."""
+    own_run.write_recipe(tiny(solver__max_iter=40, solver__snapshot=10, solver__test_interval=40))
+    said = []
+
+    def kill(progress):
+        if progress.iteration >= 25 and progress.event.kind == "train_loss" and len(said) == 0:
+            said.append("")
+            for pid in filter(str.isdigit, os.listdir("/proc")):
+                try:
+                    if os.path.samefile(f"/proc/{pid}/cwd", own_run.path) and "caffe" in os.readlink(f"/proc/{pid}/exe"):
+                        os.kill(int(pid), signal.SIGKILL)
+                except OSError:
+                    continue
+
+    outcome = train.train(own_run, watch=kill)
+    assert outcome.state == "died" and "SIGKILL" in outcome.why
+    newest = snapshots.find(own_run.snapshots)[-1]
+    assert newest.iteration == 20
+    newest.caffemodel.write_bytes(newest.caffemodel.read_bytes()[:1000])
+    assert snapshots.newest_complete(own_run.snapshots).iteration == 10
+    heard = []
+    outcome = train.train(own_run, resume=True, say=heard.append)
+    assert outcome.state == "finished" and any("passed over" in sentence for sentence in heard)
+
+
+def test_driver_killed_leaves_no_training_behind(own_run):
+    """kill -9 of the driver: Caffe does not train on unseen, the run resumes."""
+    own_run.write_recipe(tiny(solver__max_iter=100000, solver__snapshot=20, solver__test_interval=100000))
+    driver = subprocess.Popen([sys.executable, "-m", "bonecaffe", "train", str(own_run)], cwd=REPOSITORY, stderr=subprocess.DEVNULL)
+
+    def wait(for_what, seconds=30):
+        deadline = time.monotonic() + seconds
+        while not for_what():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    def caffes():
+        found = []
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                if os.path.samefile(f"/proc/{pid}/cwd", own_run.path):
+                    found.append(pid)
+            except OSError:
+                continue
+        return found
+
+    wait(lambda: len(snapshots.find(own_run.snapshots)) >= 2)
+    assert len(caffes()) == 1
+    driver.kill()
+    driver.wait()
+    wait(lambda: not caffes())
+    assert snapshots.newest_complete(own_run.snapshots) is not None
+
+
+def test_second_driver_is_refused(own_run):
+    """One run, one driver."""
+    with own_run.lock("train"), pytest.raises(BonecaffeError, match="in use by bonecaffe train"):
+        train.train(own_run)
+
+
+def test_diverged_run_is_stopped_and_said(own_run):
+    """nan in the loss: stopped at once, not trained to the end."""
+    own_run.write_recipe(tiny(solver__type="SGD", solver__base_lr=10.0, solver__max_iter=5000, solver__test_interval=5000))
+    outcome = train.train(own_run)
+    assert outcome.state == "diverged" and outcome.iteration < 4000 and "base_lr" in outcome.why
+    assert own_run.manifest()["train"]["state"] == "diverged"
+
+
+def test_caffes_fatal_line_is_passed_on(own_run):
+    """What Caffe died of stands in the outcome, without glog's preamble."""
+    train.write_prototxts(own_run, own_run.recipe())
+    own_run.train_val.write_text(own_run.train_val.read_text().replace('"train_lmdb"', '"nowhere_lmdb"'))
+    heard = []
+    outcome = train.train(own_run, say=heard.append)
+    assert outcome.state == "died" and "mdb_status" in outcome.why or "nowhere" in outcome.why
+    assert "train_val.prototxt was edited by hand and is used as it is" in heard
+
+
+def test_paper_wants_weights_and_a_gpu(hands, tmp_path):
+    """The paper's recipe does not start from nothing in silence, nor on a CPU build with --gpu."""
+    recipe = Recipe.load("paper").with_values({"data.train_cases": 8, "data.test_cases": 4}, "tests: a dozen hands")
+    run = prepare_run(tmp_path / "run", hands, recipe)
+    with pytest.raises(TrainError, match=r"fetch_caffenet\.py"):
+        train.train(run, cpu=True)
+    assert run.recipe().solver.solver_mode == "CPU"
+    assert any(d.field == "solver.solver_mode" and "--cpu" in d.reason for d in run.recipe().departures())
+    if not caffe_tools.find().has_gpu:
+        with pytest.raises(CaffeError, match="without GPU support"):
+            train.train(run, gpu="0")
+    with pytest.raises(TrainError, match="exclude each other"):
+        train.train(run, gpu="0", cpu=True)
+
+
+class _GpuCaffe:
+    """What a Caffe built with CUDA would answer, for the command lines that cannot be run here."""
+
+    origin, has_gpu, has_nccl = "a pretended GPU build", True, False
+
+
+def test_gpu_command_lines(own_run, monkeypatch):
+    """The paper's `--gpu 0` is what the paper's recipe gives; several GPUs need NCCL."""
+    monkeypatch.setattr(caffe_tools, "find", lambda: _GpuCaffe)
+    paper = Recipe.load("paper")
+    assert train.compute_with(own_run, paper, None, False) == (paper, ["--gpu", "0"])
+    assert train.compute_with(own_run, paper, "2", False)[1] == ["--gpu", "2"]
+    with pytest.raises(CaffeError, match="NCCL"):
+        train.compute_with(own_run, paper, "0,1", False)
+    monkeypatch.setattr(_GpuCaffe, "has_nccl", True)
+    assert train.compute_with(own_run, paper, "all", False)[1] == ["--gpu", "all"]
+    assert train.compute_with(own_run, paper, None, True)[1] == []
+
+
+def test_pretrained_weights_reach_caffe(own_trained, tmp_path):
+    """--weights: fc8 handled, init.caffemodel passed on, and Caffe says it copies from it."""
+    shutil.copy(snapshots.find(own_trained.snapshots)[-1].caffemodel, tmp_path / "pre.caffemodel")
+    shutil.rmtree(own_trained.snapshots)
+    own_trained.write_recipe(tiny(solver__max_iter=4))
+    heard = []
+    outcome = train.train(own_trained, given_weights=tmp_path / "pre.caffemodel", say=heard.append)
+    assert outcome.state == "finished"
+    assert "fc8 of pre.caffemodel has the shape wanted and is kept" in heard
+    assert "Finetuning from init.caffemodel" in own_trained.caffe_log.read_text()
+
+
+def test_same_seed_twice_gives_the_same_model(hands, tmp_path, trained):
+    """On the CPU, the same run gives the same final caffemodel, byte for byte."""
+    again = prepare_run(tmp_path / "again", hands)
+    assert train.train(again).state == "finished"
+    assert snapshots.find(again.snapshots)[-1].caffemodel.read_bytes() == snapshots.find(trained.snapshots)[-1].caffemodel.read_bytes()
+
+
+def test_changed_data_are_not_trained_on_from_an_old_snapshot(own_trained, hands):
+    """Resuming after the split changed is refused, with what changed."""
+    own_trained.write_recipe(tiny(solver__max_iter=20))
+    prepare_run(own_trained.path, hands, tiny(solver__max_iter=20, data__split_seed=4))
+    with pytest.raises(TrainError, match="prepare.* changed"):
+        train.train(own_trained, resume=True)
+
+
+def test_snapshots_are_ordered_by_number(tmp_path):
+    """900 comes before 10000, whatever the text says."""
+    for iteration in (10000, 900, 20):
+        (tmp_path / f"S_iter_{iteration}.caffemodel").touch()
+    (tmp_path / "notes.caffemodel").touch()
+    assert [snapshot.iteration for snapshot in snapshots.find(tmp_path)] == [20, 900, 10000]
+    assert snapshots.newest_complete(tmp_path) is None
+
+
+def test_unprepared_run_says_what_to_do(tmp_path):
+    """No run, and a run without LMDBs."""
+    with pytest.raises(BonecaffeError, match="bonecaffe prepare"):
+        train.train(RunDir(tmp_path / "none"))
+
+
+def test_prototxts_follow_the_recipe_unless_edited(own_run):
+    """A changed recipe renews them; an edit by hand stays, and is named."""
+    train.write_prototxts(own_run, tiny())
+    assert train.write_prototxts(own_run, tiny(solver__max_iter=99)) == []
+    assert "max_iter: 99" in own_run.solver.read_text()
+    own_run.solver.write_text(own_run.solver.read_text().replace("max_iter: 99", "max_iter: 98"))
+    assert train.write_prototxts(own_run, tiny(solver__max_iter=97)) == ["solver.prototxt"]
+    assert "max_iter: 98" in own_run.solver.read_text()
+    assert own_run.deploy.read_text() == prototxt.deploy(tiny(solver__max_iter=97))
+
+
+def test_driver_works_from_a_thread(own_run):
+    """Scripts may train in a thread, where Python sets no signal handler."""
+    results = []
+    thread = threading.Thread(target=lambda: results.append(train.train(own_run)))
+    thread.start()
+    thread.join(60)
+    assert results[0].state == "finished"
