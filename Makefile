@@ -17,7 +17,7 @@ BONECAFFE := $(VENV)/bin/bonecaffe
 PYTHON    := $(VENV)/bin/python
 DEMO      := runs/demo
 
-.PHONY: help setup caffe caffe-check demo smoke prepare train evaluate predict test lint bench prototxt clean
+.PHONY: help setup caffe caffe-check demo smoke prepare train evaluate predict test lint bench prototxt pictures clean
 .DEFAULT_GOAL := help
 
 help:                ## this list
@@ -55,6 +55,9 @@ predict: setup       ## RUN IMAGES=file... POINTS -> months
 
 prototxt: setup      ## write prototxt/ anew from the recipes
 	@for recipe in paper demo smoke; do $(BONECAFFE) prototxt --out prototxt/$$recipe --recipe $$recipe; done
+
+pictures: setup      ## draw the README's pictures anew
+	@$(PYTHON) scripts/pictures.py
 
 test: setup          ## all tests, on the real Caffe
 	@$(PYTHON) -m pytest

@@ -165,7 +165,9 @@ def _environment() -> dict[str, str]:
 def call(program: str, arguments: list[str], cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run one of Caffe's programs to its end; CaffeError with command, code and its last words when it fails."""
     command = [str(find().program(program)), *arguments]
-    done = subprocess.run(command, cwd=cwd, env=_environment(), capture_output=True, text=True, errors="replace", check=False)
+    done = subprocess.run(
+        command, cwd=cwd, env=_environment(), capture_output=True, text=True, errors="replace", check=False
+    )
     if done.returncode:
         raise CaffeError(
             f"{program} failed with exit status {done.returncode}: {fatal_line(done.stderr)}\n  command: {' '.join(command)}"

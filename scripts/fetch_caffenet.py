@@ -33,7 +33,9 @@ def fetch(url: str, out: Path) -> None:
                     if sys.stderr.isatty() and total:
                         print(f"\r{done / 1e6:.0f} of {total / 1e6:.0f} MB", end="", file=sys.stderr)
         except (urllib.error.URLError, OSError, ValueError) as error:
-            raise RuntimeError(f"{url} could not be fetched: {error}. Fetch it on another machine and give it with --weights.") from error
+            raise RuntimeError(
+                f"{url} could not be fetched: {error}. Fetch it on another machine and give it with --weights."
+            ) from error
         if digest.hexdigest() != WEIGHTS_SHA1:
             raise RuntimeError(f"{url}: what came has the sha1 {digest.hexdigest()}, not {WEIGHTS_SHA1}; not kept.")
 

@@ -35,7 +35,11 @@ def imports():
             if isinstance(node, ast.Import):
                 names = [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom) and node.module:
-                names = [f"{node.module}.{alias.name}" for alias in node.names] if node.module == "bonecaffe" else [node.module]
+                names = (
+                    [f"{node.module}.{alias.name}" for alias in node.names]
+                    if node.module == "bonecaffe"
+                    else [node.module]
+                )
             for name in names:
                 yield path, part, name
 
@@ -72,8 +76,13 @@ def test_only_caffe_tools_starts_processes():
 def test_importing_and_help_are_light():
     """`import bonecaffe` and `bonecaffe --help` load neither Caffe nor OpenCV nor matplotlib, and are quick."""
     heavy = "[m for m in ('caffe', 'cv2', 'matplotlib', 'pandas', 'numpy', 'pydantic') if m in sys.modules]"
-    for code in ("import bonecaffe", "from click.testing import CliRunner; from bonecaffe.cli import main; assert CliRunner().invoke(main, ['--help']).exit_code == 0"):
-        done = subprocess.run([sys.executable, "-c", f"import sys; {code}; print({heavy})"], capture_output=True, text=True, check=True)
+    for code in (
+        "import bonecaffe",
+        "from click.testing import CliRunner; from bonecaffe.cli import main; assert CliRunner().invoke(main, ['--help']).exit_code == 0",
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", f"import sys; {code}; print({heavy})"], capture_output=True, text=True, check=True
+        )
         assert done.stdout.strip() == "[]"
     began = time.monotonic()
     subprocess.run([sys.executable, "-m", "bonecaffe", "--help"], capture_output=True, check=True)

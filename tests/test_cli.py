@@ -49,7 +49,10 @@ def test_the_whole_work_by_command(hands, tmp_path):
     run = tmp_path / "run"
     (tmp_path / "tiny.yaml").write_text(tiny(solver__max_iter=4).to_yaml())
     data = ("--images", hands / "images", "--ages", hands / "ages.csv", "--points", hands / "points.csv")
-    assert "8 hands for training, 4 for test" in bonecaffe("prepare", run, *data, "--recipe", tmp_path / "tiny.yaml").output
+    assert (
+        "8 hands for training, 4 for test"
+        in bonecaffe("prepare", run, *data, "--recipe", tmp_path / "tiny.yaml").output
+    )
     assert "nothing changed" in bonecaffe("prepare", run, *data).output
     assert "train_val.prototxt" in bonecaffe("prototxt", run).output
     assert "finished at iteration 4" in bonecaffe("train", run).output
@@ -67,7 +70,22 @@ def test_the_whole_work_by_command(hands, tmp_path):
 def test_split_options_are_declared_departures(hands, tmp_path):
     """--train, --test and --seed change the recipe of the run, with the reason; the test pass is fitted."""
     run = tmp_path / "run"
-    bonecaffe("prepare", run, "--images", hands / "images", "--ages", hands / "ages.csv", "--points", hands / "points.csv", "--train", 5, "--test", 3, "--seed", 9)
+    bonecaffe(
+        "prepare",
+        run,
+        "--images",
+        hands / "images",
+        "--ages",
+        hands / "ages.csv",
+        "--points",
+        hands / "points.csv",
+        "--train",
+        5,
+        "--test",
+        3,
+        "--seed",
+        9,
+    )
     output = bonecaffe("repro", run).output
     assert "prepare --train 5" in output and "prepare --seed 9" in output and "solver.test_iter" in output
 
@@ -79,7 +97,10 @@ def test_split_options_are_declared_departures(hands, tmp_path):
         (["evaluate", "{tmp}/none"], "not a prepared run"),
         (["repro", "{tmp}/none"], "not a prepared run"),
         (["prototxt", "--out", "{tmp}/p", "--recipe", "none"], "neither a file nor one of"),
-        (["prepare", "{tmp}/run", "--images", "{tmp}", "--ages", "{tmp}/none.csv", "--points", "{tmp}/none.csv"], "no such file"),
+        (
+            ["prepare", "{tmp}/run", "--images", "{tmp}", "--ages", "{tmp}/none.csv", "--points", "{tmp}/none.csv"],
+            "no such file",
+        ),
         (["predict", "{tmp}/none", "{tmp}/a.png", "--points", "{tmp}/none.csv"], "no such file"),
     ],
 )
@@ -93,7 +114,19 @@ def test_expected_failures_exit_1_with_a_sentence(arguments, said, tmp_path):
 def test_bad_row_by_command(own_hands, tmp_path):
     """The file, the row and the remedy reach the user."""
     edit_table(own_hands / "ages.csv", boneage="126.5")
-    done = bonecaffe("prepare", tmp_path / "run", "--images", own_hands / "images", "--ages", own_hands / "ages.csv", "--points", own_hands / "points.csv", "--recipe", "smoke", code=1)
+    done = bonecaffe(
+        "prepare",
+        tmp_path / "run",
+        "--images",
+        own_hands / "images",
+        "--ages",
+        own_hands / "ages.csv",
+        "--points",
+        own_hands / "points.csv",
+        "--recipe",
+        "smoke",
+        code=1,
+    )
     assert "1001 (126.5)" in done.output and not (tmp_path / "run").exists()
 
 
@@ -135,14 +168,25 @@ def test_doctor_exits_1_without_caffe(monkeypatch, tmp_path):
 def test_predict_one_script(trained, hands):
     """scripts/predict_one.py: one radiograph, one number."""
     image = sorted((hands / "images").glob("*.png"))[0]
-    done = subprocess.run([sys.executable, REPOSITORY / "scripts" / "predict_one.py", trained.path, image, hands / "points.csv"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, REPOSITORY / "scripts" / "predict_one.py", trained.path, image, hands / "points.csv"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(r"-?\d+\.\d\n", done.stdout)
 
 
 def test_fetch_script_says_no_when_it_cannot(tmp_path):
     """Without a network: one sentence, exit 1, no half file; a wrong file is refused by its sha1."""
-    command = [sys.executable, str(REPOSITORY / "scripts" / "fetch_caffenet.py"), "--out", str(tmp_path / "w.caffemodel"), "--url"]
+    command = [
+        sys.executable,
+        str(REPOSITORY / "scripts" / "fetch_caffenet.py"),
+        "--out",
+        str(tmp_path / "w.caffemodel"),
+        "--url",
+    ]
     (tmp_path / "wrong").write_bytes(b"not the weights")
     for url, said in (("http://127.0.0.1:9/none", "could not be fetched"), ((tmp_path / "wrong").as_uri(), "sha1")):
         done = subprocess.run([*command, url], capture_output=True, text=True, check=False)

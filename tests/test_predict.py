@@ -42,7 +42,9 @@ def test_from_radiograph_equals_from_lmdb(trained, hands, predictor):
     ids = sorted(points)
     one_by_one = [predictor.predict(files[case_id], points[case_id]) for case_id in ids]
     together = list(predictor.predict_many([(files[case_id], points[case_id]) for case_id in ids]))
-    packed = dict(zip(ids, predictor.predict_normalized(read_image(trained.image(case_id)) for case_id in ids), strict=True))
+    packed = dict(
+        zip(ids, predictor.predict_normalized(read_image(trained.image(case_id)) for case_id in ids), strict=True)
+    )
     assert np.allclose(one_by_one, together, rtol=1e-5)
     assert np.allclose(together, [packed[case_id] for case_id in ids], rtol=1e-6)
     as_array = predictor.predict(read_image(files[ids[0]]), points[ids[0]].points)
@@ -63,7 +65,15 @@ def test_caffe_tests_loss_equals_ours(trained):
     predict_run(trained)
     table = pandas.read_csv(trained.predictions("test"))
     ours = float(((table.predicted_months - table.boneage_months) ** 2).mean() / 2)
-    arguments = ["test", "-model", trained.train_val.name, "-weights", "snapshots/SNAPSHOT_iter_12.caffemodel", "-iterations", "2"]
+    arguments = [
+        "test",
+        "-model",
+        trained.train_val.name,
+        "-weights",
+        "snapshots/SNAPSHOT_iter_12.caffemodel",
+        "-iterations",
+        "2",
+    ]
     said = caffe_tools.call("caffe", arguments, cwd=trained.path).stderr
     loss = float(said.rsplit("Loss: ", 1)[1].split()[0])
     assert loss == pytest.approx(ours, rel=1e-4)

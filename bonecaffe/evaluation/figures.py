@@ -93,3 +93,38 @@ def prepared_hands(images: list[tuple[str, Path]], path: Path) -> Path:
         axes.imshow(read_image(file), cmap="gray", vmin=0, vmax=255)
         axes.set_title(caption, fontsize=8)
     return _save(figure, path)
+
+
+def preparation(image, points, recipe, path: Path) -> Path:
+    """The pipeline in pictures (figures 2 and 3): image, points and rectangle, crop, equalized, as the network sees it."""
+    from bonecaffe.hands.reference_points import POINT_NAMES
+    from bonecaffe.prepare.crop import crop
+    from bonecaffe.prepare.normalize import equalized_crop, normalize
+
+    settings = recipe.preparation
+    rectangle = points.rectangle(settings.margin)
+    steps = [
+        (f"radiograph, {points.width} × {points.height}", image),
+        ("seven reference points", image),
+        (f"crop, {rectangle.width} × {rectangle.height}", crop(image, rectangle)),
+        (f"histeq, {settings.histeq_levels} levels", equalized_crop(image, points, settings)),
+        (f"resized, {settings.width} × {settings.height}", normalize(image, points, settings)),
+    ]
+    figure = _figure(12, 3.4)
+    grid = figure.subplots(1, len(steps))
+    for axes, (title, picture) in zip(grid, steps, strict=True):
+        axes.imshow(picture, cmap="gray", vmin=0, vmax=255)
+        axes.set_title(title, fontsize=9)
+        axes.axis("off")
+    for name, (x, y) in zip(POINT_NAMES, points.points, strict=True):
+        grid[1].plot(x, y, "o", color="#ff9a3c", markersize=4, markeredgecolor="black", markeredgewidth=0.5)
+        offset = (-6, 0) if name == "ulna" else (6, 0)
+        align = "right" if name == "ulna" else "left"
+        label = name.replace("phalanx", "")
+        grid[1].annotate(
+            label, (x, y), offset, textcoords="offset points", color="#ffb870", fontsize=7, ha=align, va="center"
+        )
+    left, top = [rectangle.left, rectangle.right], [rectangle.top, rectangle.bottom]
+    corners_x, corners_y = [left[0], left[1], left[1], left[0], left[0]], [top[0], top[0], top[1], top[1], top[0]]
+    grid[1].plot(corners_x, corners_y, color="#5fb0ff", linewidth=1.2)
+    return _save(figure, path)

@@ -117,7 +117,8 @@ def encode_png(image: np.ndarray, level: int = 1) -> bytes:
     """A uint8 image as the bytes of a PNG file."""
     import cv2
 
-    done, content = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, level])
+    options = [cv2.IMWRITE_PNG_COMPRESSION, level, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
+    done, content = cv2.imencode(".png", image, options)
     if not done:
         raise ImageError("an image could not be encoded as PNG.")
     return content.tobytes()

@@ -36,7 +36,8 @@ def test_ccc_properties():
 
 
 @pytest.mark.parametrize(
-    ("truth", "predicted"), [([], []), ([1, 2], [1]), ([1, math.nan], [1, 2]), ([1, 2], [1, math.inf]), ([[1, 2]], [[1, 2]])]
+    ("truth", "predicted"),
+    [([], []), ([1, 2], [1]), ([1, math.nan], [1, 2]), ([1, 2], [1, math.inf]), ([[1, 2]], [[1, 2]])],
 )
 def test_what_cannot_be_compared_is_an_error(truth, predicted):
     """Never a silent nan."""

@@ -45,7 +45,9 @@ def test_metrics_are_those_of_the_predictions(evaluated):
     for split, cases in (("train", 8), ("test", 4)):
         table = pandas.read_csv(run.predictions(split))
         assert facts["splits"][split]["cases"] == cases
-        assert facts["splits"][split]["mad_months"] == pytest.approx(metrics.mad(table.boneage_months, table.predicted_months))
+        assert facts["splits"][split]["mad_months"] == pytest.approx(
+            metrics.mad(table.boneage_months, table.predicted_months)
+        )
         assert facts["splits"][split]["ccc"] == pytest.approx(metrics.ccc(table.boneage_months, table.predicted_months))
     assert facts["paper"]["test"] == {"mad_months": 18.9, "ccc": 0.78, "max_error_months": 69.2}
 
@@ -64,7 +66,11 @@ def test_report_is_self_contained(evaluated):
     for departure in run.recipe().departures():
         assert departure.field in text and departure.reason in words
     assert run.report.stat().st_size < 3e6
-    assert sorted(path.name for path in run.figures.iterdir()) == ["error_against_iteration.png", "predicted_against_true.png", "worst_test_hands.png"]
+    assert sorted(path.name for path in run.figures.iterdir()) == [
+        "error_against_iteration.png",
+        "predicted_against_true.png",
+        "worst_test_hands.png",
+    ]
 
 
 def test_ids_cannot_inject_markup(evaluated):

@@ -13,7 +13,10 @@ from bonecaffe.hands.cases import Case, read_cases, split_cases, write_cases
     [
         ("id,boneage,male\n1377,180,False\n0012,12,True\n", [Case("1377", 180, False), Case("0012", 12, True)]),
         ("Image ID,male,Bone Age (months)\n1386,TRUE,30\n", [Case("1386", 30, True)]),
-        ("Case ID,Sex,Ground truth bone age (months)\n4360,M,168.9\n4361,F,9\n", [Case("4360", 168.9, True), Case("4361", 9, False)]),
+        (
+            "Case ID,Sex,Ground truth bone age (months)\n4360,M,168.9\n4361,F,9\n",
+            [Case("4360", 168.9, True), Case("4361", 9, False)],
+        ),
         ("id,boneage_months\na b,7\n", [Case("a b", 7, None)]),
         ("\ufeffid,boneage,male\r\n1,10,\r\n\r\n", [Case("1", 10, None)]),
     ],

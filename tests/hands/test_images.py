@@ -49,7 +49,13 @@ def test_what_is_no_radiograph_is_refused(tmp_path):
     (tmp_path / "empty.png").touch()
     write(tmp_path / "colour.png", colour)
     write(tmp_path / "clear.png", clear)
-    for name, said in (("text", "cut off or not"), ("empty", "cut off or not"), ("colour", "colour"), ("clear", "transparent"), ("none", "No such file")):
+    for name, said in (
+        ("text", "cut off or not"),
+        ("empty", "cut off or not"),
+        ("colour", "colour"),
+        ("clear", "transparent"),
+        ("none", "No such file"),
+    ):
         with pytest.raises(ImageError, match=said) as error:
             read_image(tmp_path / f"{name}.png")
         assert f"{name}.png" in str(error.value)
@@ -68,7 +74,9 @@ def test_every_cut_off_file_is_refused(tmp_path, suffix):
 
 def test_damaged_png_is_refused(tmp_path):
     """Bytes flipped within the pixels: the checksums of PNG are believed."""
-    content = bytearray(write(tmp_path / "a.png", np.random.default_rng(0).integers(0, 255, (80, 60), np.uint8)).read_bytes())
+    content = bytearray(
+        write(tmp_path / "a.png", np.random.default_rng(0).integers(0, 255, (80, 60), np.uint8)).read_bytes()
+    )
     content[len(content) // 2] ^= 0x55
     (tmp_path / "b.png").write_bytes(content)
     with pytest.raises(ImageError, match=r"b\.png"):

@@ -7,7 +7,9 @@ import pytest
 from bonecaffe.errors import PointsError
 from bonecaffe.hands.reference_points import COLUMNS, Rectangle, ReferencePoints, read_points, write_points
 
-HAND = ReferencePoints("9", 400, 500, ((120, 450.5), (180, 460), (330.2, 300), (260, 210), (200, 200), (150, 215), (99.9, 240)))
+HAND = ReferencePoints(
+    "9", 400, 500, ((120, 450.5), (180, 460), (330.2, 300), (260, 210), (200, 200), (150, 215), (99.9, 240))
+)
 
 
 def table(tmp_path, *rows):

@@ -25,7 +25,9 @@ def layers(text):
 def test_committed_files_are_what_the_code_writes(name, tmp_path):
     """prototxt/ is checked for drift, byte for byte."""
     for path in prototxt.write(tmp_path, Recipe.load(name)):
-        assert path.read_bytes() == (REPOSITORY / "prototxt" / name / path.name).read_bytes(), f"run: make prototxt ({path.name})"
+        assert path.read_bytes() == (REPOSITORY / "prototxt" / name / path.name).read_bytes(), (
+            f"run: make prototxt ({path.name})"
+        )
 
 
 def test_appendix_1():

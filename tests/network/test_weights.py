@@ -25,7 +25,7 @@ def stock_like(path, version, outputs=1000):
             layer.type = pb.V1LayerParameter.RELU
         else:
             layer.type = "ReLU"
-        for blob_shape in ([shape, shape[:1]] if shape else []):
+        for blob_shape in [shape, shape[:1]] if shape else []:
             blob = layer.blobs.add()
             blob.data.extend(rng.standard_normal(int(np.prod(blob_shape))))
             if version == 1:
@@ -76,7 +76,13 @@ def test_caffe_accepts_what_was_cut(tmp_path):
     weights.initial_weights(tmp_path / "stock.caffemodel", tmp_path / "init.caffemodel", "fc8", HEAD)
     results = {}
     for name in ("stock", "init"):
-        done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "deploy.prototxt"), str(tmp_path / f"{name}.caffemodel")], env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / "deploy.prototxt"), str(tmp_path / f"{name}.caffemodel")],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         results[name] = (done.returncode, done.stderr)
     assert results["stock"][0] != 0 and "Cannot copy param 0 weights from layer 'fc8'" in results["stock"][1]
     assert results["init"][0] == 0
@@ -123,7 +129,16 @@ def test_stock_size_is_quick_and_small(tmp_path):
     """The stock net's real shapes, 244 MB, in the old format: fc8 is taken out without reading the numbers."""
     pb, recipe = caffe_tools.caffe_pb2(), Recipe.load("paper")
     net = pb.NetParameter()
-    shapes = {"conv1": (96, 3, 11, 11), "conv2": (256, 48, 5, 5), "conv3": (384, 256, 3, 3), "conv4": (384, 192, 3, 3), "conv5": (256, 192, 3, 3), "fc6": (4096, 9216), "fc7": (4096, 4096), "fc8": (1000, 4096)}
+    shapes = {
+        "conv1": (96, 3, 11, 11),
+        "conv2": (256, 48, 5, 5),
+        "conv3": (384, 256, 3, 3),
+        "conv4": (384, 192, 3, 3),
+        "conv5": (256, 192, 3, 3),
+        "fc6": (4096, 9216),
+        "fc7": (4096, 4096),
+        "fc8": (1000, 4096),
+    }
     for name, shape in shapes.items():
         layer = net.layers.add(name=name, type=pb.V1LayerParameter.INNER_PRODUCT)
         blob = layer.blobs.add(num=1, channels=1, height=shape[0], width=int(np.prod(shape[1:])))

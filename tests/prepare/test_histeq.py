@@ -32,7 +32,9 @@ def test_published_examples():
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.sampled_from([2, 3, 16, 64, 100, 255, 256]), st.sampled_from(["flat", "few", "steep"]))
+@given(
+    st.integers(0, 2**32 - 1), st.sampled_from([2, 3, 16, 64, 100, 255, 256]), st.sampled_from(["flat", "few", "steep"])
+)
 def test_equals_the_rule_as_written(seed, levels, kind):
     """Against the rule, level by level, for many histograms."""
     rng = np.random.default_rng(seed)
@@ -74,7 +76,9 @@ def test_histogram_counts_exactly_where_float32_would_not():
     assert histogram(image)[9] == 5000 * 4001
 
 
-@pytest.mark.parametrize("image", [np.zeros((3, 3), np.uint16), np.zeros((3, 3, 3), np.uint8), np.zeros((0, 3), np.uint8)])
+@pytest.mark.parametrize(
+    "image", [np.zeros((3, 3), np.uint16), np.zeros((3, 3, 3), np.uint8), np.zeros((0, 3), np.uint8)]
+)
 def test_wrong_arrays_are_refused(image):
     """Only two-dimensional, non-empty uint8."""
     with pytest.raises(ValueError, match="uint8"):

@@ -26,7 +26,11 @@ from bonecaffe.run import SPLITS, RunDir
 
 def outputs(run):
     """Every file of a run but its lock, with its bytes (an LMDB's lock.mdb left out)."""
-    return {str(p.relative_to(run.path)): p.read_bytes() for p in sorted(run.path.rglob("*")) if p.is_file() and p.name not in (".lock", "lock.mdb")}
+    return {
+        str(p.relative_to(run.path)): p.read_bytes()
+        for p in sorted(run.path.rglob("*"))
+        if p.is_file() and p.name not in (".lock", "lock.mdb")
+    }
 
 
 def test_lmdbs_hold_every_case_label_and_pixel(prepared, hands):
@@ -65,7 +69,18 @@ def test_bytes_equal_the_papers_own_command(which, hands, tmp_path, request):
             crop = normalize.equalized_crop(read_image(images[case_id]), points[case_id], recipe.preparation)
             assert crop.shape != (224, 224)
             cv2.imwrite(str(full / f"{case_id}.png"), crop)
-        caffe_tools.call("convert_imageset", ["-resize_height", "224", "-resize_width", "224", f"{full}/", str(run.list_file(split)), str(tmp_path / split)])
+        caffe_tools.call(
+            "convert_imageset",
+            [
+                "-resize_height",
+                "224",
+                "-resize_width",
+                "224",
+                f"{full}/",
+                str(run.list_file(split)),
+                str(tmp_path / split),
+            ],
+        )
         ours, theirs = list(imageset.records(run.lmdb(split))), list(imageset.records(tmp_path / split))
         assert [record[:2] for record in ours] == [record[:2] for record in theirs]
         assert all(np.array_equal(a[2], b[2]) for a, b in zip(ours, theirs, strict=True))
@@ -86,7 +101,9 @@ def test_order_and_seed_decide_the_bytes(hands, prepared, tmp_path):
     again = prepare_run(tmp_path / "again", hands, workers=1)
     for split in SPLITS:
         assert again.list_file(split).read_bytes() == prepared.list_file(split).read_bytes()
-        assert [r[2].tobytes() for r in imageset.records(again.lmdb(split))] == [r[2].tobytes() for r in imageset.records(prepared.lmdb(split))]
+        assert [r[2].tobytes() for r in imageset.records(again.lmdb(split))] == [
+            r[2].tobytes() for r in imageset.records(prepared.lmdb(split))
+        ]
     other = prepare_run(tmp_path / "other", hands, tiny(data__split_seed=99))
     assert other.list_file("train").read_bytes() != prepared.list_file("train").read_bytes()
 
@@ -224,7 +241,17 @@ def test_kill_and_again_picks_up(tmp_path):
     dataset.write(data, 60, 8, (500, 650))
     recipe = tiny(data__train_cases=40, data__test_cases=20)
     (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
-    command = [sys.executable, "-m", "bonecaffe", "prepare", str(tmp_path / "run"), "--images", str(data / "images"), "--ages", str(data / "ages.csv")]
+    command = [
+        sys.executable,
+        "-m",
+        "bonecaffe",
+        "prepare",
+        str(tmp_path / "run"),
+        "--images",
+        str(data / "images"),
+        "--ages",
+        str(data / "ages.csv"),
+    ]
     command += ["--points", str(data / "points.csv"), "--recipe", str(tmp_path / "recipe.yaml"), "--jobs", "1"]
     process = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.DEVNULL, start_new_session=True)
     journal = tmp_path / "run" / ".prepare" / "journal.jsonl"
@@ -240,7 +267,9 @@ def test_kill_and_again_picks_up(tmp_path):
     run = prepare_run(tmp_path / "run", data, recipe, progress=lambda done, total: told.append(done))
     assert told[0] > finished >= 5 and told[-1] == 60
     clean = prepare_run(tmp_path / "clean", data, recipe)
-    assert {name: content for name, content in outputs(run).items() if name.startswith("images")} == {name: content for name, content in outputs(clean).items() if name.startswith("images")}
+    assert {name: content for name, content in outputs(run).items() if name.startswith("images")} == {
+        name: content for name, content in outputs(clean).items() if name.startswith("images")
+    }
     assert not (run.path / ".prepare").exists()
 
 
@@ -249,7 +278,9 @@ def small_disk(tmp_path):
     """A file system of 1.5 MB, where this user may mount one."""
     folder = tmp_path / "small"
     folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", str(folder)], capture_output=True, check=False).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", str(folder)], capture_output=True, check=False
+    ).returncode:
         pytest.skip("may not mount a small file system here")
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=False)
@@ -272,7 +303,9 @@ def test_manifest_holds_no_path_and_every_hash(prepared):
     text = json.dumps(prepared.manifest())
     assert str(prepared.path.parent) not in text
     facts = prepared.manifest()["prepare"]
-    assert len(facts["cases"]) == 12 and all(len(entry["source_sha256"]) == len(entry["pixels_sha256"]) == 64 for entry in facts["cases"].values())
+    assert len(facts["cases"]) == 12 and all(
+        len(entry["source_sha256"]) == len(entry["pixels_sha256"]) == 64 for entry in facts["cases"].values()
+    )
 
 
 def test_real_hands_are_prepared(real_hands, tmp_path):

@@ -46,12 +46,27 @@ def test_every_kind_of_line_is_read():
 def test_curve_is_in_months_and_a_resumed_log_replaces():
     """RMSE = sqrt(2 loss); what was trained again replaces what it repeats."""
     points = curve([*parse(LOG.splitlines()), Event("train_loss", 20, 200.0)])
-    assert [(p.iteration, p.phase) for p in points] == [(0, "test"), (0, "train"), (20, "train"), (40, "train"), (60, "train")]
+    assert [(p.iteration, p.phase) for p in points] == [
+        (0, "test"),
+        (0, "train"),
+        (20, "train"),
+        (40, "train"),
+        (60, "train"),
+    ]
     assert points[2].rmse == 20.0
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(st.one_of(st.text(), st.sampled_from(LOG.splitlines()).flatmap(lambda line: st.integers(0, len(line)).map(lambda n: line[:n] + line[n + 1 :])))))
+@given(
+    st.lists(
+        st.one_of(
+            st.text(),
+            st.sampled_from(LOG.splitlines()).flatmap(
+                lambda line: st.integers(0, len(line)).map(lambda n: line[:n] + line[n + 1 :])
+            ),
+        )
+    )
+)
 def test_no_text_breaks_it(lines):
     """Any text, and any line of a log with a character lost."""
     for event in parse(lines):

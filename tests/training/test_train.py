@@ -95,7 +95,9 @@ def test_killed_caffe_is_called_dead_and_resumes(own_run):
             said.append("")
             for pid in filter(str.isdigit, os.listdir("/proc")):
                 try:
-                    if os.path.samefile(f"/proc/{pid}/cwd", own_run.path) and "caffe" in os.readlink(f"/proc/{pid}/exe"):
+                    if os.path.samefile(f"/proc/{pid}/cwd", own_run.path) and "caffe" in os.readlink(
+                        f"/proc/{pid}/exe"
+                    ):
                         os.kill(int(pid), signal.SIGKILL)
                 except OSError:
                     continue
@@ -114,7 +116,9 @@ def test_killed_caffe_is_called_dead_and_resumes(own_run):
 def test_driver_killed_leaves_no_training_behind(own_run):
     """kill -9 of the driver: Caffe does not train on unseen, the run resumes."""
     own_run.write_recipe(tiny(solver__max_iter=100000, solver__snapshot=20, solver__test_interval=100000))
-    driver = subprocess.Popen([sys.executable, "-m", "bonecaffe", "train", str(own_run)], cwd=REPOSITORY, stderr=subprocess.DEVNULL)
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "bonecaffe", "train", str(own_run)], cwd=REPOSITORY, stderr=subprocess.DEVNULL
+    )
 
     def wait(for_what, seconds=30):
         deadline = time.monotonic() + seconds
@@ -148,7 +152,9 @@ def test_second_driver_is_refused(own_run):
 
 def test_diverged_run_is_stopped_and_said(own_run):
     """nan in the loss: stopped at once, not trained to the end."""
-    own_run.write_recipe(tiny(solver__type="SGD", solver__base_lr=10.0, solver__max_iter=5000, solver__test_interval=5000))
+    own_run.write_recipe(
+        tiny(solver__type="SGD", solver__base_lr=10.0, solver__max_iter=5000, solver__test_interval=5000)
+    )
     outcome = train.train(own_run)
     assert outcome.state == "diverged" and outcome.iteration < 4000 and "base_lr" in outcome.why
     assert own_run.manifest()["train"]["state"] == "diverged"
@@ -160,7 +166,7 @@ def test_caffes_fatal_line_is_passed_on(own_run):
     own_run.train_val.write_text(own_run.train_val.read_text().replace('"train_lmdb"', '"nowhere_lmdb"'))
     heard = []
     outcome = train.train(own_run, say=heard.append)
-    assert outcome.state == "died" and "mdb_status" in outcome.why or "nowhere" in outcome.why
+    assert (outcome.state == "died" and "mdb_status" in outcome.why) or "nowhere" in outcome.why
     assert "train_val.prototxt was edited by hand and is used as it is" in heard
 
 
@@ -214,7 +220,10 @@ def test_same_seed_twice_gives_the_same_model(hands, tmp_path, trained):
     """On the CPU, the same run gives the same final caffemodel, byte for byte."""
     again = prepare_run(tmp_path / "again", hands)
     assert train.train(again).state == "finished"
-    assert snapshots.find(again.snapshots)[-1].caffemodel.read_bytes() == snapshots.find(trained.snapshots)[-1].caffemodel.read_bytes()
+    assert (
+        snapshots.find(again.snapshots)[-1].caffemodel.read_bytes()
+        == snapshots.find(trained.snapshots)[-1].caffemodel.read_bytes()
+    )
 
 
 def test_changed_data_are_not_trained_on_from_an_old_snapshot(own_trained, hands):

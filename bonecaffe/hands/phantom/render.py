@@ -85,7 +85,9 @@ def _tile(kind: str) -> np.ndarray:
 
 def _sample(kind: str, shape: tuple[int, int], rng: np.random.Generator, scale: float = 1.0) -> np.ndarray:
     """A window of a noise tile at a random place, stretched to ``shape``."""
-    rows, columns = max(2, min(_TILE, int(shape[0] / scale) + 1)), max(2, min(_TILE, int(shape[1] / scale) + 1))
+    if 0.75 < scale < 1.4:
+        scale = 1.0  # near enough; a stretch of every bone costs more than it shows
+    rows, columns = (max(2, min(_TILE, math.ceil(side / scale))) for side in shape)
     top, left = int(rng.integers(0, _TILE - rows + 1)), int(rng.integers(0, _TILE - columns + 1))
     window = _tile(kind)[top : top + rows, left : left + columns]
     if window.shape == tuple(shape):
@@ -127,12 +129,12 @@ def draw_bone(picture: np.ndarray, bone: Bone, view: View, rng: np.random.Genera
     rows = (np.arange(mask.shape[0], dtype=np.float32) - start[1]) * np.float32(axis[1] / length2)
     along = np.add.outer(rows, columns)
     middle = np.clip(4 * along * (1 - along), 0, 1)  # 1 at mid-shaft, 0 at the ends
-    shell = cortex * (0.42 + 0.58 * middle)
+    shell = cortex * (0.34 + 0.66 * middle)
     grazing = np.exp(-(((depth - 0.75 * shell) / (0.85 * shell)) ** 2))
-    body = np.sqrt(np.clip(depth / thick, 0, 1))
-    spongy = 1 + (0.13 - 0.07 * middle) * _sample("spongy", mask.shape, rng, max(0.8, view.unit_px / 260))
+    body = np.sqrt(np.minimum(depth * np.float32(1 / (0.6 * thick)), 1))
+    spongy = 1 + (0.13 - 0.07 * middle) * _sample("spongy", mask.shape, rng, max(0.8, view.unit_px / 300))
     bulk = 0.52 * body * spongy * (1.0 - 0.34 * middle * np.clip((depth - 1.6 * shell) / (0.6 * thick + 1), 0, 1))
-    wall = (0.22 + 0.46 * middle) * grazing
+    wall = (0.32 + 0.36 * middle) * grazing
     density = bulk + wall
     for position, brightness in bone.lines:
         spread = np.float32(0.02 * view.unit_px / math.sqrt(length2) * 0.75)
@@ -179,7 +181,8 @@ def render(skeleton: Skeleton, view: View, look: Look, rng: np.random.Generator)
         draw_bone(bone, piece, view, rng)
     bone = cv2.GaussianBlur(bone, (0, 0), look.blur_px)
     mottle = _sample("mottle", shape, rng, max(1.0, view.unit_px / 160))
-    attenuation = flesh * (look.flesh * (1 + 0.018 * mottle)) + look.bone * bone
+    uneven = cv2.addWeighted(mottle, 0.018 * look.flesh, mottle, 0, look.flesh)
+    attenuation = cv2.addWeighted(cv2.multiply(flesh, uneven), 1.0, bone, look.bone, 0.0)
     hand = _film(attenuation, look.gamma)
     haze = cv2.resize(
         cv2.GaussianBlur(
@@ -187,25 +190,24 @@ def render(skeleton: Skeleton, view: View, look: Look, rng: np.random.Generator)
         ),
         (view.width, view.height),
     )
-    picture = look.base + look.contrast * hand + look.haze * haze
-    picture += (
-        np.linspace(0, look.shading[0], view.width, dtype=np.float32)[None]
-        + np.linspace(0, look.shading[1], view.height, dtype=np.float32)[:, None]
-    )
+    picture = cv2.addWeighted(hand, look.contrast, haze, look.haze, look.base)
+    across = np.linspace(0, look.shading[0], view.width, dtype=np.float32)
+    down = np.linspace(0, look.shading[1], view.height, dtype=np.float32)
+    picture += across + down[:, None]
     if look.marker is not None:
         _stamp(picture, look, flesh)
     if look.frame is not None:
         picture = _collimate(picture, look)
     grain = _sample("grain", shape, rng)
-    picture += grain * (look.noise * (0.35 + np.sqrt(np.clip(picture, 0, 1))))
-    picture *= 255.0
-    return cv2.convertScaleAbs(np.clip(picture, 0, 255 * look.ceiling))
+    level = cv2.sqrt(cv2.max(picture, 0.0))  # quantum noise grows with the square root of the exposure
+    cv2.accumulateProduct(grain, cv2.addWeighted(level, look.noise, level, 0, 0.35 * look.noise), picture)
+    return np.minimum(cv2.convertScaleAbs(cv2.max(picture, 0.0), alpha=255.0), np.uint8(255 * look.ceiling))
 
 
 def _film(attenuation: np.ndarray, gamma: float) -> np.ndarray:
     """Film saturates: (1 - exp(-attenuation)) ** gamma, looked up in a table of 1/1000 steps."""
     table = ((1 - np.exp(-np.arange(8000) / 1000)) ** gamma).astype(np.float32)
-    return table[np.clip(attenuation * 1000, 0, 7999).astype(np.uint16)]
+    return table[np.minimum(attenuation * np.float32(1000), 7999).astype(np.uint16)]
 
 
 def _stamp(picture: np.ndarray, look: Look, flesh: np.ndarray) -> None:
