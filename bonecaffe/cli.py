@@ -183,6 +183,11 @@ def phantom(out: Path, count: int, seed: int, size: tuple[int, int] | None) -> N
 @click.option("--train", "train_cases", type=click.IntRange(1), help="Cases for training. [default: the recipe's]")
 @click.option("--test", "test_cases", type=click.IntRange(1), help="Cases for test. [default: the recipe's]")
 @click.option("--seed", type=click.IntRange(0), help="Seed of the split. [default: the recipe's]")
+@click.option(
+    "--labels",
+    type=click.Choice(["whole_months", "round", "exact"]),
+    help="What to do with fractional ages: refuse, round, or keep in a database of their own. [default: the recipe's]",
+)
 @click.option("--jobs", type=click.IntRange(1), help="Processes. [default: one a core]")
 def prepare(
     run: Path,
@@ -193,6 +198,7 @@ def prepare(
     train_cases: int | None,
     test_cases: int | None,
     seed: int | None,
+    labels: str | None,
     jobs: int | None,
 ) -> None:
     """Split, crop, equalize, resize and pack the hands into two audited LMDBs.
@@ -209,7 +215,7 @@ def prepare(
         if recipe_name
         else (folder.recipe() if folder.recipe_file.is_file() else Recipe.load("paper"))
     )
-    recipe = stage.with_split(recipe, train_cases, test_cases, seed)
+    recipe = stage.with_split(recipe, train_cases, test_cases, seed, labels)
     with _progress("prepare") as progress:
         changed = stage.prepare(folder, images, ages, points, recipe, progress, jobs)
     facts = folder.manifest()["prepare"]
@@ -222,13 +228,18 @@ def prepare(
 @click.argument("run", metavar="[RUN]", type=click.Path(file_okay=False, path_type=Path), required=False)
 @click.option("--out", type=FOLDER, help="A folder to write into, instead of a run.")
 @click.option("--recipe", "recipe_name", help="With --out: paper, demo, smoke, or a file.")
-def prototxt(run: Path | None, out: Path | None, recipe_name: str | None) -> None:
+@click.option("--verbatim", is_flag=True, help="Print appendices 1 and 2 as the paper has them, misprints named.")
+def prototxt(run: Path | None, out: Path | None, recipe_name: str | None, verbatim: bool) -> None:
     """Write train_val, solver and deploy .prototxt for a run, or for a recipe into --out."""
+    from bonecaffe.network import appendices
     from bonecaffe.network import prototxt as definitions
     from bonecaffe.recipe import Recipe
     from bonecaffe.run import RunDir
     from bonecaffe.training import train as training
 
+    if verbatim:
+        click.echo(appendices.text(), nl=False)
+        return
     if (run is None) == (out is None):
         raise click.UsageError("give a RUN, or --out DIR with --recipe R")
     if out is not None:
@@ -240,6 +251,30 @@ def prototxt(run: Path | None, out: Path | None, recipe_name: str | None) -> Non
         kept = training.write_prototxts(folder, folder.recipe())
     for path in (folder.train_val, folder.solver, folder.deploy):
         click.echo(f"{path}{' (edited by hand; kept)' if path.name in kept else ''}")
+
+
+@main.command()
+@RUN
+@click.option("--weights", type=FILE, help="The caffemodel that training shall start from, as Caffe would get it.")
+@click.option("--snapshot", type=FILE, help="The solverstate that training shall go on from.")
+@click.option("--gpu", metavar="0 | 0,1 | all", help="GPUs to train on. [default: as the solver says]")
+def preflight(run: Path, weights: Path | None, snapshot: Path | None, gpu: str | None) -> None:
+    """Name what Caffe would die of, or silently do wrong, before it is asked.
+
+    `train` does this by itself. WEIGHTS are taken as they are: `train` takes their fc8 out first.
+    """
+    from bonecaffe.network import preflight as checks
+    from bonecaffe.run import RunDir
+
+    folder = RunDir(run)
+    folder.recipe()
+    absolute = [path.absolute() if path else None for path in (weights, snapshot)]
+    report = checks.examine(folder, checks.Plan(*absolute, gpu))
+    for what, layers in (("copied", report.copied), ("fresh", report.fresh), ("ignored", report.ignored)):
+        if layers:
+            click.echo(f"weights {what}: {' '.join(layers)}")
+    report.raise_if_any(folder)
+    click.echo(f"{run}: nothing found that Caffe would refuse")
 
 
 @main.command()
@@ -339,11 +374,14 @@ def evaluate(run: Path, snapshot: int | None) -> None:
 @main.command()
 @RUN
 def repro(run: Path) -> None:
-    """Show how a run departs from the paper, field by field, with the reason."""
-    from bonecaffe.run import RunDir
+    """Show how a run departs from the paper, field by field, with the reason; write departures.json."""
+    from bonecaffe.run import RunDir, write_text
 
-    recipe = RunDir(run).recipe()
+    folder = RunDir(run)
+    recipe = folder.recipe()
     departures = recipe.departures()
+    content = {"recipe": recipe.name, "departures": [departure._asdict() for departure in departures]}
+    write_text(folder.departures, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     if not departures:
         click.echo(f"{run}: departs from the paper in no field")
         return

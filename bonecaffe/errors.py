@@ -43,6 +43,10 @@ class WeightsError(BonecaffeError):
     """A caffemodel that is truncated, of another network, or not one."""
 
 
+class PreflightError(BonecaffeError):
+    """Something that Caffe would die of, or silently do wrong."""
+
+
 class TrainError(BonecaffeError):
     """A training that could not start, or did not finish."""
 

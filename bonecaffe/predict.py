@@ -20,6 +20,7 @@ from bonecaffe.errors import CaffeError, PredictError
 from bonecaffe.hands.cases import Case, read_cases
 from bonecaffe.hands.images import read_image
 from bonecaffe.hands.reference_points import ReferencePoints
+from bonecaffe.network import mean
 from bonecaffe.prepare.normalize import normalize
 from bonecaffe.run import SPLITS, RunDir, sha256_file, write_text
 from bonecaffe.training import snapshots
@@ -76,7 +77,7 @@ class Predictor:
             caffe.set_device(gpu)
             caffe.set_mode_gpu()
         self._net = caffe.Net(str(self.run.deploy), str(self.snapshot.caffemodel), caffe.TEST)
-        self._mean = np.asarray(self.recipe.network.mean_value, np.float32).reshape(3, 1, 1)
+        self._mean = mean.array(self.run, self.recipe)
 
     def predict(
         self, image: str | os.PathLike[str] | np.ndarray, points: ReferencePoints | Sequence[Sequence[float]]

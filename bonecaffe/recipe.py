@@ -32,7 +32,7 @@ class Data(_Frozen):
     train_cases: Count
     test_cases: Count
     split_seed: Seed
-    labels: Literal["whole_months"]
+    labels: Literal["whole_months", "round", "exact"]
 
 
 class Preparation(_Frozen):
@@ -52,6 +52,7 @@ class Network(_Frozen):
     train_batch: Count
     test_batch: Count
     mirror: bool
+    mean: Annotated[str, Field(pattern=r"^(imagenet_values|none|dataset|file:.+)$")]
     mean_value: tuple[float, float, float]
     conv_outputs: tuple[Count, Count, Count, Count, Count]
     conv_groups: tuple[Count, Count, Count, Count, Count]

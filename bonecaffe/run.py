@@ -80,11 +80,13 @@ class RunDir:
         self.manifest_file = self.path / "manifest.json"
         # prepare
         self.images = self.path / "images"
+        self.departures = self.path / "departures.json"
         self.cases_file = self.path / "cases.csv"
         # network
         self.train_val = self.path / "train_val.prototxt"
         self.solver = self.path / "solver.prototxt"
         self.deploy = self.path / "deploy.prototxt"
+        self.mean_file = self.path / "mean.binaryproto"
         self.init_weights = self.path / "init.caffemodel"
         # training
         self.caffe_log = self.path / "caffe.log"
@@ -112,6 +114,10 @@ class RunDir:
     def lmdb(self, split: str) -> Path:
         """The LMDB that convert_imageset writes: ``train_lmdb`` or ``test_lmdb``."""
         return self.path / f"{split}_lmdb"
+
+    def labels_lmdb(self, split: str) -> Path:
+        """Exact ages beside an image LMDB, where the recipe asks for them: ``train_labels_lmdb``."""
+        return self.path / f"{split}_labels_lmdb"
 
     def predictions(self, split: str) -> Path:
         """The predictions for a split: ``predictions_train.csv`` or ``predictions_test.csv``."""

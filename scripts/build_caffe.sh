@@ -155,8 +155,14 @@ exec 9> "$cache/$key.lock"
 flock --nonblock 9 || { say "another build of $key is under way; waiting for it"; flock 9; }
 
 progress() { # make's output -> one line when another tenth is done; everything goes to the log
-  awk -v log_file="$1" '{ print >> log_file; fflush(log_file) }
-    match($0, /^\[ *[0-9]+%\]/) { p = int(substr($0, RSTART + 1, RLENGTH - 3) / 10); if (p != last) { last = p; printf "caffe: %d0 %%\n", p > "/dev/stderr" } }'
+  local line last=-1 # in the shell, because mawk would wait for a full buffer
+  while IFS= read -r line; do
+    printf '%s\n' "$line" >> "$1"
+    if [[ $line =~ ^\[\ *([0-9]+)%\] ]] && [ $((BASH_REMATCH[1] / 10)) -gt "$last" ]; then
+      last=$((BASH_REMATCH[1] / 10))
+      printf 'caffe: %d0 %%\n' "$last" >&2
+    fi
+  done
 }
 shown() { # runs a step with its output in a log; on failure shows the end of it
   local log=$1; shift

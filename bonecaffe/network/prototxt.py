@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple, Union
 
+from bonecaffe.network import mean
 from bonecaffe.recipe import Recipe
 
 Value = Union[str, int, float, bool, "Enum", "Block"]
@@ -169,32 +170,40 @@ def _regression(recipe: Recipe, bottom: str, trained: bool) -> Block:
     return _layer(net.fc8_name, "InnerProduct", [bottom], [net.fc8_name], *rates, ("inner_product_param", shape))
 
 
-def _data(recipe: Recipe, phase: str, source: str, batch: int, mirror: bool) -> Block:
-    means: list[tuple[str, Value]] = [("mean_value", value) for value in recipe.network.mean_value]
-    return _layer(
-        "data",
-        "Data",
-        [],
-        ["data", "label"],
-        ("include", Block(("phase", Enum(phase)))),
-        ("transform_param", Block(("mirror", mirror), *means)),
-        ("data_param", Block(("source", source), ("batch_size", batch), ("backend", Enum("LMDB")))),
-    )
+def _data(recipe: Recipe, phase: str, split: str, batch: int, mirror: bool) -> list[Block]:
+    """The Data layer of a phase; with exact labels a second one feeds the ages, record by record beside the images."""
+    exact = recipe.data.labels == "exact"
+
+    def source(name: str) -> tuple[str, Value]:
+        return "data_param", Block(("source", name), ("batch_size", batch), ("backend", Enum("LMDB")))
+
+    include = ("include", Block(("phase", Enum(phase))))
+    transform = ("transform_param", Block(("mirror", mirror), *mean.fields(recipe)))
+    tops = ["data"] if exact else ["data", "label"]
+    layers = [_layer("data", "Data", [], tops, include, transform, source(f"{split}_lmdb"))]
+    if exact:
+        layers.append(_layer("label", "Data", [], ["label"], include, source(f"{split}_labels_lmdb")))
+    return layers
 
 
 # ---- the three files -------------------------------------------------------------------------------------------
 
 
 def _heading(recipe: Recipe, what: str) -> str:
-    return f"# {what}, recipe {recipe.name}: {recipe.description}.\n# Written by `bonecaffe prototxt`; change the recipe, not this file.\n"
+    """The comment at the top; the files of one recipe name the mean in the same words."""
+    return (
+        f"# {what}, recipe {recipe.name}: {recipe.description}.\n"
+        f"# Mean subtracted from the input: {mean.words(recipe)}.\n"
+        "# Written by `bonecaffe prototxt`; change the recipe, not this file.\n"
+    )
 
 
 def train_val(recipe: Recipe) -> str:
     """The network while it is trained, with its two data layers and the loss. LMDBs are named beside the file."""
     net = recipe.network
     layers = [
-        _data(recipe, "TRAIN", "train_lmdb", net.train_batch, net.mirror),
-        _data(recipe, "TEST", "test_lmdb", net.test_batch, False),
+        *_data(recipe, "TRAIN", "train", net.train_batch, net.mirror),
+        *_data(recipe, "TEST", "test", net.test_batch, False),
         *_caffenet(recipe, trained=True),
         _layer("loss", net.loss, [net.fc8_name, "label"], ["loss"]),
     ]

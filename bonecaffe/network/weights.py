@@ -200,3 +200,15 @@ def solver_state(path: Path) -> tuple[int, int]:
             return iteration, histories
     except (OSError, ValueError, IndexError) as error:
         raise WeightsError(f"{path}: cut off, or not a solverstate ({error}).") from error
+
+
+def learned_net(path: Path) -> str:
+    """The caffemodel that a solverstate names; WeightsError when it cannot be read."""
+    try:
+        data = path.read_bytes()[:65536]
+        for field in _fields(data, 0, len(data)):
+            if field.number == 2 and field.wire == _BYTES:
+                return data[field.value : field.end].decode("utf-8")
+    except (OSError, ValueError, IndexError, UnicodeDecodeError) as error:
+        raise WeightsError(f"{path}: cut off, or not a solverstate ({error}).") from error
+    raise WeightsError(f"{path}: names no caffemodel; not a solverstate.")

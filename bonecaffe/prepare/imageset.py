@@ -7,6 +7,7 @@ exits 0 all the same. So nothing it writes is believed: the LMDB is read back, r
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,24 +22,62 @@ from bonecaffe.recipe import Preparation
 _RECORDS_PER_MAPPING = 512  # the map is closed and opened again, so that its pages don't pile up in memory
 
 
-def list_text(cases: Sequence[Case]) -> str:
+def list_text(cases: Sequence[Case], labels: str = "whole_months") -> str:
     """The list that convert_imageset reads: ``relative/path label`` a line, in the order of training.
 
-    Raises PrepareError for an age that is not a whole number of months, because atoi would cut it in silence.
+    Raises PrepareError for a fractional age when ``labels`` is whole_months, because atoi would cut it in silence.
     """
-    check_whole_months(cases)
-    return "".join(f"{case.id}.png {int(case.boneage_months)}\n" for case in cases)
+    if labels == "whole_months":
+        check_whole_months(cases)
+    return "".join(f"{case.id}.png {label(case)}\n" for case in cases)
+
+
+def label(case: Case) -> int:
+    """The age as convert_imageset can pack it: whole months, halves up."""
+    return math.floor(case.boneage_months + 0.5)
 
 
 def check_whole_months(cases: Sequence[Case]) -> None:
-    """Refuse fractional ages, with their number and the first three."""
+    """Refuse fractional ages, with their number, the first three and the two remedies."""
     fractional = [case for case in cases if case.boneage_months != int(case.boneage_months)]
     if fractional:
         shown = ", ".join(f"{case.id} ({case.boneage_months:g})" for case in fractional[:3])
         raise PrepareError(
-            f"labels: {len(fractional)} of {len(cases)} ages are not whole months: {shown}{', …' if len(fractional) > 3 else ''}. "
-            "convert_imageset would cut the fraction off in silence. Round these ages in the table, or leave the cases out of it."
+            f"labels: {len(fractional)} of {len(cases)} ages are not whole months: {shown}"
+            f"{', …' if len(fractional) > 3 else ''}. convert_imageset would cut the fraction off in silence. "
+            "Say --labels round to train on rounded ages, or --labels exact to keep them in a database of their own; "
+            "either is declared as a departure. Evaluation uses the exact ages in any case."
         )
+
+
+def write_labels(lmdb: Path, cases: Sequence[Case]) -> None:
+    """Write exact ages as an LMDB of 1 x 1 x 1 float records, in the order of the images and under their keys.
+
+    convert_imageset cannot do this: ``Datum.label`` is a whole number. The database is read back and compared.
+    """
+    import lmdb as lmdb_package
+
+    Datum = caffe_tools.caffe_pb2().Datum
+    size = 1 << 20 if len(cases) < 1000 else len(cases) * 1024
+    with (
+        lmdb_package.open(str(lmdb), map_size=size + (1 << 20)) as environment,
+        environment.begin(write=True) as writer,
+    ):
+        for number, case in enumerate(cases):
+            datum = Datum(channels=1, height=1, width=1, float_data=[case.boneage_months])
+            writer.put(f"{number:08d}_{case.id}.png".encode(), datum.SerializeToString())
+    if read_labels(lmdb) != [float(np.float32(case.boneage_months)) for case in cases]:
+        raise PrepareError(f"imageset: {lmdb.name}: the ages read back are not those written.")
+
+
+def read_labels(lmdb: Path) -> list[float]:
+    """The ages in a database of exact labels, in order."""
+    import lmdb as lmdb_package
+
+    Datum = caffe_tools.caffe_pb2().Datum
+    environment = lmdb_package.open(str(lmdb), readonly=True, lock=False, create=False)
+    with environment, environment.begin() as reader:
+        return [Datum.FromString(value).float_data[0] for _, value in reader.cursor()]
 
 
 def convert(image_folder: Path, list_file: Path, lmdb: Path, preparation: Preparation) -> None:
@@ -118,14 +157,14 @@ def audit(lmdb: Path, cases: Sequence[Case], images: dict[str, str], preparation
     expected_shape = (3, preparation.height, preparation.width)
     count, stray = 0, None
     with contextlib.closing(records(lmdb)) as packed:
-        for key, label, pixels in packed:
+        for key, stored, pixels in packed:
             if count == len(cases) or key != f"{count:08d}_{cases[count].id}.png":
                 stray = key
                 break
             case = cases[count]
             where = f"imageset: {lmdb.name}: {case.id}"
-            if label != case.boneage_months:
-                raise PrepareError(f"{where} has label {label}, but its age is {case.boneage_months:g}.")
+            if stored != label(case):
+                raise PrepareError(f"{where} has label {stored}, but its age is {case.boneage_months:g}.")
             if pixels.shape != expected_shape:
                 raise PrepareError(f"{where} is {pixels.shape}, not {expected_shape}.")
             grey = np.array_equal(pixels[0], pixels[1]) and np.array_equal(pixels[0], pixels[2])

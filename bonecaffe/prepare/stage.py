@@ -67,9 +67,12 @@ class Inputs:
             yield from self.split[split]
 
 
-def with_split(recipe: Recipe, train: int | None, test: int | None, seed: int | None) -> Recipe:
-    """The recipe with another split, each change declared; the test pass is fitted to the number of test cases."""
+def with_split(
+    recipe: Recipe, train: int | None, test: int | None, seed: int | None, labels: str | None = None
+) -> Recipe:
+    """The recipe with another split or labels, each declared; the test pass is fitted to the number of test cases."""
     given = {
+        "data.labels": (labels, "--labels"),
         "data.train_cases": (train, "--train"),
         "data.test_cases": (test, "--test"),
         "data.split_seed": (seed, "--seed"),
@@ -109,7 +112,8 @@ def read_inputs(image_folder: Path, ages: Path, points: Path, recipe: Recipe) ->
             f"{ages}: {len(cases)} cases, of which {len(usable)} are marked in {points}{first}. "
             f"{recipe.data.train_cases} for training and {recipe.data.test_cases} for test are needed. Mark more hands, or ask for fewer with --train and --test."
         )
-    imageset.check_whole_months(usable)
+    if recipe.data.labels == "whole_months":
+        imageset.check_whole_months(usable)
     train, test = split_cases(usable, recipe.data.train_cases, recipe.data.test_cases, recipe.data.split_seed)
     known = {case.id for case in cases}
     left_out = {
@@ -174,6 +178,7 @@ def _prepare(
                 [asdict(case) for case in inputs.chosen()],
                 len(inputs.split["train"]),
                 recipe.preparation.model_dump(),
+                recipe.data.labels,
             ]
         )
     )
@@ -187,10 +192,13 @@ def _prepare(
     staged = RunDir(work)
     for split in SPLITS:
         shutil.rmtree(staged.lmdb(split), ignore_errors=True)
-        write_text(staged.list_file(split), imageset.list_text(inputs.split[split]))
+        write_text(staged.list_file(split), imageset.list_text(inputs.split[split], recipe.data.labels))
 
     def pack(split: str) -> int:
         imageset.convert(staged.images, staged.list_file(split), staged.lmdb(split), recipe.preparation)
+        if recipe.data.labels == "exact":
+            shutil.rmtree(staged.labels_lmdb(split), ignore_errors=True)
+            imageset.write_labels(staged.labels_lmdb(split), inputs.split[split])
         return imageset.audit(staged.lmdb(split), inputs.split[split], hashes, recipe.preparation)
 
     with ThreadPoolExecutor(len(SPLITS)) as pool:
@@ -206,6 +214,7 @@ def _prepare(
             "points": _named(given["points"]),
             "images": Path(given["images"]).name,
         },
+        "labels": recipe.data.labels,
         "left_out": inputs.left_out,
         "records": counts,
         "lmdb_bytes": {split: (staged.lmdb(split) / "data.mdb").stat().st_size for split in SPLITS},
@@ -240,6 +249,8 @@ def _stands(run: RunDir, key: str) -> bool:
         (run.lmdb(split) / "data.mdb").is_file() and (run.lmdb(split) / "data.mdb").stat().st_size == size
         for split, size in facts["lmdb_bytes"].items()
     )
+    if facts["labels"] == "exact" and not all((run.labels_lmdb(split) / "data.mdb").is_file() for split in SPLITS):
+        return False
     lists = run.cases_file.is_file() and all(run.list_file(split).is_file() for split in SPLITS)
     return (
         lmdbs
@@ -357,12 +368,15 @@ def _move_into_place(run: RunDir, staged: RunDir, recipe: Recipe, facts: dict) -
     old = staged.path / "old"
     shutil.rmtree(old, ignore_errors=True)
     old.mkdir()
-    names = ["images", "cases.csv", *[f"{split}.txt" for split in SPLITS], *[f"{split}_lmdb" for split in SPLITS]]
-    for name in names:
+    of_splits = [
+        path.name for split in SPLITS for path in (run.list_file(split), run.lmdb(split), run.labels_lmdb(split))
+    ]
+    for name in ["images", "cases.csv", *of_splits]:
         target = run.path / name
         if target.exists():
             os.rename(target, old / name)
-        os.rename(staged.path / name, target)
+        if (staged.path / name).exists():  # exact labels are not always asked for
+            os.rename(staged.path / name, target)
     run.write_recipe(recipe)
     run.record("prepare", facts)
     shutil.rmtree(staged.path)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from bonecaffe import __version__, caffe_tools
 from bonecaffe.errors import CaffeError, TrainError
-from bonecaffe.network import prototxt, weights
+from bonecaffe.network import mean, preflight, prototxt, weights
 from bonecaffe.recipe import Recipe
 from bonecaffe.run import SPLITS, RunDir, sha256, sha256_file, write_text
 from bonecaffe.training import log, snapshots
@@ -77,8 +77,24 @@ def write_prototxts(run: RunDir, recipe: Recipe) -> list[str]:
     for path, content in texts.items():
         if path.name not in kept:
             write_text(path, content)
-    run.record("prototxt", {path.name: sha256(content) for path, content in texts.items()})
+    facts = {path.name: sha256(content) for path, content in texts.items()}
+    run.record("prototxt", {**facts, "mean": _write_mean(run, recipe, written.get("mean", {}))})
     return kept
+
+
+def _write_mean(run: RunDir, recipe: Recipe, before: dict[str, str]) -> dict[str, str]:
+    """Have the run's mean image in place, made anew only when the recipe's mean or the images changed."""
+    facts = {"mean": recipe.network.mean, "words": mean.words(recipe), "prepare": _prepared_key(run)}
+    if not mean.needs_file(recipe):
+        return facts
+    stands = run.mean_file.is_file() and before == {**facts, "sha256": sha256_file(run.mean_file)}
+    if not stands or recipe.network.mean != "dataset":
+        mean.write(run, recipe)
+    return {**facts, "sha256": sha256_file(run.mean_file)}
+
+
+def _prepared_key(run: RunDir) -> str:
+    return run.manifest().get("prepare", {}).get("key", "")
 
 
 def compute_with(run: RunDir, recipe: Recipe, gpu: str | None, cpu: bool) -> tuple[Recipe, list[str]]:
@@ -95,15 +111,8 @@ def compute_with(run: RunDir, recipe: Recipe, gpu: str | None, cpu: bool) -> tup
     if recipe.solver.solver_mode == "CPU":
         return recipe, []
     gpu = gpu if gpu is not None else "0"
-    caffe = caffe_tools.find()
-    if not caffe.has_gpu:
-        raise CaffeError(
-            f"this Caffe ({caffe.origin}) was built without GPU support, and the run wants --gpu {gpu}. Train with --cpu, or give a Caffe built with CUDA by CAFFE_ROOT."
-        )
-    if (gpu == "all" or "," in gpu) and not caffe.has_nccl:
-        raise CaffeError(
-            f"--gpu {gpu}: several GPUs need a Caffe built with NCCL, and this one ({caffe.origin}) is not. Use one, --gpu 0."
-        )
+    if problem := preflight.gpu_problem(gpu):
+        raise CaffeError(problem)
     return recipe, ["--gpu", gpu]
 
 
@@ -121,6 +130,12 @@ def _initial_weights(run: RunDir, recipe: Recipe, given: Path | None) -> tuple[l
     return ["--weights", run.init_weights.name], said
 
 
+def _plan(start: list[str], gpu: list[str]) -> preflight.Plan:
+    given = {option.removeprefix("--"): value for option, value in zip(*[iter([*start, *gpu])] * 2, strict=True)}
+    paths = {name: Path(given[name]) for name in ("weights", "snapshot") if name in given}
+    return preflight.Plan(gpu=given.get("gpu"), **paths)
+
+
 def command(run: RunDir, gpu: list[str], start: list[str]) -> list[str]:
     """The paper's command line: ``caffe train --solver solver.prototxt --weights … --gpu 0``, run in the run folder."""
     return [str(caffe_tools.find().program("caffe")), "train", "--solver", run.solver.name, *start, *gpu]
@@ -128,8 +143,8 @@ def command(run: RunDir, gpu: list[str], start: list[str]) -> list[str]:
 
 def _state_of_inputs(run: RunDir) -> dict[str, str]:
     """Hashes of what a training depends on, for `train` to tell whether it stands."""
-    prepared = run.manifest().get("prepare", {}).get("key", "")
-    return {"prepare": prepared, "train_val": sha256_file(run.train_val), "solver": sha256_file(run.solver)}
+    files = {"train_val": run.train_val, "solver": run.solver}
+    return {"prepare": _prepared_key(run), **{name: sha256_file(path) for name, path in files.items()}}
 
 
 # ---- the training ----------------------------------------------------------------------------------------------
@@ -196,6 +211,10 @@ def train(
             start, said = _initial_weights(run, recipe, given_weights)
             started_at = 0
         say(said)
+        report = preflight.examine(run, _plan(start, gpu_arguments))
+        report.raise_if_any(run)
+        if report.copied:
+            say(f"weights: copied {' '.join(report.copied)}; fresh {' '.join(report.fresh) or 'none'}")
         run.snapshots.mkdir(exist_ok=True)
         arguments = command(run, gpu_arguments, start)
         say(f"in {run}: {shlex.join(['caffe', *arguments[1:]])}")

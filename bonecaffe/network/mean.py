@@ -1,0 +1,92 @@
+"""What is subtracted from the pixels: one place that the prototxts, the Predictor and the manifest ask.
+
+The paper does not say. ``imagenet_values`` are the stock network's three numbers; ``dataset`` is the mean image of the
+training LMDB, by Caffe's compute_image_mean; ``file:…`` a mean image of one's own; ``none`` nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from bonecaffe import caffe_tools
+from bonecaffe.errors import PrepareError, RecipeError
+from bonecaffe.recipe import Recipe
+from bonecaffe.run import RunDir, replacing, write_bytes
+
+FILE = "mean.binaryproto"
+"""The mean image of a run, beside its prototxts."""
+
+
+def fields(recipe: Recipe) -> list[tuple[str, float | str]]:
+    """The mean's fields of a ``transform_param``."""
+    kind = recipe.network.mean
+    if kind == "none":
+        return []
+    if kind == "imagenet_values":
+        return [("mean_value", value) for value in recipe.network.mean_value]
+    return [("mean_file", FILE)]
+
+
+def words(recipe: Recipe) -> str:
+    """The mean in words, for the heading of each prototxt and the report."""
+    kind = recipe.network.mean
+    if kind == "imagenet_values":
+        return "{:g}, {:g}, {:g} (blue, green, red)".format(*recipe.network.mean_value)
+    return {"none": "none", "dataset": f"{FILE}, the mean of the training images"}.get(kind, f"{FILE}, given as a file")
+
+
+def needs_file(recipe: Recipe) -> bool:
+    """Whether the recipe subtracts a mean image."""
+    return recipe.network.mean not in ("imagenet_values", "none")
+
+
+def write(run: RunDir, recipe: Recipe) -> None:
+    """Put the mean image that the recipe wants into the run; nothing to do for numbers or none.
+
+    Raises RecipeError for a file that is no mean image of the recipe's size.
+    """
+    kind = recipe.network.mean
+    if kind == "dataset":
+        with replacing(run.mean_file) as temporary:
+            caffe_tools.call("compute_image_mean", [str(run.lmdb("train").absolute()), str(temporary.absolute())])
+    elif kind.startswith("file:"):
+        given = Path(os.path.expanduser(kind.removeprefix("file:")))
+        size = (3, recipe.preparation.height, recipe.preparation.width)
+        if read(given).shape != size:
+            shown = " x ".join(map(str, read(given).shape))
+            raise RecipeError(
+                f"{given}: a mean image of {shown}, but the network's input is {' x '.join(map(str, size))}. "
+                "Caffe would stop. Use mean: dataset, or a mean image of that size."
+            )
+        write_bytes(run.mean_file, given.read_bytes())
+
+
+def read(path: Path) -> np.ndarray:
+    """A mean image, float32 (channel, row, column); RecipeError naming the file when it is none."""
+    try:
+        blob = caffe_tools.caffe_pb2().BlobProto.FromString(path.read_bytes())
+    except OSError as error:
+        raise RecipeError(f"{path}: {error.strerror}. The recipe's mean needs it.") from error
+    except Exception as error:  # protobuf's DecodeError has no public base of its own
+        raise RecipeError(f"{path}: not a mean image (binaryproto): {error}.") from error
+    shape = tuple(blob.shape.dim)[-3:] if blob.shape.dim else (blob.channels, blob.height, blob.width)
+    values = np.array(blob.data, np.float32)
+    if len(shape) != 3 or values.size != int(np.prod(shape)) or values.size == 0:
+        raise RecipeError(f"{path}: not a mean image (binaryproto): {values.size} numbers for the shape {shape}.")
+    return values.reshape(shape)
+
+
+def array(run: RunDir, recipe: Recipe) -> np.ndarray:
+    """What the Data layer subtracts, float32, (3, 1, 1) or (3, height, width)."""
+    kind = recipe.network.mean
+    if kind == "imagenet_values":
+        return np.asarray(recipe.network.mean_value, np.float32).reshape(3, 1, 1)
+    if kind == "none":
+        return np.zeros((3, 1, 1), np.float32)
+    try:
+        return read(run.mean_file)
+    except RecipeError as error:
+        raise PrepareError(f"{error} Write it with: bonecaffe prototxt {run}") from error

@@ -1,0 +1,330 @@
+"""Would Caffe refuse this, or silently do it wrong? Said before it is asked.
+
+Reads what Caffe will read (solver, net, weights, LMDBs, mean, its own build) and names each thing it would die of,
+as it lies in the run folder, edits by hand included.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bonecaffe import caffe_tools
+from bonecaffe.errors import BonecaffeError, PreflightError, RecipeError, WeightsError
+from bonecaffe.network import mean, shapes, weights
+from bonecaffe.network.shapes import Shape
+from bonecaffe.run import RunDir
+
+TRAIN, TEST = 0, 1
+_PHASES = ((TRAIN, "TRAIN"), (TEST, "TEST"))
+_STATE_FACTOR = {"SGD": 1, "Nesterov": 1, "AdaGrad": 1, "RMSProp": 1, "AdaDelta": 2, "Adam": 2}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How training is to be called: paths as Caffe would get them, the GPUs asked for."""
+
+    weights: Path | None = None
+    snapshot: Path | None = None
+    gpu: str | None = None  # "0", "0,1", "all"; None: as the solver says
+
+
+@dataclass
+class Report:
+    """What was found. Problems keep Caffe from working or from working rightly."""
+
+    problems: list[str] = field(default_factory=list)
+    copied: list[str] = field(default_factory=list)
+    fresh: list[str] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+
+    def raise_if_any(self, run: RunDir) -> None:
+        """Raise PreflightError with every problem, a line each."""
+        if self.problems:
+            lines = "".join(f"\n  {problem}" for problem in self.problems)
+            raise PreflightError(f"{run}: Caffe would not train this as it is:{lines}")
+
+
+def examine(run: RunDir, plan: Plan | None = None) -> Report:
+    """Look at everything that ``caffe train`` would; never raises for what it finds."""
+    plan, report = plan or Plan(), Report()
+    say = report.problems.append
+    solver = _parse(run.solver, "SolverParameter", say)
+    net_file = run.path / solver.net if solver is not None and solver.net else run.train_val
+    net = _parse(net_file, "NetParameter", say)
+    if solver is not None:
+        _solver(run, solver, plan, say)
+    _hardware(solver, plan, say)
+    if net is None:
+        return report
+    stored = _databases(run, net, say)
+    if solver is not None:
+        _test_pass(run, solver, net, say)
+    flows = {}
+    for phase, name in _PHASES:
+        _transforms(run, net, phase, stored, say)
+        flows[phase] = shapes.follow(net, phase, {source: shape for source, (shape, _) in stored.items()})
+        for problem in flows[phase].problems:
+            if f"{net_file.name}: {problem}." not in report.problems:
+                say(f"{net_file.name}: {problem}.")
+    _weights(run, plan, flows[TRAIN], report)
+    if solver is not None and flows[TRAIN].complete:
+        _room(run, solver, flows[TRAIN], say)
+        _memory(solver, flows, say)
+    return report
+
+
+# ---- files -----------------------------------------------------------------------------------------------------
+
+
+def _parse(path: Path, kind: str, say: Any) -> Any:
+    from google.protobuf import text_format
+
+    message = getattr(caffe_tools.caffe_pb2(), kind)()
+    try:
+        return text_format.Parse(path.read_text(encoding="utf-8"), message)
+    except OSError as error:
+        say(f"{path.name}: {error.strerror}. Write it with: bonecaffe prototxt {path.parent}")
+    except (text_format.ParseError, UnicodeDecodeError) as error:
+        say(f"{path.name}: Caffe cannot read it: line {error}. Mend it, or delete it and run bonecaffe prototxt.")
+    return None
+
+
+def _solver(run: RunDir, solver: Any, plan: Plan, say: Any) -> None:
+    if solver.lr_policy not in ("fixed", "step", "exp", "inv", "multistep", "poly", "sigmoid"):
+        say(
+            f"{run.solver.name}: lr_policy {solver.lr_policy or 'is missing'!r} is none Caffe knows; it would die at the first iteration."
+        )
+    if solver.lr_policy == "step" and solver.stepsize <= 0:
+        say(f"{run.solver.name}: lr_policy step needs a stepsize above 0; Caffe would divide by it.")
+    prefix = run.path / solver.snapshot_prefix
+    folder = prefix if prefix.is_dir() else prefix.parent
+    if folder != run.snapshots and not folder.is_dir():
+        say(
+            f"{run.solver.name}: snapshot_prefix {solver.snapshot_prefix}: there is no folder {folder}; Caffe would die at its first snapshot."
+        )
+    elif folder.is_dir() and not os.access(folder, os.W_OK):
+        say(f"{run.solver.name}: snapshot_prefix {solver.snapshot_prefix}: {folder} cannot be written to.")
+    if plan.weights is not None and plan.snapshot is not None:
+        say("--weights and --snapshot exclude each other: give weights to start anew, a snapshot to go on.")
+    if plan.snapshot is not None:
+        _snapshot(run, plan.snapshot, say)
+
+
+def _snapshot(run: RunDir, snapshot: Path, say: Any) -> None:
+    path = run.path / snapshot
+    if path.suffix == ".caffemodel":
+        say(f"{snapshot}: a caffemodel holds weights, not a solver's state. Go on from the .solverstate beside it.")
+        return
+    try:
+        weights.solver_state(path)
+    except WeightsError as error:
+        say(str(error))
+        return
+    learned = run.path / weights.learned_net(path)
+    if not learned.is_file():
+        say(f"{snapshot}: belongs to {weights.learned_net(path)}, which is not there. Resume from an older pair.")
+
+
+def _databases(run: RunDir, net: Any, say: Any) -> dict[str, tuple[Shape, int]]:
+    """Shape and number of records of each LMDB that the net names, by its path as written."""
+    found: dict[str, tuple[Shape, int]] = {}
+    for layer in net.layer:
+        if layer.type != "Data" or layer.data_param.source in found:
+            continue
+        source = layer.data_param.source
+        try:
+            found[source] = _lmdb(run.path / source)
+        except BonecaffeError as error:
+            say(f"layer {layer.name}: {error}")
+            continue
+        listed = _listed(run, Path(source).name)
+        if listed is not None and listed != found[source][1]:
+            say(
+                f"{source}: holds {found[source][1]} records for {listed} listed cases; Caffe would train on what is there without a word. Run prepare again."
+            )
+    return found
+
+
+def _lmdb(path: Path) -> tuple[Shape, int]:
+    import lmdb as lmdb_package
+
+    if not (path / "data.mdb").is_file():
+        raise PreflightError(f"{path.name}: no LMDB there. Make it with: bonecaffe prepare {path.parent} …")
+    try:
+        with lmdb_package.open(str(path), readonly=True, lock=False, create=False) as environment:
+            records = environment.stat()["entries"]
+            if not records:
+                raise PreflightError(
+                    f"{path.name}: the LMDB is empty; Caffe would crash on its first read. Run prepare again."
+                )
+            with environment.begin() as reader:
+                value = next(iter(reader.cursor()))[1]
+    except lmdb_package.Error as error:
+        raise PreflightError(
+            f"{path.name}: not readable as an LMDB ({error}). Remove it and run prepare again."
+        ) from error
+    datum = caffe_tools.caffe_pb2().Datum.FromString(value)
+    return (datum.channels, datum.height, datum.width), records
+
+
+def _listed(run: RunDir, source: str) -> int | None:
+    counts = run.manifest().get("prepare", {}).get("records", {})
+    names = {run.lmdb(split).name: split for split in counts} | {run.labels_lmdb(split).name: split for split in counts}
+    return counts.get(names.get(source, ""))
+
+
+def _test_pass(run: RunDir, solver: Any, net: Any, say: Any) -> None:
+    tests = run.manifest().get("prepare", {}).get("records", {}).get("test")
+    batches = [
+        layer.data_param.batch_size for layer in net.layer if layer.type == "Data" and shapes.phase_of(layer, TEST)
+    ]
+    if not tests or not batches or not solver.test_iter:
+        return
+    seen = solver.test_iter[0] * batches[0]
+    if seen != tests:
+        say(
+            f"{run.solver.name}: test_iter {solver.test_iter[0]} x test batch {batches[0]} is {seen} images, but there are {tests} test cases: the test loss would not be theirs. Make them equal."
+        )
+
+
+def _transforms(run: RunDir, net: Any, phase: int, stored: dict[str, tuple[Shape, int]], say: Any) -> None:
+    """Crop and mean of the Data layers, which data_transformer.cpp checks."""
+    for layer in net.layer:
+        if layer.type != "Data" or not shapes.phase_of(layer, phase) or layer.data_param.source not in stored:
+            continue
+        (channels, height, width), _ = stored[layer.data_param.source]
+        transform, where = layer.transform_param, f"layer {layer.name} ({'TEST' if phase else 'TRAIN'})"
+        if layer.data_param.batch_size < 1:
+            say(f"{where}: batch_size is {layer.data_param.batch_size}; it must be above 0.")
+        if transform.crop_size > min(height, width):
+            say(
+                f"{where}: crop_size {transform.crop_size} is larger than the images of {height} x {width}. Take it out: 224 needs no crop."
+            )
+        if transform.mean_value and transform.HasField("mean_file"):
+            say(f"{where}: both mean_value and mean_file are given; Caffe takes one.")
+        if len(transform.mean_value) not in (0, 1, channels):
+            say(
+                f"{where}: {len(transform.mean_value)} mean_values for {channels} channels; give one, or one a channel."
+            )
+        if transform.HasField("mean_file"):
+            try:
+                shape = mean.read(run.path / transform.mean_file).shape
+            except RecipeError as error:
+                say(f"{where}: {error}")
+                continue
+            if shape != (channels, height, width):
+                say(
+                    f"{where}: the mean image is {' x '.join(map(str, shape))}, the images {channels} x {height} x {width}. Use mean: dataset or mean_value."
+                )
+
+
+def _weights(run: RunDir, plan: Plan, flow: shapes.Flow, report: Report) -> None:
+    """Which layers Caffe will copy from the weights, start afresh, or ignore; and those it would die of."""
+    if plan.weights is None or not flow.complete:
+        return
+    try:
+        with weights.Caffemodel(run.path / plan.weights) as model:
+            stored = model.shapes()
+    except WeightsError as error:
+        report.problems.append(str(error))
+        return
+    for name, wanted in flow.weights.items():
+        if name not in stored:
+            report.fresh.append(name)
+        elif len(stored[name]) != len(wanted):
+            report.problems.append(
+                f"{plan.weights}: layer {name} has {len(stored[name])} blobs of weights, the net wants {len(wanted)}. Rename the layer, or take it out of the weights."
+            )
+        else:
+            clash = next(
+                (
+                    (have, want)
+                    for have, want in zip(stored[name], wanted, strict=True)
+                    if _squeezed(have) != _squeezed(want)
+                ),
+                None,
+            )
+            if clash:
+                have, want = (" x ".join(map(str, shape)) for shape in clash)
+                report.problems.append(
+                    f"{plan.weights}: layer {name} is {have} in the weights and {want} in the net; Caffe would die of it. Rename the layer, or take it out of the weights."
+                )
+            else:
+                report.copied.append(name)
+    report.ignored = [name for name in stored if name not in flow.weights]
+
+
+def _squeezed(shape: Shape) -> Shape:
+    """A shape without leading ones, which Caffe's old four-number blobs have."""
+    while len(shape) > 1 and shape[0] == 1:
+        shape = shape[1:]
+    return shape
+
+
+# ---- the machine -----------------------------------------------------------------------------------------------
+
+
+def gpu_problem(wanted: str) -> str | None:
+    """Why this Caffe cannot train on the GPUs wanted (``0``, ``0,1``, ``all``); None when it can."""
+    caffe = caffe_tools.find()
+    if not caffe.has_gpu:
+        return (
+            f"--gpu {wanted}: this Caffe ({caffe.origin}) was built without GPU support. "
+            "Train with --cpu, or give a Caffe built with CUDA by CAFFE_ROOT."
+        )
+    if (wanted == "all" or "," in wanted) and not caffe.has_nccl:
+        return (
+            f"--gpu {wanted}: several GPUs need a Caffe built with NCCL, and this one ({caffe.origin}) is not. "
+            "Use one, --gpu 0."
+        )
+    return None
+
+
+def _hardware(solver: Any, plan: Plan, say: Any) -> None:
+    in_solver = solver is not None and solver.HasField("solver_mode") and solver.solver_mode == 1
+    wanted = plan.gpu if plan.gpu is not None else ("0" if in_solver else None)
+    if wanted is not None and (problem := gpu_problem(wanted)):
+        say(problem)
+
+
+def snapshot_bytes(solver: Any, flow: shapes.Flow) -> int:
+    """Bytes of one snapshot: the caffemodel, and its solverstate with the solver's histories."""
+    model = 4 * sum(math.prod(shape) for params in flow.weights.values() for shape in params)
+    return model * (1 + _STATE_FACTOR.get(solver.type, 1))
+
+
+def _room(run: RunDir, solver: Any, flow: shapes.Flow, say: Any) -> None:
+    if not solver.snapshot:
+        return
+    one = snapshot_bytes(solver, flow)
+    there = len(list(run.snapshots.glob("*.caffemodel"))) if run.snapshots.is_dir() else 0
+    count = max(1, -(-solver.max_iter // solver.snapshot) - there)
+    free = shutil.disk_usage(run.path).free
+    if free < one * count:
+        say(
+            f"the disk has {free / 1e6:.0f} MB free, and {count} snapshots of {one / 1e6:.0f} MB are to come; Caffe would die writing one. Make room, or raise solver.snapshot."
+        )
+
+
+def _memory(solver: Any, flows: dict[int, shapes.Flow], say: Any) -> None:
+    """Blobs and their differences in both phases, and the weights with theirs; against this machine's memory on the CPU."""
+    if solver.solver_mode == 1 and solver.HasField("solver_mode"):
+        return
+    needed = memory_bytes(solver, flows)
+    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > available:
+        say(
+            f"training would need about {needed / 1e9:.1f} GB of memory, and this machine has {available / 1e9:.1f} GB. Lower network.train_batch."
+        )
+
+
+def memory_bytes(solver: Any, flows: dict[int, shapes.Flow]) -> int:
+    """About how many bytes training will hold: values and differences of all blobs and weights, and histories."""
+    blobs = sum(2 * 4 * math.prod(shape) for flow in flows.values() for shape in flow.blobs.values())
+    learned = 4 * sum(math.prod(shape) for params in flows[TRAIN].weights.values() for shape in params)
+    return blobs + learned * (2 + _STATE_FACTOR.get(solver.type, 1))

@@ -1,0 +1,377 @@
+"""Preflight: the real Caffe does die (or does go wrong), and preflight said so first; on good runs it is silent."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+
+import lmdb
+import numpy as np
+import pytest
+from conftest import prepare_run, tiny
+
+from bonecaffe import caffe_tools
+from bonecaffe.errors import BonecaffeError
+from bonecaffe.network import preflight, shapes
+from bonecaffe.recipe import Recipe
+from bonecaffe.run import RunDir
+from bonecaffe.training import snapshots, train
+
+SHORT = {"solver__max_iter": 2, "solver__snapshot": 2, "solver__test_interval": 2}
+
+
+@pytest.fixture
+def ready(own_trained) -> RunDir:
+    """A good run of two iterations, with prototxts, and with the weights and solverstate of an earlier training."""
+    own_trained.write_recipe(tiny(**SHORT))
+    train.write_prototxts(own_trained, own_trained.recipe())
+    old = own_trained.path / "old"
+    own_trained.snapshots.rename(old)
+    own_trained.snapshots.mkdir()
+    shutil.copy(old / "SNAPSHOT_iter_4.caffemodel", own_trained.path / "pre.caffemodel")
+    return own_trained
+
+
+def caffe_train(run, plan, extra=()):
+    """Ask the real Caffe; its exit status and what it said."""
+    command = [str(caffe_tools.find().program("caffe")), "train", "-solver", "solver.prototxt"]
+    command += ["-weights", str(plan.weights)] if plan.weights else []
+    command += ["-snapshot", str(plan.snapshot)] if plan.snapshot else []
+    command += ["-gpu", plan.gpu] if plan.gpu else []
+    done = subprocess.run(
+        [*command, *extra],
+        cwd=run.path,
+        env={**os.environ, "GLOG_logtostderr": "1", "GLOG_minloglevel": "0"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done.returncode, done.stderr
+
+
+def edit(path, old, new, count=1):
+    text = path.read_text()
+    assert old in text, old
+    path.write_text(text.replace(old, new, count))
+
+
+PLAIN, WEIGHTS = preflight.Plan(), preflight.Plan(weights="pre.caffemodel")
+
+
+def crop(run):
+    edit(run.train_val, "mirror: true", "mirror: true\n    crop_size: 227")
+    return PLAIN
+
+
+def write_mean(run, name, shape):
+    blob = caffe_tools.caffe_pb2().BlobProto(num=1, channels=shape[0], height=shape[1], width=shape[2])
+    blob.data.extend(np.zeros(int(np.prod(shape)), np.float32))
+    (run.path / name).write_bytes(blob.SerializeToString())
+    text = re.sub(r" +mean_value: \d+\n", "", run.train_val.read_text())
+    run.train_val.write_text(
+        text.replace("mirror: true", f'mirror: true\n    mean_file: "{name}"').replace(
+            "mirror: false", f'mirror: false\n    mean_file: "{name}"'
+        )
+    )
+
+
+def mean_size(run):
+    write_mean(run, "imagenet_mean.binaryproto", (3, 256, 256))
+    return PLAIN
+
+
+def mean_missing(run):
+    write_mean(run, "m.binaryproto", (3, 224, 224))
+    (run.path / "m.binaryproto").unlink()
+    return PLAIN
+
+
+def mean_twice(run):
+    edit(run.train_val, "mean_value: 104\n", 'mean_value: 104\n    mean_file: "m.binaryproto"\n')
+    return PLAIN
+
+
+def mean_two_values(run):
+    edit(run.train_val, "    mean_value: 104\n", "")
+    return PLAIN
+
+
+def fc8_clash(run):
+    edit(run.train_val, "num_output: 1\n", "num_output: 1000\n")
+    edit(run.train_val, 'bottom: "label"', 'bottom: "fc8"')
+    return WEIGHTS
+
+
+def stock_fc8(run):
+    model = caffe_tools.caffe_pb2().NetParameter.FromString((run.path / "pre.caffemodel").read_bytes())
+    for layer in model.layer:
+        if layer.name == "fc8":
+            layer.blobs[0].shape.dim[:] = [1000, 16]
+            layer.blobs[0].data[:] = [0.0] * 16000
+            layer.blobs[1].shape.dim[:] = [1000]
+            layer.blobs[1].data[:] = [0.0] * 1000
+    (run.path / "pre.caffemodel").write_bytes(model.SerializeToString())
+    return WEIGHTS
+
+
+def fc6_input(run):
+
+    text = run.train_val.read_text()
+    start = text.index('name: "pool5"')
+    run.train_val.write_text(text[:start] + text[start:].replace("stride: 2", "stride: 3", 1))
+    return WEIGHTS
+
+
+def lmdb_missing(run):
+    shutil.rmtree(run.lmdb("train"))
+    return PLAIN
+
+
+def lmdb_empty(run):
+    shutil.rmtree(run.lmdb("train"))
+    lmdb.open(str(run.lmdb("train")), map_size=1 << 20).close()
+    return PLAIN
+
+
+def outputs_clash(run):
+    edit(run.train_val, "num_output: 1\n", "num_output: 2\n")
+    return PLAIN
+
+
+def gpu_wanted(run):
+    if caffe_tools.find().has_gpu:
+        pytest.skip("this Caffe has a GPU build")
+    return preflight.Plan(gpu="0")
+
+
+def gpus_wanted(run):
+    if caffe_tools.find().has_gpu:
+        pytest.skip("this Caffe has a GPU build")
+    return preflight.Plan(gpu="0,1")
+
+
+def weights_and_snapshot(run):
+    return preflight.Plan(weights="pre.caffemodel", snapshot="old/SNAPSHOT_iter_4.solverstate")
+
+
+def model_as_snapshot(run):
+    return preflight.Plan(snapshot="pre.caffemodel")
+
+
+def state_without_model(run):
+    state = caffe_tools.caffe_pb2().SolverState.FromString(
+        (run.path / "old" / "SNAPSHOT_iter_4.solverstate").read_bytes()
+    )
+    assert not (run.path / state.learned_net).exists()
+    return preflight.Plan(snapshot="old/SNAPSHOT_iter_4.solverstate")
+
+
+def prefix_nowhere(run):
+    edit(run.solver, '"snapshots/SNAPSHOT"', '"nowhere/SNAPSHOT"')
+    return PLAIN
+
+
+def net_missing(run):
+    edit(run.solver, '"train_val.prototxt"', '"train_vall.prototxt"')
+    return PLAIN
+
+
+def unknown_field(run):
+    edit(run.train_val, "num_output: 1\n", "num_outputs: 1\n")
+    return PLAIN
+
+
+def appendix_1_as_printed(run):
+    from bonecaffe.network.appendices import APPENDIX_1
+
+    text = run.train_val.read_text()
+    run.train_val.write_text(text[: text.index('layer {\n  name: "fc8"')] + APPENDIX_1)
+    return PLAIN
+
+
+def unknown_bottom(run):
+    edit(run.train_val, 'bottom: "fc7"\n  top: "fc8"', 'bottom: "fc77"\n  top: "fc8"')
+    return PLAIN
+
+
+def policy_unknown(run):
+    edit(run.solver, '"step"', '"steps"')
+    return PLAIN
+
+
+def weights_cut(run):
+    path = run.path / "pre.caffemodel"
+    path.write_bytes(path.read_bytes()[:5000])
+    return WEIGHTS
+
+
+def weights_a_page(run):
+    (run.path / "pre.caffemodel").write_text("<!DOCTYPE html><html><body>Not found</body></html>")
+    return WEIGHTS
+
+
+def state_cut(run):
+    path = run.path / "old" / "SNAPSHOT_iter_4.solverstate"
+    path.write_bytes(path.read_bytes()[:-100])
+    return preflight.Plan(snapshot="old/SNAPSHOT_iter_4.solverstate")
+
+
+DEADLY = {  # misconfiguration: (how Caffe says it, how preflight does)
+    crop: ("crop_size|Check failed", "crop_size 227 is larger than the images of 224 x 224"),
+    mean_size: ("Check failed", "mean image is 3 x 256 x 256, the images 3 x 224 x 224"),
+    mean_missing: ("File not found|Check failed", "m.binaryproto: No such file"),
+    mean_twice: ("Check failed|Cannot specify", "both mean_value and mean_file"),
+    mean_two_values: ("Specify either 1 mean_value", "2 mean_values for 3 channels"),
+    stock_fc8: ("Cannot copy param 0 weights from layer 'fc8'", "layer fc8 is 1000 x 16 in the weights and 1 x 16 in the net"),
+    fc8_clash: ("Cannot copy param 0 weights from layer 'fc8'", "layer fc8 is 1 x 16 in the weights and 1000 x 16 in the net"),
+    fc6_input: ("Cannot copy param 0 weights from layer 'fc6'", "layer fc6 is 16 x 288 in the weights and 16 x 200 in the net"),
+    lmdb_missing: ("No such file|mdb_status", "train_lmdb: no LMDB there"),
+    lmdb_empty: ("", "train_lmdb: the LMDB is empty"),
+    outputs_clash: ("Inputs must have the same dimension", "fc8 gives 2 numbers an image and label 1"),
+    gpu_wanted: ("Cannot use GPU in CPU-only Caffe", "built without GPU support"),
+    gpus_wanted: ("Cannot use GPU in CPU-only Caffe", "built without GPU support"),
+    weights_and_snapshot: ("not both|Give a snapshot", "exclude each other"),
+    model_as_snapshot: ("Check failed|Unknown|parse", "a caffemodel holds weights, not a solver's state"),
+    state_without_model: ("File not found|Check failed", "which is not there"),
+    prefix_nowhere: ("Check failed|Cannot write|snapshot prefix", "there is no folder"),
+    net_missing: ("File not found|Check failed", "train_vall.prototxt: No such file"),
+    unknown_field: ("num_outputs", "no field named \"num_outputs\""),
+    appendix_1_as_printed: ("Error parsing|Failed to parse", "Caffe cannot read it: line"),
+    unknown_bottom: ("Unknown bottom blob 'fc77'", "its bottom fc77 is made by no layer before it"),
+    policy_unknown: ("Unknown learning rate policy", "none Caffe knows"),
+    weights_cut: ("Check failed|Failed to parse", "pre.caffemodel: cut off"),
+    state_cut: ("Check failed|Failed to parse|parse", "cut off, or not a solverstate"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("misconfigure", DEADLY, ids=lambda function: function.__name__)
+def test_caffe_dies_and_preflight_said_so(ready, misconfigure):
+    """One line that a user understands, before Caffe's own."""
+    theirs, ours = DEADLY[misconfigure]
+    plan = misconfigure(ready)
+    plan = preflight.Plan(*(ready.path / path if path else None for path in (plan.weights, plan.snapshot)), plan.gpu)
+    report = preflight.examine(ready, plan)
+    said = [problem for problem in report.problems if ours in problem]
+    assert said, report.problems
+    assert "\n" not in said[0]
+    code, output = caffe_train(ready, plan)
+    assert code != 0, output
+    assert re.search(theirs, output), output
+
+
+def test_web_page_as_weights_is_silent_and_preflight_said_so(ready):
+    """Caffe takes a page saved as .caffemodel for weights without layers, starts from the fillers, and exits 0."""
+    plan = weights_a_page(ready)
+    plan = preflight.Plan(weights=ready.path / plan.weights)
+    assert any("an HTML page, not a caffemodel" in problem for problem in preflight.examine(ready, plan).problems)
+    code, output = caffe_train(ready, plan)
+    assert code == 0 and "Finetuning from" in output
+
+
+def test_short_lmdb_is_silently_trained_on_and_preflight_said_so(ready):
+    """Caffe starts over at the end of what is there, and exits 0."""
+    with lmdb.open(str(ready.lmdb("train")), map_size=1 << 30) as environment, environment.begin(write=True) as writer:
+        writer.delete(next(iter(writer.cursor()))[0])
+    assert any(
+        "train_lmdb: holds 7 records for 8 listed cases" in problem for problem in preflight.examine(ready).problems
+    )
+    assert caffe_train(ready, PLAIN)[0] == 0
+
+
+def test_wrong_test_pass_is_silent_and_preflight_said_so(ready):
+    """test_iter x batch unlike the test set: Caffe averages over something else, and exits 0."""
+    edit(ready.solver, "test_iter: 2", "test_iter: 3")
+    assert any(
+        "test_iter 3 x test batch 2 is 6 images, but there are 4 test cases" in problem
+        for problem in preflight.examine(ready).problems
+    )
+    assert caffe_train(ready, PLAIN)[0] == 0
+
+
+def test_full_disk_kills_caffe_at_its_snapshot_and_preflight_said_so(hands, tmp_path):
+    """The snapshots to come don't fit."""
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(small)], capture_output=True, check=False
+    ).returncode:
+        pytest.skip("may not mount a small file system here")
+    try:
+        run = prepare_run(small / "run", hands, tiny(**SHORT, network__fc_outputs=(2048, 64), data__train_cases=4))
+        train.write_prototxts(run, run.recipe())
+        run.snapshots.mkdir()
+        assert any("MB free, and 1 snapshots of" in problem for problem in preflight.examine(run).problems)
+        with pytest.raises(BonecaffeError, match="MB free"):
+            train.train(run)
+        code, output = caffe_train(run, PLAIN)
+        assert code != 0 or not all(snapshot.flaw() is None for snapshot in snapshots.find(run.snapshots))
+    finally:
+        subprocess.run(["umount", "-l", str(small)], check=False)
+
+
+def test_memory_is_foreseen(ready, monkeypatch):
+    """A batch that this machine cannot hold: said with both figures. (Nothing is made to run out of memory here.)"""
+    edit(ready.train_val, "batch_size: 4", "batch_size: 40000")
+    problems = preflight.examine(ready).problems
+    assert any(re.search(r"training would need about [\d.]+ GB of memory", problem) for problem in problems)
+
+
+@pytest.mark.parametrize("plan", [PLAIN, preflight.Plan(weights="pre.caffemodel")], ids=["plain", "weights"])
+def test_no_alarm_on_a_good_run(ready, plan):
+    """What Caffe trains to its end, preflight passes."""
+    plan = preflight.Plan(ready.path / plan.weights if plan.weights else None)
+    report = preflight.examine(ready, plan)
+    assert report.problems == []
+    if plan.weights:
+        assert report.copied == ["conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8"]
+        assert report.fresh == report.ignored == []
+    code, output = caffe_train(ready, plan)
+    assert code == 0, output
+
+
+def test_no_alarm_on_a_resume(ready):
+    """A complete pair."""
+    (ready.path / "old").rename(ready.path / "older")
+    shutil.copytree(ready.path / "older", ready.snapshots, dirs_exist_ok=True)
+    plan = preflight.Plan(snapshot=ready.snapshots / "SNAPSHOT_iter_4.solverstate")
+    assert preflight.examine(ready, plan).problems == []
+
+
+@pytest.mark.parametrize("name", ["paper", "demo", "smoke"])
+def test_no_alarm_on_the_recipes_but_the_gpu(name, hands, tmp_path):
+    """The three recipes on a dozen hands; the paper's wants a GPU, and that is all."""
+    values = {"data.train_cases": 8, "data.test_cases": 4, "solver.test_iter": 2}
+    run = prepare_run(tmp_path / "run", hands, Recipe.load(name).with_values(values, "tests: a dozen hands"))
+    train.write_prototxts(run, run.recipe())
+    problems = preflight.examine(run).problems
+    assert [problem for problem in problems if "GPU" not in problem] == []
+    assert len(problems) == (1 if name == "paper" and not caffe_tools.find().has_gpu else 0)
+
+
+@pytest.mark.parametrize("name", ["paper", "demo"])
+def test_shapes_are_those_of_caffe(name, tmp_path):
+    """Every blob and weight of deploy, as the real Caffe lays them out."""
+    from google.protobuf import text_format
+
+    from bonecaffe.network import prototxt
+
+    caffe = caffe_tools.import_pycaffe()
+    prototxt.write(tmp_path, Recipe.load(name))
+    net = caffe.Net(str(tmp_path / "deploy.prototxt"), caffe.TEST)
+    parsed = text_format.Parse((tmp_path / "deploy.prototxt").read_text(), caffe_tools.caffe_pb2().NetParameter())
+    flow = shapes.follow(parsed, 1, {})
+    assert flow.complete and flow.problems == []
+    assert flow.blobs == {blob: tuple(value.data.shape) for blob, value in net.blobs.items()}
+    assert flow.weights == {layer: [tuple(blob.data.shape) for blob in blobs] for layer, blobs in net.params.items()}
+
+
+def test_train_asks_preflight(own_run):
+    """`train` refuses what preflight refuses, before Caffe is started."""
+    train.write_prototxts(own_run, own_run.recipe())
+    crop(own_run)
+    with pytest.raises(BonecaffeError, match="crop_size 227"):
+        train.train(own_run)
+    assert not own_run.caffe_log.exists()
