@@ -10,6 +10,7 @@ GPU     ?=
 TRAIN   ?=
 TEST    ?=
 SEED    ?=
+LABELS  ?=
 export CAFFE_ROOT CAFFE_SOURCE
 
 VENV      := .venv
@@ -40,9 +41,9 @@ demo: setup          ## the whole pipeline on phantoms on the CPU, ends with the
 smoke: setup         ## the CI smoke test: a tiny LMDB, CPU mode, the paper's full-size net and the demo's
 	@$(PYTHON) -m pytest -q tests/test_smoke.py --doctest-modules
 
-prepare: setup       ## RUN RECIPE IMAGES AGES POINTS [TRAIN TEST SEED] -> LMDBs
+prepare: setup       ## RUN RECIPE IMAGES AGES POINTS [TRAIN TEST SEED LABELS] -> LMDBs
 	@$(BONECAFFE) prepare $(RUN) --images $(IMAGES) --ages $(AGES) --points $(POINTS) --recipe $(RECIPE) \
-	  $(if $(TRAIN),--train $(TRAIN)) $(if $(TEST),--test $(TEST)) $(if $(SEED),--seed $(SEED))
+	  $(if $(TRAIN),--train $(TRAIN)) $(if $(TEST),--test $(TEST)) $(if $(SEED),--seed $(SEED)) $(if $(LABELS),--labels $(LABELS))
 
 train: setup         ## RUN [WEIGHTS] [GPU=0 | 0,1 | all | cpu; else as the recipe says] [RESUME=1] -> snapshots
 	@$(BONECAFFE) train $(RUN) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(if $(filter cpu,$(GPU)),--cpu,$(if $(GPU),--gpu $(GPU))) $(if $(RESUME),--resume)
