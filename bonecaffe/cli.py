@@ -225,6 +225,31 @@ def prepare(
 
 
 @main.command()
+@click.argument("image", metavar="IMAGE", type=FILE)
+@click.option("--out", type=FILE, help="Write the equalized image here, as PNG.")
+@click.option("--table", type=FILE, help="Write the grey-level table T here, as CSV: level,pixels,output.")
+@click.option("--levels", type=click.IntRange(2, 256), default=64, show_default=True, help="Number of grey levels.")
+def histeq(image: Path, out: Path | None, table: Path | None, levels: int) -> None:
+    """Equalize an image by the rule of MATLAB's histeq, to look at it or to compare its table T with MATLAB's.
+
+    The whole image is equalized; `prepare` equalizes the crop.
+    """
+    from bonecaffe.hands.images import encode_png, read_image
+    from bonecaffe.prepare import histeq as equalization
+    from bonecaffe.run import write_bytes, write_text
+
+    if out is None and table is None:
+        raise click.UsageError("give --out, --table, or both")
+    pixels = read_image(image)
+    if table is not None:
+        write_text(table, equalization.table_text(equalization.histogram(pixels), levels))
+        click.echo(table)
+    if out is not None:
+        write_bytes(out, encode_png(equalization.histeq(pixels, levels)))
+        click.echo(out)
+
+
+@main.command()
 @click.argument("run", metavar="[RUN]", type=click.Path(file_okay=False, path_type=Path), required=False)
 @click.option("--out", type=FOLDER, help="A folder to write into, instead of a run.")
 @click.option("--recipe", "recipe_name", help="With --out: paper, demo, smoke, or a file.")

@@ -1,18 +1,61 @@
 #!/usr/bin/env python3
-"""Draw the README's pictures anew from phantoms: docs/pipeline.png and docs/phantoms.png."""
+"""Draw the pictures of README and docs anew from phantoms: pipeline, phantoms, histeq; print HISTEQ.md's table."""
 
 from pathlib import Path
+
+import cv2
+import numpy as np
+from skimage.exposure import equalize_hist
 
 from bonecaffe import Recipe
 from bonecaffe.evaluation import figures
 from bonecaffe.hands.phantom import dataset
+from bonecaffe.prepare.crop import crop
+from bonecaffe.prepare.histeq import histeq
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 
+def equalizations(image: np.ndarray) -> dict[str, np.ndarray]:
+    """One crop, equalized by three rules; uint8."""
+    return {
+        "MATLAB histeq, 64 levels": histeq(image),
+        "MATLAB histeq, 256 levels": histeq(image, 256),
+        "cv2.equalizeHist": cv2.equalizeHist(image),
+        "skimage equalize_hist": np.floor(equalize_hist(image) * 255 + 0.5).astype(np.uint8),
+    }
+
+
+def comparison(image: np.ndarray) -> list[str]:
+    """The table of docs/HISTEQ.md, a line each."""
+    results = equalizations(image)
+    first = next(iter(results.values())).astype(int)
+    lines = []
+    for name, result in results.items():
+        difference = np.abs(result - first)
+        lines.append(
+            f"| {name} | {len(np.unique(result))} | {result.min()} | {result.mean():.1f} | {difference.mean():.2f} | {difference.max()} |"
+        )
+    return lines
+
+
+def the_hand() -> dataset.Phantom:
+    """The phantom of the pictures: a girl of 118 months."""
+    return dataset.make(2018, 11, (1000, 1300), age_months=118, male=False)
+
+
+def the_crop() -> np.ndarray:
+    """Its crop, not equalized."""
+    hand = the_hand()
+    return crop(hand.image, hand.points.rectangle())
+
+
 def main() -> None:
-    """Draw both."""
-    hand = dataset.make(2018, 11, (1000, 1300), age_months=118, male=False)
+    """Draw all."""
+    results = equalizations(the_crop())
+    figures.side_by_side({"crop": the_crop(), **results}, DOCS / "histeq.png")
+    print("\n".join(comparison(the_crop())))
+    hand = the_hand()
     figures.preparation(hand.image, hand.points, Recipe.load("paper"), DOCS / "pipeline.png")
     sheet = [dataset.make(2018, number, (700, 910), age_months=15 + 14 * number) for number in range(16)]
     dataset.write_contact_sheet(DOCS / "phantoms.png", sheet, columns=8, cell=(150, 195))

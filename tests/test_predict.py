@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import cv2
 import numpy as np
 import pandas
@@ -136,3 +138,37 @@ def test_nothing_half_written_is_left_in_an_lmdb_read(prepared):
     before = (prepared.lmdb("train") / "data.mdb").read_bytes()
     assert len(list(imageset.records(prepared.lmdb("train")))) == 8
     assert (prepared.lmdb("train") / "data.mdb").read_bytes() == before
+
+
+def test_full_size_net_equals_opencv_on_a_hundred_images(tmp_path):
+    """The paper's own net, at full size, with 100 phantoms: pycaffe and OpenCV's importer agree within 1e-4."""
+    from bonecaffe.hands.phantom import dataset
+    from bonecaffe.network import prototxt
+    from bonecaffe.prepare.normalize import normalize
+    from bonecaffe.recipe import Recipe
+    from bonecaffe.run import RunDir
+
+    caffe = caffe_tools.import_pycaffe()
+    recipe, run = Recipe.load("smoke"), RunDir(tmp_path / "run")
+    run.write_recipe(recipe)
+    prototxt.write(run.path, recipe)
+    run.snapshots.mkdir()
+    filled = tmp_path / "filled.prototxt"  # deploy with fillers, so that its weights are not all zero
+    text = run.deploy.read_text().replace(
+        "num_output: 1\n", 'num_output: 1\n    bias_filler { type: "constant" value: 100 }\n'
+    )
+    filled.write_text(re.sub(r"(num_output: \d+\n)", r'\1    weight_filler { type: "msra" }\n', text))
+    caffe.set_random_seed(1)
+    caffe.Net(str(filled), caffe.TEST).save(str(run.snapshots / "SNAPSHOT_iter_1.caffemodel"))
+    hands = [dataset.make(31, number, (240, 310)) for number in range(100)]
+    normal = [normalize(hand.image, hand.points, recipe.preparation) for hand in hands]
+    predictor = Predictor(run)
+    ours = list(predictor.predict_normalized(normal))
+    net = cv2.dnn.readNetFromCaffe(str(run.deploy), str(predictor.snapshot.caffemodel))
+    for start in range(0, 100, 20):
+        net.setInput(np.stack([predictor.feed(image) for image in normal[start : start + 20]]))
+        theirs = net.forward().ravel()
+        assert np.allclose(ours[start : start + 20], theirs, rtol=1e-4, atol=0), np.abs(
+            theirs / ours[start : start + 20] - 1
+        ).max()
+    assert np.std(ours) > 0.01 * abs(np.mean(ours))  # so that the comparison could have failed

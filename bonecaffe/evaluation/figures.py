@@ -95,6 +95,21 @@ def prepared_hands(images: list[tuple[str, Path]], path: Path) -> Path:
     return _save(figure, path)
 
 
+def side_by_side(pictures, path: Path) -> Path:
+    """Grey images under their titles, each with its histogram below; ``pictures`` maps titles to uint8 arrays."""
+    figure = _figure(2.5 * len(pictures), 3.8)
+    above, below = figure.subplots(2, len(pictures), height_ratios=(3, 1))
+    for (title, picture), image_axes, axes in zip(pictures.items(), above, below, strict=True):
+        image_axes.imshow(picture, cmap="gray", vmin=0, vmax=255)
+        image_axes.set_title(title, fontsize=9)
+        image_axes.axis("off")
+        axes.hist(picture.ravel(), bins=256, range=(0, 256), color=TRAIN)
+        axes.set_yticks([])
+        axes.set_xticks([0, 255])
+        axes.spines[["top", "right", "left"]].set_visible(False)
+    return _save(figure, path)
+
+
 def preparation(image, points, recipe, path: Path) -> Path:
     """The pipeline in pictures (figures 2 and 3): image, points and rectangle, crop, equalized, as the network sees it."""
     from bonecaffe.hands.reference_points import POINT_NAMES

@@ -62,3 +62,13 @@ def histeq(image: np.ndarray, levels: int = 64) -> np.ndarray:
     if image.dtype != np.uint8 or image.ndim != 2 or image.size == 0:
         raise ValueError(f"a two-dimensional uint8 image is needed, not {image.dtype} of shape {image.shape}")
     return cv2.LUT(image, transform(histogram(image), levels))
+
+
+def table_text(counts: np.ndarray, levels: int = 64) -> str:
+    """The histogram and its table T as CSV: ``level,pixels,output``, 256 rows; to be compared with MATLAB's own T.
+
+    MATLAB's second output of histeq is this table over 255.
+    """
+    outputs = transform(counts, levels)
+    rows = (f"{level},{pixels},{output}\n" for level, (pixels, output) in enumerate(zip(counts, outputs, strict=True)))
+    return "level,pixels,output\n" + "".join(rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -83,3 +84,57 @@ def test_wrong_arrays_are_refused(image):
     """Only two-dimensional, non-empty uint8."""
     with pytest.raises(ValueError, match="uint8"):
         histeq(image)
+
+
+def test_documented_comparison_is_true():
+    """docs/HISTEQ.md: its table, and what it says of a large background, worked out again."""
+    import importlib.util
+
+    import cv2
+    from conftest import REPOSITORY
+    from skimage.exposure import equalize_hist
+
+    text = (REPOSITORY / "docs" / "HISTEQ.md").read_text()
+    spec = importlib.util.spec_from_file_location("pictures", REPOSITORY / "scripts" / "pictures.py")
+    pictures = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(pictures)
+    assert "526 × 572" in text and pictures.the_crop().shape == (572, 526)
+    rows = [line for line in text.splitlines() if line.startswith(("| MATLAB", "| cv2", "| skimage"))]
+    for written, computed in zip(rows, pictures.comparison(pictures.the_crop()), strict=True):
+        assert written.split("|")[1] == computed.split("|")[1]
+        said, found = ([float(cell) for cell in row.split("|")[2:-1]] for row in (written, computed))
+        assert found == pytest.approx(said, abs=3.1)  # another processor may round a phantom's pixels otherwise
+    background = np.concatenate(
+        [np.full(9000, 10, np.uint8), np.repeat(np.arange(11, 211, dtype=np.uint8), 5)]
+    ).reshape(100, 100)
+    results = (histeq(background), cv2.equalizeHist(background), np.floor(equalize_hist(background) * 255 + 0.5))
+    assert [int(result[0, 0]) for result in results] == [
+        int(n)
+        for n in re.search(
+            r"to (\d+) by MATLAB's rule, to (\d+) by OpenCV's, and to (\d+) by skimage's", text.replace("\n", " ")
+        ).groups()
+    ]
+
+
+def test_table_is_exported(tmp_path):
+    """256 rows of level, pixels, output; the command writes table and image."""
+    from click.testing import CliRunner
+
+    from bonecaffe.cli import main
+    from bonecaffe.hands.images import encode_png, read_image
+
+    image = np.random.default_rng(1).integers(30, 90, (40, 50), np.uint8)
+    (tmp_path / "a.png").write_bytes(encode_png(image))
+    arguments = [
+        "histeq",
+        str(tmp_path / "a.png"),
+        "--table",
+        str(tmp_path / "T.csv"),
+        "--out",
+        str(tmp_path / "J.png"),
+    ]
+    assert CliRunner().invoke(main, arguments).exit_code == 0
+    rows = [[int(cell) for cell in line.split(",")] for line in (tmp_path / "T.csv").read_text().splitlines()[1:]]
+    assert [row[0] for row in rows] == list(range(256)) and sum(row[1] for row in rows) == image.size
+    assert np.array_equal(read_image(tmp_path / "J.png"), np.array([row[2] for row in rows], np.uint8)[image])
+    assert np.array_equal(read_image(tmp_path / "J.png"), histeq(image))

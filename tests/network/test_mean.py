@@ -1,0 +1,83 @@
+"""The mean: one place that the prototxts, the Predictor and the manifest ask."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conftest import prepare_run, tiny
+
+from bonecaffe import caffe_tools
+from bonecaffe.errors import BonecaffeError
+from bonecaffe.hands.images import read_image
+from bonecaffe.network import mean
+from bonecaffe.predict import Predictor, predict_run
+from bonecaffe.prepare import imageset
+from bonecaffe.training import train
+
+
+def mean_image(path, shape=(3, 224, 224)):
+    blob = caffe_tools.caffe_pb2().BlobProto(num=1, channels=shape[0], height=shape[1], width=shape[2])
+    blob.data.extend(np.random.default_rng(2).uniform(0, 255, int(np.prod(shape))).astype(np.float32))
+    path.write_bytes(blob.SerializeToString())
+    return path
+
+
+OPTIONS = ["imagenet_values", "none", "dataset", "file"]
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_feed_equals_the_data_layers_for_every_mean(option, hands, tmp_path):
+    """The TEST net that Caffe builds from train_val.prototxt feeds, to the last bit, what Predictor feeds."""
+    kind = f"file:{mean_image(tmp_path / 'own.binaryproto')}" if option == "file" else option
+    recipe = tiny(
+        network__mean=kind, solver__max_iter=2, solver__snapshot=2, network__test_batch=4, solver__test_iter=1
+    )
+    run = prepare_run(tmp_path / "run", hands, recipe)
+    assert train.train(run).state == "finished"
+    caffe = caffe_tools.import_pycaffe()
+    text = run.train_val.read_text()
+    for name in ("train_lmdb", "test_lmdb", mean.FILE):
+        text = text.replace(f'"{name}"', f'"{run.path / name}"')
+    (run.path / "absolute.prototxt").write_text(text)
+    net = caffe.Net(str(run.path / "absolute.prototxt"), caffe.TEST)
+    net.forward()
+    predictor = Predictor(run)
+    lines = run.list_file("test").read_text().splitlines()
+    ours = np.stack([predictor.feed(read_image(run.images / line.rsplit(" ", 1)[0])) for line in lines])
+    assert np.array_equal(net.blobs["data"].data, ours)
+    predict_run(run)
+    facts = run.manifest()["prototxt"]["mean"]
+    assert facts["mean"] == kind and ("sha256" in facts) == (option in ("dataset", "file"))
+    for path in (run.train_val, run.solver, run.deploy):
+        assert f"# Mean subtracted from the input: {mean.words(recipe)}." in path.read_text()
+
+
+def test_dataset_mean_is_that_of_the_training_images(hands, tmp_path):
+    """compute_image_mean's file holds the mean of what was packed; made anew when the split changes, else kept."""
+    run = prepare_run(tmp_path / "run", hands, tiny(network__mean="dataset"))
+    train.write_prototxts(run, run.recipe())
+    packed = np.mean([pixels for _, _, pixels in imageset.records(run.lmdb("train"))], axis=0)
+    assert np.allclose(mean.read(run.mean_file), packed, atol=1e-3)
+    stamp = run.mean_file.stat().st_mtime_ns
+    train.write_prototxts(run, run.recipe())
+    assert run.mean_file.stat().st_mtime_ns == stamp
+    prepare_run(run.path, hands, tiny(network__mean="dataset", data__split_seed=6))
+    train.write_prototxts(run, run.recipe())
+    assert run.mean_file.stat().st_mtime_ns != stamp
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda path: mean_image(path, (3, 256, 256)), "3 x 256 x 256"),
+        (lambda path: path.write_text("hello, world"), "not a mean image"),
+        (lambda path: path.write_bytes(b""), "not a mean image"),
+        (lambda path: None, "No such file"),
+    ],
+)
+def test_file_that_is_no_mean_of_this_size_is_refused(make, said, own_run, tmp_path):
+    """Before Caffe is asked; the file is named."""
+    make(tmp_path / "own.binaryproto")
+    with pytest.raises(BonecaffeError, match=f"own.binaryproto.*{said}"):
+        train.write_prototxts(own_run, tiny(network__mean=f"file:{tmp_path / 'own.binaryproto'}"))
+    assert not own_run.mean_file.exists()

@@ -1,0 +1,102 @@
+"""docs/REPRODUCTION.md: every statement has its place in the code, and the place exists."""
+
+from __future__ import annotations
+
+import ast
+import re
+
+import pytest
+from click.testing import CliRunner
+from conftest import REPOSITORY, tiny
+
+from bonecaffe.cli import main
+from bonecaffe.network import appendices
+from bonecaffe.recipe import Recipe
+from bonecaffe.run import RunDir
+
+DOCUMENT = REPOSITORY / "docs" / "REPRODUCTION.md"
+ROWS = [
+    [cell.strip() for cell in line.strip("|\n ").split(" | ")]
+    for line in DOCUMENT.read_text().splitlines()
+    if re.match(r"\| \d+ \|", line)
+]
+VERDICTS = ("**verbatim**", "**departed**", "**not stated**", "**misprint**")
+
+
+def names_in(path):
+    """Functions, classes and constants of a module."""
+    found = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Assign):
+            found |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    return found
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
+def test_every_statement_has_its_place(row):
+    """The file, function or field named exists, and the verdict is one of four, with its reason."""
+    assert len(row) == 4, row
+    assert row[3].startswith(VERDICTS), row[3]
+    if not row[3].startswith("**verbatim**"):
+        assert len(row[3]) > 30
+    places = re.findall(r"`([^`]+)`", row[2])
+    assert places
+    fields = Recipe.load("paper").notes
+    for place in [*places, *re.findall(r"`((?:docs|tests|data|prototxt)/[^`]+)`", row[3])]:
+        file, _, name = place.partition(":")
+        if "/" not in file:
+            assert place in fields, f"no field {place}"
+        else:
+            assert (REPOSITORY / file).is_file(), file
+            assert not name or name in names_in(REPOSITORY / file), place
+
+
+def test_statements_are_numbered_and_many():
+    """Without gaps; every field of the paper's recipe is accounted for, but those that only mirror the stock file."""
+    assert [int(row[0]) for row in ROWS] == list(range(1, len(ROWS) + 1))
+    named = set(re.findall(r"`([a-z]+\.[a-z0-9_]+)`", DOCUMENT.read_text()))
+    left = set(Recipe.load("paper").notes) - named
+    assert left == {"preparation.equalization", "network.conv1_stride", "network.weight_filler", "network.bias_filler"}
+
+
+def test_not_stated_in_the_recipe_is_not_stated_in_the_document():
+    """Recipe and document tell the same of each field."""
+    paper = Recipe.load("paper")
+    for row in ROWS:
+        for field in re.findall(r"`((?:data|network|solver)\.[a-z0-9_]+)`", row[2]):
+            if paper.source_of(field).startswith(("appendix 1", "appendix 2")):
+                assert row[3].startswith(("**verbatim**", "**departed**")), (row[0], field)
+
+
+def test_appendices_are_printed_verbatim():
+    """Letter by letter as in the paper, where that is at hand; misprints named."""
+    output = CliRunner().invoke(main, ["prototxt", "--verbatim"]).output
+    assert appendices.APPENDIX_1 in output and appendices.APPENDIX_2 in output
+    assert output.count("# Appendix 1: ") == 3 and "braces" in output
+    paper = REPOSITORY.parent / "shared" / "paper.txt"
+    if paper.is_file():
+        printed = [line.strip() for line in paper.read_text(encoding="utf-8").splitlines()]
+        for appendix in (appendices.APPENDIX_1, appendices.APPENDIX_2):
+            lines = [line.strip() for line in appendix.splitlines()]
+            start = printed.index(lines[0])
+            assert printed[start : start + len(lines)] == lines
+
+
+def test_repro_writes_departures(tmp_path):
+    """departures.json holds field, paper, here and reason of each; none for the paper's own recipe."""
+    import json
+
+    for name, recipe in (("paper", Recipe.load("paper")), ("tiny", tiny())):
+        run = RunDir(tmp_path / name)
+        run.write_recipe(recipe)
+        assert CliRunner().invoke(main, ["repro", str(run)]).exit_code == 0
+        facts = json.loads(run.departures.read_text())
+        assert [entry["field"] for entry in facts["departures"]] == [
+            departure.field for departure in recipe.departures()
+        ]
+        assert bool(facts["departures"]) == (name == "tiny")
+        assert all(
+            set(entry) == {"field", "paper", "here", "reason"} and entry["reason"] for entry in facts["departures"]
+        )
