@@ -20,7 +20,6 @@ from bonecaffe.network.shapes import Shape
 from bonecaffe.run import RunDir
 
 TRAIN, TEST = 0, 1
-_PHASES = ((TRAIN, "TRAIN"), (TEST, "TEST"))
 _STATE_FACTOR = {"SGD": 1, "Nesterov": 1, "AdaGrad": 1, "RMSProp": 1, "AdaDelta": 2, "Adam": 2}
 
 
@@ -65,7 +64,7 @@ def examine(run: RunDir, plan: Plan | None = None) -> Report:
     if solver is not None:
         _test_pass(run, solver, net, say)
     flows = {}
-    for phase, name in _PHASES:
+    for phase in (TRAIN, TEST):
         _transforms(run, net, phase, stored, say)
         flows[phase] = shapes.follow(net, phase, {source: shape for source, (shape, _) in stored.items()})
         for problem in flows[phase].problems:

@@ -306,7 +306,7 @@ def test_full_disk_kills_caffe_at_its_snapshot_and_preflight_said_so(hands, tmp_
         assert any("MB free, and 1 snapshots of" in problem for problem in preflight.examine(run).problems)
         with pytest.raises(BonecaffeError, match="MB free"):
             train.train(run)
-        code, output = caffe_train(run, PLAIN)
+        code, _ = caffe_train(run, PLAIN)
         assert code != 0 or not all(snapshot.flaw() is None for snapshot in snapshots.find(run.snapshots))
     finally:
         subprocess.run(["umount", "-l", str(small)], check=False)
