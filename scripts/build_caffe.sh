@@ -171,6 +171,13 @@ shown() { # runs a step with its output in a log; on failure shows the end of it
   fi
 }
 
+unpack() { # a tarball into a folder, whether or not it holds everything in one folder of its own
+  tar -xf "$1" -C "$2" || die "CAFFE_SOURCE=$1: not a readable tarball."
+  local -a inside=("$2"/*/)
+  if [ ! -f "$2/CMakeLists.txt" ] && [ ${#inside[@]} -eq 1 ]; then mv "$2" "$2.outer" && mv "$2.outer"/*/ "$2" && rm -rf "$2.outer"; fi
+  [ -f "$2/src/caffe/proto/caffe.proto" ] || die "CAFFE_SOURCE=$1: holds no src/caffe/proto/caffe.proto: not Caffe's source."
+}
+
 build() {
   say "building from $origin (about 4 minutes on two cores; log: $tree/build.log)"
   rm -rf "$tree" "$prefix"
@@ -180,7 +187,7 @@ build() {
     git*)    mv "$work/clone" "$tree/source" ;;
     *)       mkdir "$tree/source"
              if [ -d "$CAFFE_SOURCE" ]; then cp -a "$CAFFE_SOURCE"/{CMakeLists.txt,cmake,include,src,python,tools,examples,scripts,models,data,matlab,docs} "$tree/source/" 2>/dev/null || true
-             else tar -xf "$CAFFE_SOURCE" -C "$tree/source" --strip-components=1 || die "CAFFE_SOURCE=$CAFFE_SOURCE: not a readable tarball."; fi ;;
+             else unpack "$CAFFE_SOURCE" "$tree/source"; fi ;;
   esac
   "$python" "$here/caffe_edits.py" "$tree/source" >&2
   mkdir "$tree/build"

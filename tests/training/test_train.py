@@ -17,7 +17,7 @@ from conftest import REPOSITORY, prepare_run, tiny
 
 from bonecaffe import caffe_tools
 from bonecaffe.errors import BonecaffeError, CaffeError, TrainError
-from bonecaffe.network import prototxt
+from bonecaffe.network import preflight, prototxt
 from bonecaffe.recipe import Recipe
 from bonecaffe.run import RunDir
 from bonecaffe.training import snapshots, train
@@ -160,8 +160,9 @@ def test_diverged_run_is_stopped_and_said(own_run):
     assert own_run.manifest()["train"]["state"] == "diverged"
 
 
-def test_caffes_fatal_line_is_passed_on(own_run):
-    """What Caffe died of stands in the outcome, without glog's preamble."""
+def test_caffes_fatal_line_is_passed_on(own_run, monkeypatch):
+    """What Caffe died of, where preflight did not foresee it, stands in the outcome, without glog's preamble."""
+    monkeypatch.setattr(preflight, "examine", lambda run, plan: preflight.Report())
     train.write_prototxts(own_run, own_run.recipe())
     own_run.train_val.write_text(own_run.train_val.read_text().replace('"train_lmdb"', '"nowhere_lmdb"'))
     heard = []
