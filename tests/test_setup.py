@@ -111,7 +111,7 @@ def test_interrupted_build_leaves_nothing_that_looks_finished(tmp_path):
     finished = [path.name for path in (tmp_path / "caffe").iterdir() if len(path.name) == 16 and path.is_dir()]
     assert finished == []
     lock = next((tmp_path / "caffe").glob("*.lock"))
-    assert subprocess.run(["flock", "--nonblock", str(lock), "true"], check=False).returncode == 0
+    assert subprocess.run(["flock", "--timeout", "20", str(lock), "true"], check=False).returncode == 0
 
 
 def test_no_address_and_no_path_of_a_machine_is_committed():
