@@ -1,7 +1,7 @@
 # bonecaffe: `make demo` and `make test` are complete on a fresh Debian 12 with git and make; `make help` lists the rest.
 
 RUN     ?= runs/paper
-RECIPE  ?= paper
+RECIPE  ?=
 IMAGES  ?= data/images
 AGES    ?= data/ages.csv
 POINTS  ?= data/points.csv
@@ -42,17 +42,17 @@ smoke: setup         ## the CI smoke test: a tiny LMDB, CPU mode, the paper's fu
 	@$(PYTHON) -m pytest -q tests/test_smoke.py --doctest-modules
 
 prepare: setup       ## RUN RECIPE IMAGES AGES POINTS [TRAIN TEST SEED LABELS] -> LMDBs
-	@$(BONECAFFE) prepare $(RUN) --images $(IMAGES) --ages $(AGES) --points $(POINTS) --recipe $(RECIPE) \
+	@$(BONECAFFE) prepare "$(RUN)" --images "$(IMAGES)" --ages "$(AGES)" --points "$(POINTS)" $(if $(RECIPE),--recipe "$(RECIPE)") \
 	  $(if $(TRAIN),--train $(TRAIN)) $(if $(TEST),--test $(TEST)) $(if $(SEED),--seed $(SEED)) $(if $(LABELS),--labels $(LABELS))
 
 train: setup         ## RUN [WEIGHTS] [GPU=0 | 0,1 | all | cpu; else as the recipe says] [RESUME=1] -> snapshots
-	@$(BONECAFFE) train $(RUN) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(if $(filter cpu,$(GPU)),--cpu,$(if $(GPU),--gpu $(GPU))) $(if $(RESUME),--resume)
+	@$(BONECAFFE) train "$(RUN)" $(if $(WEIGHTS),--weights $(WEIGHTS)) $(if $(filter cpu,$(GPU)),--cpu,$(if $(GPU),--gpu $(GPU))) $(if $(RESUME),--resume)
 
 evaluate: setup      ## RUN -> metrics, figures, report.html
-	@$(BONECAFFE) evaluate $(RUN)
+	@$(BONECAFFE) evaluate "$(RUN)"
 
 predict: setup       ## RUN IMAGES=file... POINTS -> months
-	@$(BONECAFFE) predict $(RUN) $(IMAGES) --points $(POINTS)
+	@$(BONECAFFE) predict "$(RUN)" $(IMAGES) --points "$(POINTS)"
 
 prototxt: setup      ## write prototxt/ anew from the recipes
 	@for recipe in paper demo smoke; do $(BONECAFFE) prototxt --out prototxt/$$recipe --recipe $$recipe; done

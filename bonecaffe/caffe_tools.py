@@ -1,7 +1,7 @@
 """The only door to Caffe's programs: find them, ask what they are, call them.
 
-Where Caffe is, first that serves: ``CAFFE_ROOT``; programs on PATH with an importable pycaffe; what
-``make setup`` found or built and noted in the environment's ``share/bonecaffe/caffe.json``.
+Where Caffe is, first that serves: ``CAFFE_ROOT``; what ``make setup`` found or built and noted in the environment's
+``share/bonecaffe/caffe.json``; without such a note, programs on PATH with an importable pycaffe.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Caffe:
     @functools.cached_property
     def version(self) -> str:
         """What ``caffe --version`` says."""
-        done = subprocess.run([str(self.program("caffe")), "--version"], capture_output=True, text=True, check=False)
+        done = _run([str(self.program("caffe")), "--version"])
         found = re.search(r"version (\S+)", done.stdout + done.stderr)
         if done.returncode or not found:
             raise CaffeError(f"{self.bin / 'caffe'}: does not start: {last_lines(done.stderr)}. {REMEDY}")
@@ -102,15 +102,26 @@ def find() -> Caffe:
         if caffe is None:
             raise CaffeError(f"CAFFE_ROOT={root}: no bin/caffe with a pycaffe there. {REMEDY}")
         return caffe
+    noted = _noted()
+    if noted is not None:
+        return noted
     on_path = [shutil.which(name) for name in PROGRAMS]
     if all(on_path) and importlib.util.find_spec("caffe"):
         return Caffe(Path(str(on_path[0])).parent, None, "programs on PATH")
+    raise CaffeError(
+        f"no Caffe found: CAFFE_ROOT is not set, this environment has no note of one by `make setup`, and "
+        f"{', '.join(PROGRAMS)} with an importable pycaffe are not on PATH. {REMEDY}"
+    )
+
+
+def _noted() -> Caffe | None:
+    """The Caffe that `make setup` chose for this environment; None when there is no note, or it says PATH."""
     try:
         note = json.loads(NOTE.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        raise CaffeError(
-            f"no Caffe found: CAFFE_ROOT is not set, {', '.join(PROGRAMS)} are not on PATH, and this environment has no note of one. {REMEDY}"
-        ) from None
+        return None
+    if note["root"] == "PATH":
+        return None
     caffe = _at(Path(note["root"]), note["origin"])
     if caffe is None:
         raise CaffeError(f"{note['root']}: the Caffe that `make setup` noted is gone. {REMEDY}")
@@ -147,14 +158,26 @@ def import_pycaffe() -> ModuleType:
         sys.path.insert(0, str(caffe.python))
     try:
         return importlib.import_module("caffe")
-    except ImportError as error:
-        raise CaffeError(f"pycaffe does not import into {sys.executable}: {error}. {REMEDY}") from error
+    except Exception as error:  # an old build fails in many ways: ImportError, TypeError from protobuf, …
+        raise CaffeError(
+            f"pycaffe does not import into {sys.executable}: {last_lines(str(error), 1)}. {REMEDY}"
+        ) from error
 
 
 def caffe_pb2() -> ModuleType:
     """Caffe's protocol (NetParameter, Datum, …) as the installed Caffe has it."""
     import_pycaffe()
     return importlib.import_module("caffe.proto.caffe_pb2")
+
+
+def _run(command: list[str], cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end; CaffeError when it cannot be started at all."""
+    try:
+        return subprocess.run(
+            command, cwd=cwd, env=_environment(), capture_output=True, text=True, errors="replace", check=False
+        )
+    except OSError as error:
+        raise CaffeError(f"{command[0]}: cannot be started: {error.strerror}. {REMEDY}") from error
 
 
 def _environment() -> dict[str, str]:
@@ -165,9 +188,7 @@ def _environment() -> dict[str, str]:
 def call(program: str, arguments: list[str], cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run one of Caffe's programs to its end; CaffeError with command, code and its last words when it fails."""
     command = [str(find().program(program)), *arguments]
-    done = subprocess.run(
-        command, cwd=cwd, env=_environment(), capture_output=True, text=True, errors="replace", check=False
-    )
+    done = _run(command, cwd)
     if done.returncode:
         raise CaffeError(
             f"{program} failed with exit status {done.returncode}: {fatal_line(done.stderr)}\n  command: {' '.join(command)}"

@@ -37,13 +37,16 @@ class _Boundary(click.Group):
             click.echo(f"bonecaffe: {error}", err=True)
             ctx.exit(1)
         except KeyboardInterrupt:
-            click.echo("bonecaffe: interrupted; the same command picks up where it stopped.", err=True)
+            click.echo(
+                "bonecaffe: interrupted. prepare picks up where it stopped when called again, train with --resume.",
+                err=True,
+            )
             ctx.exit(130)
         except OSError as error:
-            if error.errno not in _DISK:
+            if error.errno not in _DISK and not error.filename:
                 _report_bug(ctx)
             where = f"{error.filename}: " if error.filename else ""
-            click.echo(f"bonecaffe: {where}{_DISK[error.errno]}.", err=True)
+            click.echo(f"bonecaffe: {where}{_DISK.get(error.errno, error.strerror)}.", err=True)
             ctx.exit(1)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
@@ -96,13 +99,14 @@ def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
 
 def _table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
+    table = Table(title=escape(title), title_justify="left")
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
@@ -260,7 +264,7 @@ def prototxt(run: Path | None, out: Path | None, recipe_name: str | None, verbat
     from bonecaffe.network import prototxt as definitions
     from bonecaffe.recipe import Recipe
     from bonecaffe.run import RunDir
-    from bonecaffe.training import train as training
+    from bonecaffe.training import inputs
 
     if verbatim:
         click.echo(appendices.text(), nl=False)
@@ -273,7 +277,7 @@ def prototxt(run: Path | None, out: Path | None, recipe_name: str | None, verbat
         return
     folder = RunDir(run)
     with folder.lock("prototxt"):
-        kept = training.write_prototxts(folder, folder.recipe())
+        kept = inputs.write_prototxts(folder, folder.recipe())
     for path in (folder.train_val, folder.solver, folder.deploy):
         click.echo(f"{path}{' (edited by hand; kept)' if path.name in kept else ''}")
 
@@ -299,6 +303,11 @@ def preflight(run: Path, weights: Path | None, snapshot: Path | None, gpu: str |
         if layers:
             click.echo(f"weights {what}: {' '.join(layers)}")
     report.raise_if_any(folder)
+    if report.not_followed:
+        click.echo(
+            f"{run}: nothing found up to layer {report.not_followed}, whose type is not known here; beyond it nothing was looked at"
+        )
+        return
     click.echo(f"{run}: nothing found that Caffe would refuse")
 
 
@@ -403,7 +412,7 @@ def repro(run: Path) -> None:
     from bonecaffe.run import RunDir, write_text
 
     folder = RunDir(run)
-    recipe = folder.recipe()
+    recipe = folder.trained_recipe()
     departures = recipe.departures()
     content = {"recipe": recipe.name, "departures": [departure._asdict() for departure in departures]}
     write_text(folder.departures, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

@@ -26,7 +26,6 @@ PACKAGES = (
     "matplotlib",
     "jinja2",
 )
-WEIGHTS_SHA1 = "4c8d77deb20ea792f84eb5e6d0a11ca0a8660a46"
 
 
 def cache_folder() -> Path:

@@ -17,13 +17,13 @@ import numpy as np
 
 from bonecaffe import caffe_tools
 from bonecaffe.errors import CaffeError, PredictError
-from bonecaffe.hands.cases import Case, read_cases
+from bonecaffe.hands.cases import Case, months_text, read_cases
 from bonecaffe.hands.images import read_image
 from bonecaffe.hands.reference_points import ReferencePoints
 from bonecaffe.network import mean
 from bonecaffe.prepare.normalize import normalize
 from bonecaffe.run import SPLITS, RunDir, sha256_file, write_text
-from bonecaffe.training import snapshots
+from bonecaffe.training import inputs, snapshots
 
 BATCH = 32
 
@@ -46,6 +46,25 @@ def model_file(run: RunDir, iteration: int | None = None) -> snapshots.Snapshot:
     return chosen
 
 
+def _check_unchanged(run: RunDir) -> None:
+    """Refuse a model whose images, network or mean changed since it was trained: its numbers would mean nothing."""
+    train = run.manifest().get("train", {})
+    if "inputs" not in train or "files" not in train:
+        return
+    now = {"prepare": inputs.prepared_key(run), **inputs.files_in_use(run)}
+    then = {"prepare": train["inputs"]["prepare"], **train["files"]}
+    names = {
+        "prepare": "the images were prepared anew",
+        "deploy": "deploy.prototxt changed",
+        "mean": "the mean changed",
+    }
+    for name, changed in names.items():
+        if then[name] != now[name]:
+            raise PredictError(
+                f"{run}: {changed} after it was trained, so its model does not belong to it. Train it again."
+            )
+
+
 class Predictor:
     """A trained run, ready to say the bone age of hands.
 
@@ -63,8 +82,10 @@ class Predictor:
         batch: int = BATCH,
     ) -> None:
         self.run = run if isinstance(run, RunDir) else RunDir(run)
-        self.recipe = self.run.recipe()
+        self.run.recipe()  # says so when this is no run
+        self.recipe = self.run.trained_recipe()
         self.snapshot = model_file(self.run, snapshot)
+        _check_unchanged(self.run)
         self.batch = batch
         if not self.run.deploy.is_file():
             raise PredictError(f"{self.run.deploy}: not there. Write it with: bonecaffe prototxt {self.run}")
@@ -111,10 +132,14 @@ class Predictor:
     ) -> np.ndarray:
         name = "image" if isinstance(image, np.ndarray) else str(image)
         pixels = image if isinstance(image, np.ndarray) else read_image(image)
+        if pixels.ndim != 2 or pixels.dtype != np.uint8:
+            raise PredictError(
+                f"{name}: a {pixels.dtype} array of shape {pixels.shape}; uint8 (height, width) is needed."
+            )
         if not isinstance(points, ReferencePoints):
-            pairs = tuple((float(x), float(y)) for x, y in points)
-            if len(pairs) != 7:
-                raise PredictError(f"{name}: {len(pairs)} reference points; seven are needed.")
+            pairs = tuple(tuple(float(value) for value in point) for point in points)
+            if len(pairs) != 7 or any(len(pair) != 2 for pair in pairs):
+                raise PredictError(f"{name}: {len(pairs)} reference points; seven pairs (x, y) are needed.")
             points = ReferencePoints(name, pixels.shape[1], pixels.shape[0], pairs)
         problems = points.problems()
         if problems:
@@ -158,11 +183,7 @@ def predict_run(run: RunDir, snapshot: int | None = None, progress: Callable[[in
         raise PredictError(
             f"{run}: not prepared, so there is nothing to predict. Start with: bonecaffe prepare {run} …"
         )
-    trained_on = manifest.get("train", {}).get("inputs", {}).get("prepare")
-    if trained_on not in (None, manifest["prepare"]["key"]):
-        raise PredictError(
-            f"{run}: it was prepared anew after it was trained, so its model does not belong to its images. Train it again."
-        )
+    _check_unchanged(run)
     chosen = model_file(run, snapshot)
     facts = {
         "iteration": chosen.iteration,
@@ -185,7 +206,7 @@ def predict_run(run: RunDir, snapshot: int | None = None, progress: Callable[[in
             cases, predictor.predict_normalized(read_image(run.image(case.id)) for case in cases), strict=True
         ):
             out.write(
-                f"{_cell(case.id)},{case.boneage_months:g},{months:.4f},{'' if case.male is None else case.male}\n"
+                f"{_cell(case.id)},{months_text(case.boneage_months)},{months:.4f},{'' if case.male is None else case.male}\n"
             )
             done += 1
             if progress:

@@ -7,7 +7,6 @@ the reason for it: a departure without a reason is refused, and so is a field th
 
 from __future__ import annotations
 
-import copy
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -94,7 +93,7 @@ class Solver(_Frozen):
 class Training(_Frozen):
     """Where the weights start (paper II.3)."""
 
-    initial_weights: Literal["imagenet", "none"]
+    initial_weights: Literal["imagenet", "given", "none"]
 
 
 class Departure(NamedTuple):
@@ -133,6 +132,12 @@ class Recipe(_Frozen):
         """
         fields, head = _resolve(_find(name_or_path), seen=())
         return _build(fields, head, str(name_or_path))
+
+    @classmethod
+    def parse(cls, text: str, where: str) -> Recipe:
+        """Read a recipe from what `to_yaml` wrote; ``where`` is for errors."""
+        fields, head = _fields_of(_tree(text, where), Path(where))
+        return _build(fields, head, where)
 
     @staticmethod
     def names() -> list[str]:
@@ -189,11 +194,12 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _find(name_or_path: str | Path) -> Path:
+def _find(name_or_path: str | Path, beside: Path | None = None) -> Path:
+    """The file of a recipe: one of ours by name, else a path, from the working folder or beside another recipe."""
     text = str(name_or_path)
     if text in Recipe.names():
         return Path(str(resources.files("bonecaffe") / "recipes" / f"{text}.yaml"))
-    path = Path(text)
+    path = Path(text) if beside is None else beside.parent / text
     if not path.is_file():
         known = ", ".join(Recipe.names())
         raise RecipeError(f"recipe {text}: neither a file nor one of {known}.")
@@ -202,9 +208,23 @@ def _find(name_or_path: str | Path) -> Path:
 
 def _resolve(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     """The fields of a recipe file laid over those it extends, and its head."""
-    if path in seen:
+    if path.resolve() in seen:
         raise RecipeError(f"recipe {path}: it extends itself.")
     tree = _read(path)
+    own, head = _fields_of(tree, path)
+    if "extends" not in tree:
+        return own, head
+    fields, _ = _resolve(_find(str(tree["extends"]), beside=path), (*seen, path.resolve()))
+    for dotted, entry in own.items():
+        if dotted not in fields:
+            raise RecipeError(f"{path}: no field {dotted} in the recipe it extends; look for a slip of the pen.")
+        if "reason" not in entry:
+            raise RecipeError(f"{path}: {dotted} departs without a reason. Write {{value: …, reason: …}}.")
+    return {**fields, **own}, head
+
+
+def _fields_of(tree: dict[str, Any], path: Path) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """A file's own fields by ``section.field``, and its head."""
     own: dict[str, dict[str, Any]] = {}
     for section, entries in tree.items():
         if section in _HEAD:
@@ -213,27 +233,33 @@ def _resolve(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, dict[str, An
             raise RecipeError(f"{path}: {section} must hold fields, each {{value: …, reason: …}}.")
         for field, entry in entries.items():
             own[f"{section}.{field}"] = _entry(path, f"{section}.{field}", entry)
-    fields: dict[str, dict[str, Any]] = {}
-    if "extends" in tree:
-        fields, _ = _resolve(_find(tree["extends"]), (*seen, path))
-        for dotted, entry in own.items():
-            if dotted not in fields:
-                raise RecipeError(f"{path}: no field {dotted} in the recipe it extends; look for a slip of the pen.")
-            if "reason" not in entry:
-                raise RecipeError(f"{path}: {dotted} departs without a reason. Write {{value: …, reason: …}}.")
-    fields = {**fields, **own}
-    head = {"name": str(tree.get("name", path.stem)), "description": str(tree.get("description", ""))}
-    return fields, head
+    name, description = (
+        _one_line(str(tree.get(key, default))) for key, default in (("name", path.stem), ("description", ""))
+    )
+    return own, {"name": name, "description": description}
+
+
+def _one_line(text: str) -> str:
+    """A text without line breaks: it will stand in comments of prototxts."""
+    return " ".join(text.split())
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RecipeError(f"{path}: not readable as YAML: {error}") from error
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: not readable: {error}") from error
+    return _tree(text, str(path))
+
+
+def _tree(text: str, where: str) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{where}: not readable as YAML: {error}") from error
     if not isinstance(tree, dict):
-        raise RecipeError(f"{path}: a recipe is a mapping of sections; this is not.")
-    return copy.deepcopy(tree)
+        raise RecipeError(f"{where}: a recipe is a mapping of sections; this is not.")
+    return tree
 
 
 def _entry(path: Path, dotted: str, entry: Any) -> dict[str, Any]:
@@ -242,7 +268,7 @@ def _entry(path: Path, dotted: str, entry: Any) -> dict[str, Any]:
     note = entry.get("reason") or entry.get("source")
     if not isinstance(note, str) or not note.strip():
         raise RecipeError(f"{path}: {dotted} departs without a reason. Write {{value: …, reason: …}}.")
-    return dict(entry)
+    return {key: value if key == "value" else _one_line(str(value)) for key, value in entry.items()}
 
 
 def _build(fields: dict[str, dict[str, Any]], head: dict[str, str], where: str) -> Recipe:

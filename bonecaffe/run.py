@@ -133,6 +133,11 @@ class RunDir:
             )
         return Recipe.load(self.recipe_file)
 
+    def trained_recipe(self) -> Recipe:
+        """The recipe this run was trained with, which a later prepare does not change; its own when not trained yet."""
+        kept = self.manifest().get("train", {}).get("recipe")
+        return Recipe.parse(kept, f"{self.manifest_file}, train") if kept else self.recipe()
+
     def write_recipe(self, recipe: Recipe) -> None:
         """Keep the recipe, every field with its source or reason."""
         heading = "# The recipe of this run, complete; written by bonecaffe.\n"
@@ -143,7 +148,10 @@ class RunDir:
     def manifest(self) -> dict[str, Any]:
         """What each stage recorded; empty for a new run. RunError for a file that is not JSON."""
         try:
-            return json.loads(self.manifest_file.read_text(encoding="utf-8"))
+            manifest = json.loads(self.manifest_file.read_text(encoding="utf-8"))
+            if not isinstance(manifest, dict):
+                raise ValueError("not an object")
+            return manifest
         except FileNotFoundError:
             return {}
         except (ValueError, UnicodeDecodeError) as error:
@@ -173,8 +181,9 @@ class RunDir:
                 file.seek(0)
                 holder = file.read().strip() or "another process"
                 raise RunError(f"{self.path}: in use by {holder}. Wait for it, or stop it, and try again.") from None
-            file.truncate(0)
-            file.write(f"bonecaffe {doing}, process {os.getpid()}")
-            file.flush()
+            with contextlib.suppress(OSError):  # the name is a courtesy; a full disk shall not end in it
+                file.truncate(0)
+                file.write(f"bonecaffe {doing}, process {os.getpid()}")
+                file.flush()
             yield
             file.truncate(0)

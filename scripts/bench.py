@@ -25,9 +25,11 @@ def bonecaffe(*arguments: object) -> float:
 
 def decode(paths: list[Path]) -> int:
     """Only decode, as the floor for prepare."""
-    from bonecaffe.hands.images import limit_threads, read_image
+    import cv2
 
-    limit_threads()
+    from bonecaffe.hands.images import read_image
+
+    cv2.setNumThreads(1)
     return sum(read_image(path).size for path in paths)
 
 

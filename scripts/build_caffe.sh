@@ -54,7 +54,8 @@ lacks() { # prints what a root lacks; nothing when it serves
   bin=$(bin_of "$root") || { echo "no bin/caffe or build/tools/caffe"; return; }
   for p in "${programs[@]}"; do [ -x "$bin/$p" ] || { echo "no $bin/$p"; return; }; done
   lib=$(pycaffe_of "$root") || { echo "no pycaffe (python/caffe)"; return; }
-  PYTHONPATH=$lib GLOG_minloglevel=2 "$python" -c 'import caffe' 2>/dev/null || echo "pycaffe in $lib does not import into $python"
+  local said
+  said=$(PYTHONPATH=$lib GLOG_minloglevel=2 "$python" -c 'import caffe' 2>&1) || echo "pycaffe in $lib does not import into $python: $(tail -n 1 <<< "$said")"
 }
 
 if [ "$mode" != --check ]; then
@@ -131,15 +132,16 @@ fi
 
 # ---- flags and key -------------------------------------------------------------------------------------------
 
-read -r py_version py_include py_library numpy_include numpy_major < <("$python" - <<'PY'
+about_python=$("$python" - <<'PY'
 import os, sys, sysconfig
 import numpy
 v = sysconfig.get_config_vars()
-print("%d.%d" % sys.version_info[:2], sysconfig.get_path("include"),
-      next((p for p in (os.path.join(v["LIBDIR"], v["LDLIBRARY"]), os.path.join(v["LIBDIR"], v.get("MULTIARCH", ""), v["LDLIBRARY"]))
-            if os.path.exists(p)), "missing-libpython"), numpy.get_include(), numpy.__version__.split(".")[0])
+libraries = (os.path.join(v["LIBDIR"], v["LDLIBRARY"]), os.path.join(v["LIBDIR"], v.get("MULTIARCH", ""), v["LDLIBRARY"]))
+print("%d.%d" % sys.version_info[:2], sysconfig.get_path("include"), next((p for p in libraries if os.path.exists(p)), "missing-libpython"),
+      numpy.get_include(), numpy.__version__.split(".")[0], sep="\n")
 PY
 ) || die "$python cannot import numpy; run scripts/setup.sh, which makes the environment first."
+{ read -r py_version; read -r py_include; read -r py_library; read -r numpy_include; read -r numpy_major; } <<< "$about_python" # a line each: paths hold spaces
 [ -f "$py_include/Python.h" ] || die "no $py_include/Python.h. Install it: apt-get install python3-dev"
 
 flags=(-DCMAKE_BUILD_TYPE=Release -DCPU_ONLY=ON -DUSE_LEVELDB=OFF -DBUILD_docs=OFF -DBUILD_python=ON -DBUILD_python_layer=ON
@@ -180,7 +182,7 @@ unpack() { # a tarball into a folder, whether or not it holds everything in one 
 
 build() {
   say "building from $origin (about 4 minutes on two cores; log: $tree/build.log)"
-  rm -rf "$tree" "$prefix"
+  rm -rf "$tree"
   mkdir -p "$tree"
   case $origin in
     Debian*) dpkg-source --no-check -x "$cache/source/$dsc" "$tree/source" > "$tree/build.log" 2>&1 || die "dpkg-source failed; see $tree/build.log" ;;
@@ -217,7 +219,7 @@ if [ ! -d "$prefix" ]; then
 fi
 
 if [ "$mode" = --check ]; then
-  [ -d "$tree/build" ] || { rm -rf "$prefix"; build; finish; }
+  [ -d "$tree/build" ] || { build; rm -rf "$tree/staging"; } # the finished install stays as it is meanwhile
   say "building Caffe's own C++ tests (about 3 minutes on two cores the first time)"
   shown "$tree/check.log" make -C "$tree/build" -j"$(nproc)" test.testbin
   cd "$tree/source" # its test data are named from there

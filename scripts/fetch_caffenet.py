@@ -13,10 +13,17 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from bonecaffe.doctor import WEIGHTS_SHA1, stock_weights
+from bonecaffe.doctor import stock_weights
 from bonecaffe.run import replacing
+from bonecaffe.training.inputs import STOCK_SHA1
 
 URL = "http://dl.caffe.berkeleyvision.org/bvlc_reference_caffenet.caffemodel"
+
+
+def sha1(path: Path) -> str:
+    """The SHA-1 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha1").hexdigest()
 
 
 def fetch(url: str, out: Path) -> None:
@@ -36,22 +43,22 @@ def fetch(url: str, out: Path) -> None:
             raise RuntimeError(
                 f"{url} could not be fetched: {error}. Fetch it on another machine and give it with --weights."
             ) from error
-        if digest.hexdigest() != WEIGHTS_SHA1:
-            raise RuntimeError(f"{url}: what came has the sha1 {digest.hexdigest()}, not {WEIGHTS_SHA1}; not kept.")
+        if digest.hexdigest() != STOCK_SHA1:
+            raise RuntimeError(f"{url}: what came has the sha1 {digest.hexdigest()}, not {STOCK_SHA1}; not kept.")
 
 
 def main() -> int:
-    """Fetch unless it is there already."""
+    """Fetch unless the right file is there already."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=stock_weights(), help="where to put the file")
     parser.add_argument("--url", default=URL, help="where to get it from")
     arguments = parser.parse_args()
-    if not arguments.out.is_file():
-        try:
+    try:
+        if not (arguments.out.is_file() and sha1(arguments.out) == STOCK_SHA1):
             fetch(arguments.url, arguments.out)
-        except RuntimeError as error:
-            print(f"fetch_caffenet: {error}", file=sys.stderr)
-            return 1
+    except (RuntimeError, OSError) as error:
+        print(f"fetch_caffenet: {error}", file=sys.stderr)
+        return 1
     print(arguments.out)
     return 0
 

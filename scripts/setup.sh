@@ -52,10 +52,13 @@ packages() { # installs what is not there; says how when it may not
 }
 
 began=$SECONDS
-packages "${run_time[@]}"
-if [ -z "${CAFFE_ROOT:-}" ]; then packages "${build_time[@]}"; fi
+on_path() { # programs on PATH with a pycaffe on PYTHONPATH: nothing is to be built then
+  command -v caffe >/dev/null && command -v convert_imageset >/dev/null && command -v compute_image_mean >/dev/null &&
+    case ":${PYTHONPATH:-}:" in *caffe*) true ;; *) false ;; esac
+}
+if [ -n "${CAFFE_ROOT:-}" ] || on_path; then packages "${run_time[@]}"; else packages "${run_time[@]}" "${build_time[@]}"; fi
 
-if [ ! -x "$venv/bin/python" ] || ! "$venv/bin/python" -c '' 2>/dev/null || [ "$("$venv/bin/python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')" != "$($python -c 'import sys; print("%d.%d" % sys.version_info[:2])')" ]; then
+if [ ! -x "$venv/bin/python" ] || ! "$venv/bin/python" -m pip --version >/dev/null 2>&1 || [ "$("$venv/bin/python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')" != "$($python -c 'import sys; print("%d.%d" % sys.version_info[:2])')" ]; then
   say "making $venv on $($python --version)"
   rm -rf "$venv"
   $python -m venv "$venv"
@@ -64,6 +67,7 @@ say "installing bonecaffe and its pinned dependencies"
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --requirement requirements.txt --editable '.[test,lint]' --constraint requirements.txt
 
 mkdir -p "$venv/share/bonecaffe"
+rm -f "$venv"/lib/python*/site-packages/bonecaffe-pycaffe.pth # or the last one's pycaffe would pass for one on PATH
 found=$(scripts/build_caffe.sh "$PWD/$venv/bin/python")
 root=$(sed -n 's/^root=//p' <<< "$found")
 origin=$(sed -n 's/^origin=//p' <<< "$found")

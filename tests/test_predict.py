@@ -172,3 +172,20 @@ def test_full_size_net_equals_opencv_on_a_hundred_images(tmp_path):
             theirs / ours[start : start + 20] - 1
         ).max()
     assert np.std(ours) > 0.01 * abs(np.mean(ours))  # so that the comparison could have failed
+
+
+def test_recipe_changed_after_training_does_not_reach_the_model(own_trained, hands, tmp_path):
+    """A later prepare with another mean says `nothing changed` and changes no prediction; another deploy is refused."""
+    from conftest import prepare_run
+
+    from bonecaffe.training import inputs
+
+    points, files = read_points(hands / "points.csv"), find_images(hands / "images")
+    before = Predictor(own_trained).predict(files["1003"], points["1003"])
+    other = tiny(network__mean="none")
+    prepare_run(own_trained.path, hands, other)
+    assert own_trained.recipe() == other
+    assert Predictor(own_trained).predict(files["1003"], points["1003"]) == before
+    inputs.write_prototxts(own_trained, tiny(network__fc_outputs=(16, 8)))
+    with pytest.raises(PredictError, match=r"deploy\.prototxt changed"):
+        Predictor(own_trained)

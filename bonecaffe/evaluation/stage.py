@@ -73,7 +73,7 @@ def evaluate(run: RunDir) -> Evaluation:
     measured = {
         split: measure(table["boneage_months"], table["predicted_months"], guess) for split, table in tables.items()
     }
-    recipe = run.recipe()
+    recipe = run.trained_recipe()
     departures = recipe.departures()
     evaluation = Evaluation(
         int(manifest.get("predict", {}).get("iteration", 0)), measured, verdict(bool(departures), measured["test"])

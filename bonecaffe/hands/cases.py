@@ -133,6 +133,11 @@ def split_cases(cases: Sequence[Case], train: int, test: int, seed: int) -> tupl
     return drawn[:train], drawn[train : train + test]
 
 
+def months_text(months: float) -> str:
+    """An age as written in a table, every digit kept: ``126``, ``168.9325153``."""
+    return repr(float(months)).removesuffix(".0")
+
+
 def write_cases(
     path: str | Path, cases: Iterable[Case], header: Sequence[str] = ("id", "boneage_months", "male")
 ) -> None:
@@ -145,5 +150,5 @@ def write_cases(
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(header)
     for case in cases:
-        writer.writerow([case.id, f"{case.boneage_months:g}", "" if case.male is None else case.male])
+        writer.writerow([case.id, months_text(case.boneage_months), "" if case.male is None else case.male])
     write_text(Path(path), out.getvalue())

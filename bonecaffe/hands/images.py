@@ -24,7 +24,12 @@ def find_images(folder: str | Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise ImageError(f"{folder}: no such folder of images.")
     found: dict[str, Path] = {}
-    for parent, folders, files in os.walk(folder):
+    walked: set[str] = set()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        if os.path.realpath(parent) in walked:  # a link that leads back
+            folders.clear()
+            continue
+        walked.add(os.path.realpath(parent))
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
         for name in sorted(files):
             stem, suffix = os.path.splitext(name)
@@ -122,13 +127,6 @@ def encode_png(image: np.ndarray, level: int = 1) -> bytes:
     if not done:
         raise ImageError("an image could not be encoded as PNG.")
     return content.tobytes()
-
-
-def limit_threads() -> None:
-    """One thread for OpenCV in a worker process: the processes are what runs in parallel."""
-    import cv2
-
-    cv2.setNumThreads(1)
 
 
 def missing(ids: Iterable[str], images: dict[str, Path]) -> list[str]:

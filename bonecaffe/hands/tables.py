@@ -29,7 +29,13 @@ def read_table(path: str | Path, error: type[BonecaffeError]) -> Table:
 
     try:
         frame = pandas.read_csv(
-            path, header=None, dtype=str, keep_default_na=False, skip_blank_lines=False, encoding="utf-8-sig"
+            path,
+            header=None,
+            dtype=str,
+            keep_default_na=False,
+            skip_blank_lines=False,
+            encoding="utf-8-sig",
+            compression=None,
         )
     except FileNotFoundError:
         raise error(f"{path}: no such file.") from None

@@ -43,6 +43,12 @@ def needs_file(recipe: Recipe) -> bool:
     return recipe.network.mean not in ("imagenet_values", "none")
 
 
+def given_file(recipe: Recipe) -> Path | None:
+    """The file that ``file:…`` names; None for the other kinds of mean."""
+    kind = recipe.network.mean
+    return Path(os.path.expanduser(kind.removeprefix("file:"))) if kind.startswith("file:") else None
+
+
 def write(run: RunDir, recipe: Recipe) -> None:
     """Put the mean image that the recipe wants into the run; nothing to do for numbers or none.
 
@@ -52,8 +58,7 @@ def write(run: RunDir, recipe: Recipe) -> None:
     if kind == "dataset":
         with replacing(run.mean_file) as temporary:
             caffe_tools.call("compute_image_mean", [str(run.lmdb("train").absolute()), str(temporary.absolute())])
-    elif kind.startswith("file:"):
-        given = Path(os.path.expanduser(kind.removeprefix("file:")))
+    elif given := given_file(recipe):
         size = (3, recipe.preparation.height, recipe.preparation.width)
         if read(given).shape != size:
             shown = " x ".join(map(str, read(given).shape))

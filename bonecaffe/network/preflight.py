@@ -40,6 +40,8 @@ class Report:
     copied: list[str] = field(default_factory=list)
     fresh: list[str] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
+    not_followed: str = ""
+    """Beyond which layer nothing was looked at, because its type is not known here."""
 
     def raise_if_any(self, run: RunDir) -> None:
         """Raise PreflightError with every problem, a line each."""
@@ -70,11 +72,21 @@ def examine(run: RunDir, plan: Plan | None = None) -> Report:
         for problem in flows[phase].problems:
             if f"{net_file.name}: {problem}." not in report.problems:
                 say(f"{net_file.name}: {problem}.")
+    report.not_followed = flows[TRAIN].unknown or flows[TEST].unknown
     _weights(run, plan, flows[TRAIN], report)
     if solver is not None and flows[TRAIN].complete:
         _room(run, solver, flows[TRAIN], say)
         _memory(solver, flows, say)
     return report
+
+
+def max_iter(run: RunDir) -> int:
+    """The last iteration by the solver file as it lies in the run; PreflightError when that cannot be read."""
+    problems: list[str] = []
+    solver = _parse(run.solver, "SolverParameter", problems.append)
+    if solver is None:
+        raise PreflightError(problems[0])
+    return solver.max_iter
 
 
 # ---- files -----------------------------------------------------------------------------------------------------
@@ -167,7 +179,10 @@ def _lmdb(path: Path) -> tuple[Shape, int]:
         raise PreflightError(
             f"{path.name}: not readable as an LMDB ({error}). Remove it and run prepare again."
         ) from error
-    datum = caffe_tools.caffe_pb2().Datum.FromString(value)
+    try:
+        datum = caffe_tools.caffe_pb2().Datum.FromString(value)
+    except Exception as error:  # protobuf's DecodeError has no public base of its own
+        raise PreflightError(f"{path.name}: its first record is damaged ({error}). Run prepare again.") from error
     return (datum.channels, datum.height, datum.width), records
 
 

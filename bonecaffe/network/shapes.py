@@ -18,6 +18,16 @@ class Flow(NamedTuple):
     weights: dict[str, list[Shape]]
     problems: list[str]
     complete: bool
+    unknown: str = ""
+    """The layer of a type not known here, beyond which nothing was followed."""
+
+
+class _DoesNotFit(Exception):
+    """Why Caffe would refuse a layer, in words."""
+
+
+class _DataMissing(Exception):
+    """An LMDB that is not there; said by whoever looked for it."""
 
 
 def phase_of(layer: Any, phase: int) -> bool:
@@ -44,11 +54,18 @@ def follow(net: Any, phase: int, data: dict[str, Shape]) -> Flow:
             return Flow(blobs, weights, problems, False)
         bottoms = [blobs[bottom] for bottom in layer.bottom]
         try:
-            tops, params = _TYPES[layer.type](layer, bottoms, data)
+            rule = _TYPES[layer.type]
         except KeyError:
+            return Flow(blobs, weights, problems, False, f"{layer.name} ({layer.type})")
+        try:
+            tops, params = rule(layer, bottoms, data)
+        except _DataMissing:
             return Flow(blobs, weights, problems, False)
-        except ValueError as error:
+        except _DoesNotFit as error:
             problems.append(f"layer {layer.name}: {error}")
+            return Flow(blobs, weights, problems, False)
+        except (ValueError, IndexError, ZeroDivisionError):
+            problems.append(f"layer {layer.name}: its bottoms and parameters make no {layer.type} layer")
             return Flow(blobs, weights, problems, False)
         blobs.update(zip(layer.top, tops, strict=False))
         if params:
@@ -69,7 +86,7 @@ def _data(layer: Any, bottoms: list[Shape], data: dict[str, Shape]) -> tuple[lis
     batch = layer.data_param.batch_size
     stored = data.get(layer.data_param.source)
     if stored is None:
-        raise KeyError(layer.data_param.source)  # the LMDB is not there; that is said elsewhere
+        raise _DataMissing
     crop = layer.transform_param.crop_size
     size = (crop, crop) if crop else stored[1:]
     return [(batch, stored[0], *size), (batch,)], []
@@ -84,12 +101,12 @@ def _convolution(layer: Any, bottoms: list[Shape], data: dict[str, Shape]) -> tu
     kernel = _pair(p.kernel_size, p.kernel_h, p.kernel_w, 0)
     stride, pad = _pair(p.stride, p.stride_h, p.stride_w, 1), _pair(p.pad, p.pad_h, p.pad_w, 0)
     if channels % p.group or p.num_output % p.group:
-        raise ValueError(f"{channels} channels in and {p.num_output} out cannot be shared by {p.group} groups")
+        raise _DoesNotFit(f"{channels} channels in and {p.num_output} out cannot be shared by {p.group} groups")
     high, wide = (
         (side + 2 * b - k) // s + 1 for side, b, k, s in zip((height, width), pad, kernel, stride, strict=True)
     )
     if high < 1 or wide < 1:
-        raise ValueError(f"its input of {height} x {width} is smaller than its kernel of {kernel[0]} x {kernel[1]}")
+        raise _DoesNotFit(f"its input of {height} x {width} is smaller than its kernel of {kernel[0]} x {kernel[1]}")
     params: list[Shape] = [(p.num_output, channels // p.group, *kernel)]
     return [(n, p.num_output, high, wide)], params + ([(p.num_output,)] if p.bias_term else [])
 
@@ -103,7 +120,7 @@ def _pooling(layer: Any, bottoms: list[Shape], data: dict[str, Shape]) -> tuple[
         out = math.ceil((side + 2 * p.pad - p.kernel_size) / p.stride) + 1  # Caffe rounds up
         sides.append(out - 1 if p.pad and (out - 1) * p.stride >= side + p.pad else out)
     if min(sides) < 1:
-        raise ValueError(f"its input of {height} x {width} is smaller than its window of {p.kernel_size}")
+        raise _DoesNotFit(f"its input of {height} x {width} is smaller than its window of {p.kernel_size}")
     return [(n, channels, *sides)], []
 
 
@@ -117,7 +134,7 @@ def _loss(layer: Any, bottoms: list[Shape], data: dict[str, Shape]) -> tuple[lis
     answer, label = bottoms
     if answer[0] != label[0] or math.prod(answer[1:]) != math.prod(label[1:]):
         names = list(layer.bottom)
-        raise ValueError(
+        raise _DoesNotFit(
             f"{names[0]} gives {math.prod(answer[1:])} numbers an image and {names[1]} {math.prod(label[1:])}: "
             "EuclideanLoss needs as many. Set num_output of the last layer to 1"
         )
@@ -135,7 +152,5 @@ _TYPES = {
     "Pooling": _pooling,
     "InnerProduct": _inner_product,
     "EuclideanLoss": _loss,
-    "ReLU": _same,
-    "LRN": _same,
-    "Dropout": _same,
+    **dict.fromkeys(("ReLU", "LRN", "Dropout", "Sigmoid", "TanH", "ELU", "AbsVal", "Power", "Exp", "BNLL"), _same),
 }

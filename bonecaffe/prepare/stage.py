@@ -7,7 +7,6 @@ picks up its finished images from there; a run that fails leaves the folder as i
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -18,12 +17,16 @@ from pathlib import Path
 from bonecaffe import __version__
 from bonecaffe.errors import BonecaffeError, CasesError, ImageError, PointsError, PrepareError, Problems
 from bonecaffe.hands import images as hand_images
+from bonecaffe.hands import parallel
 from bonecaffe.hands.cases import Case, read_cases, split_cases, write_cases
 from bonecaffe.hands.reference_points import ReferencePoints, read_points
 from bonecaffe.prepare import imageset
 from bonecaffe.prepare.normalize import normalize
 from bonecaffe.recipe import Preparation, Recipe
 from bonecaffe.run import SPLITS, RunDir, sha256, sha256_file, write_text
+
+WORK = ".prepare"
+"""Where a prepare works, inside the run."""
 
 Progress = Callable[[int, int], None]
 """Told (images done, images in all)."""
@@ -152,23 +155,20 @@ def prepare(
     Raises a BonecaffeError naming the file, row and remedy for bad input; nothing half-made is left then.
     """
     inputs = read_inputs(Path(image_folder), Path(ages), Path(points), recipe)
-    new = not run.path.exists()
-    try:
-        with run.lock("prepare"):
-            return _prepare(
-                run, inputs, {"images": image_folder, "ages": ages, "points": points}, recipe, progress, workers
-            )
-    except (BonecaffeError, OSError):
-        shutil.rmtree(run.path / ".prepare", ignore_errors=True)
-        if new:
-            shutil.rmtree(run.path, ignore_errors=True)
-        raise
+    given = {"images": image_folder, "ages": ages, "points": points}
+    with run.lock("prepare"):  # what is removed below is removed by its owner alone
+        new = set(os.listdir(run.path)) <= {".lock", WORK}
+        try:
+            return _prepare(run, inputs, given, recipe, progress, workers)
+        except (BonecaffeError, OSError):
+            shutil.rmtree(run.path if new else run.path / WORK, ignore_errors=True)
+            raise
 
 
 def _prepare(
     run: RunDir, inputs: Inputs, given: dict[str, Path], recipe: Recipe, progress: Progress | None, workers: int | None
 ) -> bool:
-    work = run.path / ".prepare"
+    work = run.path / WORK
     jobs = _jobs(inputs, recipe, work / "images")
     key = sha256(
         json.dumps(
@@ -308,10 +308,7 @@ def _outcomes(todo: list[Job], workers: int | None) -> Iterator[Outcome]:
     if workers == 1 or len(todo) < 8:
         yield from map(normalize_file, todo)
         return
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["bonecaffe.prepare.stage", "cv2"])
-    with context.Pool(workers, initializer=hand_images.limit_threads) as pool:
-        yield from pool.imap_unordered(normalize_file, todo, chunksize=2)
+    yield from parallel.run(normalize_file, todo, workers, PrepareError)
 
 
 def normalize_file(job: Job) -> Outcome:

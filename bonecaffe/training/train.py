@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import math
 import os
 import shlex
@@ -18,13 +19,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from bonecaffe import __version__, caffe_tools
-from bonecaffe.errors import CaffeError, TrainError
-from bonecaffe.network import mean, preflight, prototxt, weights
-from bonecaffe.recipe import Recipe
-from bonecaffe.run import SPLITS, RunDir, sha256, sha256_file, write_text
-from bonecaffe.training import log, snapshots
+from bonecaffe.errors import TrainError
+from bonecaffe.network import preflight
+from bonecaffe.run import SPLITS, RunDir, sha256_file, write_text
+from bonecaffe.training import inputs, log, snapshots
 
 Watcher = Callable[["Progress"], None]
 
@@ -58,95 +59,6 @@ class Outcome:
     seconds: float
 
 
-# ---- before it starts ------------------------------------------------------------------------------------------
-
-
-def write_prototxts(run: RunDir, recipe: Recipe) -> list[str]:
-    """Write the three files of a run; a file edited by hand since we wrote it is kept. Return the names kept."""
-    written = run.manifest().get("prototxt", {})
-    texts = {
-        run.train_val: prototxt.train_val(recipe),
-        run.solver: prototxt.solver(recipe, f"{run.snapshots.name}/{recipe.solver.snapshot_prefix}"),
-        run.deploy: prototxt.deploy(recipe),
-    }
-    kept = [
-        path.name
-        for path in texts
-        if path.is_file() and sha256_file(path) not in (written.get(path.name), sha256(texts[path]))
-    ]
-    for path, content in texts.items():
-        if path.name not in kept:
-            write_text(path, content)
-    facts = {path.name: sha256(content) for path, content in texts.items()}
-    run.record("prototxt", {**facts, "mean": _write_mean(run, recipe, written.get("mean", {}))})
-    return kept
-
-
-def _write_mean(run: RunDir, recipe: Recipe, before: dict[str, str]) -> dict[str, str]:
-    """Have the run's mean image in place, made anew only when the recipe's mean or the images changed."""
-    facts = {"mean": recipe.network.mean, "words": mean.words(recipe), "prepare": _prepared_key(run)}
-    if not mean.needs_file(recipe):
-        return facts
-    stands = run.mean_file.is_file() and before == {**facts, "sha256": sha256_file(run.mean_file)}
-    if not stands or recipe.network.mean != "dataset":
-        mean.write(run, recipe)
-    return {**facts, "sha256": sha256_file(run.mean_file)}
-
-
-def _prepared_key(run: RunDir) -> str:
-    return run.manifest().get("prepare", {}).get("key", "")
-
-
-def compute_with(run: RunDir, recipe: Recipe, gpu: str | None, cpu: bool) -> tuple[Recipe, list[str]]:
-    """The recipe with the solver mode asked for, and Caffe's ``--gpu`` argument.
-
-    Raises CaffeError when a GPU is wanted of a build without one.
-    """
-    if cpu and gpu is not None:
-        raise TrainError("--cpu and --gpu exclude each other.")
-    if cpu:
-        recipe = recipe.with_values({"solver.solver_mode": "CPU"}, "train --cpu: computed without a GPU")
-    elif gpu is not None:
-        recipe = recipe.with_values({"solver.solver_mode": "GPU"}, f"train --gpu {gpu}")
-    if recipe.solver.solver_mode == "CPU":
-        return recipe, []
-    gpu = gpu if gpu is not None else "0"
-    if problem := preflight.gpu_problem(gpu):
-        raise CaffeError(problem)
-    return recipe, ["--gpu", gpu]
-
-
-def _initial_weights(run: RunDir, recipe: Recipe, given: Path | None) -> tuple[list[str], str]:
-    """Write init.caffemodel when weights are given; Caffe's ``--weights`` argument and what was done."""
-    if given is None:
-        if recipe.training.initial_weights == "imagenet":
-            raise TrainError(
-                "the recipe starts from the ImageNet weights (paper II.3), and no --weights were given. Fetch them with "
-                "scripts/fetch_caffenet.py and give the file, or use a recipe with training.initial_weights: none."
-            )
-        return [], "from the fillers, without pretrained weights"
-    net = recipe.network
-    said = weights.initial_weights(given, run.init_weights, net.fc8_name, (net.fc8_outputs, net.fc_outputs[1]))
-    return ["--weights", run.init_weights.name], said
-
-
-def _plan(start: list[str], gpu: list[str]) -> preflight.Plan:
-    given = {option.removeprefix("--"): value for option, value in zip(*[iter([*start, *gpu])] * 2, strict=True)}
-    paths = {name: Path(given[name]) for name in ("weights", "snapshot") if name in given}
-    return preflight.Plan(gpu=given.get("gpu"), **paths)
-
-
-def command(run: RunDir, gpu: list[str], start: list[str]) -> list[str]:
-    """The paper's command line: ``caffe train --solver solver.prototxt --weights … --gpu 0``, run in the run folder."""
-    return [str(caffe_tools.find().program("caffe")), "train", "--solver", run.solver.name, *start, *gpu]
-
-
-def _state_of_inputs(run: RunDir) -> dict[str, str]:
-    """Hashes of what a training depends on, for `train` to tell whether it stands."""
-    files = {"train_val": run.train_val, "solver": run.solver}
-    return {"prepare": _prepared_key(run), **{name: sha256_file(path) for name, path in files.items()}}
-
-
 # ---- the training ----------------------------------------------------------------------------------------------
 
 
@@ -163,94 +75,113 @@ def train(
 
     Raises TrainError or CaffeError with the reason when it cannot start; how it ended is the Outcome's to tell.
     """
-    recipe, gpu_arguments = compute_with(run, run.recipe(), gpu, cpu)
+    recipe, gpu_arguments = inputs.compute_with(run.recipe(), gpu, cpu)
     if "prepare" not in run.manifest() or not all((run.lmdb(split) / "data.mdb").is_file() for split in SPLITS):
         raise TrainError(f"{run}: not prepared. Start with: bonecaffe prepare {run} …")
-    if given_weights is not None and not given_weights.is_file():
-        raise TrainError(f"{given_weights}: no such file of weights.")
+    if resume and given_weights is not None:
+        raise TrainError("--resume goes on from a snapshot; --weights would be ignored. Give one of them.")
+    if given_weights is not None:
+        recipe = inputs.declare_weights(recipe, given_weights)
     with run.lock("train"):
-        if recipe != run.recipe():
-            run.write_recipe(recipe)
-        for name in write_prototxts(run, recipe):
-            say(f"{name} was edited by hand and is used as it is")
-        inputs = _state_of_inputs(run)
         before = run.manifest().get("train", {})
+        wanted = inputs.intended(run, recipe)
         earlier = snapshots.find(run.snapshots)
-        if (
-            before.get("state") == "finished"
-            and before.get("inputs") == inputs
-            and earlier
-            and earlier[-1].flaw() is None
-        ):
+        complete = bool(earlier) and earlier[-1].flaw() is None
+        if before.get("state") == "finished" and before.get("inputs") == wanted and complete:
             return None
         if earlier and not resume:
             raise TrainError(
                 f"{run.snapshots}: holds snapshots up to iteration {earlier[-1].iteration} of an earlier training. "
-                f"Go on from there with --resume, or remove {run.snapshots} and {run.caffe_log.name} to start anew."
+                f"Go on from there with --resume, or remove {run.snapshots} to start anew."
             )
-        if resume:
-            if before.get("inputs") not in (None, inputs):
-                changed = ", ".join(name for name in inputs if inputs[name] != before["inputs"].get(name))
-                raise TrainError(
-                    f"{run}: {changed} changed since the training that would be resumed. Start anew in another run folder."
-                )
-            snapshot = snapshots.newest_complete(run.snapshots)
-            if snapshot is None:
-                raise TrainError(
-                    f"{run.snapshots}: no complete snapshot to resume from. Remove {run.snapshots} and train anew."
-                )
-            start, said, started_at = (
-                ["--snapshot", os.path.relpath(snapshot.solverstate, run.path)],
-                f"resumed from iteration {snapshot.iteration}",
-                snapshot.iteration,
-            )
-            for newer in earlier:
-                if newer.iteration > snapshot.iteration:
-                    say(f"passed over an incomplete snapshot: {newer.flaw()}")
+        snapshot = _to_resume(run, before, wanted, earlier, say) if resume else None
+        # nothing was written so far; from here on the run is this training's
+        if recipe != run.recipe():
+            run.write_recipe(recipe)
+        for name in inputs.write_prototxts(run, recipe):
+            say(f"{name} was edited by hand and is used as it is")
+        if snapshot is not None:
+            start = ["--snapshot", os.path.relpath(snapshot.solverstate, run.path)]
+            said, started_at = f"resumed from iteration {snapshot.iteration}", snapshot.iteration
         else:
-            start, said = _initial_weights(run, recipe, given_weights)
+            start, said = inputs.initial_weights(run, recipe, given_weights)
             started_at = 0
         say(said)
-        report = preflight.examine(run, _plan(start, gpu_arguments))
+        report = preflight.examine(run, inputs.plan(start, gpu_arguments))
         report.raise_if_any(run)
         if report.copied:
             say(f"weights: copied {' '.join(report.copied)}; fresh {' '.join(report.fresh) or 'none'}")
         run.snapshots.mkdir(exist_ok=True)
+        if snapshot is None:
+            _set_aside(run.caffe_log)
         arguments = command(run, gpu_arguments, start)
-        say(f"in {run}: {shlex.join(['caffe', *arguments[1:]])}")
+        shown = shlex.join(["caffe", *arguments[1:]])
+        say(f"in {run}: {shown}")
         facts = {
             "state": "running",
-            "inputs": inputs,
-            "attempts": [
-                *before.get("attempts", []),
-                {"command": shlex.join(["caffe", *arguments[1:]]), "start": said, "at": _now()},
-            ],
+            "inputs": wanted,
+            "files": inputs.files_in_use(run),
+            "recipe": recipe.to_yaml(),
+            "weights_sha256": sha256_file(given_weights) if given_weights else before.get("weights_sha256", ""),
+            "attempts": [*before.get("attempts", []), {"command": shown, "start": said, "at": _now()}],
         }
         run.record("train", facts)
-        outcome = _drive(run, recipe, arguments, started_at, watch)
+        outcome = _drive(run, preflight.max_iter(run), arguments, started_at, watch)
         facts["attempts"][-1].update(
             state=outcome.state, iteration=outcome.iteration, seconds=round(outcome.seconds, 1), why=outcome.why
         )
-        run.record(
-            "train",
-            {
-                **facts,
-                "state": outcome.state,
-                "iteration": outcome.iteration,
-                "bonecaffe": __version__,
-                "caffe": caffe_tools.find().build,
-            },
-        )
+        facts.update(state=outcome.state, iteration=outcome.iteration, bonecaffe=__version__)
+        run.record("train", {**facts, "caffe": caffe_tools.find().build})
         return outcome
+
+
+def command(run: RunDir, gpu: list[str], start: list[str]) -> list[str]:
+    """The paper's command line: ``caffe train --solver solver.prototxt --weights … --gpu 0``, run in the run folder."""
+    return [str(caffe_tools.find().program("caffe")), "train", "--solver", run.solver.name, *start, *gpu]
+
+
+def _to_resume(
+    run: RunDir,
+    before: dict[str, Any],
+    wanted: dict[str, str],
+    earlier: list[snapshots.Snapshot],
+    say: Callable[[str], None],
+) -> snapshots.Snapshot:
+    """The newest complete snapshot; TrainError when there is none, or when what it was trained on has changed."""
+    trained = before.get("inputs")
+    if trained not in (None, wanted):
+        changed = ", ".join(name for name in wanted if wanted[name] != trained.get(name))
+        raise TrainError(
+            f"{run}: {changed} changed since the training that would be resumed. Start anew in another run folder."
+        )
+    snapshot = snapshots.newest_complete(run.snapshots)
+    if snapshot is None:
+        raise TrainError(
+            f"{run.snapshots}: no complete snapshot to resume from. Remove {run.snapshots} and train anew."
+        )
+    for newer in earlier:
+        if newer.iteration > snapshot.iteration:
+            say(f"passed over an incomplete snapshot: {newer.flaw()}")
+    return snapshot
+
+
+def _set_aside(log_file: Path) -> None:
+    """Keep the log of an earlier training under another name: caffe.log.1, caffe.log.2, …"""
+    if log_file.exists():
+        names = (log_file.with_name(f"{log_file.name}.{number}") for number in itertools.count(1))
+        log_file.rename(next(name for name in names if not name.exists()))
 
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, a scheduler's stop, a closed terminal
+
+
 @contextlib.contextmanager
 def _passing_signals(process: subprocess.Popen[str]) -> Iterator[None]:
-    """Pass the first SIGINT or SIGTERM to Caffe as SIGINT, so that it snapshots and stops; a second one kills it."""
+    """Pass the first stopping signal to Caffe as SIGINT, so that it snapshots and stops; a second one kills it."""
     count = 0
 
     def handle(number: int, frame: object) -> None:
@@ -260,7 +191,7 @@ def _passing_signals(process: subprocess.Popen[str]) -> Iterator[None]:
             process.send_signal(signal.SIGINT if count == 1 else signal.SIGKILL)
 
     try:
-        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, handle) for number in _STOPPING}
     except ValueError:  # not the main thread
         before = {}
     try:
@@ -270,9 +201,20 @@ def _passing_signals(process: subprocess.Popen[str]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _drive(run: RunDir, recipe: Recipe, arguments: list[str], started_at: int, watch: Watcher | None) -> Outcome:
+@contextlib.contextmanager
+def _not_left_behind(process: subprocess.Popen[str]) -> Iterator[None]:
+    """Should we fail in the middle (a full disk under the log, say), Caffe is stopped before the run is let go."""
+    try:
+        yield
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def _drive(run: RunDir, max_iter: int, arguments: list[str], started_at: int, watch: Watcher | None) -> Outcome:
     """Run Caffe to its end: log kept whole, events to the watcher, curve.csv renewed at each test."""
-    progress = Progress(recipe.solver.max_iter, started_at, iteration=started_at)
+    progress = Progress(max_iter, started_at, iteration=started_at)
     began = time.monotonic()
     events: list[log.Event] = _earlier_events(run)
     stopped = diverged = False
@@ -291,7 +233,7 @@ def _drive(run: RunDir, recipe: Recipe, arguments: list[str], started_at: int, w
                 tail = line.strip() or tail
                 yield line
 
-        with _passing_signals(process):
+        with _passing_signals(process), _not_left_behind(process):
             for event in log.parse(lines()):
                 events.append(event)
                 stopped |= event.kind == "stopped_early"
@@ -308,15 +250,13 @@ def _drive(run: RunDir, recipe: Recipe, arguments: list[str], started_at: int, w
             code = process.wait()
     _write_curve(run, events)
     seconds = time.monotonic() - began
-    last = next(
-        (snapshot for snapshot in snapshots.find(run.snapshots) if snapshot.iteration == recipe.solver.max_iter), None
-    )
+    last = next((snapshot for snapshot in snapshots.find(run.snapshots) if snapshot.iteration == max_iter), None)
     if diverged:
         return Outcome(
             "diverged", progress.iteration, "the loss is nan or inf. Lower solver.base_lr in the recipe.", seconds
         )
     if code == 0 and not stopped and last is not None and last.flaw() is None:
-        return Outcome("finished", recipe.solver.max_iter, "", seconds)
+        return Outcome("finished", max_iter, "", seconds)
     if stopped:
         newest = snapshots.newest_complete(run.snapshots)
         at = newest.iteration if newest else progress.iteration

@@ -17,7 +17,7 @@ from bonecaffe.errors import BonecaffeError
 from bonecaffe.network import preflight, shapes
 from bonecaffe.recipe import Recipe
 from bonecaffe.run import RunDir
-from bonecaffe.training import snapshots, train
+from bonecaffe.training import inputs, snapshots, train
 
 SHORT = {"solver__max_iter": 2, "solver__snapshot": 2, "solver__test_interval": 2}
 
@@ -26,7 +26,7 @@ SHORT = {"solver__max_iter": 2, "solver__snapshot": 2, "solver__test_interval": 
 def ready(own_trained) -> RunDir:
     """A good run of two iterations, with prototxts, and with the weights and solverstate of an earlier training."""
     own_trained.write_recipe(tiny(**SHORT))
-    train.write_prototxts(own_trained, own_trained.recipe())
+    inputs.write_prototxts(own_trained, own_trained.recipe())
     old = own_trained.path / "old"
     own_trained.snapshots.rename(old)
     own_trained.snapshots.mkdir()
@@ -301,7 +301,7 @@ def test_full_disk_kills_caffe_at_its_snapshot_and_preflight_said_so(hands, tmp_
         pytest.skip("may not mount a small file system here")
     try:
         run = prepare_run(small / "run", hands, tiny(**SHORT, network__fc_outputs=(2048, 64), data__train_cases=4))
-        train.write_prototxts(run, run.recipe())
+        inputs.write_prototxts(run, run.recipe())
         run.snapshots.mkdir()
         assert any("MB free, and 1 snapshots of" in problem for problem in preflight.examine(run).problems)
         with pytest.raises(BonecaffeError, match="MB free"):
@@ -345,7 +345,7 @@ def test_no_alarm_on_the_recipes_but_the_gpu(name, hands, tmp_path):
     """The three recipes on a dozen hands; the paper's wants a GPU, and that is all."""
     values = {"data.train_cases": 8, "data.test_cases": 4, "solver.test_iter": 2}
     run = prepare_run(tmp_path / "run", hands, Recipe.load(name).with_values(values, "tests: a dozen hands"))
-    train.write_prototxts(run, run.recipe())
+    inputs.write_prototxts(run, run.recipe())
     problems = preflight.examine(run).problems
     assert [problem for problem in problems if "GPU" not in problem] == []
     assert len(problems) == (1 if name == "paper" and not caffe_tools.find().has_gpu else 0)
@@ -370,8 +370,30 @@ def test_shapes_are_those_of_caffe(name, tmp_path):
 
 def test_train_asks_preflight(own_run):
     """`train` refuses what preflight refuses, before Caffe is started."""
-    train.write_prototxts(own_run, own_run.recipe())
+    inputs.write_prototxts(own_run, own_run.recipe())
     crop(own_run)
     with pytest.raises(BonecaffeError, match="crop_size 227"):
         train.train(own_run)
     assert not own_run.caffe_log.exists()
+
+
+def test_unknown_layer_is_no_all_clear(ready):
+    """Beyond a layer whose type is not known here nothing was looked at, and that is said."""
+    edit(ready.train_val, 'type: "LRN"', 'type: "Reduction"')
+    report = preflight.examine(ready)
+    assert report.not_followed == "norm1 (Reduction)"
+
+
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        ("kernel_size: 5", "kernel_size: 5\n    group: 0"),
+        ("stride: 4", "stride: 0"),
+        ('  bottom: "label"\n', ""),
+        ('bottom: "fc6"\n  top: "fc7"', 'top: "fc7"'),
+    ],
+)
+def test_nonsense_is_a_problem_not_a_bug(ready, old, new):
+    """Zero groups, zero stride, a bottom too few: a sentence."""
+    edit(ready.train_val, old, new)
+    assert any("make no" in problem or "groups" in problem for problem in preflight.examine(ready).problems)

@@ -313,3 +313,46 @@ def test_real_hands_are_prepared(real_hands, tmp_path):
     run = prepare_run(tmp_path / "run", real_hands, tiny(data__train_cases=39, data__test_cases=20))
     facts = run.manifest()["prepare"]
     assert facts["records"] == {"train": 39, "test": 20} and facts["left_out"] == {"without an age": 5}
+
+
+def test_refused_second_prepare_leaves_the_first_alone(own_run, hands):
+    """The one that is refused removes nothing of the one that works."""
+    work = own_run.path / ".prepare"
+    work.mkdir()
+    (work / "images").mkdir()
+    with own_run.lock("prepare"), pytest.raises(RunError):
+        prepare_run(own_run.path, hands, tiny(data__split_seed=1))
+    assert (work / "images").is_dir()
+
+
+def test_killed_worker_is_an_error_not_a_wait(tmp_path):
+    """A worker process killed, as the kernel does when memory runs out: said, and nothing is left."""
+    import threading
+
+    from bonecaffe.hands.phantom import dataset
+
+    data = tmp_path / "data"
+    dataset.write(data, 60, 8, (700, 910))
+
+    def kill_a_worker():
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            for pid in filter(str.isdigit, os.listdir("/proc")):
+                try:
+                    with open(f"/proc/{pid}/cmdline", "rb") as file:
+                        parent_is_server = b"forkserver" in file.read()
+                    with open(f"/proc/{pid}/stat") as file:
+                        fields = file.read().rsplit(")", 1)[1].split()
+                    if parent_is_server and int(fields[11]) > 3 and journal.exists() and journal.stat().st_size:
+                        os.kill(int(pid), signal.SIGKILL)
+                        return
+                except (OSError, ValueError, IndexError):
+                    continue
+
+    journal = tmp_path / "run" / ".prepare" / "journal.jsonl"
+    thread = threading.Thread(target=kill_a_worker)
+    thread.start()
+    with pytest.raises(PrepareError, match="worker process was killed"):
+        prepare_run(tmp_path / "run", data, tiny(data__train_cases=40, data__test_cases=20), workers=2)
+    thread.join()
+    assert not (tmp_path / "run").exists()

@@ -20,7 +20,7 @@ from bonecaffe.errors import BonecaffeError, CaffeError, TrainError
 from bonecaffe.network import preflight, prototxt
 from bonecaffe.recipe import Recipe
 from bonecaffe.run import RunDir
-from bonecaffe.training import snapshots, train
+from bonecaffe.training import inputs, snapshots, train
 
 
 def test_finished_run_has_all_it_should(trained):
@@ -163,7 +163,7 @@ def test_diverged_run_is_stopped_and_said(own_run):
 def test_caffes_fatal_line_is_passed_on(own_run, monkeypatch):
     """What Caffe died of, where preflight did not foresee it, stands in the outcome, without glog's preamble."""
     monkeypatch.setattr(preflight, "examine", lambda run, plan: preflight.Report())
-    train.write_prototxts(own_run, own_run.recipe())
+    inputs.write_prototxts(own_run, own_run.recipe())
     own_run.train_val.write_text(own_run.train_val.read_text().replace('"train_lmdb"', '"nowhere_lmdb"'))
     heard = []
     outcome = train.train(own_run, say=heard.append)
@@ -196,13 +196,13 @@ def test_gpu_command_lines(own_run, monkeypatch):
     """The paper's `--gpu 0` is what the paper's recipe gives; several GPUs need NCCL."""
     monkeypatch.setattr(caffe_tools, "find", lambda: _GpuCaffe)
     paper = Recipe.load("paper")
-    assert train.compute_with(own_run, paper, None, False) == (paper, ["--gpu", "0"])
-    assert train.compute_with(own_run, paper, "2", False)[1] == ["--gpu", "2"]
+    assert inputs.compute_with(paper, None, False) == (paper, ["--gpu", "0"])
+    assert inputs.compute_with(paper, "2", False)[1] == ["--gpu", "2"]
     with pytest.raises(CaffeError, match="NCCL"):
-        train.compute_with(own_run, paper, "0,1", False)
+        inputs.compute_with(paper, "0,1", False)
     monkeypatch.setattr(_GpuCaffe, "has_nccl", True)
-    assert train.compute_with(own_run, paper, "all", False)[1] == ["--gpu", "all"]
-    assert train.compute_with(own_run, paper, None, True)[1] == []
+    assert inputs.compute_with(paper, "all", False)[1] == ["--gpu", "all"]
+    assert inputs.compute_with(paper, None, True)[1] == []
 
 
 def test_pretrained_weights_reach_caffe(own_trained, tmp_path):
@@ -252,11 +252,11 @@ def test_unprepared_run_says_what_to_do(tmp_path):
 
 def test_prototxts_follow_the_recipe_unless_edited(own_run):
     """A changed recipe renews them; an edit by hand stays, and is named."""
-    train.write_prototxts(own_run, tiny())
-    assert train.write_prototxts(own_run, tiny(solver__max_iter=99)) == []
+    inputs.write_prototxts(own_run, tiny())
+    assert inputs.write_prototxts(own_run, tiny(solver__max_iter=99)) == []
     assert "max_iter: 99" in own_run.solver.read_text()
     own_run.solver.write_text(own_run.solver.read_text().replace("max_iter: 99", "max_iter: 98"))
-    assert train.write_prototxts(own_run, tiny(solver__max_iter=97)) == ["solver.prototxt"]
+    assert inputs.write_prototxts(own_run, tiny(solver__max_iter=97)) == ["solver.prototxt"]
     assert "max_iter: 98" in own_run.solver.read_text()
     assert own_run.deploy.read_text() == prototxt.deploy(tiny(solver__max_iter=97))
 
@@ -268,3 +268,88 @@ def test_driver_works_from_a_thread(own_run):
     thread.start()
     thread.join(60)
     assert results[0].state == "finished"
+
+
+def test_refused_training_changes_nothing(own_trained):
+    """`train --cpu` on a GPU's finished run, weights with --resume, another rate: refused, every file as it was."""
+    own_trained.write_recipe(tiny(solver__solver_mode="GPU"))
+
+    def files():
+        return {
+            path: path.read_bytes()
+            for path in own_trained.path.rglob("*")
+            if path.is_file() and path.name not in (".lock", "lock.mdb")
+        }
+
+    before = files()
+    assert train.train(own_trained, cpu=True) is None  # where it is computed does not make it another training
+    own = own_trained.snapshots / "SNAPSHOT_iter_4.caffemodel"
+    with pytest.raises(TrainError, match="Give one of them"):
+        train.train(own_trained, given_weights=own, cpu=True, resume=True)
+    assert files() == before
+    own_trained.write_recipe(tiny(solver__base_lr=0.002))
+    before = files()
+    for resume in (False, True):
+        with pytest.raises(TrainError, match="--resume|solver changed"):
+            train.train(own_trained, resume=resume)
+    assert files() == before
+
+
+def test_changed_mean_is_another_training(own_run, tmp_path):
+    """A mean image given as a file: changed, it is noticed; gone, the run's own copy serves."""
+    from test_mean import mean_image
+
+    path = mean_image(tmp_path / "own.binaryproto")
+    own_run.write_recipe(tiny(network__mean=f"file:{path}"))
+    assert train.train(own_run).state == "finished"
+    kept = own_run.mean_file.read_bytes()
+    mean_image(path, (3, 224, 224))
+    path.write_bytes(kept[:-4] + bytes(4))
+    with pytest.raises(TrainError, match="holds snapshots"):
+        train.train(own_run)
+    assert own_run.mean_file.read_bytes() == kept
+    path.unlink()
+    assert train.train(own_run) is None
+
+
+def test_new_training_starts_a_new_log_and_curve(own_run):
+    """Points of an earlier training don't stay in the figure; its log is kept under another name."""
+    own_run.write_recipe(tiny(solver__max_iter=6, solver__snapshot=6))
+    train.train(own_run)
+    shutil.rmtree(own_run.snapshots)
+    own_run.write_recipe(tiny(solver__max_iter=4, solver__snapshot=4, solver__display=2))
+    assert train.train(own_run).state == "finished"
+    curve = pandas.read_csv(own_run.curve)
+    assert curve[curve.phase == "train"].iteration.tolist() == [0, 2, 4]
+    assert "Iteration 5" in (own_run.path / "caffe.log.1").read_text()
+
+
+def test_edited_solver_decides_when_it_is_finished(own_run):
+    """max_iter edited by hand is what Caffe trains to, and what it is judged by."""
+    inputs.write_prototxts(own_run, own_run.recipe())
+    own_run.solver.write_text(own_run.solver.read_text().replace("max_iter: 12", "max_iter: 2"))
+    outcome = train.train(own_run)
+    assert (outcome.state, outcome.iteration) == ("finished", 2)
+
+
+def test_closed_terminal_lets_caffe_snapshot(own_run):
+    """SIGHUP ends as Ctrl-C does."""
+    own_run.write_recipe(tiny(solver__max_iter=4000, solver__snapshot=4000, solver__test_interval=4000))
+    told = []
+
+    def hang_up(progress):
+        if progress.iteration >= 5 and not told:
+            told.append(progress.iteration)
+            os.kill(os.getpid(), signal.SIGHUP)
+
+    assert train.train(own_run, watch=hang_up).state == "interrupted"
+    assert snapshots.newest_complete(own_run.snapshots) is not None
+
+
+def test_weights_are_declared(own_trained, tmp_path):
+    """Weights that are not BVLC's are named as such among the departures."""
+    own_trained.snapshots.rename(tmp_path / "old")
+    train.train(own_trained, given_weights=tmp_path / "old" / "SNAPSHOT_iter_12.caffemodel")
+    departure = next(d for d in own_trained.trained_recipe().departures() if d.field == "training.initial_weights")
+    assert departure.here == "given" and "not BVLC's" in departure.reason
+    assert len(own_trained.manifest()["train"]["weights_sha256"]) == 64

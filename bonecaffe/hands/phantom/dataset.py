@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from bonecaffe.errors import BonecaffeError
-from bonecaffe.hands import images
+from bonecaffe.hands import images, parallel
 from bonecaffe.hands.cases import Case, write_cases
 from bonecaffe.hands.phantom import render, skeleton
 from bonecaffe.hands.reference_points import ReferencePoints, write_points
@@ -166,13 +165,10 @@ def write(
     tasks = [(seed, number, size, str(folder)) for number in range(count)]
     made: list[tuple[Case, ReferencePoints]] = []
     workers = min(len(os.sched_getaffinity(0)), count)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["bonecaffe.hands.phantom.dataset"])
-    with context.Pool(workers, initializer=images.limit_threads) as pool:
-        for done in pool.imap(_write_one, tasks, chunksize=2):
-            made.append(done)
-            if progress:
-                progress(len(made), count)
+    for done in parallel.run(_write_one, tasks, workers, BonecaffeError):
+        made.append(done)
+        if progress:
+            progress(len(made), count)
     write_points(out / "points.csv", [points for _, points in made])
     write_cases(out / "ages.csv", [case for case, _ in made], RSNA_COLUMNS)
 

@@ -1,0 +1,43 @@
+"""One task a core: worker processes that a Ctrl-C does not clutter and whose death is noticed."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+from bonecaffe.errors import BonecaffeError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+def _prepare_worker() -> None:
+    """One thread for OpenCV, because the processes are what runs in parallel; Ctrl-C is for the parent to handle."""
+    import cv2
+
+    cv2.setNumThreads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def run(
+    work: Callable[[Task], Result], tasks: Sequence[Task], workers: int, error: type[BonecaffeError]
+) -> Iterator[Result]:
+    """The results of ``work`` for each task, in order, as they come.
+
+    Raises ``error`` when a worker process was killed, as a machine short of memory does, instead of waiting for it.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([work.__module__, "cv2"])
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare_worker)
+    try:
+        yield from pool.map(work, tasks, chunksize=2)
+    except BrokenProcessPool:
+        raise error(
+            "a worker process was killed, probably for lack of memory. Try again with fewer (--jobs 1)."
+        ) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
