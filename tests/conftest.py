@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
+import pandas
 import pytest
 
+from bonecaffe import caffe_tools
 from bonecaffe.hands.phantom import dataset
 from bonecaffe.prepare import stage
 from bonecaffe.recipe import Recipe
@@ -104,10 +109,30 @@ def real_hands() -> Path:
     return REAL_HANDS
 
 
+@contextlib.contextmanager
+def small_file_system(folder: Path, size: str) -> Iterator[Path]:
+    """A file system of ``size`` mounted on a new folder; the test is skipped where this user may not mount one."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("may not mount a small file system here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=False)
+
+
+def losses_of_test(run: RunDir) -> tuple[float, float]:
+    """The test loss of a trained tiny run: as predictions_test.csv gives it, and as the ``caffe test`` tool says it."""
+    table = pandas.read_csv(run.predictions("test"))
+    ours = float(((table.predicted_months - table.boneage_months) ** 2).mean() / 2)
+    model = ["-model", run.train_val.name, "-weights", "snapshots/SNAPSHOT_iter_12.caffemodel"]
+    said = caffe_tools.call("caffe", ["test", *model, "-iterations", "2"], cwd=run.path).stderr
+    return ours, float(said.rsplit("Loss: ", 1)[1].split()[0])
+
+
 def edit_table(path: Path, **cells) -> None:
     """Overwrite cells of the first row of a CSV file."""
-    import pandas
-
     table = pandas.read_csv(path, dtype=str, keep_default_na=False)
     for column, value in cells.items():
         table.loc[0, column] = value

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pandas
 import pytest
-from conftest import tiny
+from conftest import losses_of_test, tiny
 
 from bonecaffe import caffe_tools
 from bonecaffe.errors import BonecaffeError, ImageError, PredictError
@@ -65,20 +65,8 @@ def test_equals_opencvs_caffe_importer(trained, predictor):
 def test_caffe_tests_loss_equals_ours(trained):
     """`caffe test` on the test LMDB reports the loss that predictions_test.csv gives."""
     predict_run(trained)
-    table = pandas.read_csv(trained.predictions("test"))
-    ours = float(((table.predicted_months - table.boneage_months) ** 2).mean() / 2)
-    arguments = [
-        "test",
-        "-model",
-        trained.train_val.name,
-        "-weights",
-        "snapshots/SNAPSHOT_iter_12.caffemodel",
-        "-iterations",
-        "2",
-    ]
-    said = caffe_tools.call("caffe", arguments, cwd=trained.path).stderr
-    loss = float(said.rsplit("Loss: ", 1)[1].split()[0])
-    assert loss == pytest.approx(ours, rel=1e-4)
+    ours, theirs = losses_of_test(trained)
+    assert theirs == pytest.approx(ours, rel=1e-4)
 
 
 def test_predictions_file_is_as_promised(trained, hands):

@@ -306,9 +306,14 @@ def _hardware(solver: Any, plan: Plan, say: Any) -> None:
         say(problem)
 
 
+def _weight_bytes(flow: shapes.Flow) -> int:
+    """Bytes of all weights of a net, as float32."""
+    return 4 * sum(math.prod(shape) for params in flow.weights.values() for shape in params)
+
+
 def snapshot_bytes(solver: Any, flow: shapes.Flow) -> int:
     """Bytes of one snapshot: the caffemodel, and its solverstate with the solver's histories."""
-    model = 4 * sum(math.prod(shape) for params in flow.weights.values() for shape in params)
+    model = _weight_bytes(flow)
     return model * (1 + _STATE_FACTOR.get(solver.type, 1))
 
 
@@ -340,5 +345,5 @@ def _memory(solver: Any, flows: dict[int, shapes.Flow], say: Any) -> None:
 def memory_bytes(solver: Any, flows: dict[int, shapes.Flow]) -> int:
     """About how many bytes training will hold: values and differences of all blobs and weights, and histories."""
     blobs = sum(2 * 4 * math.prod(shape) for flow in flows.values() for shape in flow.blobs.values())
-    learned = 4 * sum(math.prod(shape) for params in flows[TRAIN].weights.values() for shape in params)
+    learned = _weight_bytes(flows[TRAIN])
     return blobs + learned * (2 + _STATE_FACTOR.get(solver.type, 1))

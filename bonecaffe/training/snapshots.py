@@ -35,11 +35,10 @@ class Snapshot:
     def model_flaw(self) -> str | None:
         """What is wrong with the caffemodel alone; None when it is complete."""
         try:
-            with weights.Caffemodel(self.caffemodel) as model:
-                learned = {name: shapes for name, shapes in model.shapes().items()}
+            with weights.Caffemodel(self.caffemodel):
+                return None
         except WeightsError as error:
             return str(error)
-        return None if learned else f"{self.caffemodel}: holds no weights."
 
     def _state_flaw(self) -> str | None:
         if not self.solverstate.is_file():

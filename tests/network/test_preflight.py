@@ -10,7 +10,7 @@ import subprocess
 import lmdb
 import numpy as np
 import pytest
-from conftest import prepare_run, tiny
+from conftest import prepare_run, small_file_system, tiny
 
 from bonecaffe import caffe_tools
 from bonecaffe.errors import BonecaffeError
@@ -293,13 +293,7 @@ def test_wrong_test_pass_is_silent_and_preflight_said_so(ready):
 
 def test_full_disk_kills_caffe_at_its_snapshot_and_preflight_said_so(hands, tmp_path):
     """The snapshots to come don't fit."""
-    small = tmp_path / "small"
-    small.mkdir()
-    if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(small)], capture_output=True, check=False
-    ).returncode:
-        pytest.skip("may not mount a small file system here")
-    try:
+    with small_file_system(tmp_path / "small", "6m") as small:
         run = prepare_run(small / "run", hands, tiny(**SHORT, network__fc_outputs=(2048, 64), data__train_cases=4))
         inputs.write_prototxts(run, run.recipe())
         run.snapshots.mkdir()
@@ -308,8 +302,6 @@ def test_full_disk_kills_caffe_at_its_snapshot_and_preflight_said_so(hands, tmp_
             train.train(run)
         code, _ = caffe_train(run, PLAIN)
         assert code != 0 or not all(snapshot.flaw() is None for snapshot in snapshots.find(run.snapshots))
-    finally:
-        subprocess.run(["umount", "-l", str(small)], check=False)
 
 
 def test_memory_is_foreseen(ready, monkeypatch):

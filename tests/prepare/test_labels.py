@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pandas
 import pytest
-from conftest import edit_table, prepare_run, tiny
+from conftest import edit_table, losses_of_test, prepare_run, tiny
 
-from bonecaffe import caffe_tools
 from bonecaffe.errors import PrepareError
 from bonecaffe.predict import predict_run
 from bonecaffe.prepare import imageset
@@ -61,18 +60,8 @@ def test_exact_ages_reach_the_loss(fractional, tmp_path):
     predict_run(run)
     table = pandas.read_csv(run.predictions("test"))
     assert (table.boneage_months % 1).to_list() == pytest.approx([0.7] * 4)
-    ours = float(((table.predicted_months - table.boneage_months) ** 2).mean() / 2)
-    arguments = [
-        "test",
-        "-model",
-        run.train_val.name,
-        "-weights",
-        "snapshots/SNAPSHOT_iter_12.caffemodel",
-        "-iterations",
-        "2",
-    ]
-    said = caffe_tools.call("caffe", arguments, cwd=run.path).stderr
-    assert float(said.rsplit("Loss: ", 1)[1].split()[0]) == pytest.approx(ours, rel=5e-5)
+    ours, theirs = losses_of_test(run)
+    assert theirs == pytest.approx(ours, rel=5e-5)
     rounded = float(((table.predicted_months - (table.boneage_months + 0.3)) ** 2).mean() / 2)
     assert abs(rounded - ours) > 2e-4 * ours  # so that the comparison could have failed
 

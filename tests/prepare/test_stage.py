@@ -13,7 +13,7 @@ import time
 import cv2
 import numpy as np
 import pytest
-from conftest import REPOSITORY, edit_table, prepare_run, tiny
+from conftest import REPOSITORY, edit_table, prepare_run, small_file_system, tiny
 
 from bonecaffe import caffe_tools
 from bonecaffe.errors import BonecaffeError, CasesError, ImageError, PointsError, PrepareError, RunError
@@ -276,14 +276,8 @@ def test_kill_and_again_picks_up(tmp_path):
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of 1.5 MB, where this user may mount one."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", str(folder)], capture_output=True, check=False
-    ).returncode:
-        pytest.skip("may not mount a small file system here")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=False)
+    with small_file_system(tmp_path / "small", "1500k") as folder:
+        yield folder
 
 
 def test_full_disk_is_said_and_nothing_is_left(hands, small_disk, monkeypatch):
