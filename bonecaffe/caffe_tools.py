@@ -6,6 +6,7 @@ Where Caffe is, first that serves: ``CAFFE_ROOT``; what ``make setup`` found or 
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import importlib
 import importlib.util
@@ -13,11 +14,13 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
+from typing import BinaryIO
 
 from bonecaffe.errors import CaffeError
 
@@ -196,20 +199,34 @@ def call(program: str, arguments: list[str], cwd: Path | None = None) -> subproc
     return done
 
 
-def start(command: list[str], cwd: Path) -> subprocess.Popen[str]:
-    """Start ``caffe`` in a session of its own, so that a terminal's Ctrl-C reaches only us; its log is its stdout."""
+Process = subprocess.Popen[bytes]
+"""A running program of Caffe's."""
+
+
+def start(command: list[str], cwd: Path, log: BinaryIO, holding: tuple[int, ...] = ()) -> Process:
+    """Start ``caffe`` with its log going straight into a file, so that the log is whole whatever becomes of us.
+
+    It gets a session of its own, so that a terminal's Ctrl-C reaches only us, and the open files ``holding`` (a lock,
+    which lasts as long as it does). Should we be killed, the kernel sends it SIGINT: it snapshots and stops.
+    """
     return subprocess.Popen(
         command,
         cwd=cwd,
         env=_environment(),
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
+        stdout=log,
         stderr=subprocess.STDOUT,
-        text=True,
-        encoding="utf-8",
-        errors="replace",
         start_new_session=True,
+        pass_fds=holding,
+        preexec_fn=functools.partial(_stop_with, os.getpid(), ctypes.CDLL(None, use_errno=True)),
     )
+
+
+def _stop_with(parent: int, libc: ctypes.CDLL) -> None:
+    """In the child: ask for SIGINT when the parent ends; if it has ended already, don't begin."""
+    libc.prctl(1, int(signal.SIGINT))  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def pycaffe_version() -> str:

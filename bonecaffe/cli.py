@@ -376,33 +376,200 @@ def predict(
 @main.command()
 @RUN
 @click.option("--snapshot", type=click.IntRange(0), help="Iteration of the snapshot. [default: the last]")
-def evaluate(run: Path, snapshot: int | None) -> None:
+@click.option(
+    "--all", "every", is_flag=True, help="Measure every snapshot too; the report shows them beside each other."
+)
+@click.option("--gpu", type=click.IntRange(0), help="GPU to compute on. [default: the CPU]")
+def evaluate(run: Path, snapshot: int | None, every: bool, gpu: int | None) -> None:
     """Predict both splits; print MAD, CCC and maximum beside the paper's; write figures and report.html."""
-    from bonecaffe.evaluation import stage
-    from bonecaffe.evaluation.metrics import PAPER
+    from bonecaffe.evaluation import by_snapshot, stage
     from bonecaffe.predict import predict_run
     from bonecaffe.run import RunDir
 
     folder = RunDir(run)
     folder.recipe()
+    rows = []
     with folder.lock("evaluate"):
+        if every:
+            with _progress("every snapshot") as progress:
+                rows = by_snapshot.evaluate_all(folder, progress, gpu)
         with _progress("predict") as progress:
-            predict_run(folder, snapshot, progress)
+            predict_run(folder, snapshot, progress, gpu)
         evaluation = stage.evaluate(folder)
+    if rows:
+        _show_snapshots(run, rows)
+    _show_evaluation(run, evaluation)
+    click.echo(os.fspath(folder.report))
+
+
+def _show_evaluation(run: Path, evaluation: Any) -> None:
+    from bonecaffe.evaluation.metrics import PAPER
+
+    def interval(pair: tuple[float, float] | None, digits: int) -> str:
+        return f"{pair[0]:.{digits}f} to {pair[1]:.{digits}f}" if pair else "not defined"
+
     rows = []
     for split, metrics in evaluation.splits.items():
         paper = PAPER[split]
         rows.append([
-            split, str(metrics.cases), f"{metrics.mad_months:.1f} ({paper['mad_months']})", f"{metrics.ccc:.2f} ({paper['ccc']})",
+            split, str(metrics.cases), f"{metrics.mad_months:.1f} ({paper['mad_months']})", interval(metrics.mad_interval_95, 1),
+            f"{metrics.ccc:.2f} ({paper['ccc']})", interval(metrics.ccc_interval_95, 2),
             f"{metrics.max_error_months:.1f} ({paper['max_error_months']})", f"{metrics.guess_mad_months:.1f}",
         ])  # fmt: skip
     _table(
         f"{run}, iteration {evaluation.iteration}: months (paper)",
-        ["split", "hands", "MAD", "CCC", "maximum", "MAD of guessing the mean"],
+        ["split", "hands", "MAD", "95 %", "CCC", "95 %", "maximum", "MAD of guessing the mean"],
         rows,
     )
+    for split, metrics in evaluation.splits.items():
+        for note in metrics.notes:
+            click.echo(f"{split}: {note}")
     click.echo(evaluation.verdict)
-    click.echo(os.fspath(folder.report))
+
+
+def _show_snapshots(run: Path, rows: list[dict[str, Any]]) -> None:
+    from bonecaffe.evaluation import by_snapshot
+
+    best, last = by_snapshot.best_and_last(rows)
+    marks = (
+        {best["iteration"]: "lowest", last["iteration"]: "last"}
+        if best is not last
+        else {last["iteration"]: "lowest, last"}
+    )
+    _table(
+        f"{run}: every snapshot",
+        ["iteration", "split", "MAD", "CCC", "maximum", ""],
+        [
+            [str(row["iteration"]), row["split"], f"{row['mad_months']:.1f}", f"{row['ccc']:.3f}", f"{row['max_error_months']:.1f}",
+             marks.get(row["iteration"], "") if row["split"] == "test" else ""]
+            for row in rows
+        ],
+    )  # fmt: skip
+    click.echo(by_snapshot.WARNING)
+
+
+@main.command()
+@RUN
+@click.option("--images", type=FOLDER, help="The folder of radiographs that the run was prepared from.")
+@click.option("--ages", type=FILE, help="The table of ages that the run was prepared from.")
+@click.option("--points", type=FILE, help="The table of points that the run was prepared from.")
+@click.option("--json", "as_json", is_flag=True, help="Print the links as JSON.")
+def verify(run: Path, images: Path | None, ages: Path | None, points: Path | None, as_json: bool) -> None:
+    """Recompute the hashes of a run, from its inputs to its report, and name the first link that broke.
+
+    Exits 1 when one did. The inputs lie outside the run; they are looked at when they are given.
+    """
+    from bonecaffe import evidence
+    from bonecaffe.run import RunDir
+
+    with _progress("verify") as progress:
+        links = evidence.verify(RunDir(run), images, ages, points, progress)
+    if as_json:
+        click.echo(json.dumps([link._asdict() for link in links], indent=2, ensure_ascii=False))
+    else:
+        _table(str(run), ["link", "", "what"], [[link.name, link.state, link.said] for link in links])
+    broken = evidence.first_broken(links)
+    if broken:
+        click.echo(f"bonecaffe: {run}: the first link that broke: {broken.name}: {broken.said}", err=True)
+        raise click.exceptions.Exit(1)
+    if not as_json:
+        click.echo(f"{run}: every link looked at holds")
+
+
+@main.command()
+@click.argument("folder", metavar="[FOLDER]", type=FOLDER, default=Path("runs"))
+@click.option("--json", "as_json", is_flag=True, help="Print the runs as JSON.")
+def runs(folder: Path, as_json: bool) -> None:
+    """List the runs in FOLDER (runs): recipe, state, iteration, test MAD and CCC."""
+    from bonecaffe import evidence
+
+    found = evidence.runs_in(folder)
+    if as_json:
+        click.echo(json.dumps([summary._asdict() for summary in found], indent=2, ensure_ascii=False))
+        return
+    rows = []
+    for summary in found:
+        figures = ["–", "–", "–"]
+        if summary.mad_months is not None and summary.ccc is not None:
+            figures = [str(summary.evaluated), f"{summary.mad_months:.1f}", f"{summary.ccc:.3f}"]
+        rows.append([summary.run, summary.recipe, summary.state, f"{summary.iteration}/{summary.max_iter}", *figures])
+    if not rows:
+        click.echo(f"{folder}: no runs here")
+        return
+    columns = ["run", "recipe", "state", "iteration", "evaluated at", "test MAD, months", "test CCC"]
+    _table(str(folder), columns, rows)
+
+
+@main.command()
+@click.argument("recipe_name", metavar="RECIPE")
+@click.option(
+    "--out", type=FOLDER, required=True, help="Folder for the runs, one a seed, and for repeat.csv and repeat.json."
+)
+@click.option("--seeds", type=click.IntRange(2, 1000), default=5, show_default=True, help="How many seeds.")
+@click.option("--first-seed", type=click.IntRange(0), default=1, show_default=True, help="The first; then one by one.")
+@click.option("--images", type=FOLDER, required=True, help="Folder of the radiographs, named by id.")
+@click.option("--ages", type=FILE, required=True, help="Table of ages, with any of RSNA's headers.")
+@click.option("--points", type=FILE, required=True, help="Table of the seven reference points.")
+@click.option("--train", "train_cases", type=click.IntRange(1), help="Cases for training. [default: the recipe's]")
+@click.option("--test", "test_cases", type=click.IntRange(1), help="Cases for test. [default: the recipe's]")
+@click.option("--labels", type=click.Choice(["whole_months", "round", "exact"]), help="As for prepare.")
+@click.option("--weights", type=FILE, help="The ImageNet caffemodel that each seed starts from.")
+@click.option("--gpu", metavar="0 | 0,1 | all", help="GPUs to train on. [default: 0, when the recipe says GPU]")
+@click.option("--cpu", is_flag=True, help="Train on the CPU whatever the recipe says.")
+@click.option(
+    "--scheduler", metavar="ADDRESS", help="A Dask scheduler, such as tcp://host:8786. [default: here, in sequence]"
+)
+def repeat(
+    recipe_name: str,
+    out: Path,
+    seeds: int,
+    first_seed: int,
+    images: Path,
+    ages: Path,
+    points: Path,
+    train_cases: int | None,
+    test_cases: int | None,
+    labels: str | None,
+    weights: Path | None,
+    gpu: str | None,
+    cpu: bool,
+    scheduler: str | None,
+) -> None:
+    """Run RECIPE over several seeds of split and initialization; report the spread of MAD and CCC.
+
+    Each seed is a run, OUT/seed-N. Called again, it goes on where it stopped.
+    """
+    from bonecaffe import repeat as repeats
+    from bonecaffe.prepare.stage import with_split
+    from bonecaffe.recipe import Recipe
+    from bonecaffe.training.display import Display
+
+    recipe = with_split(Recipe.load(recipe_name), train_cases, test_cases, None, labels)
+    weights = weights.absolute() if weights else None
+    paths = (path.absolute() for path in (images, ages, points))
+    plan = repeats.Plan(out.absolute(), recipe.to_yaml(), *paths, weights, gpu, cpu)
+    chosen = list(range(first_seed, first_seed + seeds))
+    results = []
+    with Display("repeat") as display:
+        if scheduler:
+            coming = repeats.on_cluster(plan, chosen, scheduler, display.say)
+        else:
+            coming = repeats.in_sequence(plan, chosen, display.show, display.say)
+        for result in coming:
+            results.append(result)
+            repeats.write(out, results)
+            mad = "–" if result.test_mad is None else f"{result.test_mad:.1f} months"
+            display.say(f"seed {result.seed}: {result.state}, test MAD {mad} ({len(results)} of {seeds} done)")
+    _table(
+        f"{out}: months (paper)",
+        ["figure", "mean", "SD", "lowest", "highest", "paper"],
+        [
+            [s.figure.replace("_", " "), *(f"{v:.3g}" for v in (s.mean, s.sd, s.lowest, s.highest)), str(s.paper)]
+            for s in repeats.spreads(results)
+        ],
+    )
+    click.echo(repeats.verdict(results))
+    click.echo(os.fspath(out / "repeat.csv"))
 
 
 @main.command()

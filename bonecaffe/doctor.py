@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.metadata
 import os
 import platform
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from bonecaffe import caffe_tools
+from bonecaffe import caffe_tools, environment
 from bonecaffe.errors import BonecaffeError
 
 SETUP = "make setup"
-PACKAGES = (
-    "numpy",
-    "opencv-python",
-    "lmdb",
-    "protobuf",
-    "scikit-image",
-    "pyyaml",
-    "pydantic",
-    "pandas",
-    "matplotlib",
-    "jinja2",
-)
 
 
 def cache_folder() -> Path:
@@ -56,11 +42,10 @@ class Finding(NamedTuple):
 def examine() -> list[Finding]:
     """Look at everything a run needs; never raises."""
     findings = [Finding("Python", "ok", f"{platform.python_version()} at {sys.executable}")]
-    for package in PACKAGES:
-        try:
-            findings.append(Finding(package, "ok", importlib.metadata.version(package)))
-        except importlib.metadata.PackageNotFoundError:
-            findings.append(Finding(package, "missing", "not installed", SETUP))
+    for package in environment.PACKAGES:
+        version = environment.version_of(package)
+        ok, missing = Finding(package, "ok", str(version)), Finding(package, "missing", "not installed", SETUP)
+        findings.append(ok if version else missing)
     return [*findings, *_caffe(), _weights()]
 
 

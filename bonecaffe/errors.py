@@ -59,6 +59,10 @@ class EvaluateError(BonecaffeError):
     """Predictions and truths that cannot be compared."""
 
 
+class RepeatError(BonecaffeError):
+    """A repeat over seeds that could not be carried through."""
+
+
 class Problems:
     """Collects what is wrong with many rows, so that one run names them all.
 

@@ -17,11 +17,12 @@ import numpy as np
 
 from bonecaffe import caffe_tools
 from bonecaffe.errors import CaffeError, PredictError
-from bonecaffe.hands.cases import Case, months_text, read_cases
+from bonecaffe.hands.cases import Case, months_text
 from bonecaffe.hands.images import read_image
 from bonecaffe.hands.reference_points import ReferencePoints
 from bonecaffe.network import mean
 from bonecaffe.prepare.normalize import normalize
+from bonecaffe.prepare.outputs import split_of
 from bonecaffe.run import SPLITS, RunDir, sha256_file, write_text
 from bonecaffe.training import inputs, snapshots
 
@@ -100,6 +101,11 @@ class Predictor:
         self._net = caffe.Net(str(self.run.deploy), str(self.snapshot.caffemodel), caffe.TEST)
         self._mean = mean.array(self.run, self.recipe)
 
+    def use(self, snapshot: snapshots.Snapshot) -> None:
+        """Go on with the weights of another snapshot of the run; the net is not built anew."""
+        self._net.copy_from(str(snapshot.caffemodel))
+        self.snapshot = snapshot
+
     def predict(
         self, image: str | os.PathLike[str] | np.ndarray, points: ReferencePoints | Sequence[Sequence[float]]
     ) -> float:
@@ -164,14 +170,12 @@ class Predictor:
 # ---- a run's own cases -----------------------------------------------------------------------------------------
 
 
-def split_of(run: RunDir) -> dict[str, list[Case]]:
-    """The cases of a run's two splits, with their exact ages, as prepare wrote them."""
-    cases = read_cases(run.cases_file)
-    train = int(run.manifest()["prepare"]["records"]["train"])
-    return {"train": cases[:train], "test": cases[train:]}
-
-
-def predict_run(run: RunDir, snapshot: int | None = None, progress: Callable[[int, int], None] | None = None) -> int:
+def predict_run(
+    run: RunDir,
+    snapshot: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    gpu: int | None = None,
+) -> int:
     """Predict both splits of a run into predictions_train.csv and predictions_test.csv; return the snapshot's iteration.
 
     Does nothing when they stand for this very snapshot. Raises PredictError when the run was prepared anew since
@@ -196,24 +200,55 @@ def predict_run(run: RunDir, snapshot: int | None = None, progress: Callable[[in
         path.is_file() and sha256_file(path) == before["predictions"][split] for split, path in files.items()
     ):
         return chosen.iteration
-    predictor = Predictor(run, chosen.iteration)
-    splits = split_of(run)
-    total, done = sum(len(cases) for cases in splits.values()), 0
-    for split, cases in splits.items():
+    predictor = Predictor(run, chosen.iteration, gpu)
+    for split, cases, months in _predict_splits(predictor, progress or (lambda done, total: None)):
         out = io.StringIO()
         out.write("id,boneage_months,predicted_months,male\n")
-        for case, months in zip(
-            cases, predictor.predict_normalized(read_image(run.image(case.id)) for case in cases), strict=True
-        ):
-            out.write(
-                f"{_cell(case.id)},{months_text(case.boneage_months)},{months:.4f},{'' if case.male is None else case.male}\n"
-            )
-            done += 1
-            if progress:
-                progress(done, total)
+        for case, predicted in zip(cases, months, strict=True):
+            sex = "" if case.male is None else case.male
+            out.write(f"{_cell(case.id)},{months_text(case.boneage_months)},{predicted:.4f},{sex}\n")
         write_text(files[split], out.getvalue())
     run.record("predict", {**facts, "predictions": {split: sha256_file(path) for split, path in files.items()}})
     return chosen.iteration
+
+
+def _predict_splits(
+    predictor: Predictor, progress: Callable[[int, int], None], before: int = 0, total: int = 0
+) -> Iterator[tuple[str, list[Case], list[float]]]:
+    """Predict both splits of a predictor's run: split, cases, months. ``before`` of ``total`` were done already."""
+    splits = split_of(predictor.run)
+    total = total or sum(len(cases) for cases in splits.values())
+    for split, cases in splits.items():
+        months = []
+        normals = (read_image(predictor.run.image(case.id)) for case in cases)
+        for predicted in predictor.predict_normalized(normals):
+            months.append(predicted)
+            before += 1
+            progress(before, total)
+        yield split, cases, months
+
+
+def complete_models(run: RunDir) -> list[snapshots.Snapshot]:
+    """The snapshots of a run that can be predicted with, the newest last; PredictError when there is none."""
+    found = [snapshot for snapshot in snapshots.find(run.snapshots) if snapshot.model_flaw() is None]
+    if not found:
+        raise PredictError(f"{run}: no complete snapshots here; train it first: bonecaffe train {run}")
+    return found
+
+
+def predict_snapshots(
+    run: RunDir,
+    wanted: Sequence[snapshots.Snapshot],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    gpu: int | None = None,
+) -> Iterator[tuple[snapshots.Snapshot, dict[str, tuple[list[Case], list[float]]]]]:
+    """Predict both splits with one snapshot after the other; the net is built once, its weights are changed."""
+    predictor = Predictor(run, wanted[0].iteration, gpu)
+    each = sum(len(cases) for cases in split_of(run).values())
+    for number, snapshot in enumerate(wanted):
+        predictor.use(snapshot)
+        done = _predict_splits(predictor, progress, number * each, each * len(wanted))
+        yield snapshot, {split: (cases, months) for split, cases, months in done}
 
 
 def _cell(text: str) -> str:

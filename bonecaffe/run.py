@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,11 @@ def sha256(content: bytes | str) -> str:
     return hashlib.sha256(content.encode("utf-8") if isinstance(content, str) else content).hexdigest()
 
 
+def seal(facts: dict[str, Any]) -> str:
+    """The hash of a stage's record, by which an edit of the manifest shows."""
+    return sha256(json.dumps(facts, sort_keys=True, ensure_ascii=False))
+
+
 def sha256_file(path: Path) -> str:
     """The SHA-256 of a file, read in pieces."""
     with open(path, "rb") as file:
@@ -78,10 +84,12 @@ class RunDir:
         self.path = Path(path)
         self.recipe_file = self.path / "recipe.yaml"
         self.manifest_file = self.path / "manifest.json"
+        self._lock_file = self.path / ".lock"
         # prepare
         self.images = self.path / "images"
         self.departures = self.path / "departures.json"
         self.cases_file = self.path / "cases.csv"
+        self.example = self.path / "example"
         # network
         self.train_val = self.path / "train_val.prototxt"
         self.solver = self.path / "solver.prototxt"
@@ -94,6 +102,7 @@ class RunDir:
         self.snapshots = self.path / "snapshots"
         # evaluation
         self.metrics = self.path / "metrics.json"
+        self.by_snapshot = self.path / "metrics_by_snapshot.csv"
         self.figures = self.path / "figures"
         self.report = self.path / "report.html"
 
@@ -160,30 +169,53 @@ class RunDir:
             ) from error
 
     def record(self, stage: str, facts: dict[str, Any] | None) -> None:
-        """Put a stage's record into the manifest, or take it out (None)."""
+        """Put a stage's record into the manifest under its seal, or take it out (None)."""
         manifest = self.manifest()
-        if facts is None:
-            manifest.pop(stage, None)
-        else:
-            manifest[stage] = facts
-        write_text(self.manifest_file, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+        seals = manifest.pop("seals", {})
+        for entries, entry in ((manifest, facts), (seals, None if facts is None else seal(facts))):
+            if entry is None:
+                entries.pop(stage, None)
+            else:
+                entries[stage] = entry
+        content = {**manifest, "seals": seals}
+        write_text(self.manifest_file, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
     # ---- one at a time -----------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def lock(self, doing: str) -> Iterator[None]:
-        """Hold the run for one stage; RunError when another process holds it. Gone with the process, however it ends."""
+    def lock(self, doing: str, wait_s: float = 0.0) -> Iterator[int]:
+        """Hold the run for one stage; RunError when another process holds it still after ``wait_s`` seconds.
+
+        Yields the open lock file: it is held until every process that has it open has ended, however they end.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
-        with open(self.path / ".lock", "a+", encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                file.seek(0)
-                holder = file.read().strip() or "another process"
-                raise RunError(f"{self.path}: in use by {holder}. Wait for it, or stop it, and try again.") from None
+        patience = time.monotonic() + wait_s
+        with open(self._lock_file, "a+", encoding="utf-8") as file:
+            while not _locked(file.fileno(), fcntl.LOCK_EX):
+                if time.monotonic() >= patience:
+                    file.seek(0)
+                    holder = file.read().strip() or "another process"
+                    raise RunError(f"{self.path}: in use by {holder}. Wait for it, or stop it, and try again.")
+                time.sleep(0.2)
             with contextlib.suppress(OSError):  # the name is a courtesy; a full disk shall not end in it
                 file.truncate(0)
                 file.write(f"bonecaffe {doing}, process {os.getpid()}")
                 file.flush()
-            yield
+            yield file.fileno()
             file.truncate(0)
+
+    def held(self) -> bool:
+        """Whether some process works on the run now."""
+        try:
+            with open(self._lock_file, encoding="utf-8") as file:
+                return not _locked(file.fileno(), fcntl.LOCK_SH)
+        except OSError:
+            return False
+
+
+def _locked(file: int, how: int) -> bool:
+    try:
+        fcntl.flock(file, how | fcntl.LOCK_NB)
+        return True
+    except OSError:
+        return False

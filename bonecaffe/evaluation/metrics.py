@@ -1,13 +1,19 @@
-"""How far predictions are from the truth: the paper's three figures, and what stands beside them (paper II.3)."""
+"""How far predictions are from the truth: the paper's three figures, and what stands beside them (paper II.3).
+
+Every function takes ages and predictions in months, one each a hand, and raises EvaluateError for what cannot be
+compared; a figure that is not defined for the data is None in `Metrics`, with the reason in its notes.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from bonecaffe.errors import EvaluateError
+from bonecaffe.hands.cases import MONTHS_LIMIT
 
 PAPER = {
     "train": {"mad_months": 6.4, "ccc": 0.98, "max_error_months": 24.4},
@@ -45,11 +51,12 @@ def max_error(truth: Sequence[float], predicted: Sequence[float]) -> float:
     return float(np.abs(x - y).max())
 
 
-def ccc(truth: Sequence[float], predicted: Sequence[float]) -> float:
-    """Lin's concordance correlation coefficient, with variances over n (Lin, Biometrics 1989;45:255-268).
+def ccc(truth: Sequence[float], predicted: Sequence[float], ddof: int = 0) -> float:
+    """Lin's concordance correlation coefficient: 2 s_xy / (s_x² + s_y² + (mean x - mean y)²).
 
-    2 s_xy / (s_x² + s_y² + (mean x - mean y)²). Predictions that are all alike give 0. Raises EvaluateError where it
-    is not defined: fewer than two cases, or ages and predictions all one value.
+    ``ddof`` 0 takes variances and covariance over n, as the paper's Lin (Biometrics 1989;45:255-268) does; 1 over
+    n - 1, as some programs do. Predictions that are all alike give 0. Raises EvaluateError where it is not defined:
+    fewer than two cases, or ages and predictions all one value.
 
     >>> round(ccc([1, 2, 3], [1, 2, 4]), 6)
     0.857143
@@ -57,35 +64,187 @@ def ccc(truth: Sequence[float], predicted: Sequence[float]) -> float:
     x, y = _pair(truth, predicted)
     if x.size < 2:
         raise EvaluateError("the CCC of a single case is not defined.")
-    spread = x.var() + y.var() + (x.mean() - y.mean()) ** 2
-    if spread == 0:
+    if np.ptp(x) == 0 and np.ptp(y) == 0 and x[0] == y[0]:
         raise EvaluateError("the CCC is not defined: all ages and predictions are the same.")
-    return float(2 * ((x - x.mean()) * (y - y.mean())).mean() / spread)
+    return float(_ccc(x, y, ddof))
+
+
+def _ccc(x: np.ndarray, y: np.ndarray, ddof: int = 0, axis: int = -1) -> np.ndarray:
+    mean_x, mean_y = x.mean(axis, keepdims=True), y.mean(axis, keepdims=True)
+    share = x.shape[axis] / (x.shape[axis] - ddof)
+    covariance = ((x - mean_x) * (y - mean_y)).mean(axis) * share
+    spread = (x.var(axis) + y.var(axis)) * share + np.squeeze(mean_x - mean_y, axis) ** 2
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return 2 * covariance / spread
+
+
+def pearson(truth: Sequence[float], predicted: Sequence[float]) -> float:
+    """Pearson's r, which unlike the CCC forgives a bias. Raises EvaluateError where one of the two is constant."""
+    import warnings
+
+    from scipy import stats
+
+    x, y = _pair(truth, predicted)
+    if x.size < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        raise EvaluateError("Pearson's r is not defined: fewer than two cases, or ages or predictions all one value.")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # nearly constant input; the value is given all the same
+        return float(stats.pearsonr(x, y).statistic)
+
+
+def limits_of_agreement(truth: Sequence[float], predicted: Sequence[float]) -> tuple[float, float]:
+    """Bland and Altman's 95 % limits (Lancet 1986;1:307-310): bias ∓ 1.96 standard deviations (over n - 1) of the differences.
+
+    Raises EvaluateError for fewer than two cases.
+    """
+    x, y = _pair(truth, predicted)
+    if x.size < 2:
+        raise EvaluateError("limits of agreement need two cases.")
+    bias, spread = float((y - x).mean()), float((y - x).std(ddof=1))
+    return bias - 1.96 * spread, bias + 1.96 * spread
+
+
+RESAMPLES, SEED = 10000, 2018
+
+
+def interval(
+    truth: Sequence[float],
+    predicted: Sequence[float],
+    figure: Literal["mad", "ccc"],
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+) -> tuple[float, float] | None:
+    """The bootstrap's 95 % interval of MAD or CCC: hands drawn anew with replacement, percentiles, the same for the same seed.
+
+    None where it is not defined: fewer than three cases, or constant predictions for the CCC.
+    """
+    from scipy import stats
+
+    x, y = _pair(truth, predicted)
+    if x.size < 3 or (figure == "ccc" and (np.ptp(x) == 0 or np.ptp(y) == 0)):
+        return None
+
+    def statistic(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
+        return np.abs(a - b).mean(axis) if figure == "mad" else _ccc(a, b, 0, axis)
+
+    found = stats.bootstrap(
+        (x, y),
+        statistic,
+        n_resamples=resamples,
+        paired=True,
+        vectorized=True,
+        method="percentile",
+        batch=max(1, 2_000_000 // x.size),
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    low, high = float(found.low), float(found.high)
+    return (low, high) if np.isfinite([low, high]).all() else None
+
+
+# ---- all of a split --------------------------------------------------------------------------------------------
+
+Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """The figures of one split; lengths of time in months."""
+    """The figures of one split; lengths of time in months, shares from 0 to 1."""
 
     cases: int
     mad_months: float
     ccc: float
+    """Lin 1989: variances over n."""
     max_error_months: float
     rmse_months: float
     bias_months: float
+    """Mean of predicted less true."""
     guess_mad_months: float
     """What answering the mean training age for every hand would give."""
+    ccc_n_minus_1: float
+    pearson_r: float | None
+    limits_of_agreement_months: Interval
+    within_12_months: float
+    within_24_months: float
+    mad_interval_95: Interval | None
+    ccc_interval_95: Interval | None
+    notes: tuple[str, ...] = ()
+    """What is to be known when reading these figures."""
 
 
-def measure(truth: Sequence[float], predicted: Sequence[float], guess: float) -> Metrics:
+def measure(truth: Sequence[float], predicted: Sequence[float], guess: float, resamples: int = RESAMPLES) -> Metrics:
     """All figures of a split; ``guess`` is the mean age of the training cases, in months."""
     x, y = _pair(truth, predicted)
+    errors = np.abs(x - y)
+    constant = x.size > 1 and float(np.ptp(y)) <= 1e-6 * max(1.0, float(np.abs(y).max()))
+    notes = ["the predictions are all the same: the network answers one age for every hand"] if constant else []
+    if constant or np.ptp(x) == 0:
+        notes.append("Pearson’s r is not defined")
+    if x.size < 20:
+        notes.append(f"only {x.size} cases: the intervals say little")
     return Metrics(
         cases=int(x.size),
         mad_months=mad(x, y),
         ccc=ccc(x, y),
         max_error_months=max_error(x, y),
-        rmse_months=float(np.sqrt(((x - y) ** 2).mean())),
+        rmse_months=float(np.sqrt((errors**2).mean())),
         bias_months=float((y - x).mean()),
         guess_mad_months=float(np.abs(x - guess).mean()),
+        ccc_n_minus_1=ccc(x, y, ddof=1),
+        pearson_r=None if constant or np.ptp(x) == 0 else pearson(x, y),
+        limits_of_agreement_months=limits_of_agreement(x, y),
+        within_12_months=float((errors <= 12).mean()),
+        within_24_months=float((errors <= 24).mean()),
+        mad_interval_95=interval(x, y, "mad", resamples),
+        ccc_interval_95=None if constant else interval(x, y, "ccc", resamples),
+        notes=tuple(notes),
     )
+
+
+AGE_BANDS = ((0, 60), (60, 120), (120, 180), (180, MONTHS_LIMIT))
+"""Months: under 5 years, 5 to 10, 10 to 15, 15 and over."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Some hands of a split, and how wrong it was about them; the CCC is None where it is not defined."""
+
+    name: str
+    cases: int
+    mad_months: float
+    max_error_months: float
+    bias_months: float
+    ccc: float | None
+
+
+def groups(truth: Sequence[float], predicted: Sequence[float], male: Sequence[bool | None]) -> list[Group]:
+    """The figures by age band, lower end included, and by sex; groups without a case are left out."""
+    x, y = _pair(truth, predicted)
+    sex = np.array(["unknown" if value is None else ("male" if value else "female") for value in male])
+    chosen = [(_band_name(low, high), (x >= low) & ((x < high) | (high == MONTHS_LIMIT))) for low, high in AGE_BANDS]
+    chosen += [(name, sex == name) for name in ("female", "male", "unknown")]
+    found = []
+    for name, which in chosen:
+        if not which.any():
+            continue
+        try:
+            concordance = ccc(x[which], y[which])
+        except EvaluateError:
+            concordance = None
+        bias = float((y[which] - x[which]).mean())
+        found.append(
+            Group(
+                "sex unknown" if name == "unknown" else name,
+                int(which.sum()),
+                mad(x[which], y[which]),
+                max_error(x[which], y[which]),
+                bias,
+                concordance,
+            )
+        )
+    return found
+
+
+def _band_name(low: int, high: int) -> str:
+    if low == 0:
+        return f"under {high // 12} years"
+    return f"{low // 12} to {high // 12} years" if high < MONTHS_LIMIT else f"{low // 12} years and over"

@@ -1,43 +1,37 @@
-"""report.html: one self-contained file that holds a run against the paper."""
+"""report.html: one self-contained file that holds a run against the paper. No script, no request to anywhere."""
 
 from __future__ import annotations
 
 import base64
 from importlib import resources
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from bonecaffe import __version__
+from bonecaffe.errors import BonecaffeError
+from bonecaffe.evaluation import by_snapshot
 from bonecaffe.evaluation.metrics import PAPER
-from bonecaffe.recipe import Departure, Recipe
+from bonecaffe.evaluation.plots import Plot
+from bonecaffe.network import outline
+from bonecaffe.recipe import Recipe
 from bonecaffe.run import SPLITS, RunDir
 
 if TYPE_CHECKING:
     from bonecaffe.evaluation.stage import Evaluation
 
-CAPTIONS = {
-    "curve": (
-        "Error against iteration",
-        "Root mean squared error in months of the training batch and of the test split, in linear and in log scale, as in the paper’s figure 5.",
-    ),
-    "predicted": (
-        "Predicted against true age",
-        "Each mark is one hand; on the dashed line the prediction is the true age.",
-    ),
-    "worst": (
-        "The twelve test hands it was most wrong about",
-        "As the network sees them: cropped, equalized, 224 × 224; true → predicted age in months.",
-    ),
-}
+DOZEN, DOZEN_SEED = 12, 2018
+SIDE = 224
+"""Pixels of a hand's picture, the longer side."""
 
 
 def render(
     run: RunDir,
-    recipe: Recipe,
-    departures: list[Departure],
     evaluation: Evaluation,
-    figures: dict[str, Path],
+    tables: dict[str, Any],
+    plots: list[Plot],
     manifest: dict[str, Any],
+    snapshots: list[dict[str, Any]],
 ) -> str:
     """The report as HTML; images are inside it, and it asks nothing of any other file or host."""
     import jinja2
@@ -45,26 +39,191 @@ def render(
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["months"] = lambda value: f"{value:.1f}"
+    environment.filters["signed"] = lambda value: f"{value:+.1f}".replace("-", "−")
     template = environment.from_string(
         (resources.files("bonecaffe.evaluation") / "report.html.jinja").read_text(encoding="utf-8")
     )
+    recipe = run.trained_recipe()
     train = manifest.get("train", {})
+    best, last = by_snapshot.best_and_last(snapshots) if snapshots else (None, None)
     return template.render(
-        run=run.path.name,
+        run=run.path.resolve().name,
         recipe=recipe,
-        departures=departures,
+        departures=recipe.departures(),
         evaluation=evaluation,
         splits=SPLITS,
         paper=PAPER,
-        figures=[(*CAPTIONS[name], _inline(figures[name])) for name in CAPTIONS if name in figures],
+        rows=_rows(evaluation),
+        plots={plot.name: plot for plot in plots},
+        steps=outline.steps(recipe),
+        example=_example(run, recipe),
+        worst=_hands(run, tables["test"], _worst(tables["test"])),
+        dozen=_hands(run, tables["test"], _by_chance(tables["test"])),
+        dozen_seed=DOZEN_SEED,
+        snapshots=_by_iteration(snapshots),
+        best=best,
+        last=last,
+        snapshot_warning=by_snapshot.WARNING,
         attempts=train.get("attempts", []),
         state=train.get("state", "unknown"),
-        build=train.get("caffe", {}),
+        made=_made(run, manifest),
         prepare=manifest.get("prepare", {}),
-        predict=manifest.get("predict", {}),
+        hashes=_hashes(manifest),
         version=__version__,
     )
 
 
-def _inline(path: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
+# ---- tables ----------------------------------------------------------------------------------------------------
+
+
+def _rows(evaluation: Evaluation) -> dict[str, list[tuple[str, str, str, str]]]:
+    """For each split: what, this run, its 95 % interval, the paper ("" where there is none)."""
+
+    def interval(pair: tuple[float, float] | None, digits: int) -> str:
+        return f"{pair[0]:.{digits}f} to {pair[1]:.{digits}f}" if pair else ""
+
+    rows = {}
+    for split, m in evaluation.splits.items():
+        paper, (low, high) = PAPER[split], m.limits_of_agreement_months
+        rows[split] = [
+            ("hands", str(m.cases), "", {"train": "400", "test": "200"}[split]),
+            ("MAD, months", f"{m.mad_months:.1f}", interval(m.mad_interval_95, 1), str(paper["mad_months"])),
+            ("CCC", f"{m.ccc:.3f}", interval(m.ccc_interval_95, 3), str(paper["ccc"])),
+            ("largest error, months", f"{m.max_error_months:.1f}", "", str(paper["max_error_months"])),
+            ("MAD of guessing the mean age", f"{m.guess_mad_months:.1f}", "", ""),
+            ("within 12 months", f"{m.within_12_months:.0%}", "", ""),
+            ("within 24 months", f"{m.within_24_months:.0%}", "", ""),
+            ("RMSE, months", f"{m.rmse_months:.1f}", "", ""),
+            ("bias, months", f"{m.bias_months:+.1f}".replace("-", "−"), "", ""),
+            ("limits of agreement, months", f"{low:+.1f} to {high:+.1f}".replace("-", "−"), "", ""),
+            ("Pearson’s r", "not defined" if m.pearson_r is None else f"{m.pearson_r:.3f}", "", ""),
+            ("CCC, variances over n − 1", f"{m.ccc_n_minus_1:.3f}", "", ""),
+        ]
+    return rows
+
+
+def _by_iteration(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One entry a snapshot: iteration, and the row of each split."""
+    found: dict[int, dict[str, Any]] = {}
+    for row in rows:
+        found.setdefault(row["iteration"], {"iteration": row["iteration"]})[row["split"]] = row
+    return [entry for entry in found.values() if all(split in entry for split in SPLITS)]
+
+
+def _made(run: RunDir, manifest: dict[str, Any]) -> list[tuple[str, str]]:
+    """With what the model was made: machine, packages, Caffe."""
+    attempts = manifest.get("train", {}).get("attempts", [])
+    by = attempts[-1].get("by") if attempts else None
+    if not by:
+        return []
+    host, caffe = by["host"], by["caffe"]
+    gpu = "with CUDA" if caffe.get("gpu") else "CPU only"
+    said = [
+        (
+            "machine",
+            f"{host['system']}, {host['kernel']}, {host['cpu']}, {host['cores']} cores, {host['memory_gb']} GB",
+        ),
+        ("bonecaffe, Python", f"{by['bonecaffe']}, {by['python']}"),
+        ("packages", ", ".join(f"{name} {version}" for name, version in by["packages"].items())),
+        (
+            "Caffe",
+            "; ".join(str(caffe[key]) for key in ("origin", "commit", "compiler", "blas", "flags") if caffe.get(key)),
+        ),
+        (
+            "Caffe, GPU",
+            f"{gpu}; cuDNN {'yes' if caffe.get('cudnn') else 'no'}; NCCL {'yes' if caffe.get('nccl') else 'no'}",
+        ),
+    ]
+    if caffe.get("edits_sha256"):
+        said.append(("Caffe, edits to its source", f"sha256 {caffe['edits_sha256']}"))
+    return said
+
+
+def _hashes(manifest: dict[str, Any]) -> list[tuple[str, str]]:
+    """The chain in short: name and SHA-256 of what the result rests on."""
+    prepare, train, predict = (manifest.get(stage, {}) for stage in ("prepare", "train", "predict"))
+    found = [
+        (entry["name"], entry["sha256"])
+        for entry in (prepare.get("inputs", {}).get(k) for k in ("ages", "points"))
+        if entry
+    ]
+    found += [(name, facts["sha256"]) for name, facts in prepare.get("files", {}).items()]
+    if train.get("weights_sha256"):
+        found.append(("weights given", train["weights_sha256"]))
+    found += list(train.get("outputs", {}).items())
+    found += [(f"predictions_{split}.csv", value) for split, value in predict.get("predictions", {}).items()]
+    return found
+
+
+# ---- pictures --------------------------------------------------------------------------------------------------
+
+
+def jpeg(image: np.ndarray, side: int, quality: int = 82) -> str:
+    """A grey image, made smaller where its longer side exceeds ``side``, as a data address."""
+    import cv2
+
+    scale = side / max(image.shape)
+    if scale < 1:
+        size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    done, content = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    assert done
+    return "data:image/jpeg;base64," + base64.b64encode(content.tobytes()).decode("ascii")
+
+
+def _worst(table) -> list[int]:
+    errors = (table["predicted_months"] - table["boneage_months"]).abs()
+    return list(errors.nlargest(DOZEN).index)
+
+
+def _by_chance(table) -> list[int]:
+    drawn = np.random.default_rng(DOZEN_SEED).permutation(len(table))[:DOZEN]
+    return [table.index[i] for i in sorted(drawn)]
+
+
+def _hands(run: RunDir, table, chosen: list[int]) -> list[dict[str, Any]]:
+    from bonecaffe.hands.images import read_image
+
+    hands = []
+    for row in table.loc[chosen].itertuples():
+        path = run.image(row.id)
+        if path.is_file():
+            hands.append(
+                {
+                    "id": row.id,
+                    "true": row.boneage_months,
+                    "predicted": row.predicted_months,
+                    "image": jpeg(read_image(path), SIDE),
+                }
+            )
+    return hands
+
+
+def _example(run: RunDir, recipe: Recipe) -> dict[str, Any] | None:
+    """The paper's figures 2 and 3 from a hand of this run; None where prepare kept none, or it cannot be read."""
+    from bonecaffe.hands.images import read_image
+    from bonecaffe.hands.reference_points import POINT_NAMES, read_points
+    from bonecaffe.prepare.crop import crop
+    from bonecaffe.prepare.normalize import equalized_crop, normalize
+
+    try:
+        image = read_image(run.example / "hand.png")
+        hand = next(iter(read_points(run.example / "points.csv").values()))
+    except (BonecaffeError, StopIteration):
+        return None
+    settings = recipe.preparation
+    rectangle = hand.rectangle(settings.margin)
+    return {
+        "id": hand.id,
+        "width": hand.width,
+        "height": hand.height,
+        "image": jpeg(image, 700),
+        "points": [(name.replace("phalanx", ""), x, y) for name, (x, y) in zip(POINT_NAMES, hand.points, strict=True)],
+        "rectangle": rectangle,
+        "steps": [
+            ("crop: the smallest rectangle that holds the points", jpeg(crop(image, rectangle), 420)),
+            (f"histeq, {settings.histeq_levels} grey levels", jpeg(equalized_crop(image, hand, settings), 420)),
+            (f"resized to {settings.width} × {settings.height}", jpeg(normalize(image, hand, settings), 420)),
+        ],
+    }

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
-from bonecaffe import __version__
+from bonecaffe import environment
 from bonecaffe.errors import EvaluateError
-from bonecaffe.evaluation import figures, report
-from bonecaffe.evaluation.metrics import PAPER, Metrics, measure
+from bonecaffe.evaluation import by_snapshot, plots, report
+from bonecaffe.evaluation.metrics import PAPER, RESAMPLES, SEED, Group, Metrics, groups, measure
+from bonecaffe.hands.cases import Case
+from bonecaffe.prepare.outputs import split_of
 from bonecaffe.run import SPLITS, RunDir, sha256_file, write_text
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The figures of both splits, and the verdict against the paper."""
+    """The figures of both splits, whole and by group, and the verdict against the paper."""
 
     iteration: int
     splits: dict[str, Metrics]
+    groups: dict[str, list[Group]]
     verdict: str
 
 
@@ -47,12 +51,27 @@ def read_predictions(run: RunDir, split: str):
     return table
 
 
+def check_cases(path: Path, table, cases: list[Case]) -> None:
+    """EvaluateError unless the predictions are for the very cases of the split, with their ages."""
+    ages = {case.id: case.boneage_months for case in cases}
+    here = set(table["id"])
+    for wrong, what in ((here - ages.keys(), "not a case of this split"), (ages.keys() - here, "has no prediction")):
+        if wrong:
+            shown = ", ".join(sorted(wrong)[:5])
+            raise EvaluateError(f"{path}: {len(wrong)} id{'s' * (len(wrong) > 1)} ({shown}): {what}. Evaluate again.")
+    for row, (case_id, age) in enumerate(zip(table["id"], table["boneage_months"], strict=True)):
+        if abs(age - ages[case_id]) > 1e-6:
+            raise EvaluateError(
+                f"{path}: row {row + 2} (id {case_id}): boneage_months is {age:g}, but cases.csv says {ages[case_id]:g}. Evaluate again."
+            )
+
+
 def verdict(recipe_departs: bool, test: Metrics) -> str:
     """One sentence that holds the test split against the paper's 18.9 months and 0.78."""
     paper = PAPER["test"]
-    against = (
-        f"MAD {test.mad_months:.1f} months (paper {paper['mad_months']}), CCC {test.ccc:.2f} (paper {paper['ccc']})"
-    )
+    interval = test.mad_interval_95
+    sure = f", 95 % interval {interval[0]:.1f} to {interval[1]:.1f}" if interval else ""
+    against = f"MAD {test.mad_months:.1f} months{sure} (paper {paper['mad_months']}), CCC {test.ccc:.2f} (paper {paper['ccc']})"
     learned = test.mad_months < test.guess_mad_months
     guess = f"answering the mean age for every hand would give {test.guess_mad_months:.1f}"
     if not learned:
@@ -65,51 +84,47 @@ def verdict(recipe_departs: bool, test: Metrics) -> str:
 
 def evaluate(run: RunDir) -> Evaluation:
     """Measure a run's predictions, draw its figures, write its report; EvaluateError for what cannot be compared."""
-    import pandas
-
     manifest = run.manifest()
     tables = {split: read_predictions(run, split) for split in SPLITS}
-    guess = float(tables["train"]["boneage_months"].mean())
-    measured = {
-        split: measure(table["boneage_months"], table["predicted_months"], guess) for split, table in tables.items()
-    }
-    recipe = run.trained_recipe()
-    departures = recipe.departures()
-    evaluation = Evaluation(
-        int(manifest.get("predict", {}).get("iteration", 0)), measured, verdict(bool(departures), measured["test"])
-    )
-    drawn = {"predicted": figures.predicted_against_true(tables, run.figures / "predicted_against_true.png")}
-    if run.curve.is_file():
-        curve = pandas.read_csv(run.curve)
-        if len(curve):
-            drawn["curve"] = figures.error_curve(curve, run.figures / "error_against_iteration.png")
-    worst = (
-        tables["test"]
-        .assign(error=lambda table: (table["predicted_months"] - table["boneage_months"]).abs())
-        .nlargest(12, "error")
-    )
-    shown = [
-        (f"{row.boneage_months:.0f} → {row.predicted_months:.0f}", run.image(row.id))
-        for row in worst.itertuples()
-        if run.image(row.id).is_file()
-    ]
-    if shown:
-        drawn["worst"] = figures.prepared_hands(shown, run.figures / "worst_test_hands.png")
+    for split, cases in split_of(run).items():
+        check_cases(run.predictions(split), tables[split], cases)
+    evaluation = measure_tables(run, tables, int(manifest.get("predict", {}).get("iteration", 0)))
     facts = {
         "iteration": evaluation.iteration,
         "verdict": evaluation.verdict,
         "paper": PAPER,
-        "splits": {split: asdict(metrics) for split, metrics in measured.items()},
-        "ccc_variance": "over n (Lin 1989)",
+        "splits": {split: asdict(metrics) for split, metrics in evaluation.splits.items()},
+        "groups": {split: [asdict(group) for group in found] for split, found in evaluation.groups.items()},
+        "ccc_variance": "ccc: over n (Lin 1989); ccc_n_minus_1: over n - 1",
+        "intervals": f"95 %, percentiles of {RESAMPLES} bootstrap samples, seed {SEED}",
     }
     write_text(run.metrics, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
-    write_text(run.report, report.render(run, recipe, departures, evaluation, drawn, manifest))
+    drawn = plots.draw_all(run, tables)
+    write_text(run.report, report.render(run, evaluation, tables, drawn, manifest, by_snapshot.read(run)))
     run.record(
         "evaluate",
         {
-            "metrics_sha256": sha256_file(run.metrics),
-            "report_sha256": sha256_file(run.report),
-            "bonecaffe": __version__,
+            "predictions": {split: sha256_file(run.predictions(split)) for split in SPLITS},
+            "metrics": sha256_file(run.metrics),
+            "figures": {path.name: sha256_file(path) for path in sorted(run.figures.glob("*.png"))},
+            "report": sha256_file(run.report),
+            "by": environment.describe(),
         },
     )
     return evaluation
+
+
+def measure_tables(run: RunDir, tables, iteration: int) -> Evaluation:
+    """The figures of both splits, from their tables of predictions."""
+    guess = float(tables["train"]["boneage_months"].mean())
+    columns = {
+        split: (table["boneage_months"], table["predicted_months"], _male(table)) for split, table in tables.items()
+    }
+    measured = {split: measure(truth, predicted, guess) for split, (truth, predicted, _) in columns.items()}
+    departs = bool(run.trained_recipe().departures())
+    by_group = {split: groups(*given) for split, given in columns.items()}
+    return Evaluation(iteration, measured, by_group, verdict(departs, measured["test"]))
+
+
+def _male(table) -> list[bool | None]:
+    return [{"True": True, "False": False}.get(str(value)) for value in table["male"]]

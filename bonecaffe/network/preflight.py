@@ -80,13 +80,51 @@ def examine(run: RunDir, plan: Plan | None = None) -> Report:
     return report
 
 
-def max_iter(run: RunDir) -> int:
-    """The last iteration by the solver file as it lies in the run; PreflightError when that cannot be read."""
+@dataclass(frozen=True)
+class Schedule:
+    """The course of a training, by the files as they lie in the run. Iterations, images, bytes."""
+
+    max_iter: int
+    test_interval: int
+    snapshot_interval: int
+    images: int
+    """Images that one iteration trains on: batch times iter_size."""
+    snapshot_bytes: int
+    """Of one caffemodel with its solverstate; 0 when it is not known."""
+    solver: Any
+
+    def rate_at(self, iteration: int) -> float | None:
+        """The learning rate in force, as Caffe works it out; None for a policy other than fixed and step."""
+        s = self.solver
+        if s.lr_policy == "fixed":
+            return s.base_lr
+        if s.lr_policy == "step" and s.stepsize > 0:
+            return s.base_lr * s.gamma ** (iteration // s.stepsize)
+        return None
+
+
+def schedule(run: RunDir) -> Schedule:
+    """What the solver and net files of a run make of its training; PreflightError when they cannot be read."""
     problems: list[str] = []
     solver = _parse(run.solver, "SolverParameter", problems.append)
     if solver is None:
         raise PreflightError(problems[0])
-    return solver.max_iter
+    net = _parse(run.path / solver.net if solver.net else run.train_val, "NetParameter", problems.append)
+    if net is None:
+        raise PreflightError(problems[0])
+    stored = {source: shape for source, (shape, _) in _databases(run, net, problems.append).items()}
+    flow = shapes.follow(net, TRAIN, stored)
+    batches = [
+        layer.data_param.batch_size for layer in net.layer if layer.type == "Data" and shapes.phase_of(layer, TRAIN)
+    ]
+    return Schedule(
+        solver.max_iter,
+        solver.test_interval,
+        solver.snapshot,
+        max(batches, default=1) * max(1, solver.iter_size),
+        snapshot_bytes(solver, flow) if flow.complete else 0,
+        solver,
+    )
 
 
 # ---- files -----------------------------------------------------------------------------------------------------

@@ -186,6 +186,11 @@ def _data(recipe: Recipe, phase: str, split: str, batch: int, mirror: bool) -> l
     return layers
 
 
+def layers(recipe: Recipe) -> list[Block]:
+    """The layers of the network in use, from the image to the months, without its data."""
+    return _caffenet(recipe, trained=False)
+
+
 # ---- the three files -------------------------------------------------------------------------------------------
 
 

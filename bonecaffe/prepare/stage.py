@@ -14,13 +14,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from bonecaffe import __version__
+from bonecaffe import __version__, environment
 from bonecaffe.errors import BonecaffeError, CasesError, ImageError, PointsError, PrepareError, Problems
 from bonecaffe.hands import images as hand_images
 from bonecaffe.hands import parallel
 from bonecaffe.hands.cases import Case, read_cases, split_cases, write_cases
 from bonecaffe.hands.reference_points import ReferencePoints, read_points
-from bonecaffe.prepare import imageset
+from bonecaffe.prepare import imageset, outputs
 from bonecaffe.prepare.normalize import normalize
 from bonecaffe.recipe import Preparation, Recipe
 from bonecaffe.run import SPLITS, RunDir, sha256, sha256_file, write_text
@@ -182,7 +182,7 @@ def _prepare(
             ]
         )
     )
-    if _stands(run, key):
+    if outputs.stands(run, key):
         if run.recipe() != recipe:
             run.write_recipe(recipe)
         return False
@@ -204,6 +204,8 @@ def _prepare(
     with ThreadPoolExecutor(len(SPLITS)) as pool:
         counts = dict(zip(SPLITS, pool.map(pack, SPLITS), strict=True))
     write_cases(staged.cases_file, inputs.chosen())
+    example = _of_middle_age(inputs.split["train"])
+    outputs.write_example(staged, inputs.images[example.id], inputs.points[example.id])
     for stray in set(os.listdir(staged.images)) - {f"{job.id}.png" for job in jobs}:
         os.unlink(staged.images / stray)
     facts = {
@@ -217,11 +219,16 @@ def _prepare(
         "labels": recipe.data.labels,
         "left_out": inputs.left_out,
         "records": counts,
-        "lmdb_bytes": {split: (staged.lmdb(split) / "data.mdb").stat().st_size for split in SPLITS},
+        "split": {split: [case.id for case in inputs.split[split]] for split in SPLITS},
+        "by": environment.describe(),
         "cases": {outcome.id: asdict(outcome) for outcome in outcomes.values()},
     }
-    _move_into_place(run, staged, recipe, facts)
+    outputs.move_into_place(run, staged, recipe, facts)
     return True
+
+
+def _of_middle_age(cases: list[Case]) -> Case:
+    return sorted(cases, key=lambda case: (case.boneage_months, case.id))[len(cases) // 2]
 
 
 def _named(path: Path) -> dict[str, str]:
@@ -238,26 +245,6 @@ def _jobs(inputs: Inputs, recipe: Recipe, folder: Path) -> list[Job]:
         )
         jobs.append(Job(case.id, str(source), str(folder / f"{case.id}.png"), points, recipe.preparation, stamp))
     return jobs
-
-
-def _stands(run: RunDir, key: str) -> bool:
-    """Whether the run was prepared from the same inputs and its files are all there."""
-    facts = run.manifest().get("prepare")
-    if not facts or facts.get("key") != key or not run.recipe_file.is_file():
-        return False
-    lmdbs = all(
-        (run.lmdb(split) / "data.mdb").is_file() and (run.lmdb(split) / "data.mdb").stat().st_size == size
-        for split, size in facts["lmdb_bytes"].items()
-    )
-    if facts["labels"] == "exact" and not all((run.labels_lmdb(split) / "data.mdb").is_file() for split in SPLITS):
-        return False
-    lists = run.cases_file.is_file() and all(run.list_file(split).is_file() for split in SPLITS)
-    return (
-        lmdbs
-        and lists
-        and run.images.is_dir()
-        and {f"{case_id}.png" for case_id in facts["cases"]} <= set(os.listdir(run.images))
-    )
 
 
 def _check_space(run: RunDir, jobs: list[Job]) -> None:
@@ -354,26 +341,3 @@ def _take_over(job: Job, run: RunDir) -> bool:
     except OSError:
         return False
     return True
-
-
-# ---- into place ------------------------------------------------------------------------------------------------
-
-
-def _move_into_place(run: RunDir, staged: RunDir, recipe: Recipe, facts: dict) -> None:
-    """Swap the staged outputs in. The manifest loses its entry first and gets it last, so a torn swap is redone."""
-    run.record("prepare", None)
-    old = staged.path / "old"
-    shutil.rmtree(old, ignore_errors=True)
-    old.mkdir()
-    of_splits = [
-        path.name for split in SPLITS for path in (run.list_file(split), run.lmdb(split), run.labels_lmdb(split))
-    ]
-    for name in ["images", "cases.csv", *of_splits]:
-        target = run.path / name
-        if target.exists():
-            os.rename(target, old / name)
-        if (staged.path / name).exists():  # exact labels are not always asked for
-            os.rename(staged.path / name, target)
-    run.write_recipe(recipe)
-    run.record("prepare", facts)
-    shutil.rmtree(staged.path)

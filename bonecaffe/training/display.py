@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import sys
 
+from bonecaffe.training.drive import Progress
 from bonecaffe.training.log import rmse_months
-from bonecaffe.training.train import Progress
 
 
 def duration(seconds: float) -> str:
@@ -24,21 +24,22 @@ def duration(seconds: float) -> str:
 
 
 def describe(progress: Progress) -> str:
-    """Iteration, errors as RMSE in months, learning rate, speed, ETA: one line."""
+    """Iteration, errors as RMSE in months, learning rate in force, images/s, time to the next test and to the end: one line."""
 
     def months(loss: float) -> str:
         return f"{rmse_months(loss):.1f}" if math.isfinite(loss) else ("-" if math.isnan(loss) else "inf")
 
     return (
         f"iteration {progress.iteration}/{progress.max_iter}  RMSE train {months(progress.train_loss)}, test {months(progress.test_loss)} months"
-        f"  rate {progress.rate:g}  {progress.iterations_per_s:.2f} it/s  ETA {duration(progress.eta_s)}"
+        f"  rate {progress.rate:g}  {progress.images_per_s:.1f} images/s  test in {duration(progress.eta_test_s)}, end in {duration(progress.eta_s)}"
     )
 
 
 class Display:
     """Shows a training on stderr; use it in a ``with`` block."""
 
-    def __init__(self) -> None:
+    def __init__(self, verb: str = "train") -> None:
+        self._verb = verb
         self._live = None
         self._shown = -1
 
@@ -60,7 +61,7 @@ class Display:
         if self._live is not None:
             self._live.console.print(sentence, highlight=False, markup=False)
         else:
-            print(f"train: {sentence}", file=sys.stderr, flush=True)
+            print(f"{self._verb}: {sentence}", file=sys.stderr, flush=True)
 
     def show(self, progress: Progress) -> None:
         """Show where the training stands; elsewhere than on a terminal, at each twentieth."""
@@ -68,6 +69,8 @@ class Display:
         if self._live is not None:
             self._live.update(describe(progress))
         elif event is not None and event.kind == "lr":
+            if progress.iteration < self._shown:  # another training
+                self._shown = -1
             due = self._shown < 0 or progress.iteration >= min(progress.max_iter, self._shown + progress.max_iter / 20)
             if due:
                 self._shown = progress.iteration

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from bonecaffe.errors import CaffeError, TrainError
@@ -168,3 +169,12 @@ def plan(start: list[str], gpu: list[str]) -> preflight.Plan:
     given = {option.removeprefix("--"): value for option, value in zip(*[iter([*start, *gpu])] * 2, strict=True)}
     paths = {name: Path(given[name]) for name in ("weights", "snapshot") if name in given}
     return preflight.Plan(gpu=given.get("gpu"), **paths)
+
+
+def schedule(run: RunDir, gpu: list[str]) -> preflight.Schedule:
+    """The course of the training; with several GPUs each of them takes a whole batch."""
+    said = preflight.schedule(run)
+    cards = gpu[1] if gpu else "0"
+    known = Path("/proc/driver/nvidia/gpus")
+    count = len(list(known.iterdir())) if cards == "all" and known.is_dir() else len(cards.split(","))
+    return replace(said, images=said.images * max(1, count))

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 _NUMBER = r"(?P<value>[-+]?(?:nan|inf|(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?))"
-_PREAMBLE = re.compile(r"^(?P<level>[IWEF])\d{4,8} \d\d:\d\d:\d\d\.\d+ +\d+ \S+\] ")
+_PREAMBLE = re.compile(r"^F\d{4,8} \d\d:\d\d:\d\d\.\d+ +\d+ \S+\] ")
 _ITERATION = re.compile(
     r"Iteration (?P<iteration>\d+)(?P<rate> \([^)]*\))?, (?P<what>loss|lr) = " + _NUMBER, re.IGNORECASE
 )
@@ -24,8 +24,8 @@ _RESTORED = re.compile(r"(?:Resuming|Restoring previous solver status) from (?P<
 
 @dataclass(frozen=True)
 class Event:
-    """What a line said: ``kind`` is one of train_loss, train_output, test_output, testing, lr, snapshot, restored,
-    stopped_early, done or fatal. ``iteration`` is the one the line belongs to, None before the first."""
+    """What a line said: ``kind`` is one of attempt, train_loss, train_output, test_output, testing, lr, snapshot,
+    restored, stopped_early, done or fatal. ``iteration`` is the one the line belongs to, None before the first."""
 
     kind: str
     iteration: int | None = None
@@ -33,38 +33,48 @@ class Event:
     text: str = ""
 
 
+ATTEMPT = "# bonecaffe "
+"""Begins the line that the driver writes into caffe.log before each attempt."""
+
+
 def parse(lines: Iterable[str]) -> Iterator[Event]:
     """The events of a log, in order. Never raises on any text."""
     iteration: int | None = None
     testing: int | None = None
     for line in lines:
-        line = line.rstrip("\r\n")
-        preamble = _PREAMBLE.match(line)
-        body = line[preamble.end() :] if preamble else line
-        if preamble and preamble["level"] == "F":
-            yield Event("fatal", iteration, text=body)
+        if line.startswith(ATTEMPT):
+            iteration = testing = None
+            yield Event("attempt", text=line[len(ATTEMPT) :].rstrip())
             continue
-        if found := _TESTING.search(body):
-            testing = _integer(found["iteration"])
-            yield Event("testing", testing)
-        elif found := _ITERATION.search(body):
-            iteration = _integer(found["iteration"])
-            yield Event("train_loss" if found["what"].lower() == "loss" else "lr", iteration, float(found["value"]))
-        elif found := _OUTPUT.search(body):
-            train = found["phase"].lower() == "train"
-            yield Event(
-                "train_output" if train else "test_output",
-                iteration if train else testing,
-                float(found["value"]),
-                found["name"],
-            )
-        elif found := _SNAPSHOT.search(body):
-            yield Event("snapshot", iteration, text=found["file"].strip())
-        elif found := _RESTORED.search(body):
-            yield Event("restored", iteration, text=found["file"].strip())
-        elif "Optimization stopped early" in body:
+        if line.startswith("F") and (preamble := _PREAMBLE.match(line)):
+            yield Event("fatal", iteration, text=line[preamble.end() :].rstrip())
+            continue
+        # a look for the words costs a tenth of a search for the expression, and most lines have none of them
+        if "Iteration " in line:
+            if found := _TESTING.search(line):
+                testing = _integer(found["iteration"])
+                yield Event("testing", testing)
+            elif found := _ITERATION.search(line):
+                iteration = _integer(found["iteration"])
+                yield Event("train_loss" if found["what"].lower() == "loss" else "lr", iteration, float(found["value"]))
+        elif " net output #" in line:
+            if found := _OUTPUT.search(line):
+                train = found["phase"].lower() == "train"
+                yield Event(
+                    "train_output" if train else "test_output",
+                    iteration if train else testing,
+                    float(found["value"]),
+                    found["name"],
+                )
+        elif "Snapshotting to" in line:
+            if found := _SNAPSHOT.search(line.rstrip()):
+                yield Event("snapshot", iteration, text=found["file"])
+        elif " from " in line:
+            if found := _RESTORED.search(line.rstrip()):
+                yield Event("restored", iteration, text=found["file"])
+        elif "Optimization stopped early" in line:
             yield Event("stopped_early", iteration)
-        elif "Optimization Done" in body:
+        elif "Optimization Done" in line:
             yield Event("done", iteration)
 
 
@@ -95,14 +105,33 @@ class CurvePoint:
         return rmse_months(self.loss)
 
 
-def curve(events: Iterable[Event], loss_name: str = "loss") -> list[CurvePoint]:
+class Curve:
     """Error against iteration, for training and test; what a resumed log repeats replaces what it said before."""
-    points: dict[tuple[int, str], CurvePoint] = {}
-    for event in events:
+
+    def __init__(self, events: Iterable[Event] = (), loss_name: str = "loss") -> None:
+        self._points: dict[tuple[int, str], CurvePoint] = {}
+        self._loss_name = loss_name
+        for event in events:
+            self.add(event)
+
+    def add(self, event: Event) -> None:
+        """Take up an event, if it says a loss."""
         if event.iteration is None:
-            continue
+            return
         if event.kind == "train_loss":
-            points[event.iteration, "train"] = CurvePoint(event.iteration, "train", event.value)
-        elif event.kind == "test_output" and event.text == loss_name:
-            points[event.iteration, "test"] = CurvePoint(event.iteration, "test", event.value)
-    return [points[key] for key in sorted(points)]
+            self._put(event, "train")
+        elif event.kind == "test_output" and event.text == self._loss_name:
+            self._put(event, "test")
+
+    def _put(self, event: Event, phase: str) -> None:
+        assert event.iteration is not None
+        self._points[event.iteration, phase] = CurvePoint(event.iteration, phase, event.value)
+
+    def points(self) -> list[CurvePoint]:
+        """The points in order of iteration, test before training."""
+        return [self._points[key] for key in sorted(self._points)]
+
+    def csv(self) -> str:
+        """The text of curve.csv: ``iteration,phase,loss,rmse_months``."""
+        rows = (f"{p.iteration},{p.phase},{p.loss:.9g},{p.rmse:.6g}\n" for p in self.points())
+        return "iteration,phase,loss,rmse_months\n" + "".join(rows)

@@ -6,57 +6,24 @@ and complete. ``Optimization Done.`` alone says nothing: Caffe prints it after C
 
 from __future__ import annotations
 
-import contextlib
-import io
 import itertools
-import math
 import os
 import shlex
-import signal
-import subprocess
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bonecaffe import __version__, caffe_tools
+from bonecaffe import caffe_tools, environment
 from bonecaffe.errors import TrainError
+from bonecaffe.hands.cases import Case
 from bonecaffe.network import preflight
-from bonecaffe.run import SPLITS, RunDir, sha256_file, write_text
-from bonecaffe.training import inputs, log, snapshots
+from bonecaffe.prepare import outputs
+from bonecaffe.run import SPLITS, RunDir, sha256_file
+from bonecaffe.training import inputs, snapshots
+from bonecaffe.training.alarms import Alarms, Constant
+from bonecaffe.training.drive import Outcome, Progress, Watcher, drive, now
 
-Watcher = Callable[["Progress"], None]
-
-
-@dataclass
-class Progress:
-    """Where a training stands; handed to the watcher with every event."""
-
-    max_iter: int
-    started_at: int  # iteration
-    event: log.Event | None = None
-    iteration: int = 0
-    train_loss: float = math.nan
-    test_loss: float = math.nan
-    rate: float = math.nan  # learning rate
-    iterations_per_s: float = math.nan
-
-    @property
-    def eta_s(self) -> float:
-        """Seconds to the last iteration at the speed so far; nan before it is known."""
-        return (self.max_iter - self.iteration) / self.iterations_per_s if self.iterations_per_s > 0 else math.nan
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a training ended: ``finished``, ``interrupted``, ``diverged`` or ``died``; and what Caffe said last."""
-
-    state: str
-    iteration: int
-    why: str
-    seconds: float
+__all__ = ["Outcome", "Progress", "Watcher", "state", "train"]
 
 
 # ---- the training ----------------------------------------------------------------------------------------------
@@ -82,7 +49,9 @@ def train(
         raise TrainError("--resume goes on from a snapshot; --weights would be ignored. Give one of them.")
     if given_weights is not None:
         recipe = inputs.declare_weights(recipe, given_weights)
-    with run.lock("train"):
+    with run.lock("train") as lock:
+        if spoiled := outputs.changed(run):
+            raise TrainError(f"{run}: {', '.join(spoiled)}: not as prepare wrote it. Run prepare again.")
         before = run.manifest().get("train", {})
         wanted = inputs.intended(run, recipe)
         earlier = snapshots.find(run.snapshots)
@@ -103,6 +72,7 @@ def train(
         if snapshot is not None:
             start = ["--snapshot", os.path.relpath(snapshot.solverstate, run.path)]
             said, started_at = f"resumed from iteration {snapshot.iteration}", snapshot.iteration
+            _say_rate(run, started_at, say)
         else:
             start, said = inputs.initial_weights(run, recipe, given_weights)
             started_at = 0
@@ -117,22 +87,40 @@ def train(
         arguments = command(run, gpu_arguments, start)
         shown = shlex.join(["caffe", *arguments[1:]])
         say(f"in {run}: {shown}")
+        schedule = inputs.schedule(run, gpu_arguments)
+        attempt = {"command": shown, "start": said, "at": now(), "by": environment.describe()}
         facts = {
             "state": "running",
             "inputs": wanted,
             "files": inputs.files_in_use(run),
             "recipe": recipe.to_yaml(),
             "weights_sha256": sha256_file(given_weights) if given_weights else before.get("weights_sha256", ""),
-            "attempts": [*before.get("attempts", []), {"command": shown, "start": said, "at": _now()}],
+            "attempts": [*_ended(before.get("attempts", [])), attempt],
         }
         run.record("train", facts)
-        outcome = _drive(run, preflight.max_iter(run), arguments, started_at, watch)
-        facts["attempts"][-1].update(
-            state=outcome.state, iteration=outcome.iteration, seconds=round(outcome.seconds, 1), why=outcome.why
+        outcome = drive(run, schedule, arguments, started_at, lock, _alarms(run, schedule), watch, say)
+        attempt.update(
+            state=outcome.state,
+            iteration=outcome.iteration,
+            seconds=round(outcome.seconds, 1),
+            why=outcome.why,
+            alarms=list(outcome.alarms),
         )
-        facts.update(state=outcome.state, iteration=outcome.iteration, bonecaffe=__version__)
-        run.record("train", {**facts, "caffe": caffe_tools.find().build})
+        facts.update(state=outcome.state, iteration=outcome.iteration, outputs=_left_behind(run))
+        run.record("train", facts)
         return outcome
+
+
+def state(run: RunDir) -> str:
+    """Where a run stands: ``empty``, ``prepared``, ``training``, or how its last training ended.
+
+    A training that was recorded as running while nothing holds the run was killed, and its driver with it.
+    """
+    manifest = run.manifest()
+    said = manifest.get("train", {}).get("state")
+    if said == "running":
+        return "training" if run.held() else "killed"
+    return said or ("prepared" if "prepare" in manifest else "empty")
 
 
 def command(run: RunDir, gpu: list[str], start: list[str]) -> list[str]:
@@ -172,127 +160,30 @@ def _set_aside(log_file: Path) -> None:
         log_file.rename(next(name for name in names if not name.exists()))
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def _say_rate(run: RunDir, iteration: int, say: Callable[[str], None]) -> None:
+    rate = preflight.schedule(run).rate_at(iteration)
+    if rate is not None:
+        say(f"learning rate in force at iteration {iteration}: {rate:g}")
 
 
-_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, a scheduler's stop, a closed terminal
+def _ended(attempts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Earlier attempts; one whose end nobody recorded was killed together with its driver."""
+    unseen = {"state": "killed", "why": "the driver was killed; nobody saw the end"}
+    return [attempt if "state" in attempt else {**attempt, **unseen} for attempt in attempts]
 
 
-@contextlib.contextmanager
-def _passing_signals(process: subprocess.Popen[str]) -> Iterator[None]:
-    """Pass the first stopping signal to Caffe as SIGINT, so that it snapshots and stops; a second one kills it."""
-    count = 0
+def _alarms(run: RunDir, schedule: preflight.Schedule) -> Alarms:
+    def ages(cases: list[Case]) -> list[float]:
+        return [case.boneage_months for case in cases]
 
-    def handle(number: int, frame: object) -> None:
-        nonlocal count
-        count += 1
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(signal.SIGINT if count == 1 else signal.SIGKILL)
-
-    try:
-        before = {number: signal.signal(number, handle) for number in _STOPPING}
-    except ValueError:  # not the main thread
-        before = {}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    split = outputs.split_of(run)
+    patience = max(5 * schedule.test_interval, schedule.max_iter // 5)
+    constant = Constant.of(ages(split["train"]), ages(split["test"]))
+    return Alarms(constant, patience, run.snapshots, schedule.snapshot_bytes)
 
 
-@contextlib.contextmanager
-def _not_left_behind(process: subprocess.Popen[str]) -> Iterator[None]:
-    """Should we fail in the middle (a full disk under the log, say), Caffe is stopped before the run is let go."""
-    try:
-        yield
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-
-
-def _drive(run: RunDir, max_iter: int, arguments: list[str], started_at: int, watch: Watcher | None) -> Outcome:
-    """Run Caffe to its end: log kept whole, events to the watcher, curve.csv renewed at each test."""
-    progress = Progress(max_iter, started_at, iteration=started_at)
-    began = time.monotonic()
-    events: list[log.Event] = _earlier_events(run)
-    stopped = diverged = False
-    fatal = tail = ""
-    with open(run.caffe_log, "a", encoding="utf-8", errors="replace") as kept:
-        kept.write(f"# bonecaffe {_now()}: {shlex.join(arguments)}\n")
-        kept.flush()
-        process = caffe_tools.start(arguments, run.path)
-        assert process.stdout is not None
-
-        def lines() -> Iterator[str]:
-            nonlocal tail
-            for line in process.stdout:
-                kept.write(line)
-                kept.flush()
-                tail = line.strip() or tail
-                yield line
-
-        with _passing_signals(process), _not_left_behind(process):
-            for event in log.parse(lines()):
-                events.append(event)
-                stopped |= event.kind == "stopped_early"
-                fatal = fatal or (event.text if event.kind == "fatal" else "")
-                _note(progress, event, began)
-                if event.kind in ("train_loss", "test_output") and not math.isfinite(event.value) and not diverged:
-                    diverged = True
-                    process.kill()
-                if event.kind in ("testing", "snapshot"):
-                    _write_curve(run, events)
-                if watch:
-                    with contextlib.suppress(Exception):  # a broken display never stops a training
-                        watch(progress)
-            code = process.wait()
-    _write_curve(run, events)
-    seconds = time.monotonic() - began
-    last = next((snapshot for snapshot in snapshots.find(run.snapshots) if snapshot.iteration == max_iter), None)
-    if diverged:
-        return Outcome(
-            "diverged", progress.iteration, "the loss is nan or inf. Lower solver.base_lr in the recipe.", seconds
-        )
-    if code == 0 and not stopped and last is not None and last.flaw() is None:
-        return Outcome("finished", max_iter, "", seconds)
-    if stopped:
-        newest = snapshots.newest_complete(run.snapshots)
-        at = newest.iteration if newest else progress.iteration
-        return Outcome("interrupted", at, "stopped early; Caffe wrote a snapshot. Go on with --resume.", seconds)
-    how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
-    return Outcome(
-        "died",
-        progress.iteration,
-        f"caffe train: {how}: {fatal or tail or 'it printed nothing'}. The whole log: {run.caffe_log}",
-        seconds,
-    )
-
-
-def _note(progress: Progress, event: log.Event, began: float) -> None:
-    progress.event = event
-    if event.kind == "train_loss" and event.iteration is not None:
-        progress.iteration, progress.train_loss = event.iteration, event.value
-        done, seconds = event.iteration - progress.started_at, time.monotonic() - began
-        if done > 0:
-            progress.iterations_per_s = done / seconds
-    elif event.kind == "test_output" and event.text == "loss":
-        progress.test_loss = event.value
-    elif event.kind == "lr":
-        progress.rate = event.value
-
-
-def _earlier_events(run: RunDir) -> list[log.Event]:
-    if not run.caffe_log.is_file():
-        return []
-    with open(run.caffe_log, encoding="utf-8", errors="replace") as lines:
-        return list(log.parse(lines))
-
-
-def _write_curve(run: RunDir, events: list[log.Event]) -> None:
-    out = io.StringIO("iteration,phase,loss,rmse_months\n")
-    out.seek(0, io.SEEK_END)
-    for point in log.curve(events):
-        out.write(f"{point.iteration},{point.phase},{point.loss:.9g},{point.rmse:.6g}\n")
-    write_text(run.curve, out.getvalue())
+def _left_behind(run: RunDir) -> dict[str, str]:
+    """Hashes of what the training left behind: snapshots, initial weights, log, curve."""
+    kept = (path for snapshot in snapshots.find(run.snapshots) for path in (snapshot.caffemodel, snapshot.solverstate))
+    files = [*kept, run.init_weights, run.caffe_log, run.curve]
+    return {str(path.relative_to(run.path)): sha256_file(path) for path in files if path.is_file()}

@@ -7,7 +7,7 @@ import math
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bonecaffe.training.log import Event, curve, parse
+from bonecaffe.training.log import Curve, Event, parse
 
 # Both forms of the iteration line as Caffe 1.0 and its forks print them, with glog's preamble and without.
 LOG = """\
@@ -32,20 +32,20 @@ def test_every_kind_of_line_is_read():
     """Kind, iteration and value of each."""
     kinds = [(event.kind, event.iteration) for event in parse(LOG.splitlines())]
     assert kinds == [
-        ("testing", 0), ("test_output", 0), ("train_loss", 0), ("train_output", 0), ("lr", 0), ("train_loss", 20), ("lr", 20), ("snapshot", 20),
+        ("attempt", None), ("testing", 0), ("test_output", 0), ("train_loss", 0), ("train_output", 0), ("lr", 0), ("train_loss", 20), ("lr", 20), ("snapshot", 20),
         ("train_loss", 40), ("train_loss", 60), ("stopped_early", 60), ("done", 60), ("fatal", 60),
     ]  # fmt: skip
     events = list(parse(LOG.splitlines()))
     assert [event.value for event in events if event.kind == "train_loss"][:2] == [1965.9, 150.0]
-    assert math.isnan(events[8].value) and math.isinf(events[9].value)
-    assert events[4].value == 3e-6
-    assert events[7].text == "snapshots/SNAPSHOT_iter_20.caffemodel"
+    assert math.isnan(events[9].value) and math.isinf(events[10].value)
+    assert events[5].value == 3e-6
+    assert events[8].text == "snapshots/SNAPSHOT_iter_20.caffemodel"
     assert events[-1].text.startswith("Cannot copy param 0")
 
 
 def test_curve_is_in_months_and_a_resumed_log_replaces():
     """RMSE = sqrt(2 loss); what was trained again replaces what it repeats."""
-    points = curve([*parse(LOG.splitlines()), Event("train_loss", 20, 200.0)])
+    points = Curve([*parse(LOG.splitlines()), Event("train_loss", 20, 200.0)]).points()
     assert [(p.iteration, p.phase) for p in points] == [
         (0, "test"),
         (0, "train"),
@@ -71,7 +71,7 @@ def test_no_text_breaks_it(lines):
     """Any text, and any line of a log with a character lost."""
     for event in parse(lines):
         assert isinstance(event, Event)
-    curve(parse(lines))
+    Curve(parse(lines)).csv()
 
 
 def test_digits_without_end_are_no_trap():

@@ -1,0 +1,88 @@
+"""With what a result was made: machine, Python, packages, Caffe. Facts for the manifest; no host or user name."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+from bonecaffe import __version__, caffe_tools
+from bonecaffe.errors import BonecaffeError
+from bonecaffe.run import sha256_file
+
+PACKAGES = (
+    "numpy",
+    "scipy",
+    "opencv-python",
+    "lmdb",
+    "protobuf",
+    "scikit-image",
+    "pyyaml",
+    "pydantic",
+    "pandas",
+    "matplotlib",
+    "jinja2",
+)
+
+
+def version_of(package: str) -> str | None:
+    """The installed version of a package; None when it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def describe() -> dict[str, Any]:
+    """Versions of bonecaffe, Python and packages; the machine's kind; Caffe's build and the hashes of its binaries."""
+    return {
+        "bonecaffe": __version__,
+        "python": platform.python_version(),
+        "packages": {package: version_of(package) or "not installed" for package in PACKAGES},
+        "host": _host(),
+        "caffe": _caffe(),
+    }
+
+
+def _host() -> dict[str, Any]:
+    try:
+        system = platform.freedesktop_os_release()["PRETTY_NAME"]
+    except OSError:
+        system = platform.system()
+    return {
+        "system": system,
+        "kernel": f"{platform.system()} {platform.release()}",
+        "machine": platform.machine(),
+        "cpu": _cpu(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+    }
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def _caffe() -> dict[str, Any]:
+    try:
+        caffe = caffe_tools.find()
+        program = caffe.program("caffe")
+    except BonecaffeError as error:
+        return {"missing": str(error)}
+    library = next((path for name, path in caffe.libraries.items() if name.startswith("libcaffe")), "")
+    binaries = [path for path in (str(program), library) if os.path.isfile(path)]
+    return {
+        "origin": caffe.origin,
+        **caffe.build,
+        "blas_file": os.path.basename(caffe.blas),
+        "gpu": caffe.has_gpu,
+        "cudnn": caffe.has_cudnn,
+        "nccl": caffe.has_nccl,
+        "binaries": {os.path.basename(path): sha256_file(Path(path)) for path in binaries},
+    }

@@ -1,0 +1,258 @@
+"""The plots of a run: a matplotlib figure each, saved as PNG for people's own papers and as SVG for the report.
+
+In the report's SVG the ink is the page's, light or dark, and so are the two colours of the splits; marks and lines
+differ in shape too, so that they are told apart without colour.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from bonecaffe.evaluation.metrics import AGE_BANDS, limits_of_agreement
+from bonecaffe.run import SPLITS, RunDir, replacing
+
+INK, TRAIN, TEST = "#1c2126", "#2f6db3", "#c4501e"
+COLOUR = {"train": TRAIN, "test": TEST}
+MARK = {"train": "o", "test": "D"}
+HATCH = {"train": "", "test": "////"}
+MANY = 2000
+"""Above so many marks a scatter goes into the SVG as pixels."""
+
+
+class Plot(NamedTuple):
+    """A plot for the report."""
+
+    name: str
+    title: str
+    caption: str
+    svg: str
+
+
+def _axes(xlabel: str, ylabel: str):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.9, 3.7), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    axes.grid(alpha=0.15)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+STYLE = {
+    "font.size": 11,
+    "font.family": "sans-serif",
+    "svg.fonttype": "none",
+    "legend.frameon": False,
+    "legend.fontsize": 10,
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
+    "grid.color": INK,
+}
+
+
+def _curve(curve, scale: str):
+    figure, axes = _axes("iteration", f"error: RMSE, months ({scale})")
+    for phase, label, line in (
+        ("train", "training batch", {"linewidth": 0.8, "alpha": 0.8}),
+        ("test", "test split", {"linewidth": 1.8, "marker": MARK["test"], "markersize": 3.5}),
+    ):
+        part = curve[(curve["phase"] == phase) & curve["rmse_months"].gt(0)]
+        axes.plot(part["iteration"], part["rmse_months"], color=COLOUR[phase], label=label, **line)
+    axes.set_yscale(scale)
+    if scale == "linear":
+        axes.set_ylim(bottom=0)
+    else:
+        from matplotlib import ticker
+
+        axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+        axes.yaxis.set_minor_formatter(ticker.NullFormatter())
+    axes.legend()
+    return figure
+
+
+def _predicted(table, split: str):
+    figure, axes = _axes("true bone age, months", "predicted bone age, months")
+    ages = table[["boneage_months", "predicted_months"]].to_numpy()
+    low, high = min(0.0, ages.min() * 1.05), ages.max() * 1.05
+    axes.plot([low, high], [low, high], color=INK, linewidth=1, linestyle="--", label="identity")
+    sexes = {"True": ("s", "male"), "False": ("o", "female")}
+    for value in ("False", "True", None):
+        mark, label = sexes.get(str(value), ("^", "sex unknown"))
+        part = table[table["male"].isna()] if value is None else table[table["male"].astype(str) == value]
+        if len(part):
+            axes.scatter(
+                part["boneage_months"],
+                part["predicted_months"],
+                s=13,
+                marker=mark,
+                facecolors=COLOUR[split] if mark == "s" else "none",
+                edgecolors=COLOUR[split],
+                linewidth=0.9,
+                label=label,
+                rasterized=len(part) > MANY,
+            )
+    axes.set_xlim(low, high)
+    axes.set_ylim(low, high)
+    axes.legend(loc="upper left")
+    return figure
+
+
+def _bland_altman(table, split: str):
+    figure, axes = _axes("mean of true and predicted, months", "predicted less true, months")
+    truth, predicted = table["boneage_months"].to_numpy(), table["predicted_months"].to_numpy()
+    low, high = limits_of_agreement(truth, predicted)
+    axes.scatter(
+        (truth + predicted) / 2,
+        predicted - truth,
+        s=13,
+        marker=MARK[split],
+        facecolors="none",
+        edgecolors=COLOUR[split],
+        linewidth=0.9,
+        rasterized=len(table) > MANY,
+    )
+    for value, style, name in ((low, ":", "−1.96 SD"), ((low + high) / 2, "-", "bias"), (high, ":", "+1.96 SD")):
+        axes.axhline(value, color=INK, linewidth=1.2, linestyle=style)
+        place = axes.get_yaxis_transform()
+        axes.text(0.99, value, f"{name} {value:+.1f}", ha="right", va="bottom", transform=place, fontsize=10)
+    axes.margins(y=0.12)
+    return figure
+
+
+def _by_age(tables):
+    figure, axes = _axes("true bone age, years", "absolute error, months")
+    names = [f"{low // 12}–{high // 12}" for low, high in AGE_BANDS[:-1]] + [f"{AGE_BANDS[-1][0] // 12}+"]
+    for shift, split in ((-0.2, "train"), (0.2, "test")):
+        table = tables[split]
+        errors = (table["predicted_months"] - table["boneage_months"]).abs()
+        bands = [
+            errors[table["boneage_months"].ge(low) & (table["boneage_months"].lt(high) | (high == AGE_BANDS[-1][1]))]
+            for low, high in AGE_BANDS
+        ]
+        at = np.arange(len(bands)) + shift
+        means = [band.mean() if len(band) else 0 for band in bands]
+        tops = [band.max() if len(band) else np.nan for band in bands]
+        axes.bar(at, means, 0.38, facecolor="none", edgecolor=COLOUR[split], hatch=HATCH[split], label=f"{split}: mean")
+        axes.plot(at, tops, linestyle="", marker="_", markersize=13, color=COLOUR[split], label=f"{split}: largest")
+        for x, mean, band in zip(at, means, bands, strict=True):
+            axes.annotate(str(len(band)), (x, mean), (0, 2), textcoords="offset points", ha="center", fontsize=8.5)
+    axes.set_xticks(range(len(names)), names)
+    axes.set_ylim(0, axes.get_ylim()[1] * 1.25)
+    axes.legend(ncols=2, loc="upper center")
+    return figure
+
+
+def _ages(tables):
+    figure, axes = _axes("true bone age, months", "hands")
+    top = max(float(table["boneage_months"].max()) for table in tables.values())
+    bins = np.arange(0, top + 24, 12)
+    for split in SPLITS:
+        axes.hist(
+            tables[split]["boneage_months"],
+            bins=bins,
+            histtype="step",
+            color=COLOUR[split],
+            hatch=HATCH[split],
+            linewidth=1.4,
+            linestyle="-" if split == "train" else "--",
+            label=f"{split}: {len(tables[split])} hands",
+        )
+    axes.legend()
+    return figure
+
+
+# ---- all of them -----------------------------------------------------------------------------------------------
+
+
+def draw_all(run: RunDir, tables) -> list[Plot]:
+    """Draw every plot of a run into RUN/figures, and give them for the report. ``tables`` are the predictions by split."""
+    import matplotlib
+    import pandas
+
+    wanted: list[tuple[str, str, str, Callable]] = []
+    if run.curve.is_file() and len(curve := pandas.read_csv(run.curve)):
+        both = "Root mean squared error of the training batch (thin line) and of the test split (line with marks)"
+        for scale in ("linear", "log"):
+            wanted.append(
+                (
+                    f"error_against_iteration_{scale}",
+                    f"Error against iteration, {scale} scale",
+                    f"{both}, as in the paper’s figure 5.",
+                    lambda scale=scale: _curve(curve, scale),
+                )
+            )
+    for split in reversed(SPLITS):
+        wanted.append(
+            (
+                f"predicted_against_true_{split}",
+                f"Predicted against true, {split} split",
+                "Each mark is a hand; on the dashed line the prediction is the true age.",
+                lambda split=split: _predicted(tables[split], split),
+            )
+        )
+    for split in reversed(SPLITS):
+        wanted.append(
+            (
+                f"bland_altman_{split}",
+                f"Bland and Altman, {split} split",
+                "Difference against mean. Between the dotted lines lie 95 % of the differences, were they normal.",
+                lambda split=split: _bland_altman(tables[split], split),
+            )
+        )
+    wanted += [
+        (
+            "error_by_age",
+            "Error by age",
+            "Mean (bars) and largest (dashes) absolute error by true age; the numbers count the hands. Hatched: test.",
+            lambda: _by_age(tables),
+        ),
+        (
+            "ages",
+            "Ages of both splits",
+            "Hands a year of true bone age. Dashed and hatched: test.",
+            lambda: _ages(tables),
+        ),
+    ]
+    plots = []
+    with matplotlib.rc_context(STYLE):
+        for name, title, caption, draw in wanted:
+            figure = draw()
+            save(figure, run.figures / f"{name}.png")
+            plots.append(Plot(name, title, caption, svg(figure, name)))
+    return plots
+
+
+def save(figure, path: Path) -> Path:
+    """Save a figure as PNG, whole or not at all."""
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=130, format="png", metadata={"Software": None})
+    return path
+
+
+def svg(figure, name: str) -> str:
+    """A figure as an SVG element for the middle of a page: the page's colours, ids of its own, no foreign address."""
+    out = io.StringIO()
+    figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = out.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'\sxmlns(:xlink)?="[^"]*"', "", text).replace("xlink:href", "href")
+    named = set(re.findall(r'(?:href="|url\()#([^")]+)', text))
+    text = re.sub(r'\sid="([^"]*)"', lambda found: found[0] if found[1] in named else "", text)
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
+    text = re.sub(
+        r'<svg [^>]*viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" aria-hidden="true" focusable="false">', text
+    )
+    for colour, variable in ((INK, "--ink"), (TRAIN, "--train"), (TEST, "--test")):
+        text = text.replace(colour, f"var({variable})")
+    return re.sub(r"\s*\n\s*", "\n", text)

@@ -1,0 +1,218 @@
+"""The same recipe over several seeds of split and initialization, so that a difference from the paper can be told from luck.
+
+Each seed is a run of its own, OUT/seed-N, and does nothing that stands done already. Seeds are run one after the
+other, or by Dask distributed on the workers of a cluster that share the file system (``pip install
+'bonecaffe[cluster]'``).
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from bonecaffe.errors import BonecaffeError, RepeatError
+from bonecaffe.evaluation import stage as evaluation
+from bonecaffe.evaluation.metrics import PAPER
+from bonecaffe.predict import predict_run
+from bonecaffe.prepare import stage as preparation
+from bonecaffe.recipe import Recipe
+from bonecaffe.run import RunDir, write_text
+from bonecaffe.training import snapshots, train
+from bonecaffe.training.drive import Watcher
+
+WAIT_S = 300.0
+"""How long a seed waits for a Caffe that a killed worker left finishing its snapshot."""
+RETRIES = 3
+"""How often a cluster tries a seed again whose worker was lost."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is repeated; paths are absolute, so that every worker finds them."""
+
+    out: Path
+    recipe: str  # YAML, complete
+    images: Path
+    ages: Path
+    points: Path
+    weights: Path | None = None
+    gpu: str | None = None
+    cpu: bool = False
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a seed; figures in months, None unless it finished."""
+
+    seed: int
+    state: str
+    iteration: int
+    train_mad: float | None = None
+    train_ccc: float | None = None
+    test_mad: float | None = None
+    test_ccc: float | None = None
+    test_max: float | None = None
+
+
+def one(
+    plan: Plan, seed: int, watch: Watcher | None = None, say: Callable[[str], None] = lambda sentence: None
+) -> Result:
+    """Prepare, train and evaluate one seed, from wherever it stands.
+
+    Raises a BonecaffeError when it cannot be done, or when Caffe died or was killed (it may be tried again).
+    """
+    run = RunDir(plan.out / f"seed-{seed}")
+    recipe = Recipe.parse(plan.recipe, "the recipe to repeat").with_values(
+        {"data.split_seed": seed, "solver.random_seed": seed}, f"repeat: seed {seed} of split and initialization"
+    )
+    with run.lock("repeat", WAIT_S):
+        pass
+    preparation.prepare(run, plan.images, plan.ages, plan.points, recipe, workers=None if plan.cpu else 1)
+    found = snapshots.find(run.snapshots)
+    if found and snapshots.newest_complete(run.snapshots) is None:
+        say(f"no complete snapshot in {run.snapshots}; trained anew")
+        shutil.rmtree(run.snapshots)
+        found = []
+    finished = train.state(run) == "finished"
+    resume = bool(found) and not finished
+    weights = None if resume else plan.weights
+    outcome = train.train(run, weights, plan.gpu, plan.cpu, resume, watch, say)
+    if outcome is not None and outcome.state == "diverged":
+        return Result(seed, "diverged", outcome.iteration)
+    if outcome is not None and outcome.state != "finished":
+        raise RepeatError(f"{run}: {outcome.state} at iteration {outcome.iteration}: {outcome.why}")
+    with run.lock("evaluate"):
+        iteration = predict_run(run)
+        measured = evaluation.evaluate(run).splits
+    fit, test = measured["train"], measured["test"]
+    return Result(
+        seed, "finished", iteration, fit.mad_months, fit.ccc, test.mad_months, test.ccc, test.max_error_months
+    )
+
+
+def in_sequence(
+    plan: Plan, seeds: list[int], watch: Watcher | None = None, say: Callable[[str], None] = lambda sentence: None
+) -> Iterator[Result]:
+    """One seed after the other, here."""
+    for number, seed in enumerate(seeds, start=1):
+        say(f"seed {seed} ({number} of {len(seeds)})")
+        yield one(plan, seed, watch, say)
+
+
+def on_cluster(
+    plan: Plan, seeds: list[int], scheduler: str, say: Callable[[str], None] = lambda sentence: None
+) -> Iterator[Result]:
+    """The seeds on the workers of a Dask cluster, as they finish; a lost worker's seed goes on with another.
+
+    Raises RepeatError when Dask is not installed, or the scheduler cannot be reached.
+    """
+    try:
+        from distributed import Client, as_completed
+    except ImportError:
+        raise RepeatError("--scheduler needs Dask distributed: pip install 'bonecaffe[cluster]'.") from None
+    try:
+        client = Client(scheduler, timeout=30)
+    except (OSError, ValueError, TimeoutError) as error:
+        raise RepeatError(f"--scheduler {scheduler}: not reached: {error}. Start one with: dask scheduler") from error
+    with client:
+        say(f"{len(client.scheduler_info()['workers'])} workers at {scheduler}")
+        futures = client.map(functools.partial(one, plan), seeds, retries=RETRIES, pure=False, key="bonecaffe-seed")
+        try:
+            for future in as_completed(futures):
+                try:
+                    yield future.result()
+                except BonecaffeError:
+                    raise
+                except Exception as error:  # lost workers, another version of Python there, …
+                    raise RepeatError(f"--scheduler {scheduler}: {type(error).__name__}: {error}") from error
+        finally:
+            client.cancel(futures)
+
+
+# ---- the spread ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A figure over the seeds: mean, standard deviation (over n - 1), extremes, and where one more run would lie."""
+
+    figure: str
+    seeds: int
+    mean: float
+    sd: float
+    lowest: float
+    highest: float
+    next_run_95: tuple[float, float] | None
+    """The 95 % prediction interval for a single further run, were runs normal; None for fewer than three seeds."""
+    paper: float
+
+    @property
+    def told_from_luck(self) -> bool | None:
+        """Whether the paper's figure lies outside of that interval; None where there is none."""
+        return None if self.next_run_95 is None else not self.next_run_95[0] <= self.paper <= self.next_run_95[1]
+
+
+_FIGURES = {
+    "test_mad": PAPER["test"]["mad_months"],
+    "test_ccc": PAPER["test"]["ccc"],
+    "train_mad": PAPER["train"]["mad_months"],
+    "train_ccc": PAPER["train"]["ccc"],
+}
+
+
+def spreads(results: list[Result]) -> list[Spread]:
+    """The spread of MAD and CCC over the seeds that finished; none when fewer than two did."""
+    import numpy as np
+    from scipy import stats
+
+    done = [result for result in results if result.state == "finished"]
+    if len(done) < 2:
+        return []
+    found = []
+    for figure, paper in _FIGURES.items():
+        values = np.array([getattr(result, figure) for result in done], float)
+        mean, sd, n = float(values.mean()), float(values.std(ddof=1)), len(values)
+        half = float(stats.t.ppf(0.975, n - 1)) * sd * math.sqrt(1 + 1 / n)
+        around = (mean - half, mean + half) if n >= 3 else None
+        found.append(Spread(figure, n, mean, sd, float(values.min()), float(values.max()), around, paper))
+    return found
+
+
+def write(out: Path, results: list[Result]) -> None:
+    """Write OUT/repeat.csv and OUT/repeat.json, by seed."""
+    results = sorted(results, key=lambda result: result.seed)
+    text = io.StringIO()
+    columns = list(asdict(Result(0, "", 0)))
+    text.write(",".join(columns) + "\n")
+    for result in results:
+        cells = (getattr(result, column) for column in columns)
+        text.write(",".join("" if c is None else f"{c:.6g}" if isinstance(c, float) else str(c) for c in cells) + "\n")
+    write_text(out / "repeat.csv", text.getvalue())
+    facts: dict[str, Any] = {
+        "results": [asdict(result) for result in results],
+        "spread": [{**asdict(spread), "told_from_luck": spread.told_from_luck} for spread in spreads(results)],
+        "note": "a seed changes split, initial weights and the order of images together; the interval takes runs for normal",
+    }
+    write_text(out / "repeat.json", json.dumps(facts, indent=2) + "\n")
+
+
+def verdict(results: list[Result]) -> str:
+    """What the repeats say of the paper's test MAD, in a sentence."""
+    spread = next((spread for spread in spreads(results) if spread.figure == "test_mad"), None)
+    lost = sum(result.state != "finished" for result in results)
+    lost_said = f"; {lost} of {len(results)} seeds diverged and are not in it" if lost else ""
+    if spread is None:
+        return f"Fewer than two seeds finished: there is no spread to speak of{lost_said}."
+    said = f"Test MAD over {spread.seeds} seeds: {spread.mean:.1f} ± {spread.sd:.1f} months, {spread.lowest:.1f} to {spread.highest:.1f}{lost_said}."
+    if spread.next_run_95 is None:
+        return f"{said} Three seeds are needed to say where another run would lie."
+    low, high = spread.next_run_95
+    where = "lies outside: the difference is more than luck of the seed" if spread.told_from_luck else "lies within"
+    return f"{said} Another run would lie between {low:.1f} and {high:.1f} (95 %); the paper’s {spread.paper} {where}."

@@ -1,0 +1,258 @@
+"""Run ``caffe train`` to its end: watch its log, pass signals on, say truly how it ended.
+
+Caffe writes its log itself, into the file; we read it there. So the log is whole and Caffe can finish its snapshot
+even when we are killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import shlex
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bonecaffe import caffe_tools
+from bonecaffe.network.preflight import Schedule
+from bonecaffe.run import RunDir, write_text
+from bonecaffe.training import log, snapshots
+from bonecaffe.training.alarms import Alarms
+from bonecaffe.training.deaths import explain
+
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, a scheduler's stop, a closed terminal
+
+
+@dataclass
+class Progress:
+    """Where a training stands; handed to the watcher with every event."""
+
+    max_iter: int
+    started_at: int  # iteration
+    test_interval: int = 0
+    images: int = 0  # that an iteration trains on
+    event: log.Event | None = None
+    iteration: int = 0
+    train_loss: float = math.nan
+    test_loss: float = math.nan
+    rate: float = math.nan  # learning rate
+    alarms: list[str] = field(default_factory=list)
+    _first: tuple[int, float] | None = None  # iteration and time of the first one shown
+    iterations_per_s: float = math.nan
+
+    @property
+    def images_per_s(self) -> float:
+        """Images trained on in a second, tests included in the time."""
+        return self.iterations_per_s * self.images
+
+    @property
+    def eta_s(self) -> float:
+        """Seconds to the last iteration at the speed so far; nan before it is known."""
+        return self._seconds_to(self.max_iter)
+
+    @property
+    def eta_test_s(self) -> float:
+        """Seconds to the next test pass; nan before it is known, or when there is none."""
+        if self.test_interval <= 0:
+            return math.nan
+        return self._seconds_to(min(self.max_iter, (self.iteration // self.test_interval + 1) * self.test_interval))
+
+    def _seconds_to(self, iteration: int) -> float:
+        return (iteration - self.iteration) / self.iterations_per_s if self.iterations_per_s > 0 else math.nan
+
+    def note(self, event: log.Event, now: float) -> None:
+        """Take up an event, seen at ``now`` (seconds)."""
+        self.event = event
+        if event.kind == "train_loss" and event.iteration is not None:
+            self.iteration, self.train_loss = event.iteration, event.value
+            if self._first is None:
+                self._first = event.iteration, now
+            done, seconds = event.iteration - self._first[0], now - self._first[1]
+            if done > 0 and seconds > 0:
+                self.iterations_per_s = done / seconds
+        elif event.kind == "test_output" and event.text == "loss":
+            self.test_loss = event.value
+        elif event.kind == "lr":
+            self.rate = event.value
+
+
+Watcher = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a training ended: ``finished``, ``interrupted``, ``diverged``, ``died`` or ``killed``; why; the alarms on the way."""
+
+    state: str
+    iteration: int
+    why: str
+    seconds: float
+    alarms: tuple[str, ...] = ()
+
+
+def now() -> str:
+    """The time of day, for records."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def drive(
+    run: RunDir,
+    schedule: Schedule,
+    arguments: list[str],
+    started_at: int,
+    lock: int,
+    alarms: Alarms,
+    watch: Watcher | None = None,
+    say: Callable[[str], None] = lambda sentence: None,
+) -> Outcome:
+    """Run Caffe, with the open file ``lock`` kept open in it, until it ends; renew curve.csv on the way."""
+    progress = Progress(schedule.max_iter, started_at, schedule.test_interval, schedule.images, iteration=started_at)
+    began = time.monotonic()
+    ending = _Ending()
+    with open(run.caffe_log, "a+b") as written:
+        _begin_attempt(written, arguments)
+        curve = _earlier_curve(run)
+        offset = written.seek(0, os.SEEK_END)
+        process = caffe_tools.start(arguments, run.path, written, (lock,))
+        with _passing_signals(process, ending), _not_left_behind(process):
+            for event in log.parse(ending.keeping_tail(follow(run.caffe_log, offset, process))):
+                curve.add(event)
+                ending.note(event)
+                progress.note(event, time.monotonic())
+                if ending.diverged:
+                    process.kill()
+                for alarm in alarms.hear(event):
+                    progress.alarms.append(alarm)
+                    with contextlib.suppress(Exception):
+                        say(f"ALARM: {alarm}")
+                if event.kind in ("testing", "snapshot"):
+                    write_text(run.curve, curve.csv())
+                if watch:
+                    with contextlib.suppress(Exception):  # a broken display never stops a training
+                        watch(progress)
+            code = process.wait()
+    write_text(run.curve, curve.csv())
+    state, iteration, why = _judge(run, schedule.max_iter, code, ending, progress.iteration)
+    return Outcome(state, iteration, why, time.monotonic() - began, tuple(progress.alarms))
+
+
+def _begin_attempt(written, arguments: list[str]) -> None:
+    """A line of our own that tells the attempts apart; on a line of its own, however the last attempt ended."""
+    end = written.seek(0, os.SEEK_END)
+    if end:
+        written.seek(end - 1)
+        if written.read(1) != b"\n":
+            written.write(b"\n")
+    written.write(f"{log.ATTEMPT}{now()}: {shlex.join(arguments)}\n".encode())
+    written.flush()
+
+
+def _earlier_curve(run: RunDir) -> log.Curve:
+    with open(run.caffe_log, encoding="utf-8", errors="replace") as lines:
+        return log.Curve(log.parse(lines))
+
+
+def follow(path: Path, offset: int, process: caffe_tools.Process) -> Iterator[str]:
+    """The lines that a running program adds to a file, as they come, until it has ended and all are read."""
+    rest = b""
+    with open(path, "rb") as file:
+        file.seek(offset)
+        while True:
+            over = process.poll() is not None  # asked before reading, so that nothing written before its end is missed
+            chunk = file.read()
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                yield line.decode("utf-8", "replace")
+            if over:
+                if rest:
+                    yield rest.decode("utf-8", "replace")
+                return
+            if not chunk:
+                time.sleep(0.05)
+
+
+@dataclass
+class _Ending:
+    """What was seen and done that tells how a training ended."""
+
+    stopped: bool = False
+    diverged: bool = False
+    fatal: str = ""
+    tail: str = ""
+    signals: int = 0  # stopping signals that we were sent
+
+    def note(self, event: log.Event) -> None:
+        self.stopped |= event.kind == "stopped_early"
+        self.fatal = self.fatal or (event.text if event.kind == "fatal" else "")
+        self.diverged |= event.kind in ("train_loss", "test_output") and not math.isfinite(event.value)
+
+    def keeping_tail(self, lines: Iterator[str]) -> Iterator[str]:
+        for line in lines:
+            self.tail = line.strip() or self.tail
+            yield line
+
+
+def _judge(run: RunDir, max_iter: int, code: int, ending: _Ending, iteration: int) -> tuple[str, int, str]:
+    """State, iteration and reason. Finished only with exit 0, no early stop, and the last snapshot there and complete."""
+    if ending.diverged:
+        return "diverged", iteration, "the loss is nan or inf. Lower solver.base_lr in the recipe."
+    last = next((snapshot for snapshot in snapshots.find(run.snapshots) if snapshot.iteration == max_iter), None)
+    if code == 0 and not ending.stopped:
+        flaw = last.flaw() if last else f"{run.snapshots}: no snapshot of iteration {max_iter}."
+        if flaw is None:
+            return "finished", max_iter, ""
+        return "died", iteration, f"caffe train said it was done, but {flaw} The whole log: {run.caffe_log}"
+    newest = snapshots.newest_complete(run.snapshots)
+    go_on = "Go on with --resume." if newest else "There is no complete snapshot yet: train anew."
+    if ending.stopped:
+        at = newest.iteration if newest else iteration
+        return "interrupted", at, f"stopped early; Caffe wrote a snapshot. {go_on}"
+    how = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+    if code == -signal.SIGINT and ending.signals == 1:
+        return "interrupted", newest.iteration if newest else 0, f"stopped before Caffe had begun. {go_on}"
+    if code in (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT):
+        whose = (
+            "at your second signal"
+            if ending.signals > 1
+            else "by something outside, such as the kernel short of memory"
+        )
+        return "killed", iteration, f"caffe train: {how}, {whose}. {go_on} The whole log: {run.caffe_log}"
+    said = ending.fatal or ending.tail or "it printed nothing"
+    meaning = explain(said)
+    why = f"caffe train: {how}: {said}{f': that is, {meaning}' if meaning else ''}. {go_on} The whole log: {run.caffe_log}"
+    return "died", iteration, why
+
+
+@contextlib.contextmanager
+def _passing_signals(process: caffe_tools.Process, ending: _Ending) -> Iterator[None]:
+    """Pass the first stopping signal to Caffe as SIGINT, so that it snapshots and stops; a second one kills it."""
+
+    def handle(number: int, frame: object) -> None:
+        ending.signals += 1
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGINT if ending.signals == 1 else signal.SIGKILL)
+
+    try:
+        before = {number: signal.signal(number, handle) for number in _STOPPING}
+    except ValueError:  # not the main thread
+        before = {}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _not_left_behind(process: caffe_tools.Process) -> Iterator[None]:
+    """Should we fail in the middle (a full disk under curve.csv, say), Caffe is stopped before the run is let go."""
+    try:
+        yield
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
