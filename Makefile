@@ -60,7 +60,8 @@ prototxt: setup      ## write prototxt/ anew from the recipes
 pictures: setup      ## draw the README's pictures anew
 	@$(PYTHON) scripts/pictures.py
 
-test: setup          ## all tests, on the real Caffe
+test: setup          ## all tests, on the real Caffe and in a real browser
+	@scripts/setup.sh browser
 	@$(PYTHON) -m pytest
 
 lint: setup          ## ruff

@@ -64,7 +64,7 @@ class Network(_Frozen):
     fc8_outputs: Count
     fc8_lr_mult: tuple[Rate, Rate]
     fc8_decay_mult: tuple[Rate, Rate]
-    fc8_weight_std: Rate
+    fc8_weight_std: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     fc8_bias: float
     loss: Literal["EuclideanLoss"]
 

@@ -83,7 +83,68 @@ def prepare(folder: Path) -> list[tuple[str, str]]:
     ]
 
 
-PARTS = {"start": start, "phantom": phantom, "prepare": prepare}
+def log(folder: Path) -> list[tuple[str, str]]:
+    """A million lines of Caffe's log, parsed."""
+    from bonecaffe.training.log import Curve, parse
+
+    said = "I1123 19:53:52.223456 10177 solver.cpp:{}"
+    lines = [
+        said.format("239] Iteration %d (2.8 iter/s, 7.1s/20 iters), loss = 196.5"),
+        said.format("258]     Train net output #0: loss = 196.5 (* 1 = 196.5 loss)"),
+        said.format("112] Iteration %d, lr = 3e-06"),
+        "I1123 19:53:50.223456 10177 net.cpp:129] Top shape: 256 3 224 224 (38535168)",
+    ]
+    million = [line % number if "%d" in line else line for number in range(250_000) for line in lines]
+    began = time.monotonic()
+    points = len(Curve(parse(million)).points())
+    return [("log", f"{time.monotonic() - began:.1f} s for {len(million)} lines, {points} points")]
+
+
+def evaluate(folder: Path) -> list[tuple[str, str]]:
+    """evaluate on the paper's 600 hands with the full-size net, against the bare forward time of the same net."""
+    import numpy as np
+
+    from bonecaffe import caffe_tools
+    from bonecaffe.recipe import Recipe
+    from bonecaffe.run import RunDir
+
+    data, run = folder / "data", RunDir(folder / "full")
+    if not data.is_dir():
+        phantom(folder)
+    smoke = Recipe.load("smoke")
+    one = {
+        "solver.max_iter": 1,
+        "solver.snapshot": 1,
+        "solver.test_iter": 1,
+        "data.train_cases": COUNT * 2 // 3,
+        "data.test_cases": COUNT // 3,
+    }
+    recipe = Recipe.load("paper").with_values(
+        {**one, "solver.solver_mode": "CPU", "training.initial_weights": "none", "network.train_batch": 2, "network.test_batch": 1,
+         "network.weight_filler": smoke.network.weight_filler, "solver.base_lr": 0.0},
+        "bench: a full-size net that need not have learned",
+    )  # fmt: skip
+    (folder / "full.yaml").write_text(recipe.to_yaml())
+    inputs = ("--images", data / "images", "--ages", data / "ages.csv", "--points", data / "points.csv")
+    bonecaffe("prepare", run, *inputs, "--recipe", folder / "full.yaml")
+    bonecaffe("train", run)
+    seconds = bonecaffe("evaluate", run)
+    caffe = caffe_tools.import_pycaffe()
+    net = caffe.Net(str(run.deploy), str(next(run.snapshots.glob("*.caffemodel"))), caffe.TEST)
+    net.blobs["data"].reshape(32, 3, 224, 224)
+    net.blobs["data"].data[...] = np.random.default_rng(0).normal(0, 50, (32, 3, 224, 224))
+    net.forward()
+    began = time.monotonic()
+    for _ in range(-(-COUNT // 32)):
+        net.forward()
+    bare = (time.monotonic() - began) * COUNT / (-(-COUNT // 32) * 32)
+    return [
+        ("evaluate", f"{seconds:.1f} s for {COUNT} hands, full-size net, start to report.html"),
+        ("evaluate, ratio", f"{seconds / bare:.2f} times the bare forward passes ({bare:.1f} s)"),
+    ]
+
+
+PARTS = {"start": start, "phantom": phantom, "prepare": prepare, "log": log, "evaluate": evaluate}
 
 
 def main() -> int:

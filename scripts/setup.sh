@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Provisions a Debian machine: packages, .venv on the distribution's own Python, this project, Caffe.
-# Run again with nothing changed, it does nothing.
+# Run again with nothing changed, it does nothing. `setup.sh browser` installs the browser of the tests.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -13,6 +13,8 @@ build_time=(python3-dev g++ make cmake pkg-config dpkg-dev ca-certificates
   libboost-python-dev libboost-filesystem-dev libboost-thread-dev libboost-system-dev libopencv-dev libprotobuf-dev protobuf-compiler
   libgoogle-glog-dev libgflags-dev libhdf5-dev liblmdb-dev libopenblas-dev)
 
+browser=(chromium chromium-driver) # Debian's; the tests of web pages are skipped without it
+
 say() { printf 'setup: %s\n' "$*"; }
 
 state() { # all that a finished setup depends on
@@ -20,7 +22,7 @@ state() { # all that a finished setup depends on
   echo "root=${CAFFE_ROOT:-} source=${CAFFE_SOURCE:-} cache=${BONECAFFE_CACHE:-} here=$PWD"
 }
 serves() { [ -f "$note" ] && root=$(sed -n 's/.*"root": "\([^"]*\)".*/\1/p' "$note") && { [ "$root" = PATH ] || [ -x "$root/bin/caffe" ] || [ -x "$root/build/tools/caffe" ]; }; }
-if [ -f "$stamp" ] && [ "$(state)" = "$(cat "$stamp")" ] && serves; then exit 0; fi
+if [ "${1:-}" != browser ] && [ -f "$stamp" ] && [ "$(state)" = "$(cat "$stamp")" ] && serves; then exit 0; fi
 
 packages() { # installs what is not there; says how when it may not
   local -a missing=()
@@ -50,6 +52,11 @@ packages() { # installs what is not there; says how when it may not
   fi
   rm -f "$log"
 }
+
+if [ "${1:-}" = browser ]; then
+  (packages "${browser[@]}") || say "going on without a browser; the tests of web pages will be skipped"
+  exit 0
+fi
 
 began=$SECONDS
 on_path() { # programs on PATH with a pycaffe on PYTHONPATH: nothing is to be built then

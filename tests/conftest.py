@@ -122,6 +122,23 @@ def small_file_system(folder: Path, size: str) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(folder)], check=False)
 
 
+@pytest.fixture(scope="session")
+def browser():
+    """Debian's chromium, headless, by its own driver; it logs its console and its requests."""
+    webdriver = pytest.importorskip("selenium.webdriver")
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip("no chromium with chromedriver here; `make test` installs them where it may")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--hide-scrollbars"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    window = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield window
+    window.quit()
+
+
 def losses_of_test(run: RunDir) -> tuple[float, float]:
     """The test loss of a trained tiny run: as predictions_test.csv gives it, and as the ``caffe test`` tool says it."""
     table = pandas.read_csv(run.predictions("test"))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import html.parser
 import json
 import re
+from dataclasses import replace
 
 import pandas
 import pytest
 
 from bonecaffe.errors import EvaluateError
-from bonecaffe.evaluation import metrics, stage
+from bonecaffe.evaluation import by_snapshot, metrics, stage
 from bonecaffe.predict import predict_run
 
 
@@ -23,7 +24,7 @@ class Page(html.parser.HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         for name, value in attributes:
-            if name in ("src", "href", "srcset", "data") and not (value or "").startswith("data:"):
+            if name in ("src", "href", "srcset", "data") and not (value or "").startswith(("data:", "#")):
                 self.asked.append(value)
         if tag == "img":
             self.images.append(dict(attributes))
@@ -59,7 +60,9 @@ def test_report_is_self_contained(evaluated):
     page.feed(text)
     assert page.asked == []
     assert not re.search(r"https?://", re.sub(r'"data:[^"]*"', "", text))
-    assert len(page.images) == 3 and all(len(image["alt"]) > 20 for image in page.images)
+    assert len(page.images) == 1 + 3 + 4 + 4  # the hand, its steps, the worst and the dozen of four test hands
+    assert all(len(image["alt"]) > 20 for image in page.images)
+    assert text.count('role="img" aria-label=') == 8
     words = " ".join("".join(page.text).split())
     assert evaluation.verdict in words
     assert "no medical device" in words
@@ -67,10 +70,52 @@ def test_report_is_self_contained(evaluated):
         assert departure.field in text and departure.reason in words
     assert run.report.stat().st_size < 3e6
     assert sorted(path.name for path in run.figures.iterdir()) == [
-        "error_against_iteration.png",
-        "predicted_against_true.png",
-        "worst_test_hands.png",
+        "ages.png",
+        "bland_altman_test.png",
+        "bland_altman_train.png",
+        "error_against_iteration_linear.png",
+        "error_against_iteration_log.png",
+        "error_by_age.png",
+        "predicted_against_true_test.png",
+        "predicted_against_true_train.png",
     ]
+
+
+def test_every_snapshot_is_measured_once(evaluated, monkeypatch):
+    """--all: a row a snapshot and split, the last as evaluate has it; what is known of a model is not computed again."""
+    run, evaluation = evaluated
+    rows = by_snapshot.evaluate_all(run, lambda done, total: None)
+    assert [(row["iteration"], row["split"]) for row in rows] == [(i, s) for i in (4, 8, 12) for s in ("test", "train")]
+    best, last = by_snapshot.best_and_last(rows)
+    assert last["iteration"] == 12 and best["mad_months"] == min(r["mad_months"] for r in rows if r["split"] == "test")
+    assert last["mad_months"] == pytest.approx(evaluation.splits["test"].mad_months, abs=1e-3)
+    assert len({row["mad_months"] for row in rows}) > 3  # the weights were really changed
+    monkeypatch.setattr(by_snapshot, "predict_snapshots", lambda *a: pytest.fail("computed again"))
+    assert by_snapshot.evaluate_all(run, lambda done, total: None) == rows
+    stage.evaluate(run)
+    text = run.report.read_text()
+    assert "Every snapshot" in text and "choose by the test split" in text
+
+
+def test_interrupted_pass_over_snapshots_goes_on(evaluated, monkeypatch):
+    """What was measured before Ctrl-C is kept, and the rest follows."""
+    run, _ = evaluated
+    real = by_snapshot.predict_snapshots
+
+    def twice(*arguments):
+        for number, found in enumerate(real(*arguments)):
+            if number == 2:
+                raise KeyboardInterrupt
+            yield found
+
+    monkeypatch.setattr(by_snapshot, "predict_snapshots", twice)
+    with pytest.raises(KeyboardInterrupt):
+        by_snapshot.evaluate_all(run, lambda done, total: None)
+    assert len(by_snapshot.read(run)) == 4
+    told = []
+    monkeypatch.setattr(by_snapshot, "predict_snapshots", lambda *a: told.append(a[1]) or real(*a))
+    assert len(by_snapshot.evaluate_all(run, lambda done, total: None)) == 6
+    assert [model.iteration for model in told[0]] == [12]
 
 
 def test_ids_cannot_inject_markup(evaluated):
@@ -87,8 +132,10 @@ def test_ids_cannot_inject_markup(evaluated):
         (lambda text: text.replace("predicted_months", "months"), "header"),
         (lambda text: re.sub(r"(?m)^(\d+,\d+),[-\d.]+", r"\1,nan", text, count=1), "row 2 .*not a finite number"),
         (lambda text: text + text.splitlines()[1] + "\n", "stands twice"),
-        (lambda text: text.splitlines()[0] + "\n", "no cases"),
-        (lambda text: "\n".join(text.splitlines()[:2]) + "\n", "not defined"),
+        (lambda text: text.splitlines()[0] + "\n", "4 ids .*no prediction"),
+        (lambda text: "\n".join(text.splitlines()[:2]) + "\n", "3 ids .*no prediction"),
+        (lambda text: re.sub(r"(?m)^\d+,(\d+),", r"x,\1,", text, count=1), "1 id .x.: not a case of this split"),
+        (lambda text: re.sub(r"(?m)^(\d+),\d+,", r"\1,299,", text, count=1), "row 2 .*cases.csv says"),
     ],
 )
 def test_bad_predictions_are_named(evaluated, change, said):
@@ -104,9 +151,11 @@ def test_verdict_says_what_is_so():
     """Reached, not reached, departed, nothing learned."""
 
     def measured(mad, ccc, guess):
-        return metrics.Metrics(200, mad, ccc, 60.0, 25.0, 0.0, guess)
+        some = metrics.measure([10, 50, 90, 130], [20, 45, 99, 120], guess=70, resamples=10)
+        return replace(some, mad_months=mad, ccc=ccc, guess_mad_months=guess, mad_interval_95=(mad - 2, mad + 2))
 
     assert "are reached" in stage.verdict(False, measured(18.0, 0.80, 34.0))
+    assert "95 % interval 16.0 to 20.0" in stage.verdict(False, measured(18.0, 0.80, 34.0))
     assert "not reached" in stage.verdict(False, measured(25.0, 0.60, 34.0))
     assert "departs" in stage.verdict(True, measured(5.0, 0.99, 34.0))
     assert "learned nothing" in stage.verdict(True, measured(35.0, 0.0, 34.0))

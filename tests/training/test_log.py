@@ -77,3 +77,25 @@ def test_no_text_breaks_it(lines):
 def test_digits_without_end_are_no_trap():
     """A number of ten thousand digits is not worth a stop."""
     assert list(parse(["Iteration " + "9" * 10000 + ", loss = 1"]))
+
+
+def test_several_outputs_and_nets_are_told_apart():
+    """A test pass with two outputs: only the loss is the curve's; a resumed log starts with no iteration of its own."""
+    lines = """\
+Iteration 10, Testing net (#0)
+    Test net output #0: error = 3.5
+    Test net output #1: loss = 8 (* 1 = 8 loss)
+# bonecaffe 2026-11-23T20:00:00+00:00: caffe train --snapshot x
+    Train net output #0: loss = 9 (* 1 = 9 loss)
+Iteration 20 (5 iter/s, 2s/10 iters), loss = 18
+""".splitlines()
+    assert [(e.kind, e.iteration, e.text) for e in parse(lines)][1:4] == [
+        ("test_output", 10, "error"),
+        ("test_output", 10, "loss"),
+        ("attempt", None, "2026-11-23T20:00:00+00:00: caffe train --snapshot x"),
+    ]
+    assert [(p.iteration, p.phase, p.rmse) for p in Curve(parse(lines)).points()] == [
+        (10, "test", 4.0),
+        (20, "train", 6.0),
+    ]
+    assert Curve(parse(lines)).csv().splitlines()[0] == "iteration,phase,loss,rmse_months"

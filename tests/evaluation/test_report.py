@@ -1,0 +1,137 @@
+"""report.html in a real browser: on a phone and a desk, light and dark; it asks nothing of anyone and hides nothing."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import pytest
+from conftest import tiny
+
+from bonecaffe.evaluation import plots, stage
+from bonecaffe.network import outline
+from bonecaffe.predict import predict_run
+from bonecaffe.recipe import Recipe
+from bonecaffe.run import RunDir
+
+
+@pytest.fixture(scope="module")
+def report(trained, tmp_path_factory):
+    import shutil
+
+    run = RunDir(shutil.copytree(trained.path, tmp_path_factory.mktemp("report") / "run"))
+    predict_run(run)
+    stage.evaluate(run)
+    return run.report
+
+
+def show(browser, report, width: int, dark: bool = False):
+    """Open the report in a window of a width, with its details open; return its console and its requests."""
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+    browser.get("about:blank")
+    browser.get_log("browser"), browser.get_log("performance")
+    browser.get(report.as_uri())
+    browser.execute_script("document.querySelectorAll('details').forEach(d => d.open = true)")
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    return browser.get_log("browser"), [url for url in asked if not url.startswith("data:")]
+
+
+@pytest.mark.parametrize("width", [360, 768, 1280])
+def test_nothing_overflows_nothing_is_asked_for(browser, report, width):
+    """No sideways scrolling even with all details open, no console message, no request but for the file itself."""
+    console, asked = show(browser, report, width)
+    assert console == []
+    assert asked == [report.as_uri()]
+    wide = "return [...document.querySelectorAll('main *')].filter(e => !e.closest('svg') && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 80))"
+    assert browser.execute_script(wide) == []
+    assert browser.execute_script("return document.documentElement.scrollWidth") == width
+
+
+def test_every_picture_is_there(browser, report):
+    """Images decoded, plots of a readable size with their marks in them, texts for those who do not see them."""
+    show(browser, report, 360)
+    images = browser.execute_script(
+        "return [...document.images].map(i => [i.naturalWidth, i.getBoundingClientRect().width, i.alt])"
+    )
+    assert len(images) == 12 and all(real > 50 and shown > 100 and len(alt) > 20 for real, shown, alt in images)
+    drawn = browser.execute_script(
+        "return [...document.querySelectorAll('[role=img] svg')].map(s => [s.getBoundingClientRect().width, [...s.querySelectorAll('text')].map(t => t.getBoundingClientRect().height)])"
+    )
+    assert len(drawn) == 8
+    assert all(width > 300 and min(texts) >= 8 for width, texts in drawn)  # pixels, on a phone
+    broken = "return [...document.querySelectorAll('svg use')].filter(u => !document.querySelector(u.getAttribute('href'))).length"
+    assert browser.execute_script(broken) == 0
+    marks = 'return document.querySelectorAll(\'[aria-label^="Bland and Altman, test"] svg [style*="--test"]\').length'
+    assert browser.execute_script(marks) >= 4
+
+
+def luminance(colour: str) -> float:
+    parts = [float(part) / 255 for part in colour[colour.index("(") + 1 : -1].split(",")[:3]]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_light_and_dark_can_be_read(browser, report, dark):
+    """Text and plots stand out from the page by the contrast that WCAG asks for (4.5; 3 for marks)."""
+    show(browser, report, 1280, dark)
+    page = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+    assert (luminance(page) < 0.1) == dark
+
+    def contrast(colour):
+        low, high = sorted((luminance(colour), luminance(page)))
+        return (high + 0.05) / (low + 0.05)
+
+    texts = "return [...new Set([...document.querySelectorAll('p, td, th, figcaption, h1, h2, h3, small')].map(e => getComputedStyle(e).color))]"
+    assert min(map(contrast, browser.execute_script(texts))) >= 4.5
+    marks = "return [...document.querySelectorAll('[role=img] svg text')].map(e => getComputedStyle(e).fill)"
+    assert min(map(contrast, set(browser.execute_script(marks)))) >= 4.5
+    lines = "return [...document.querySelectorAll('[role=img] svg use')].map(e => getComputedStyle(e).stroke).filter(c => c.startsWith('rgb'))"
+    assert min(map(contrast, set(browser.execute_script(lines)))) >= 3
+
+
+def test_structure_for_those_who_listen(browser, report):
+    """One h1, headings in order, a language, tables with headers."""
+    show(browser, report, 1280)
+    levels = browser.execute_script("return [...document.querySelectorAll('h1, h2, h3')].map(h => +h.tagName[1])")
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
+    assert browser.execute_script("return document.documentElement.lang") == "en"
+    assert browser.execute_script(
+        "return [...document.querySelectorAll('table')].every(t => t.querySelector('th[scope]'))"
+    )
+
+
+def test_outline_is_the_network_that_caffe_builds(own_run):
+    """Figure 4's sizes are those that flow through the deploy file."""
+    from google.protobuf import text_format
+
+    from bonecaffe import caffe_tools
+    from bonecaffe.network import prototxt, shapes
+
+    for recipe in (Recipe.load("paper"), Recipe.load("demo"), tiny()):
+        net = text_format.Parse(prototxt.deploy(recipe), caffe_tools.caffe_pb2().NetParameter())
+        flow = shapes.follow(net, 1, {})
+        for step in outline.steps(recipe):
+            shape = flow.blobs[step.name][1:]
+            assert (step.channels, step.height, step.width) == (*shape, 1, 1)[:3]
+
+
+def test_many_marks_stay_small(tmp_path, report):
+    """Twelve thousand hands make a plot of pixels, not of twelve thousand elements."""
+    import matplotlib
+    import numpy as np
+    import pandas
+
+    rng = np.random.default_rng(0)
+    ages = rng.uniform(10, 220, 12000)
+    table = pandas.DataFrame(
+        {"boneage_months": ages, "predicted_months": ages + rng.normal(0, 15, 12000), "male": "True"}
+    )
+    with matplotlib.rc_context(plots.STYLE):
+        assert len(plots.svg(plots._predicted(table, "train"), "x")) < 200_000
+    assert report.stat().st_size < 3e6

@@ -1,0 +1,171 @@
+"""verify: every link holds in a run that was left alone, and the first that broke is named; runs lists them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+
+import pytest
+from click.testing import CliRunner
+from conftest import prepare_run, tiny
+
+from bonecaffe import evidence
+from bonecaffe.cli import main
+from bonecaffe.errors import RunError
+from bonecaffe.evaluation import by_snapshot, stage
+from bonecaffe.predict import predict_run
+from bonecaffe.run import RunDir
+
+
+@pytest.fixture(scope="module")
+def whole(trained, tmp_path_factory) -> RunDir:
+    """A run with all its stages done; not to be changed."""
+    run = RunDir(shutil.copytree(trained.path, tmp_path_factory.mktemp("whole") / "run"))
+    by_snapshot.evaluate_all(run, lambda done, total: None)
+    predict_run(run)
+    stage.evaluate(run)
+    return run
+
+
+@pytest.fixture
+def own_whole(whole, tmp_path) -> RunDir:
+    return RunDir(shutil.copytree(whole.path, tmp_path / "run"))
+
+
+def test_untouched_run_holds(whole, hands):
+    """Every link, inputs too; also after the folder was moved."""
+    links = evidence.verify(whole, hands / "images", hands / "ages.csv", hands / "points.csv")
+    assert {link.state for link in links} == {evidence.HOLDS}, links
+    assert len(links) == 15
+    assert [link.name for link in evidence.verify(whole) if link.state == evidence.UNSEEN] == [
+        "ages",
+        "points",
+        "images",
+    ]
+
+
+def append(path):
+    path.write_bytes(path.read_bytes() + b"\n")
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def other_pixels(path):
+    import cv2
+
+    image = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    image[5, 5] ^= 1
+    cv2.imwrite(str(path), image)
+
+
+def doctored(path):
+    path.write_text(path.read_text().replace('"state": "finished"', '"state": "finished!"'))
+
+
+BREAKS = [
+    ("manifest.json", doctored, "manifest", "record of train was changed"),
+    ("cases.csv", lambda p: p.write_text(p.read_text().replace("100", "200")), "split", "cases.csv"),
+    ("train.txt", lambda p: p.write_text("\n".join(p.read_text().splitlines()[::-1]) + "\n"), "split", "train.txt"),
+    ("recipe.yaml", lambda p: p.write_text(p.read_text().replace("max_iter: {value: 12", "max_iter: {value: 13")), "recipe", "recipe.yaml"),
+    ("train_lmdb/data.mdb", flip, "LMDBs and lists", "train_lmdb"),
+    ("test_lmdb/data.mdb", os.unlink, "LMDBs and lists", "gone"),
+    ("solver.prototxt", lambda p: p.write_text(p.read_text().replace("base_lr: 0.001", "base_lr: 0.002")), "definition files", "solver.prototxt"),
+    ("deploy.prototxt", lambda p: p.write_text(p.read_text().replace("num_output: 8", "num_output: 9")), "definition files", "deploy.prototxt"),
+    ("snapshots/SNAPSHOT_iter_12.caffemodel", flip, "snapshots, log, curve", "SNAPSHOT_iter_12.caffemodel"),
+    ("caffe.log", append, "snapshots, log, curve", "caffe.log"),
+    ("predictions_test.csv", append, "predictions", "predictions_test.csv"),
+    ("metrics.json", append, "metrics", "metrics.json"),
+    ("metrics_by_snapshot.csv", append, "every snapshot's metrics", "metrics_by_snapshot.csv"),
+    ("figures/ages.png", flip, "figures and report", "ages.png"),
+    ("report.html", append, "figures and report", "report.html"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("file", "spoil", "link", "said"), BREAKS, ids=[entry[0] for entry in BREAKS])
+def test_broken_link_is_named(own_whole, file, spoil, link, said):
+    """One file spoiled: its link is the first that broke, exit 1."""
+    spoil(own_whole.path / file)
+    broken = evidence.first_broken(evidence.verify(own_whole))
+    assert broken is not None and broken.name == link and said in broken.said, broken
+    done = CliRunner().invoke(main, ["verify", str(own_whole)])
+    assert done.exit_code == 1 and f"the first link that broke: {link}" in done.output
+
+
+def test_spoiled_image_and_inputs_are_named(own_whole, hands, tmp_path):
+    """A prepared image, the tables, a radiograph."""
+    image = next(own_whole.images.glob("*.png"))
+    other_pixels(image)
+    assert evidence.first_broken(evidence.verify(own_whole)).said == f"images/{image.name}: other pixels"
+    shutil.copytree(hands, tmp_path / "data")
+    append(tmp_path / "data" / "ages.csv")
+    assert evidence.first_broken(evidence.verify(own_whole, ages=tmp_path / "data" / "ages.csv")).name == "ages"
+    flip(next((tmp_path / "data" / "images").glob("*.png")))
+    assert evidence.first_broken(evidence.verify(own_whole, images=tmp_path / "data" / "images")).name == "images"
+
+
+def test_resealed_figures_do_not_pass(own_whole):
+    """metrics.json made nicer, its hash and seal put right: the recomputed figure tells."""
+    metrics = json.loads(own_whole.metrics.read_text())
+    metrics["splits"]["test"]["mad_months"] -= 1
+    own_whole.metrics.write_text(json.dumps(metrics))
+    facts = own_whole.manifest()["evaluate"]
+    own_whole.record("evaluate", {**facts, "metrics": evidence.sha256_file(own_whole.metrics)})
+    broken = evidence.first_broken(evidence.verify(own_whole))
+    assert broken.name == "metrics" and "mad_months" in broken.said
+
+
+def test_another_caffe_is_said_and_is_no_break(own_whole, monkeypatch):
+    """Verified elsewhere, with other versions: told apart from a broken link."""
+    real = evidence.environment.describe()
+    monkeypatch.setattr(
+        evidence.environment, "describe", lambda: {**real, "packages": {**real["packages"], "numpy": "1.0"}}
+    )
+    link = next(link for link in evidence.verify(own_whole) if link.name == "Caffe and packages")
+    assert link.state == evidence.OTHER and "numpy" in link.said
+    assert evidence.first_broken(evidence.verify(own_whole)) is None
+
+
+def test_manifest_holds_what_it_should_and_nothing_personal(whole):
+    """Versions, build, command line; no path of the machine, no user or host name, no age or sex."""
+    manifest = whole.manifest()
+    by = manifest["train"]["attempts"][0]["by"]
+    assert by["packages"]["numpy"] and by["caffe"]["binaries"]["caffe"] and by["host"]["cpu"]
+    assert manifest["train"]["attempts"][0]["command"].startswith("caffe train --solver")
+    assert "snapshots/SNAPSHOT_iter_12.solverstate" in manifest["train"]["outputs"]
+    assert set(manifest["seals"]) == set(manifest) - {"seals"}
+    text = whole.manifest_file.read_text()
+    assert str(whole.path) not in text and os.uname().nodename not in text.replace(os.uname().release, "")
+    assert "boneage" not in text and '"male"' not in text
+
+
+def test_runs_are_listed(own_whole, hands, tmp_path):
+    """Prepared, finished, killed, unreadable: each as it is."""
+    folder = tmp_path / "many"
+    prepare_run(folder / "fresh", hands, tiny(solver__max_iter=7))
+    shutil.copytree(own_whole.path, folder / "repeat" / "seed-1")
+    killed = RunDir(shutil.copytree(own_whole.path, folder / "killed"))
+    killed.record("train", {**killed.manifest()["train"], "state": "running"})
+    broken = folder / "spoiled"
+    broken.mkdir()
+    (broken / "manifest.json").write_text("{")
+    (broken / "recipe.yaml").write_text("name: x")
+    (folder / "notes").mkdir()
+    found = {summary.run: summary for summary in evidence.runs_in(folder)}
+    assert list(found) == ["fresh", "killed", "repeat/seed-1", "spoiled"]
+    assert (found["fresh"].state, found["fresh"].iteration, found["fresh"].max_iter) == ("prepared", 0, 7)
+    assert found["killed"].state == "killed" and found["spoiled"].state.startswith("unreadable")
+    done = found["repeat/seed-1"]
+    assert (done.state, done.iteration, done.evaluated) == ("finished", 12, 12)
+    assert done.mad_months == json.loads(own_whole.metrics.read_text())["splits"]["test"]["mad_months"]
+    output = CliRunner().invoke(main, ["runs", str(folder)]).output
+    assert "seed-1" in output and "finished" in output
+    assert len(json.loads(CliRunner().invoke(main, ["runs", str(folder), "--json"]).output)) == 4
+    with pytest.raises(RunError):
+        evidence.runs_in(tmp_path / "nowhere")
+    with pytest.raises(RunError, match="nothing to verify"):
+        evidence.verify(RunDir(tmp_path / "nowhere"))

@@ -1,0 +1,179 @@
+"""repeat: the same recipe over seeds, in sequence and on a cluster, interrupted and gone on with; the spread."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+import pandas
+import pytest
+from click.testing import CliRunner
+from conftest import tiny
+
+from bonecaffe import repeat
+from bonecaffe.cli import main
+from bonecaffe.errors import RepeatError
+from bonecaffe.run import RunDir, write_text
+from bonecaffe.training import train
+
+
+def plan_for(out, hands, **changes) -> repeat.Plan:
+    return repeat.Plan(
+        out, tiny(**changes).to_yaml(), hands / "images", hands / "ages.csv", hands / "points.csv", cpu=True
+    )
+
+
+def test_repeat_by_command(hands, tmp_path):
+    """Three seeds: three runs with different splits and models; table, CSV, JSON; called again it does nothing."""
+    recipe = tmp_path / "tiny.yaml"
+    write_text(recipe, tiny().to_yaml())
+    out = tmp_path / "out"
+    command = ["repeat", str(recipe), "--out", str(out), "--seeds", "3", "--images", str(hands / "images"),
+               "--ages", str(hands / "ages.csv"), "--points", str(hands / "points.csv"), "--cpu"]  # fmt: skip
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == 0, done.output
+    table = pandas.read_csv(out / "repeat.csv")
+    assert table.seed.tolist() == [1, 2, 3] and set(table.state) == {"finished"}
+    assert len({RunDir(out / f"seed-{seed}").list_file("test").read_text() for seed in (1, 2, 3)}) == 3
+    facts = json.loads((out / "repeat.json").read_text())
+    spread = {entry["figure"]: entry for entry in facts["spread"]}
+    assert spread["test_mad"]["mean"] == pytest.approx(table.test_mad.mean(), abs=1e-3)
+    assert spread["test_mad"]["sd"] == pytest.approx(table.test_mad.std(), abs=1e-3)
+    assert spread["test_mad"]["paper"] == 18.9
+    assert "over 3 seeds" in done.output
+    log = (out / "seed-2" / "caffe.log").read_bytes()
+    assert CliRunner().invoke(main, command).exit_code == 0
+    assert (out / "seed-2" / "caffe.log").read_bytes() == log
+    assert any(
+        d.field == "data.split_seed" and "seed 2" in d.reason for d in RunDir(out / "seed-2").recipe().departures()
+    )
+
+
+def test_interrupted_seed_goes_on(hands, tmp_path):
+    """Ctrl-C in a seed: an error that says so; the next call resumes it."""
+    plan = plan_for(tmp_path, hands, solver__max_iter=60, solver__snapshot=20, solver__test_interval=30)
+
+    def stop(progress):
+        if progress.iteration >= 5 and not told:
+            told.append(os.kill(os.getpid(), signal.SIGINT))
+
+    told = []
+    with pytest.raises(RepeatError, match="interrupted"):
+        repeat.one(plan, 1, stop)
+    assert repeat.one(plan, 1).state == "finished"
+    assert [a["state"] for a in RunDir(tmp_path / "seed-1").manifest()["train"]["attempts"]] == [
+        "interrupted",
+        "finished",
+    ]
+
+
+def test_diverged_seed_is_counted_not_averaged(hands, tmp_path):
+    """nan in one seed: stated, and left out of the spread."""
+    plan = plan_for(tmp_path, hands, solver__type="SGD", solver__base_lr=10.0)
+    result = repeat.one(plan, 1)
+    assert result.state == "diverged" and result.test_mad is None
+    results = [
+        result,
+        *(repeat.Result(n, "finished", 12, 6.0, 0.98, mad, 0.8, 60.0) for n, mad in ((2, 18.0), (3, 20.0))),
+    ]
+    assert "1 of 3 seeds diverged" in repeat.verdict(results)
+    repeat.write(tmp_path, results)
+    assert pandas.read_csv(tmp_path / "repeat.csv").test_mad.isna().tolist() == [True, False, False]
+
+
+def test_spread_tells_luck_from_difference():
+    """A prediction interval for one more run, by Student's t: worked out by hand for three seeds."""
+    results = [repeat.Result(n, "finished", 12, 6.0, 0.9, mad, 0.8, 60.0) for n, mad in enumerate((18.0, 19.0, 20.0))]
+    spread = next(s for s in repeat.spreads(results) if s.figure == "test_mad")
+    half = 4.302652729749464 * statistics.stdev((18, 19, 20)) * (4 / 3) ** 0.5  # t of 97.5 %, 2 degrees of freedom
+    assert spread.next_run_95 == pytest.approx((19 - half, 19 + half))
+    assert spread.told_from_luck is False and "lies within" in repeat.verdict(results)
+    far = [repeat.Result(n, "finished", 12, 6.0, 0.9, mad, 0.8, 60.0) for n, mad in enumerate((9.0, 9.1, 9.2))]
+    assert "more than luck" in repeat.verdict(far)
+    assert repeat.spreads(far[:1]) == [] and repeat.spreads(far[:2])[0].next_run_95 is None
+
+
+# ---- a cluster -------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def cluster(workers: int):
+    """A Dask scheduler and workers, processes of their own on the loopback; yields the address."""
+    pytest.importorskip("distributed")
+    env = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+
+    def start(*arguments):
+        command = [sys.executable, "-m", "distributed.cli." + arguments[0], *arguments[1:]]
+        return subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+    scheduler = start("dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
+    address = None
+    for line in scheduler.stderr:
+        if "Scheduler at:" in line:
+            address = line.split()[-1]
+            break
+    assert address
+    processes = [scheduler]
+    try:
+        for _ in range(workers):
+            processes.append(start("dask_worker", address, "--no-nanny", "--nthreads", "1", "--no-dashboard"))
+        yield address, processes[1:]
+    finally:
+        for process in reversed(processes):
+            process.kill()
+            process.communicate()
+
+
+def test_cluster_loses_a_worker_and_completes(hands, tmp_path):
+    """Two workers, three seeds; a worker killed in mid-training: its seed goes on with the other, to the last iteration."""
+    plan = plan_for(tmp_path, hands, solver__max_iter=150, solver__snapshot=30, solver__test_interval=50)
+    with cluster(2) as (address, workers):
+        coming = repeat.on_cluster(plan, [1, 2, 3], address)
+        import threading
+
+        results, failed = [], []
+
+        def collect():
+            try:
+                results.extend(coming)
+            except Exception as error:
+                failed.append(error)
+
+        thread = threading.Thread(target=collect)
+        thread.start()
+        deadline = time.monotonic() + 120
+        training = None
+        while training is None and time.monotonic() < deadline:
+            for seed in (1, 2, 3):
+                run = RunDir(tmp_path / f"seed-{seed}")
+                if run.curve.is_file() and train.state(run) == "training":
+                    training = run
+            time.sleep(0.05)
+        assert training is not None
+        workers[0].kill()
+        thread.join(240)
+    assert not failed and not thread.is_alive(), failed
+    assert sorted(result.seed for result in results) == [1, 2, 3]
+    assert {result.state for result in results} == {"finished"} and {result.iteration for result in results} == {150}
+    attempts = [len(RunDir(tmp_path / f"seed-{seed}").manifest()["train"]["attempts"]) for seed in (1, 2, 3)]
+    assert max(attempts) == 2, attempts  # the killed worker's
+
+
+def test_scheduler_not_reached(hands, tmp_path, monkeypatch):
+    """No scheduler there, no Dask: said with the remedy."""
+    pytest.importorskip("distributed")
+    import distributed
+
+    real = distributed.Client
+    monkeypatch.setattr(distributed, "Client", lambda address, timeout: real(address, timeout=1))
+    with pytest.raises(RepeatError, match="not reached"):
+        list(repeat.on_cluster(plan_for(tmp_path, hands), [1, 2], "tcp://127.0.0.1:9"))
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(RepeatError, match=r"bonecaffe\[cluster\]"):
+        list(repeat.on_cluster(plan_for(tmp_path, hands), [1, 2], "tcp://127.0.0.1:9"))
