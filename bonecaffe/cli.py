@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from bonecaffe import __version__
-from bonecaffe.errors import BonecaffeError
+from bonecaffe.errors import BonecaffeError, RepeatInterrupted
 
 _DISK = {
     errno.ENOSPC: "the disk is full; make room and try again",
@@ -38,7 +38,7 @@ class _Boundary(click.Group):
             ctx.exit(1)
         except KeyboardInterrupt:
             click.echo(
-                "bonecaffe: interrupted. prepare picks up where it stopped when called again, train with --resume.",
+                "bonecaffe: interrupted. prepare and repeat pick up where they stopped when called again, train with --resume.",
                 err=True,
             )
             ctx.exit(130)
@@ -549,17 +549,30 @@ def repeat(
     paths = (path.absolute() for path in (images, ages, points))
     plan = repeats.Plan(out.absolute(), recipe.to_yaml(), *paths, weights, gpu, cpu)
     chosen = list(range(first_seed, first_seed + seeds))
-    results = []
-    with Display("repeat") as display:
-        if scheduler:
-            coming = repeats.on_cluster(plan, chosen, scheduler, display.say)
-        else:
-            coming = repeats.in_sequence(plan, chosen, display.show, display.say)
-        for result in coming:
-            results.append(result)
-            repeats.write(out, results)
-            mad = "–" if result.test_mad is None else f"{result.test_mad:.1f} months"
-            display.say(f"seed {result.seed}: {result.state}, test MAD {mad} ({len(results)} of {seeds} done)")
+    results = {result.seed: result for result in repeats.earlier(out, plan)}
+    try:
+        with Display("repeat") as display:
+            if scheduler:
+                coming = repeats.on_cluster(plan, chosen, scheduler, display.say)
+            else:
+                coming = repeats.in_sequence(plan, chosen, display.show, display.say)
+            for done, result in enumerate(coming, start=1):
+                results[result.seed] = result
+                repeats.write(out, plan, list(results.values()))
+                mad = "–" if result.test_mad is None else f"{result.test_mad:.1f} months"
+                display.say(f"seed {result.seed}: {result.state}, test MAD {mad} ({done} of {seeds} done)")
+    except RepeatInterrupted as error:
+        click.echo(f"bonecaffe: {error}", err=True)
+        raise click.exceptions.Exit(130) from None
+    finally:
+        _show_spread(out, list(results.values()))
+
+
+def _show_spread(out: Path, results: list[Any]) -> None:
+    from bonecaffe import repeat as repeats
+
+    if not results:
+        return
     _table(
         f"{out}: months (paper)",
         ["figure", "mean", "SD", "lowest", "highest", "paper"],

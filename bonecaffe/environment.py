@@ -73,8 +73,8 @@ def _caffe() -> dict[str, Any]:
     try:
         caffe = caffe_tools.find()
         program = caffe.program("caffe")
-    except BonecaffeError as error:
-        return {"missing": str(error)}
+    except BonecaffeError:
+        return {"missing": True}
     library = next((path for name, path in caffe.libraries.items() if name.startswith("libcaffe")), "")
     binaries = [path for path in (str(program), library) if os.path.isfile(path)]
     return {

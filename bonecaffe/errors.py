@@ -63,6 +63,10 @@ class RepeatError(BonecaffeError):
     """A repeat over seeds that could not be carried through."""
 
 
+class RepeatInterrupted(RepeatError):
+    """A repeat stopped by the user; it goes on when called again."""
+
+
 class Problems:
     """Collects what is wrong with many rows, so that one run names them all.
 

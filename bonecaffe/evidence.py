@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 from bonecaffe import environment
 from bonecaffe.errors import BonecaffeError, RunError
 from bonecaffe.prepare import outputs
+from bonecaffe.recipe import Recipe
 from bonecaffe.run import SPLITS, RunDir, seal, sha256, sha256_file
 from bonecaffe.training import train
 
@@ -65,20 +67,24 @@ def verify(
     for name, stage, check in stages:
         if name in given and given[name] is None:
             links.append(Link(name, UNSEEN, f"outside the run; give --{name}"))
+        elif name == "manifest" and "seals" not in manifest:
+            links.append(Link(name, UNSEEN, "its records bear no seals"))
         elif stage and stage not in manifest:
             links.append(Link(name, UNSEEN, f"{stage} has not been done"))
         else:
             links.append(_link(name, check))
         if name == "definition files":
-            links.append(_caffe(manifest))
+            links.append(_caffe(manifest.get("train", {}).get("attempts")))
     return links
 
 
 def _link(name: str, check: Callable[[], Check]) -> Link:
     try:
         wrong = list(check())
-    except (BonecaffeError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
-        wrong = [f"cannot be recomputed: {type(error).__name__}: {error}"]
+    except KeyError as error:
+        wrong = [f"the manifest does not record {error.args[0]!r}"]
+    except (BonecaffeError, OSError, TypeError, ValueError, AttributeError) as error:
+        wrong = [f"cannot be recomputed: {error}"]
     more = f" (and {len(wrong) - 3} more)" if len(wrong) > 3 else ""
     return Link(name, BROKEN if wrong else HOLDS, "; ".join(wrong[:3]) + more)
 
@@ -141,7 +147,7 @@ def _recipe(run: RunDir, manifest: dict[str, Any]) -> Check:
     recipe = run.recipe()
     trained = manifest.get("train", {}).get("recipe")
     if trained is not None:
-        if recipe.to_yaml() != trained:
+        if recipe != Recipe.parse(trained, "the recipe of the training"):
             yield "recipe.yaml: not the recipe of the training"
     elif sha256(recipe.to_yaml()) != manifest["prepare"]["recipe_sha256"]:
         yield "recipe.yaml: not the recipe of prepare"
@@ -185,19 +191,21 @@ def _definitions(run: RunDir, manifest: dict[str, Any]) -> Check:
             yield f"{path.name}: not what was trained with"
 
 
-def _caffe(manifest: dict[str, Any]) -> Link:
+def _caffe(attempts: Any) -> Link:
     """This Caffe against the one that trained: another one is no fault of the run, but worth knowing."""
     name = "Caffe and packages"
-    attempts = manifest.get("train", {}).get("attempts", [])
-    if not attempts:
-        return Link(name, UNSEEN, "train has not been done")
-    then, now = attempts[-1].get("by", {}), environment.describe()
+    then = attempts[-1].get("by") if isinstance(attempts, list) and attempts else None
+    if not isinstance(then, dict) or not isinstance(then.get("caffe"), dict):
+        return Link(name, UNSEEN, "no training recorded them")
+    now, packages = environment.describe(), then.get("packages") or {}
     differs = [
         f"{package} {version} then, {now['packages'].get(package)} now"
-        for package, version in then.get("packages", {}).items()
+        for package, version in packages.items()
         if now["packages"].get(package) != version
     ]
-    if then.get("caffe", {}).get("binaries") != now["caffe"].get("binaries"):
+    if now["caffe"].get("missing"):
+        differs.insert(0, "no Caffe is installed here")
+    elif then["caffe"].get("binaries") != now["caffe"]["binaries"]:
         differs.insert(0, "trained with another Caffe than is installed here")
     return Link(name, OTHER if differs else HOLDS, "; ".join(differs))
 
@@ -236,8 +244,17 @@ def _measured(run: RunDir, manifest: dict[str, Any]) -> Check:
     tables = {split: stage.read_predictions(run, split) for split in SPLITS}
     for split, metrics in stage.measure_tables(run, tables, 0).splits.items():
         for name, value in json.loads(json.dumps(asdict(metrics))).items():
-            if value != said[split].get(name):
+            if not _alike(value, said[split].get(name)):
                 yield f"metrics.json: {split} {name} is {said[split].get(name)}, recomputed {value}"
+
+
+def _alike(a: Any, b: Any) -> bool:
+    """The same, numbers to nine digits: another machine may differ in the last."""
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(_alike, a, b))
+    if isinstance(a, float) and isinstance(b, float | int):
+        return math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-9)
+    return a == b
 
 
 def _by_snapshot(run: RunDir, manifest: dict[str, Any]) -> Check:
@@ -297,10 +314,15 @@ def _summary(run: RunDir, name: str) -> Summary:
         recipe = run.trained_recipe()
         manifest = run.manifest()
         state = train.state(run)
-    except BonecaffeError as error:
+        iteration = max(int(manifest.get("train", {}).get("iteration", 0)), _last_of_curve(run))
+    except (BonecaffeError, ValueError, TypeError, KeyError, AttributeError) as error:
         return Summary(name, "?", f"unreadable: {error}", 0, 0, None, None, None)
-    iteration = max(int(manifest.get("train", {}).get("iteration", 0)), _last_of_curve(run))
     try:
+        predicted = manifest["predict"]
+        if predicted["caffemodel_sha256"] not in manifest["train"]["outputs"].values():
+            raise ValueError("of another training")
+        if manifest["evaluate"]["predictions"] != predicted["predictions"]:
+            raise ValueError("of other predictions")
         metrics = json.loads(run.metrics.read_text(encoding="utf-8"))
         test = metrics["splits"]["test"]
         figures = int(metrics["iteration"]), float(test["mad_months"]), float(test["ccc"])

@@ -7,6 +7,7 @@ the reason for it: a departure without a reason is refused, and so is a field th
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -154,6 +155,13 @@ class Recipe(_Frozen):
             if _plain(fields[dotted]["value"]) != _plain(value):
                 fields[dotted] = {"value": value, "reason": reason}
         return _build(fields, {"name": self.name, "description": self.description}, self.name)
+
+    def keeping(self, other: Recipe, fields: Iterable[str]) -> Recipe:
+        """A copy with the values that another recipe has for some fields, and with its reasons."""
+        recipe = self
+        for field in fields:
+            recipe = recipe.with_values({field: other.value_of(field)}, other.source_of(field))
+        return recipe
 
     def departures(self) -> list[Departure]:
         """The fields in which this recipe is not the paper's, in the paper's order."""

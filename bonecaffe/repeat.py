@@ -17,14 +17,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bonecaffe.errors import BonecaffeError, RepeatError
+from bonecaffe.errors import BonecaffeError, RepeatError, RepeatInterrupted
 from bonecaffe.evaluation import stage as evaluation
 from bonecaffe.evaluation.metrics import PAPER
 from bonecaffe.predict import predict_run
 from bonecaffe.prepare import stage as preparation
 from bonecaffe.recipe import Recipe
-from bonecaffe.run import RunDir, write_text
-from bonecaffe.training import snapshots, train
+from bonecaffe.run import RunDir, sha256, sha256_file, write_text
+from bonecaffe.training import inputs, snapshots, train
 from bonecaffe.training.drive import Watcher
 
 WAIT_S = 300.0
@@ -45,6 +45,23 @@ class Plan:
     weights: Path | None = None
     gpu: str | None = None
     cpu: bool = False
+
+    def full_recipe(self, seed: int) -> Recipe:
+        """The recipe of a seed, with what it starts from and where it is computed declared, as train declares it."""
+        recipe = Recipe.parse(self.recipe, "the recipe to repeat").with_values(
+            {"data.split_seed": seed, "solver.random_seed": seed}, f"repeat: seed {seed} of split and initialization"
+        )
+        if self.weights is not None:
+            recipe = inputs.declare_weights(recipe, self.weights)
+        return inputs.compute_with(recipe, self.gpu, self.cpu)[0]
+
+    def key(self) -> str:
+        """What is repeated, as a hash: recipe, ages, points and weights, wherever they lie."""
+        files = (self.ages, self.points, *([self.weights] if self.weights else []))
+        try:
+            return sha256("".join([self.recipe, *map(sha256_file, files)]))
+        except OSError as error:
+            raise RepeatError(f"{error.filename}: {error.strerror}.") from error
 
 
 @dataclass(frozen=True)
@@ -69,12 +86,13 @@ def one(
     Raises a BonecaffeError when it cannot be done, or when Caffe died or was killed (it may be tried again).
     """
     run = RunDir(plan.out / f"seed-{seed}")
-    recipe = Recipe.parse(plan.recipe, "the recipe to repeat").with_values(
-        {"data.split_seed": seed, "solver.random_seed": seed}, f"repeat: seed {seed} of split and initialization"
-    )
+    recipe = plan.full_recipe(seed)
     with run.lock("repeat", WAIT_S):
         pass
     preparation.prepare(run, plan.images, plan.ages, plan.points, recipe, workers=None if plan.cpu else 1)
+    before = run.manifest().get("train", {})
+    if before.get("state") == "diverged" and before.get("inputs") == inputs.intended(run, recipe):
+        return Result(seed, "diverged", before["iteration"])
     found = snapshots.find(run.snapshots)
     if found and snapshots.newest_complete(run.snapshots) is None:
         say(f"no complete snapshot in {run.snapshots}; trained anew")
@@ -86,6 +104,8 @@ def one(
     outcome = train.train(run, weights, plan.gpu, plan.cpu, resume, watch, say)
     if outcome is not None and outcome.state == "diverged":
         return Result(seed, "diverged", outcome.iteration)
+    if outcome is not None and outcome.state == "interrupted":
+        raise RepeatInterrupted(f"{run}: interrupted at iteration {outcome.iteration}. Call repeat again to go on.")
     if outcome is not None and outcome.state != "finished":
         raise RepeatError(f"{run}: {outcome.state} at iteration {outcome.iteration}: {outcome.why}")
     with run.lock("evaluate"):
@@ -185,7 +205,22 @@ def spreads(results: list[Result]) -> list[Spread]:
     return found
 
 
-def write(out: Path, results: list[Result]) -> None:
+def earlier(out: Path, plan: Plan) -> list[Result]:
+    """The results that OUT/repeat.json holds; RepeatError when they are of another recipe or data, or not readable."""
+    path = out / "repeat.json"
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        same, results = facts["plan"] == plan.key(), [Result(**entry) for entry in facts["results"]]
+    except FileNotFoundError:
+        return []
+    except (ValueError, KeyError, TypeError) as error:
+        raise RepeatError(f"{path}: not readable ({error}). Remove it, or give another --out.") from error
+    if not same:
+        raise RepeatError(f"{path}: holds repeats of another recipe, ages, points or weights. Give another --out.")
+    return results
+
+
+def write(out: Path, plan: Plan, results: list[Result]) -> None:
     """Write OUT/repeat.csv and OUT/repeat.json, by seed."""
     results = sorted(results, key=lambda result: result.seed)
     text = io.StringIO()
@@ -196,6 +231,7 @@ def write(out: Path, results: list[Result]) -> None:
         text.write(",".join("" if c is None else f"{c:.6g}" if isinstance(c, float) else str(c) for c in cells) + "\n")
     write_text(out / "repeat.csv", text.getvalue())
     facts: dict[str, Any] = {
+        "plan": plan.key(),
         "results": [asdict(result) for result in results],
         "spread": [{**asdict(spread), "told_from_luck": spread.told_from_luck} for spread in spreads(results)],
         "note": "a seed changes split, initial weights and the order of images together; the interval takes runs for normal",

@@ -158,8 +158,8 @@ class RunDir:
         """What each stage recorded; empty for a new run. RunError for a file that is not JSON."""
         try:
             manifest = json.loads(self.manifest_file.read_text(encoding="utf-8"))
-            if not isinstance(manifest, dict):
-                raise ValueError("not an object")
+            if not isinstance(manifest, dict) or not all(isinstance(facts, dict) for facts in manifest.values()):
+                raise ValueError("not an object of objects")
             return manifest
         except FileNotFoundError:
             return {}
@@ -204,13 +204,13 @@ class RunDir:
             yield file.fileno()
             file.truncate(0)
 
-    def held(self) -> bool:
-        """Whether some process works on the run now."""
+    def holder(self) -> str:
+        """Who works on the run now, such as ``bonecaffe train, process 77``; empty when nobody does."""
         try:
             with open(self._lock_file, encoding="utf-8") as file:
-                return not _locked(file.fileno(), fcntl.LOCK_SH)
+                return "" if _locked(file.fileno(), fcntl.LOCK_SH) else file.read().strip() or "another process"
         except OSError:
-            return False
+            return ""
 
 
 def _locked(file: int, how: int) -> bool:

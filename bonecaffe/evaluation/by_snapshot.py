@@ -13,6 +13,7 @@ from bonecaffe.errors import EvaluateError
 from bonecaffe.evaluation.metrics import ccc, mad, max_error
 from bonecaffe.predict import complete_models, predict_snapshots
 from bonecaffe.run import RunDir, sha256_file, write_text
+from bonecaffe.training.snapshots import find
 
 COLUMNS = ("iteration", "split", "cases", "mad_months", "ccc", "max_error_months")
 WARNING = (
@@ -30,9 +31,20 @@ def read(run: RunDir) -> list[dict[str, Any]]:
         table = pandas.read_csv(run.by_snapshot)
     except ValueError as error:
         raise EvaluateError(f"{run.by_snapshot}: not readable as CSV: {error}. Delete it.") from error
-    if tuple(table.columns) != COLUMNS:
-        raise EvaluateError(f"{run.by_snapshot}: the header must be {','.join(COLUMNS)}. Delete it.")
+    if tuple(table.columns) != COLUMNS or (len(table) and not table["split"].eq("test").any()):
+        raise EvaluateError(f"{run.by_snapshot}: not a table of {','.join(COLUMNS)} with a test split. Delete it.")
     return table.to_dict("records")
+
+
+def current(run: RunDir) -> list[dict[str, Any]]:
+    """The rows that belong to the models of the run's training as they lie there now; those of another are left out."""
+    known = run.manifest().get("evaluate_all", {})
+    if not run.by_snapshot.is_file() or known.get("table") != sha256_file(run.by_snapshot):
+        return []
+    left = run.manifest().get("train", {}).get("outputs", {})
+    here = {str(s.iteration): left.get(str(s.caffemodel.relative_to(run.path))) for s in find(run.snapshots)}
+    models = known.get("models", {})
+    return [row for row in read(run) if here.get(str(row["iteration"])) == models.get(str(row["iteration"]), "")]
 
 
 def evaluate_all(run: RunDir, progress: Callable[[int, int], None], gpu: int | None = None) -> list[dict[str, Any]]:
@@ -50,17 +62,26 @@ def evaluate_all(run: RunDir, progress: Callable[[int, int], None], gpu: int | N
     todo = [model for model in models if str(model.iteration) not in same]
     done = {iteration: hashes[iteration] for iteration in same}
     if not todo:
+        _keep(run, rows, done)
         return rows
     for model, splits in predict_snapshots(run, todo, progress, gpu):
         for split, (cases, months) in splits.items():
             truth = [case.boneage_months for case in cases]
-            figures = (mad(truth, months), ccc(truth, months), max_error(truth, months))
+            try:
+                figures = (mad(truth, months), ccc(truth, months), max_error(truth, months))
+            except EvaluateError as error:
+                raise EvaluateError(f"{model.caffemodel}, {split} split: {error}") from error
             rows.append(dict(zip(COLUMNS, (model.iteration, split, len(cases), *figures), strict=True)))
         rows.sort(key=lambda row: (row["iteration"], row["split"]))
-        write_text(run.by_snapshot, _csv(rows))
         done[str(model.iteration)] = hashes[str(model.iteration)]
-        run.record("evaluate_all", {"models": done, "table": sha256_file(run.by_snapshot)})
+        _keep(run, rows, done)
     return read(run)
+
+
+def _keep(run: RunDir, rows: list[dict[str, Any]], models: dict[str, str]) -> None:
+    """Write the table and remember of which models it speaks."""
+    write_text(run.by_snapshot, _csv(rows))
+    run.record("evaluate_all", {"models": models, "table": sha256_file(run.by_snapshot)})
 
 
 def _csv(rows: list[dict[str, Any]]) -> str:

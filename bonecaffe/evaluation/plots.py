@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bonecaffe.errors import EvaluateError
 from bonecaffe.evaluation.metrics import AGE_BANDS, limits_of_agreement
 from bonecaffe.run import SPLITS, RunDir, replacing
 
@@ -177,10 +178,9 @@ def _ages(tables):
 def draw_all(run: RunDir, tables) -> list[Plot]:
     """Draw every plot of a run into RUN/figures, and give them for the report. ``tables`` are the predictions by split."""
     import matplotlib
-    import pandas
 
     wanted: list[tuple[str, str, str, Callable]] = []
-    if run.curve.is_file() and len(curve := pandas.read_csv(run.curve)):
+    if (curve := read_curve(run)) is not None:
         both = "Root mean squared error of the training batch (thin line) and of the test split (line with marks)"
         for scale in ("linear", "log"):
             wanted.append(
@@ -230,6 +230,20 @@ def draw_all(run: RunDir, tables) -> list[Plot]:
             save(figure, run.figures / f"{name}.png")
             plots.append(Plot(name, title, caption, svg(figure, name)))
     return plots
+
+
+def read_curve(run: RunDir):
+    """The table of curve.csv; None when there is none or it is empty. EvaluateError for a file that is no such table."""
+    import pandas
+
+    if not run.curve.is_file():
+        return None
+    try:
+        curve = pandas.read_csv(run.curve)
+        numbers = curve[["iteration", "loss", "rmse_months"]].apply(pandas.to_numeric)
+    except (ValueError, KeyError) as error:
+        raise EvaluateError(f"{run.curve}: not a curve ({error}). Delete it; caffe.log holds the same.") from error
+    return curve.assign(**numbers) if "phase" in curve and len(curve) else None
 
 
 def save(figure, path: Path) -> Path:

@@ -16,6 +16,7 @@ from bonecaffe.evaluation.plots import Plot
 from bonecaffe.network import outline
 from bonecaffe.recipe import Recipe
 from bonecaffe.run import SPLITS, RunDir
+from bonecaffe.training import train as training
 
 if TYPE_CHECKING:
     from bonecaffe.evaluation.stage import Evaluation
@@ -66,7 +67,7 @@ def render(
         last=last,
         snapshot_warning=by_snapshot.WARNING,
         attempts=train.get("attempts", []),
-        state=train.get("state", "unknown"),
+        state=training.state(run),
         made=_made(run, manifest),
         prepare=manifest.get("prepare", {}),
         hashes=_hashes(manifest),
@@ -115,7 +116,7 @@ def _made(run: RunDir, manifest: dict[str, Any]) -> list[tuple[str, str]]:
     """With what the model was made: machine, packages, Caffe."""
     attempts = manifest.get("train", {}).get("attempts", [])
     by = attempts[-1].get("by") if attempts else None
-    if not by:
+    if not by or not {"host", "caffe", "packages"} <= by.keys():
         return []
     host, caffe = by["host"], by["caffe"]
     gpu = "with CUDA" if caffe.get("gpu") else "CPU only"
@@ -211,6 +212,8 @@ def _example(run: RunDir, recipe: Recipe) -> dict[str, Any] | None:
         image = read_image(run.example / "hand.png")
         hand = next(iter(read_points(run.example / "points.csv").values()))
     except (BonecaffeError, StopIteration):
+        return None
+    if image.shape != (hand.height, hand.width):
         return None
     settings = recipe.preparation
     rectangle = hand.rectangle(settings.margin)

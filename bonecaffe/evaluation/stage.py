@@ -31,13 +31,16 @@ def read_predictions(run: RunDir, split: str):
 
     path = run.predictions(split)
     try:
-        table = pandas.read_csv(path, dtype={"id": str, "male": str})
+        table = pandas.read_csv(path, dtype=str, keep_default_na=False)
     except FileNotFoundError:
         raise EvaluateError(f"{path}: not there. Write it with: bonecaffe evaluate {run}") from None
     except (ValueError, OSError) as error:
         raise EvaluateError(f"{path}: not readable as CSV: {error}.") from error
     if list(table.columns) != ["id", "boneage_months", "predicted_months", "male"]:
         raise EvaluateError(f"{path}: the header must be id,boneage_months,predicted_months,male.")
+    if table["id"].eq("").any():
+        raise EvaluateError(f"{path}: row {int(table['id'].eq('').to_numpy().argmax()) + 2}: no id.")
+    table["male"] = table["male"].where(table["male"].isin(["True", "False"]), None)
     for column in ("boneage_months", "predicted_months"):
         numbers = pandas.to_numeric(table[column], errors="coerce")
         if not numbers.between(-1e9, 1e9).all():
@@ -79,7 +82,8 @@ def verdict(recipe_departs: bool, test: Metrics) -> str:
     if recipe_departs:
         return f"Not a reproduction of the paper, because the recipe departs from it: {against}; {guess}."
     reached = test.mad_months <= paper["mad_months"] * 1.1 and test.ccc >= paper["ccc"] - 0.05
-    return f"{'The paper’s figures are reached' if reached else 'The paper’s figures are not reached'}: {against}; {guess}."
+    found = "are reached, to within a tenth of its MAD and 0.05 of its CCC" if reached else "are not reached"
+    return f"The paper’s figures {found}: {against}; {guess}."
 
 
 def evaluate(run: RunDir) -> Evaluation:
@@ -100,7 +104,7 @@ def evaluate(run: RunDir) -> Evaluation:
     }
     write_text(run.metrics, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
     drawn = plots.draw_all(run, tables)
-    write_text(run.report, report.render(run, evaluation, tables, drawn, manifest, by_snapshot.read(run)))
+    write_text(run.report, report.render(run, evaluation, tables, drawn, manifest, by_snapshot.current(run)))
     run.record(
         "evaluate",
         {
@@ -120,7 +124,12 @@ def measure_tables(run: RunDir, tables, iteration: int) -> Evaluation:
     columns = {
         split: (table["boneage_months"], table["predicted_months"], _male(table)) for split, table in tables.items()
     }
-    measured = {split: measure(truth, predicted, guess) for split, (truth, predicted, _) in columns.items()}
+    measured = {}
+    for split, (truth, predicted, _) in columns.items():
+        try:
+            measured[split] = measure(truth, predicted, guess)
+        except EvaluateError as error:
+            raise EvaluateError(f"{run.predictions(split)}: {error}") from error
     departs = bool(run.trained_recipe().departures())
     by_group = {split: groups(*given) for split, given in columns.items()}
     return Evaluation(iteration, measured, by_group, verdict(departs, measured["test"]))

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from bonecaffe.errors import RunError
 from bonecaffe.hands import images as hand_images
 from bonecaffe.hands.cases import Case, read_cases
 from bonecaffe.hands.reference_points import ReferencePoints, write_points
@@ -19,8 +20,11 @@ EXAMPLE_SIDE = 800
 
 def split_of(run: RunDir) -> dict[str, list[Case]]:
     """The cases of a run's two splits, with their exact ages, as prepare wrote them."""
+    try:
+        train = int(run.manifest()["prepare"]["records"]["train"])
+    except (KeyError, TypeError, ValueError):
+        raise RunError(f"{run.manifest_file}: no whole record of prepare. Run prepare again.") from None
     cases = read_cases(run.cases_file)
-    train = int(run.manifest()["prepare"]["records"]["train"])
     return {"train": cases[:train], "test": cases[train:]}
 
 

@@ -183,6 +183,8 @@ def _prepare(
         )
     )
     if outputs.stands(run, key):
+        if "train" in run.manifest():  # what it started from and where it was computed, the training knows
+            recipe = recipe.keeping(run.trained_recipe(), ["training.initial_weights", "solver.solver_mode"])
         if run.recipe() != recipe:
             run.write_recipe(recipe)
         return False

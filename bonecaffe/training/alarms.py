@@ -134,7 +134,7 @@ class Alarms:
             yield from self._once(
                 "disk",
                 f"the disk has {free / 1e6:.0f} MB left and the next snapshot takes {self._needed / 1e6:.0f} MB; Caffe will die "
-                f"writing it. Make room on the disk of {self._folder}.",
+                f"writing it. Make room.",
             )
         else:
             self._said.discard("disk")

@@ -130,14 +130,27 @@ def drive(
                     with contextlib.suppress(Exception):
                         say(f"ALARM: {alarm}")
                 if event.kind in ("testing", "snapshot"):
-                    write_text(run.curve, curve.csv())
+                    _renew_curve(run, curve, progress, say)
                 if watch:
                     with contextlib.suppress(Exception):  # a broken display never stops a training
                         watch(progress)
             code = process.wait()
-    write_text(run.curve, curve.csv())
+    _renew_curve(run, curve, progress, say)
     state, iteration, why = _judge(run, schedule.max_iter, code, ending, progress.iteration)
+    why = why.replace(f"{run.path}{os.sep}", "")  # it goes into the manifest: no path of this machine
     return Outcome(state, iteration, why, time.monotonic() - began, tuple(progress.alarms))
+
+
+def _renew_curve(run: RunDir, curve: log.Curve, progress: Progress, say: Callable[[str], None]) -> None:
+    """Write curve.csv; a disk that has no room for it is no reason to stop Caffe, and the log still holds it all."""
+    try:
+        write_text(run.curve, curve.csv())
+    except OSError as error:
+        alarm = f"{run.curve.name} cannot be written: {error.strerror}. Caffe goes on; make room."
+        if alarm not in progress.alarms:
+            progress.alarms.append(alarm)
+            with contextlib.suppress(Exception):
+                say(f"ALARM: {alarm}")
 
 
 def _begin_attempt(written, arguments: list[str]) -> None:
@@ -237,7 +250,8 @@ def _passing_signals(process: caffe_tools.Process, ending: _Ending) -> Iterator[
             process.send_signal(signal.SIGINT if ending.signals == 1 else signal.SIGKILL)
 
     try:
-        before = {number: signal.signal(number, handle) for number in _STOPPING}
+        heeded = [number for number in _STOPPING if signal.getsignal(number) is not signal.SIG_IGN]  # nohup ignores one
+        before = {number: signal.signal(number, handle) for number in heeded}
     except ValueError:  # not the main thread
         before = {}
     try:

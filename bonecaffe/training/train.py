@@ -55,7 +55,7 @@ def train(
         before = run.manifest().get("train", {})
         wanted = inputs.intended(run, recipe)
         earlier = snapshots.find(run.snapshots)
-        complete = bool(earlier) and earlier[-1].flaw() is None
+        complete = bool(earlier) and earlier[-1].iteration == before.get("iteration") and earlier[-1].flaw() is None
         if before.get("state") == "finished" and before.get("inputs") == wanted and complete:
             return None
         if earlier and not resume:
@@ -64,6 +64,8 @@ def train(
                 f"Go on from there with --resume, or remove {run.snapshots} to start anew."
             )
         snapshot = _to_resume(run, before, wanted, earlier, say) if resume else None
+        if snapshot is not None:
+            recipe = recipe.keeping(run.trained_recipe(), ["training.initial_weights"])
         # nothing was written so far; from here on the run is this training's
         if recipe != run.recipe():
             run.write_recipe(recipe)
@@ -94,11 +96,17 @@ def train(
             "inputs": wanted,
             "files": inputs.files_in_use(run),
             "recipe": recipe.to_yaml(),
+            "outputs": before.get("outputs", {}),
             "weights_sha256": sha256_file(given_weights) if given_weights else before.get("weights_sha256", ""),
             "attempts": [*_ended(before.get("attempts", [])), attempt],
         }
         run.record("train", facts)
-        outcome = drive(run, schedule, arguments, started_at, lock, _alarms(run, schedule), watch, say)
+        try:
+            outcome = drive(run, schedule, arguments, started_at, lock, _alarms(run, schedule), watch, say)
+        except BaseException as error:  # Caffe was stopped; say by what before it goes on
+            attempt.update(state="died", why=f"the driver failed: {type(error).__name__}")
+            run.record("train", {**facts, "state": "died", "iteration": started_at})
+            raise
         attempt.update(
             state=outcome.state,
             iteration=outcome.iteration,
@@ -117,9 +125,12 @@ def state(run: RunDir) -> str:
     A training that was recorded as running while nothing holds the run was killed, and its driver with it.
     """
     manifest = run.manifest()
-    said = manifest.get("train", {}).get("state")
+    facts = manifest.get("train", {})
+    said = facts.get("state")
     if said == "running":
-        return "training" if run.held() else "killed"
+        return "training" if run.holder().startswith("bonecaffe train") else "killed"
+    if said == "finished" and facts.get("iteration") not in {s.iteration for s in snapshots.find(run.snapshots)}:
+        return "last model gone"
     return said or ("prepared" if "prepare" in manifest else "empty")
 
 

@@ -91,7 +91,7 @@ def strike(run: RunDir, blow: str, where: str, seed: int) -> str:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
     said = driver.communicate(timeout=60)[1]
-    assert until(lambda: not caffes(run) and not run.held(), 30), "Caffe trains on unseen"
+    assert until(lambda: not caffes(run) and not run.holder(), 30), "Caffe trains on unseen"
     state = train.state(run)
     found = snapshots.find(run.snapshots)
     whole = bool(found) and found[-1].iteration == run.recipe().solver.max_iter and found[-1].flaw() is None
