@@ -169,3 +169,52 @@ def test_runs_are_listed(own_whole, hands, tmp_path):
         evidence.runs_in(tmp_path / "nowhere")
     with pytest.raises(RunError, match="nothing to verify"):
         evidence.verify(RunDir(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize("change", [
+    lambda m: m.update(train=None),
+    lambda m: m["train"].update(iteration=None, attempts=[{"by": {}}]),
+    lambda m: m["prepare"].pop("records"),
+    lambda m: m["prepare"].pop("files"),
+    lambda m: m.pop("seals"),
+    lambda m: m["evaluate"].update(figures=None),
+], ids=range(6))  # fmt: skip
+def test_odd_manifests_make_no_traceback(own_whole, change):
+    """Fields gone or of another kind: each command ends in words."""
+    manifest = own_whole.manifest()
+    change(manifest)
+    own_whole.manifest_file.write_text(json.dumps(manifest))
+    for command in (["verify", str(own_whole)], ["runs", str(own_whole.path.parent)], ["evaluate", str(own_whole)]):
+        done = CliRunner().invoke(main, command)
+        assert done.exit_code in (0, 1), done.output
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("curve.csv", b""),
+        ("curve.csv", b"\xff\xfe\x00"),
+        ("curve.csv", b"a,b\n1,2\n"),
+        ("metrics_by_snapshot.csv", b"iteration,split,cases,mad_months,ccc,max_error_months\n4,train,8,1,1,1\n"),
+        ("predictions_test.csv", b"id,boneage_months,predicted_months,male\n,1,2,True\n"),
+        ("example/points.csv", b"id\n"),
+        ("metrics.json", b"["),
+        ("cases.csv", b""),
+    ],
+)
+def test_damaged_files_make_no_traceback(own_whole, file, content):
+    """Empty, binary, other columns: words, and an exit that is not a bug's."""
+    (own_whole.path / file).write_bytes(content)
+    for command in (["verify", str(own_whole)], ["runs", str(own_whole.path.parent)], ["evaluate", str(own_whole)]):
+        done = CliRunner().invoke(main, command)
+        assert done.exit_code in (0, 1), done.output
+
+
+def test_table_of_another_training_is_not_shown(own_whole):
+    """Rows written by hand, or left from models that are gone, do not reach the report."""
+    assert len(by_snapshot.current(own_whole)) == 6
+    (own_whole.snapshots / "SNAPSHOT_iter_8.caffemodel").unlink()
+    assert {row["iteration"] for row in by_snapshot.current(own_whole)} == {4, 12}
+    with open(own_whole.by_snapshot, "a") as file:
+        file.write("77,test,4,0.1,1,1\n")
+    assert by_snapshot.current(own_whole) == []

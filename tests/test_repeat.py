@@ -10,15 +10,16 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pandas
 import pytest
 from click.testing import CliRunner
 from conftest import tiny
 
-from bonecaffe import repeat
+from bonecaffe import evidence, repeat
 from bonecaffe.cli import main
-from bonecaffe.errors import RepeatError
+from bonecaffe.errors import RepeatError, RepeatInterrupted
 from bonecaffe.run import RunDir, write_text
 from bonecaffe.training import train
 
@@ -50,9 +51,44 @@ def test_repeat_by_command(hands, tmp_path):
     log = (out / "seed-2" / "caffe.log").read_bytes()
     assert CliRunner().invoke(main, command).exit_code == 0
     assert (out / "seed-2" / "caffe.log").read_bytes() == log
+    links = evidence.verify(RunDir(out / "seed-2"))
+    assert evidence.first_broken(links) is None, links
     assert any(
         d.field == "data.split_seed" and "seed 2" in d.reason for d in RunDir(out / "seed-2").recipe().departures()
     )
+
+
+def test_more_seeds_are_added_and_another_plan_refused(hands, tmp_path):
+    """Seeds 1 to 2, then 3: the table holds all three; another recipe into the same folder is refused."""
+    plan = plan_for(tmp_path, hands)
+    results = [repeat.Result(n, "finished", 12, 6.0, 0.98, 18.0 + n, 0.8, 60.0) for n in (1, 2)]
+    repeat.write(tmp_path, plan, results)
+    assert repeat.earlier(tmp_path, plan) == results
+    with pytest.raises(RepeatError, match="another recipe"):
+        repeat.earlier(tmp_path, plan_for(tmp_path, hands, solver__max_iter=7))
+    (tmp_path / "repeat.json").write_text("{")
+    with pytest.raises(RepeatError, match="not readable"):
+        repeat.earlier(tmp_path, plan)
+
+
+def test_weights_stay_declared_when_it_goes_on(hands, trained, tmp_path):
+    """Started from given weights, interrupted, called again: the record still says what it started from."""
+    weights = trained.snapshots / "SNAPSHOT_iter_12.caffemodel"
+    long = {"solver__max_iter": 40, "solver__snapshot": 10, "solver__test_interval": 40}
+    plan = replace(plan_for(tmp_path, hands, **long), weights=weights)
+
+    def stop(progress):
+        if progress.iteration >= 5 and not told:
+            told.append(os.kill(os.getpid(), signal.SIGINT))
+
+    told = []
+    with pytest.raises(RepeatInterrupted):
+        repeat.one(plan, 1, stop)
+    for _ in range(2):
+        assert repeat.one(plan, 1).state == "finished"
+        run = RunDir(tmp_path / "seed-1")
+        assert run.trained_recipe().training.initial_weights == "given"
+        assert evidence.first_broken(evidence.verify(run)) is None
 
 
 def test_interrupted_seed_goes_on(hands, tmp_path):
@@ -64,7 +100,7 @@ def test_interrupted_seed_goes_on(hands, tmp_path):
             told.append(os.kill(os.getpid(), signal.SIGINT))
 
     told = []
-    with pytest.raises(RepeatError, match="interrupted"):
+    with pytest.raises(RepeatInterrupted, match="Call repeat again"):
         repeat.one(plan, 1, stop)
     assert repeat.one(plan, 1).state == "finished"
     assert [a["state"] for a in RunDir(tmp_path / "seed-1").manifest()["train"]["attempts"]] == [
@@ -78,12 +114,14 @@ def test_diverged_seed_is_counted_not_averaged(hands, tmp_path):
     plan = plan_for(tmp_path, hands, solver__type="SGD", solver__base_lr=10.0)
     result = repeat.one(plan, 1)
     assert result.state == "diverged" and result.test_mad is None
+    log = (tmp_path / "seed-1" / "caffe.log").read_bytes()
+    assert repeat.one(plan, 1) == result and (tmp_path / "seed-1" / "caffe.log").read_bytes() == log
     results = [
         result,
         *(repeat.Result(n, "finished", 12, 6.0, 0.98, mad, 0.8, 60.0) for n, mad in ((2, 18.0), (3, 20.0))),
     ]
     assert "1 of 3 seeds diverged" in repeat.verdict(results)
-    repeat.write(tmp_path, results)
+    repeat.write(tmp_path, plan, results)
     assert pandas.read_csv(tmp_path / "repeat.csv").test_mad.isna().tolist() == [True, False, False]
 
 

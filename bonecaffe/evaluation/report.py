@@ -66,7 +66,7 @@ def render(
         best=best,
         last=last,
         snapshot_warning=by_snapshot.WARNING,
-        attempts=train.get("attempts", []),
+        attempts=[attempt for attempt in train.get("attempts", []) if {"command", "start"} <= attempt.keys()],
         state=training.state(run),
         made=_made(run, manifest),
         prepare=manifest.get("prepare", {}),

@@ -313,3 +313,67 @@ def test_weights_are_declared(own_trained, tmp_path):
     departure = next(d for d in own_trained.trained_recipe().departures() if d.field == "training.initial_weights")
     assert departure.here == "given" and "not BVLC's" in departure.reason
     assert len(own_trained.manifest()["train"]["weights_sha256"]) == 64
+
+
+def test_finished_without_its_last_model_is_not_done(own_trained):
+    """The last snapshot removed: not "nothing to do", and not listed as finished."""
+    for path in own_trained.snapshots.glob("*_iter_12.*"):
+        path.unlink()
+    assert train.state(own_trained) == "last model gone"
+    with pytest.raises(TrainError, match="up to iteration 8"):
+        train.train(own_trained)
+    assert train.train(own_trained, resume=True).state == "finished"
+
+
+def test_full_disk_under_the_curve_does_not_stop_caffe(own_run, monkeypatch):
+    """curve.csv cannot be written: an alarm; the training goes on, and ends as it ends."""
+    import errno
+
+    from bonecaffe.training import drive
+
+    def full(path, text):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(drive, "write_text", full)
+    outcome = train.train(own_run)
+    assert outcome.state == "finished" and sum("curve.csv cannot be written" in alarm for alarm in outcome.alarms) == 1
+
+
+def test_failure_of_the_driver_is_recorded(own_run, monkeypatch):
+    """A bug or fault of ours in mid-training: Caffe is stopped, and the record says that it was us."""
+    from bonecaffe.training import drive
+
+    monkeypatch.setattr(drive.Progress, "note", lambda self, event, now: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train.train(own_run)
+    attempt = own_run.manifest()["train"]["attempts"][-1]
+    assert train.state(own_run) == "died" and attempt["why"] == "the driver failed: ZeroDivisionError"
+
+
+def test_nohup_is_respected(own_run):
+    """A signal that was ignored before stays ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    def hang_up(progress):
+        if progress.iteration == 3 and not told:
+            told.append(os.kill(os.getpid(), signal.SIGHUP))
+
+    told = []
+    try:
+        assert train.train(own_run, watch=hang_up).state == "finished" and told
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_record_of_a_killed_run_holds_no_path(own_run):
+    """Why it ended, in the manifest: named from the run's folder on."""
+    own_run.write_recipe(tiny(solver__max_iter=4000, solver__snapshot=4000, solver__test_interval=4000))
+
+    def stop(progress):  # twice: killed
+        if progress.iteration >= 3 and len(told) < 2:
+            told.append(os.kill(os.getpid(), signal.SIGTERM))
+
+    told = []
+    outcome = train.train(own_run, watch=stop)
+    assert outcome.state == "killed" and "second signal" in outcome.why and "caffe.log" in outcome.why
+    assert str(own_run.path) not in own_run.manifest_file.read_text()
