@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -137,6 +138,18 @@ def browser():
     window = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
     yield window
     window.quit()
+
+
+def caffes(run: RunDir) -> list[int]:
+    """The processes of Caffe's that work in a run."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            if os.path.samefile(f"/proc/{pid}/cwd", run.path) and os.path.basename(
+                os.readlink(f"/proc/{pid}/exe")
+            ).startswith("caffe"):
+                found.append(int(pid))
+    return found
 
 
 def losses_of_test(run: RunDir) -> tuple[float, float]:

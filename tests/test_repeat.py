@@ -8,20 +8,21 @@ import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pandas
 import pytest
 from click.testing import CliRunner
-from conftest import tiny
+from conftest import caffes, tiny
 
 from bonecaffe import evidence, repeat
 from bonecaffe.cli import main
 from bonecaffe.errors import RepeatError, RepeatInterrupted
 from bonecaffe.run import RunDir, write_text
-from bonecaffe.training import train
 
 
 def plan_for(out, hands, **changes) -> repeat.Plan:
@@ -173,8 +174,6 @@ def test_cluster_loses_a_worker_and_completes(hands, tmp_path):
     plan = plan_for(tmp_path, hands, solver__max_iter=150, solver__snapshot=30, solver__test_interval=50)
     with cluster(2) as (address, workers):
         coming = repeat.on_cluster(plan, [1, 2, 3], address)
-        import threading
-
         results, failed = [], []
 
         def collect():
@@ -186,15 +185,14 @@ def test_cluster_loses_a_worker_and_completes(hands, tmp_path):
         thread = threading.Thread(target=collect)
         thread.start()
         deadline = time.monotonic() + 120
-        training = None
-        while training is None and time.monotonic() < deadline:
-            for seed in (1, 2, 3):
-                run = RunDir(tmp_path / f"seed-{seed}")
-                if run.curve.is_file() and train.state(run) == "training":
-                    training = run
-            time.sleep(0.05)
-        assert training is not None
-        workers[0].kill()
+        at_work = []
+        while not at_work and time.monotonic() < deadline:
+            runs = [RunDir(tmp_path / f"seed-{seed}") for seed in (1, 2, 3)]
+            at_work = [pid for run in runs if run.curve.is_file() for pid in caffes(run)]
+            time.sleep(0.02)
+        parent = int(Path(f"/proc/{at_work[0]}/stat").read_text().rsplit(")", 1)[1].split()[1])
+        assert parent in [worker.pid for worker in workers]
+        os.kill(parent, signal.SIGKILL)
         thread.join(240)
     assert not failed and not thread.is_alive(), failed
     assert sorted(result.seed for result in results) == [1, 2, 3]

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pandas
 import pytest
-from conftest import REPOSITORY, tiny
+from conftest import REPOSITORY, caffes, tiny
 
 from bonecaffe.run import RunDir
 from bonecaffe.training import snapshots, train
@@ -43,18 +43,6 @@ def start(run: RunDir, *options: str) -> subprocess.Popen:
     return subprocess.Popen(
         command, cwd=REPOSITORY, env=alone, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
-
-
-def caffes(run: RunDir) -> list[int]:
-    """The processes of Caffe's that work in a run."""
-    found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(OSError):
-            if os.path.samefile(f"/proc/{pid}/cwd", run.path) and os.path.basename(
-                os.readlink(f"/proc/{pid}/exe")
-            ).startswith("caffe"):
-                found.append(int(pid))
-    return found
 
 
 def until(condition, seconds: float, pause: float = 0.005):
