@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 
@@ -58,10 +59,11 @@ class Display:
 
     def say(self, sentence: str) -> None:
         """Print a sentence that stays."""
-        if self._live is not None:
-            self._live.console.print(sentence, highlight=False, markup=False)
-        else:
-            print(f"{self._verb}: {sentence}", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # whoever read along is gone; the training is not
+            if self._live is not None:
+                self._live.console.print(sentence, highlight=False, markup=False)
+            else:
+                print(f"{self._verb}: {sentence}", file=sys.stderr, flush=True)
 
     def show(self, progress: Progress) -> None:
         """Show where the training stands; elsewhere than on a terminal, at each twentieth."""

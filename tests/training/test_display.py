@@ -1,0 +1,103 @@
+"""What a person sees: one line with all that was asked for; plain lines where there is no terminal; never in the way."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+
+import pytest
+from conftest import REPOSITORY, tiny
+
+from bonecaffe.training import train
+from bonecaffe.training.display import Display, describe
+from bonecaffe.training.drive import Progress
+from bonecaffe.training.log import Event
+
+
+def some_progress() -> Progress:
+    progress = Progress(3000, 0, test_interval=100, images=256)
+    for event, now in (
+        (Event("test_output", 0, 2000.0, "loss"), 0.0),
+        (Event("train_loss", 0, 2000.0), 10.0),
+        (Event("lr", 0, 3e-6), 10.0),
+        (Event("train_loss", 40, 200.0), 30.0),
+    ):
+        progress.note(event, now)
+    return progress
+
+
+def test_line_holds_what_was_asked_for():
+    """Iteration, both errors in months, rate, images/s, time to the next test and to the end; worked out by hand."""
+    progress = some_progress()
+    assert progress.iterations_per_s == 2 and progress.images_per_s == 512
+    assert progress.eta_test_s == 30 and progress.eta_s == 1480
+    line = describe(progress)
+    assert line == (
+        "iteration 40/3000  RMSE train 20.0, test 63.2 months  rate 3e-06  512.0 images/s  test in 30 s, end in 24 min 40 s"
+    )
+
+
+def test_last_test_is_at_the_end():
+    """Between the last interval and the end, the next test is the one after training."""
+    progress = Progress(3010, 3000, test_interval=100, images=1, iteration=3000, iterations_per_s=1.0)
+    assert progress.eta_test_s == progress.eta_s == 10
+    assert math.isnan(Progress(10, 0).eta_test_s)
+    assert "?" in describe(Progress(10, 0))
+
+
+def test_plain_lines_elsewhere(capsys):
+    """No terminal: a line at each twentieth, none in between."""
+    progress = some_progress()
+    with Display() as display:
+        for iteration in range(0, 601, 20):
+            progress.note(Event("train_loss", iteration, 100.0), 30.0 + iteration)
+            progress.note(Event("lr", iteration, 1e-3), 30.0 + iteration)
+            display.show(progress)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split()[2] for line in lines] == ["0/3000", "160/3000", "320/3000", "480/3000"]
+    assert not any("\x1b" in line for line in lines)
+
+
+def test_broken_display_never_stops_a_training(own_run):
+    """A watcher and a speaker that raise: Caffe goes on to the end."""
+
+    def broken(progress):
+        raise RuntimeError("no screen")
+
+    assert train.train(own_run, watch=broken).state == "finished"
+
+
+def test_closed_pipe_never_stops_a_training(own_run):
+    """`bonecaffe train … 2>&1 | head -1`: the reader goes, the training stays."""
+    own_run.write_recipe(tiny(solver__max_iter=30, solver__snapshot=30, solver__test_interval=30))
+    command = [sys.executable, "-m", "bonecaffe", "train", str(own_run)]
+    driver = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    driver.stdout.readline()
+    driver.stdout.close()
+    driver.wait(60)
+    assert train.state(own_run) == "finished"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="pty")
+def test_live_line_on_a_terminal(own_run):
+    """On a terminal the line is drawn over itself, and the outcome stays."""
+    import os
+    import pty
+
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(REPOSITORY)
+        os.environ["COLUMNS"] = "160"
+        os.execv(sys.executable, [sys.executable, "-m", "bonecaffe", "train", str(own_run)])
+    said = b""
+    while True:
+        try:
+            chunk = os.read(terminal, 4096)
+        except OSError:
+            break
+        if not chunk:
+            break
+        said += chunk
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert b"images/s" in said and b"\x1b[" in said and b"finished at iteration 12" in said
