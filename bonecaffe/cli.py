@@ -178,6 +178,122 @@ def phantom(out: Path, count: int, seed: int, size: tuple[int, int] | None) -> N
     click.echo(f"{out}: {count} phantoms; ages.csv, points.csv, images/")
 
 
+@main.group(context_settings={"help_option_names": ["-h", "--help"]})
+def points() -> None:
+    """Bring the seven points in from other tools' files, out into them; check them; compare two markings."""
+
+
+@points.command("import")
+@click.argument("sources", metavar="FILE_OR_FOLDER...", nargs=-1, required=True, type=FOLDER)
+@click.option("--out", type=FILE, required=True, help="The points.csv to write. It must not be there yet.")
+@click.option("--images", type=FOLDER, help="The radiographs: points marked in another size are scaled to theirs.")
+def import_points(sources: tuple[Path, ...], out: Path, images: Path | None) -> None:
+    """Read Pascal VOC boxes, COCO keypoints, labelme, Label Studio, CVAT or our own CSV into a points.csv.
+
+    VOC boxes of bones give the points by their centres: MCP (or MCP and MCPFirst), Radius, Ulna.
+    """
+    from bonecaffe.errors import PointsError
+    from bonecaffe.hands import foreign
+    from bonecaffe.hands.reference_points import write_points
+
+    if out.exists():
+        raise PointsError(f"{out}: is there already, and is not written over. Give another --out, or move it away.")
+    hands = foreign.read(sources, images)
+    write_points(out, hands)
+    click.echo(f"{out}: {len(hands)} hands")
+
+
+@points.command("export")
+@click.argument("table", metavar="POINTS", type=FILE)
+@click.option("--format", "kind", type=click.Choice(["coco", "labelme", "csv"]), required=True, help="What to write.")
+@click.option("--out", type=FOLDER, required=True, help="A file; for labelme a folder, a file each hand.")
+def export_points(table: Path, kind: str, out: Path) -> None:
+    """Write a points.csv as COCO keypoints, labelme files, or a tidy points.csv."""
+    from bonecaffe.errors import PointsError
+    from bonecaffe.hands import foreign
+    from bonecaffe.hands.reference_points import read_points, write_points
+    from bonecaffe.run import write_text
+
+    hands = read_points(table)
+    if kind == "labelme":
+        targets = {out / f"{hand.id}.json": foreign.labelme(hand) for hand in hands.values()}
+    else:
+        targets = {out: foreign.coco(hands.values())}
+    there = [path for path in targets if path.exists()]
+    if there:
+        raise PointsError(f"{there[0]}: is there already, and is not written over. Give another --out.")
+    if kind == "csv":
+        write_points(out, hands.values())
+    else:
+        for path, content in targets.items():
+            write_text(path, json.dumps(content, indent=2) + "\n")
+    click.echo(f"{out}: {len(hands)} hands")
+
+
+@points.command("check")
+@click.argument("table", metavar="POINTS", type=FILE)
+@click.option("--images", type=FOLDER, help="The radiographs, for --sheet.")
+@click.option("--sheet", type=FILE, help="Write the hands in doubt, with points and rectangle, side by side as a PNG.")
+def check_points(table: Path, images: Path | None, sheet: Path | None) -> None:
+    """List what is implausible: fingers out of order, a crossed forearm, the rectangle's aspect, points on the border, doubles.
+
+    Exits 1 when a hand is in doubt. What cannot be used at all, such as a point outside the image, is an error by itself.
+    """
+    from bonecaffe.errors import PointsError
+    from bonecaffe.hands import plausibility
+    from bonecaffe.hands.images import find_images, missing
+    from bonecaffe.hands.reference_points import read_points
+
+    if (sheet is None) != (images is None):
+        raise click.UsageError("--sheet and --images belong together")
+    hands = read_points(table)
+    found = plausibility.all_doubts(hands)
+    for case_id, said in found.items():
+        click.echo(f"{case_id}: {'; '.join(said)}")
+    if sheet is not None and images is not None and found:
+        files = find_images(images)
+        if lost := missing(found, files):
+            raise PointsError(f"{images}: no image of {', '.join(lost[:5])}, so there is no sheet of them.")
+        plausibility.write_overlay(sheet, [hands[case_id] for case_id in found], files)
+        click.echo(sheet)
+    click.echo(f"{table}: {len(hands)} hands, {len(found)} in doubt")
+    if found:
+        raise click.exceptions.Exit(1)
+
+
+@points.command("compare")
+@click.argument("first", metavar="A", type=FILE)
+@click.argument("second", metavar="B", type=FILE)
+@click.option("--json", "as_json", is_flag=True, help="Print every hand as a JSON object a line.")
+def compare_points(first: Path, second: Path, as_json: bool) -> None:
+    """Show how far two markings of the same hands lie apart: pixels, percent of the palm, overlap of the rectangles.
+
+    The palm is the distance from the middle between ulna and radius to the middle finger's point.
+    """
+    import numpy
+
+    from bonecaffe.hands import agreement
+    from bonecaffe.hands.reference_points import POINT_NAMES, read_points
+
+    found = agreement.compare(read_points(first), read_points(second))
+    if as_json:
+        for hand in found:
+            click.echo(json.dumps(hand._asdict()))
+        return
+    pixels, percent = (numpy.array([getattr(hand, name) for hand in found]) for name in ("pixels", "percent"))
+    rows = [
+        [name, *(f"{value:.1f}" for value in (numpy.median(pixels[:, i]), pixels[:, i].max(), numpy.median(percent[:, i]), percent[:, i].max()))]
+        for i, name in enumerate(POINT_NAMES)
+    ]  # fmt: skip
+    columns = ["point", "median, pixels", "largest", "median, % of the palm", "largest"]
+    _table(f"{len(found)} hands, marked twice", columns, rows)
+    overlaps = numpy.array([hand.iou for hand in found])
+    worst = min(found, key=lambda hand: hand.iou)
+    click.echo(
+        f"overlap of the rectangles (IoU): median {numpy.median(overlaps):.3f}, smallest {worst.iou:.3f} (id {worst.id})"
+    )
+
+
 @main.command()
 @RUN
 @click.option("--images", type=FOLDER, required=True, help="Folder of the radiographs, named by id.")

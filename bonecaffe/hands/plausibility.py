@@ -1,0 +1,87 @@
+"""What is implausible about marked hands: not wrong enough to refuse, strange enough to look at."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from bonecaffe.hands import fingers
+from bonecaffe.hands.agreement import palm
+from bonecaffe.hands.images import encode_png, read_image
+from bonecaffe.hands.reference_points import POINT_NAMES, ReferencePoints
+from bonecaffe.run import write_bytes
+
+ASPECT = (0.5, 1.6)
+"""Width over height of the rectangle: phantoms lie between 0.75 and 1.05; turned hands further out."""
+SHORT_PALM = 0.1
+"""Of the image's longer side: a shorter palm is a hand marked on a picture of something else."""
+CLOSE = 0.03
+"""Of the palm: two points nearer to each other are one point marked twice."""
+BORDER = 2
+"""Pixels from the image's border."""
+
+
+def doubts(hand: ReferencePoints) -> list[str]:
+    """What is strange about one hand, in words; empty when nothing is."""
+    ulna, radius, *joints = hand.points
+    said = []
+    try:
+        if fingers.order(ulna, radius, joints) != joints:
+            said.append("the fingers are not in order from thumb to little finger, seen from the wrist")
+    except ValueError as error:
+        said.append(str(error))
+    aspect = hand.rectangle().width / hand.rectangle().height
+    if not ASPECT[0] <= aspect <= ASPECT[1]:
+        said.append(f"the rectangle is {aspect:.2f} times as wide as high")
+    if palm(hand) < SHORT_PALM * max(hand.width, hand.height):
+        said.append(f"the palm is {palm(hand):.0f} pixels long in an image of {hand.width} x {hand.height}")
+    for number, (name, point) in enumerate(zip(POINT_NAMES, hand.points, strict=True)):
+        for other, place in zip(POINT_NAMES[number + 1 :], hand.points[number + 1 :], strict=True):
+            if math.dist(point, place) < CLOSE * max(palm(hand), 1):
+                said.append(f"{name} and {other} are at the same place")
+        x, y = point
+        if min(x, y, hand.width - 1 - x, hand.height - 1 - y) < BORDER:
+            said.append(f"{name} is on the image's border")
+    return said
+
+
+def all_doubts(hands: Mapping[str, ReferencePoints]) -> dict[str, list[str]]:
+    """The doubts about each hand that raises any, by id; the same points under two ids among them."""
+    found = {case_id: doubts(hand) for case_id, hand in hands.items()}
+    first: dict[tuple, str] = {}
+    for case_id, hand in hands.items():
+        if (twin := first.setdefault(hand.points, case_id)) != case_id:
+            found[case_id].append(f"the very points of id {twin}")
+    return {case_id: said for case_id, said in found.items() if said}
+
+
+def write_overlay(path: Path, hands: Iterable[ReferencePoints], images: Mapping[str, Path], columns: int = 6) -> None:
+    """Write hands with their points and rectangle side by side as one PNG, each under its id."""
+    import cv2
+
+    side, cells = 260, []
+    for hand in hands:
+        image = read_image(images[hand.id])
+        scale = side / max(image.shape)
+        small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        # points are in the pixels of the size they were marked in
+        wide, high = small.shape[1] / hand.width, small.shape[0] / hand.height
+        box = hand.rectangle()
+        corners = [(round(box.left * wide), round(box.top * high)), (round(box.right * wide), round(box.bottom * high))]
+        cv2.rectangle(small, *corners, 160, 1)
+        for number, (x, y) in enumerate(hand.points):
+            place = (round(x * wide), round(y * high))
+            cv2.circle(small, place, 3, 0, -1)
+            cv2.circle(small, place, 2, 255, -1)
+            cv2.putText(small, "UR12345"[number], (place[0] + 4, place[1] - 3), cv2.FONT_HERSHEY_PLAIN, 0.9, 255, 1)
+        cell = np.full((side + 20, side + 4), 40, np.uint8)
+        cell[20 : 20 + small.shape[0], : small.shape[1]] = small[:side, :side]
+        cv2.putText(cell, hand.id[:28], (3, 14), cv2.FONT_HERSHEY_PLAIN, 0.9, 255, 1)
+        cells.append(cell)
+    while len(cells) % columns:
+        cells.append(np.full((side + 20, side + 4), 40, np.uint8))
+    rows = [np.hstack(cells[i : i + columns]) for i in range(0, len(cells), columns)]
+    write_bytes(path, encode_png(np.vstack(rows), 6))

@@ -1,0 +1,301 @@
+"""Other tools' files: read right, or refused in words; written so that they are read back; two markings compared."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from conftest import REPOSITORY, SAMPLE
+
+from bonecaffe.cli import main
+from bonecaffe.errors import PointsError
+from bonecaffe.hands import agreement, foreign, plausibility
+from bonecaffe.hands.fingers import order
+from bonecaffe.hands.reference_points import POINT_NAMES, ReferencePoints, read_points, write_points
+
+HANDS = read_points(SAMPLE / "points.csv")
+VOC_BOXES = REPOSITORY.parent / "shared" / "voc_boxes"
+
+
+def close(a: ReferencePoints, b: ReferencePoints, within: float = 0.06) -> bool:
+    pairs = zip(a.points, b.points, strict=True)
+    return (a.id, a.width, a.height) == (b.id, b.width, b.height) and all(
+        abs(p[i] - q[i]) <= within for p, q in pairs for i in (0, 1)
+    )
+
+
+def voc(hand: ReferencePoints, thumb: str = "MCP", flip: bool = False) -> str:
+    """Boxes of 20 pixels around the points, in a muddled order, with bones that don't matter among them."""
+    names = ["Ulna", "Radius", thumb, "MCP", "MCP", "MCP", "MCP"]
+    places = [((hand.width - 1 - x) if flip else x, y) for x, y in hand.points]
+    boxes = [*zip(names, places, strict=True), ("Wrist", (50, 50)), ("PIP", (60, 60)), ("DistalPhalanx", (70, 70))]
+    random.Random(hand.id).shuffle(boxes)
+    objects = "".join(
+        f"<object><name>{n}</name><bndbox><xmin>{x - 10}</xmin><ymin>{y - 10}</ymin><xmax>{x + 10}</xmax><ymax>{y + 10}</ymax></bndbox></object>"
+        for n, (x, y) in boxes
+    )
+    return f"<annotation><filename>{hand.id}.png</filename><size><width>{hand.width}</width><height>{hand.height}</height></size>{objects}</annotation>"
+
+
+def cvat(hand: ReferencePoints) -> str:
+    nodes = "".join(
+        f'<points label="{n}" outside="0" points="{x},{y}"/>'
+        for n, (x, y) in zip(POINT_NAMES, hand.points, strict=True)
+    )
+    image = f'<image id="0" name="set/{hand.id}.png" width="{hand.width}" height="{hand.height}">'
+    return f"<annotations><version>1.1</version>{image}<skeleton label='hand'>{nodes}</skeleton></image><image id='1' name='empty.png' width='5' height='5'/></annotations>"
+
+
+def cvat_in_one(hand: ReferencePoints) -> str:
+    pairs = ";".join(f"{x},{y}" for x, y in hand.points)
+    image = f'<image id="0" name="{hand.id}.png" width="{hand.width}" height="{hand.height}">'
+    return f'<annotations>{image}<points label="hand" points="{pairs}"/></image></annotations>'
+
+
+def label_studio(hand: ReferencePoints) -> str:
+    labels = ["Ulna", "Radius", "Thumb", "Index", "Middle", "Ring", "Little"]
+    result = [
+        {
+            "type": "keypointlabels",
+            "original_width": hand.width,
+            "original_height": hand.height,
+            "value": {"x": 100 * x / hand.width, "y": 100 * y / hand.height, "keypointlabels": [label]},
+        }
+        for label, (x, y) in zip(labels, hand.points, strict=True)
+    ]
+    done = {"data": {"image": f"/data/upload/1/0a1b2c3d-{hand.id}.png"}, "annotations": [{"result": result}]}
+    return json.dumps([done, {"data": {"image": "later.png"}, "annotations": []}])
+
+
+WRITERS = {
+    "voc.xml": voc,
+    "voc_first.xml": lambda hand: voc(hand, thumb="MCPFirst"),
+    "cvat.xml": cvat,
+    "cvat_in_one.xml": cvat_in_one,
+    "labelme.json": lambda hand: json.dumps(foreign.labelme(hand)),
+    "coco.json": lambda hand: json.dumps(foreign.coco([hand])),
+    "studio.json": label_studio,
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_format_gives_the_points(tmp_path, name):
+    """Each of twelve hands, through each format, back as it was."""
+    for hand in HANDS.values():
+        path = tmp_path / f"{hand.id}_{name}"
+        path.write_text(WRITERS[name](hand))
+        (found,) = foreign.read([path])
+        assert close(found, hand), (found, hand)
+
+
+def test_fingers_are_told_apart_however_the_hand_lies():
+    """Turned by any angle, mirrored, muddled: the same order."""
+    import math
+
+    dice = random.Random(1)
+    for hand in HANDS.values():
+        for _ in range(20):
+            angle, mirror = dice.uniform(0, 2 * math.pi), dice.choice((1, -1))
+
+            def turn(point, angle=angle, mirror=mirror):
+                x, y = point[0] * mirror, point[1]
+                return x * math.cos(angle) - y * math.sin(angle), x * math.sin(angle) + y * math.cos(angle)
+
+            ulna, radius, *joints = map(turn, hand.points)
+            muddled = joints.copy()
+            dice.shuffle(muddled)
+            assert order(ulna, radius, muddled) == joints
+
+
+def test_swapped_forearm_is_noticed(tmp_path):
+    """Radius and ulna the wrong way round: refused, not read as a hand with its little finger for a thumb."""
+    hand = next(iter(HANDS.values()))
+    ulna, radius, *joints = hand.points
+    with pytest.raises(ValueError, match="swapped"):
+        order(radius, ulna, joints)
+    path = tmp_path / "a.xml"
+    path.write_text(voc(hand).replace("Ulna", "X").replace("Radius", "Ulna").replace("X", "Radius"))
+    with pytest.raises(PointsError, match=r"a\.xml: .*swapped"):
+        foreign.read([path])
+
+
+def test_public_boxes_are_read():
+    """The twelve public VOC files beside the project: seven points each, thumb on the radius' side."""
+    if not VOC_BOXES.is_dir():
+        pytest.skip("no VOC files beside the project")
+    hands = foreign.read(sorted(VOC_BOXES.glob("*.xml")))
+    assert len(hands) == 12
+    for hand in hands:
+        ulna, radius, thumb, *_, little = hand.points
+        assert abs(thumb[0] - radius[0]) < abs(thumb[0] - ulna[0])
+        assert abs(little[0] - ulna[0]) < abs(little[0] - radius[0])
+
+
+def test_marked_in_another_size_is_scaled(tmp_path):
+    """Annotated at half the size: scaled to the image. Another shape, or no image: refused."""
+    hand = next(iter(HANDS.values()))
+    half = ReferencePoints(hand.id, hand.width // 2, hand.height // 2, tuple((x / 2, y / 2) for x, y in hand.points))
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(foreign.labelme(half)))
+    (found,) = foreign.read([path], SAMPLE / "images")
+    assert close(found, hand, within=1.0)
+    path.write_text(json.dumps(foreign.labelme(ReferencePoints(hand.id, hand.width, hand.height // 2, half.points))))
+    with pytest.raises(PointsError, match="another shape"):
+        foreign.read([path], SAMPLE / "images")
+    path.write_text(json.dumps({**foreign.labelme(half), "imagePath": "nowhere.png"}))
+    with pytest.raises(PointsError, match="image nowhere: no such image"):
+        foreign.read([path], SAMPLE / "images")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda t: t.replace("phalanx3", "carpal"), "not marked: phalanx3"),
+        (lambda t: t.replace("phalanx3", "phalanx4"), "phalanx4 is marked twice"),
+        (lambda t: t.replace('"imageWidth": ', '"imageWidth": -'), "its size is"),
+        (lambda t: "{", "readable as JSON"),
+        (lambda t: "[" * 100000, "readable as JSON"),
+        (lambda t: "{}", "no format we know"),
+        (lambda t: "<a/>", "XML of <a>"),
+        (lambda t: '<!DOCTYPE a [<!ENTITY b "c">]><annotation>&b;</annotation>', "document type"),
+        (lambda t: "<annotation>", "readable as XML"),
+        (lambda t: '{"shapes": 5, "imagePath": "a.png"}', "not built as labelme"),
+    ],
+)
+def test_what_is_wrong_is_said(tmp_path, change, said):
+    """File, image and reason; nothing written."""
+    path, out = tmp_path / "a.json", tmp_path / "points.csv"
+    path.write_text(change(json.dumps(foreign.labelme(next(iter(HANDS.values()))))))
+    done = CliRunner().invoke(main, ["points", "import", str(path), "--out", str(out)])
+    assert done.exit_code == 1 and said in done.output and "a.json" in done.output, done.output
+    assert not out.exists()
+
+
+def test_two_thousand_damaged_files(tmp_path):
+    """Bytes lost, doubled, changed, pieces swapped: a clear error or a reading that makes sense; the file untouched."""
+    dice = random.Random(2018)
+    texts = [(name, write(hand).encode()) for name, write in WRITERS.items() for hand in list(HANDS.values())[:3]]
+    read_well = 0
+    for number in range(2000):
+        name, text = texts[number % len(texts)]
+        content = bytearray(text)
+        for _ in range(dice.choice((1, 1, 2, 5))):
+            at, length = dice.randrange(len(content)), dice.choice((1, 1, 4, 40))
+            how = dice.randrange(4)
+            if how == 0:
+                del content[at : at + length]
+            elif how == 1:
+                content[at:at] = content[at : at + length]
+            elif how == 2:
+                content[at : at + 1] = bytes([dice.randrange(256)])
+            else:
+                content[at : at + 1] = dice.choice((b"-", b"1e999", b"NaN", b"null", b'"', b"<", b"\x00", b"[]"))
+            if not content:
+                break
+        path = tmp_path / f"damaged_{name}"
+        path.write_bytes(content)
+        try:
+            hands = foreign.read([path])
+        except PointsError as error:
+            assert path.name in str(error)
+        else:
+            read_well += 1
+            assert all(not hand.problems() and len(hand.points) == 7 for hand in hands)
+        assert path.read_bytes() == content
+    assert 100 < read_well < 1900
+
+
+def test_out_and_in_again_by_command(tmp_path):
+    """export to each format, import, compare: no difference; nothing is written over."""
+    for kind in ("coco", "labelme", "csv"):
+        out, back = tmp_path / f"{kind}.out", tmp_path / f"{kind}.csv"
+        out = tmp_path / ("coco.json" if kind == "coco" else "tidy.csv" if kind == "csv" else "labelme")
+        export = ["points", "export", str(SAMPLE / "points.csv"), "--format", kind, "--out", str(out)]
+        assert CliRunner().invoke(main, export).exit_code == 0
+        assert CliRunner().invoke(main, export).exit_code == 1
+        done = CliRunner().invoke(main, ["points", "import", str(out), "--out", str(back)])
+        assert done.exit_code == 0 and "12 hands" in done.output, done.output
+        assert read_points(back) == HANDS
+        done = CliRunner().invoke(main, ["points", "compare", str(SAMPLE / "points.csv"), str(back)])
+        assert "12 hands" in done.output and "median 1.000, smallest 1.000" in done.output
+    assert CliRunner().invoke(main, ["points", "import", str(out), "--out", str(back)]).exit_code == 1
+
+
+def test_differences_worked_out_by_hand(tmp_path):
+    """One point moved by (3, 4): five pixels, so much of the palm; a rectangle a tenth wider."""
+    points = ((10.0, 110.0), (30.0, 110.0), (109.0, 60.0), (60.0, 12.0), (20.0, 10.0), (30.0, 15.0), (11.0, 30.0))
+    a = ReferencePoints("1", 200, 200, points)
+    b = ReferencePoints("1", 200, 200, (*points[:5], (33.0, 19.0), points[6]))
+    (found,) = agreement.compare({"1": a}, {"1": b, "2": b})
+    assert agreement.palm(a) == 100
+    assert found.pixels == (0, 0, 0, 0, 0, 5.0, 0) and found.percent[5] == 5.0 and found.iou == 1
+    c = ReferencePoints("1", 200, 200, (*points[:2], (119.0, 60.0), *points[3:]))
+    assert agreement.compare({"1": a}, {"1": c})[0].iou == pytest.approx(100 / 110)
+    with pytest.raises(PointsError, match="share no"):
+        agreement.compare({"1": a}, {"2": b})
+    with pytest.raises(PointsError, match="the same image"):
+        agreement.compare({"1": a}, {"1": ReferencePoints("1", 300, 200, points)})
+    write_points(tmp_path / "a.csv", [a])
+    write_points(tmp_path / "b.csv", [b])
+    done = CliRunner().invoke(main, ["points", "compare", str(tmp_path / "a.csv"), str(tmp_path / "b.csv"), "--json"])
+    assert json.loads(done.output)["percent"][5] == 5.0
+
+
+def test_folder_is_read_whole(tmp_path):
+    """A folder of files in several formats; the same image twice is refused; an empty folder too."""
+    hands = list(HANDS.values())
+    (tmp_path / "a.xml").write_text(voc(hands[0]))
+    (tmp_path / "b.json").write_text(json.dumps(foreign.coco(hands[1:4])))
+    (tmp_path / "notes.txt").write_text("x")
+    assert [hand.id for hand in foreign.read([tmp_path])] == sorted(hand.id for hand in hands[:4])
+    (tmp_path / "c.xml").write_text(voc(hands[2], flip=False))
+    with pytest.raises(PointsError, match="read already"):
+        foreign.read([tmp_path])
+    with pytest.raises(PointsError, match="no annotation files"):
+        foreign.read([Path(tmp_path / "empty").mkdir() or tmp_path / "empty"])
+    with pytest.raises(PointsError, match="no such file"):
+        foreign.read([tmp_path / "nowhere"])
+
+
+def test_doubts_are_listed_with_a_sheet(tmp_path):
+    """Each kind of implausible marking is named; sound hands are not; the sheet holds the doubted ones."""
+    import cv2
+
+    assert plausibility.all_doubts(HANDS) == {}
+    ids = list(HANDS)
+    ulna, radius, *joints = HANDS[ids[0]].points
+
+    def changed(case_id, points):
+        return replace(HANDS[case_id], points=tuple(points))
+
+    strange = {
+        ids[0]: (changed(ids[0], [ulna, radius, *joints[:2], joints[3], joints[2], joints[4]]), "not in order"),
+        ids[1]: (
+            changed(ids[1], [HANDS[ids[1]].points[1], HANDS[ids[1]].points[0], *HANDS[ids[1]].points[2:]]),
+            "swapped",
+        ),
+        ids[2]: (changed(ids[2], [*HANDS[ids[2]].points[:2], (299, 200), *HANDS[ids[2]].points[3:]]), "border"),
+        ids[3]: (
+            changed(ids[3], [*HANDS[ids[3]].points[:5], HANDS[ids[3]].points[4], HANDS[ids[3]].points[6]]),
+            "same place",
+        ),
+        ids[4]: (replace(HANDS[ids[4]], width=4000, height=4000), "palm"),
+        ids[5]: (changed(ids[5], [(x, 200 + (y - 200) * 0.3) for x, y in HANDS[ids[5]].points]), "times as wide"),
+        ids[7]: (changed(ids[7], HANDS[ids[6]].points), f"points of id {ids[6]}"),
+    }
+    hands = {**HANDS, **{case_id: hand for case_id, (hand, _) in strange.items()}}
+    found = plausibility.all_doubts(hands)
+    assert set(found) == set(strange)
+    for case_id, (_, said) in strange.items():
+        assert said in "; ".join(found[case_id])
+    write_points(tmp_path / "p.csv", hands.values())
+    sheet = tmp_path / "sheet.png"
+    command = ["points", "check", str(tmp_path / "p.csv"), "--images", str(SAMPLE / "images"), "--sheet", str(sheet)]
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == 1 and "12 hands, 7 in doubt" in done.output
+    assert cv2.imread(str(sheet)).shape[:2] == (2 * 280, 6 * 264)
+    assert CliRunner().invoke(main, ["points", "check", str(SAMPLE / "points.csv")]).exit_code == 0
