@@ -7,18 +7,22 @@ AGES    ?= data/ages.csv
 POINTS  ?= data/points.csv
 WEIGHTS ?=
 GPU     ?=
+FAST    ?=
 TRAIN   ?=
 TEST    ?=
 SEED    ?=
 LABELS  ?=
-export CAFFE_ROOT CAFFE_SOURCE
+ORIGIN  ?=
+SUGGEST ?=
+SHEET   ?=
+export CAFFE_ROOT CAFFE_SOURCE CUDA_ARCH CUDA_HOME CUDNN_ROOT NCCL_ROOT
 
 VENV      := .venv
 BONECAFFE := $(VENV)/bin/bonecaffe
 PYTHON    := $(VENV)/bin/python
 DEMO      := runs/demo
 
-.PHONY: help setup caffe caffe-check demo smoke prepare train evaluate predict test lint bench prototxt pictures clean
+.PHONY: help setup caffe caffe-check demo smoke annotate locate prepare train evaluate predict test lint bench prototxt pictures clean
 .DEFAULT_GOAL := help
 
 help:                ## this list
@@ -27,10 +31,11 @@ help:                ## this list
 setup:               ## install everything: Debian's packages, .venv, Caffe (4 minutes the first time)
 	@scripts/setup.sh
 
-caffe: setup         ## the same; Caffe is part of it
+caffe:               ## the same; GPU=1 builds Caffe for NVIDIA's cards, GPU=0 for the CPU; FAST=0 without our loops for all cores [CUDA_ARCH="86 89"]
+	@BONECAFFE_GPU=$(GPU) BONECAFFE_FAST=$(FAST) scripts/setup.sh
 
 caffe-check: setup   ## build and run Caffe's own C++ tests against the Caffe that was built (3 minutes)
-	@scripts/build_caffe.sh $(PYTHON) --check
+	@BONECAFFE_GPU=$$(cat $(VENV)/share/bonecaffe/gpu) BONECAFFE_FAST=$$(cat $(VENV)/share/bonecaffe/fast) scripts/build_caffe.sh $(PYTHON) --check
 
 demo: setup          ## the whole pipeline on phantoms on the CPU, ends with the path of report.html
 	@test -f $(DEMO)-data/ages.csv || { rm -rf $(DEMO)-data; $(BONECAFFE) phantom $(DEMO)-data --count 500 --size 700x910; }
@@ -41,9 +46,15 @@ demo: setup          ## the whole pipeline on phantoms on the CPU, ends with the
 smoke: setup         ## the CI smoke test: a tiny LMDB, CPU mode, the paper's full-size net and the demo's
 	@$(PYTHON) -m pytest -q tests/test_smoke.py --doctest-modules
 
-prepare: setup       ## RUN RECIPE IMAGES AGES POINTS [TRAIN TEST SEED LABELS] -> LMDBs
+annotate: setup      ## IMAGES POINTS [SUGGEST] -> the seven points, marked in your browser
+	@$(BONECAFFE) annotate "$(IMAGES)" --points "$(POINTS)" $(if $(SUGGEST),--suggest "$(SUGGEST)")
+
+locate: setup        ## IMAGES POINTS [SHEET] -> the seven points, found
+	@$(BONECAFFE) locate "$(IMAGES)" --points "$(POINTS)" $(if $(SHEET),--sheet "$(SHEET)")
+
+prepare: setup       ## RUN RECIPE IMAGES AGES POINTS [TRAIN TEST SEED LABELS ORIGIN] -> LMDBs
 	@$(BONECAFFE) prepare "$(RUN)" --images "$(IMAGES)" --ages "$(AGES)" --points "$(POINTS)" $(if $(RECIPE),--recipe "$(RECIPE)") \
-	  $(if $(TRAIN),--train $(TRAIN)) $(if $(TEST),--test $(TEST)) $(if $(SEED),--seed $(SEED)) $(if $(LABELS),--labels $(LABELS))
+	  $(if $(TRAIN),--train $(TRAIN)) $(if $(TEST),--test $(TEST)) $(if $(SEED),--seed $(SEED)) $(if $(LABELS),--labels $(LABELS)) $(if $(ORIGIN),--origin $(ORIGIN))
 
 train: setup         ## RUN [WEIGHTS] [GPU=0 | 0,1 | all | cpu; else as the recipe says] [RESUME=1] -> snapshots
 	@$(BONECAFFE) train "$(RUN)" $(if $(WEIGHTS),--weights $(WEIGHTS)) $(if $(filter cpu,$(GPU)),--cpu,$(if $(GPU),--gpu $(GPU))) $(if $(RESUME),--resume)
@@ -51,8 +62,8 @@ train: setup         ## RUN [WEIGHTS] [GPU=0 | 0,1 | all | cpu; else as the reci
 evaluate: setup      ## RUN -> metrics, figures, report.html
 	@$(BONECAFFE) evaluate "$(RUN)"
 
-predict: setup       ## RUN IMAGES=file... POINTS -> months
-	@$(BONECAFFE) predict "$(RUN)" $(IMAGES) --points "$(POINTS)"
+predict: setup       ## RUN IMAGES=file... [POINTS; else they are found] -> months
+	@$(BONECAFFE) predict "$(RUN)" $(IMAGES) $(if $(filter command environment,$(origin POINTS)),--points "$(POINTS)")
 
 prototxt: setup      ## write prototxt/ anew from the recipes
 	@for recipe in paper demo smoke; do $(BONECAFFE) prototxt --out prototxt/$$recipe --recipe $$recipe; done

@@ -11,6 +11,10 @@
 #   3. CAFFE_SOURCE   a folder or tarball of Caffe's source
 #   4. Debian bullseye's source package, its address read from this machine's own apt sources
 #   5. a git clone of BVLC/caffe
+# BONECAFFE_FAST=0 builds Caffe's own loops; else its CPU part computes on all cores (caffe_parallel.hpp).
+# BONECAFFE_GPU=1 builds for NVIDIA's cards, 0 for the CPU alone; without it, for a card when nvcc and a driver are there. CUDA is looked
+# for in CUDA_HOME, else where nvcc is; cuDNN and NCCL in CUDNN_ROOT and NCCL_ROOT, in CUDA's folder and the system's (CUDNN=0 and
+# NCCL=0 leave them out). Architectures are those of the installed cards, or CUDA_ARCH="86 89".
 # Built Caffes lie in ${BONECAFFE_CACHE:-${XDG_CACHE_HOME:-~/.cache}/bonecaffe}/caffe/KEY, where KEY hashes the
 # source, our edits, the flags, the compiler, the libraries and Python. A folder of that name is finished: it is
 # moved into place as the last step, under a lock that a second build of the same key waits for.
@@ -144,12 +148,92 @@ PY
 { read -r py_version; read -r py_include; read -r py_library; read -r numpy_include; read -r numpy_major; } <<< "$about_python" # a line each: paths hold spaces
 [ -f "$py_include/Python.h" ] || die "no $py_include/Python.h. Install it: apt-get install python3-dev"
 
-flags=(-DCMAKE_BUILD_TYPE=Release -DCPU_ONLY=ON -DUSE_LEVELDB=OFF -DBUILD_docs=OFF -DBUILD_python=ON -DBUILD_python_layer=ON
+wants_gpu() { # by wish, or because a card's driver and a compiler for it are there
+  case ${BONECAFFE_GPU:-auto} in
+    0) return 1 ;;
+    1) return 0 ;;
+    auto) command -v nvcc >/dev/null && [ -e /proc/driver/nvidia/version ] ;;
+    *) die "BONECAFFE_GPU=$BONECAFFE_GPU: 1 builds for a GPU, 0 for the CPU." ;;
+  esac
+}
+first_dir_with() { # a file's pattern, then folders: the first that holds it
+  local pattern=$1 d; shift
+  for d in "$@"; do compgen -G "$d/$pattern" >/dev/null && { echo "$d"; return 0; }; done
+  return 1
+}
+
+fast=(-DUSE_OPENMP=OFF) cxx_flags=
+case ${BONECAFFE_FAST:-1} in
+  1) fast=(-DUSE_OPENMP=ON) cxx_flags="-fno-math-errno -fno-trapping-math" ;; # nobody asks for either; loops with sqrt and max are vectorized without
+  0) ;;
+  *) die "BONECAFFE_FAST=$BONECAFFE_FAST: 1 computes on all cores of a CPU (caffe_parallel.hpp), 0 with Caffe's own loops." ;;
+esac
+
+gpu=(-DCPU_ONLY=ON) gpu_paths=() about_gpu=
+if wants_gpu; then
+  cuda=${CUDA_HOME:-${CUDA_PATH:-}}
+  if [ -z "$cuda" ]; then
+    command -v nvcc >/dev/null || die "a build for a GPU is wanted, but no nvcc on PATH. Install NVIDIA's CUDA toolkit (11.8, 12 or 13), or set CUDA_HOME."
+    cuda=$(nvcc --dryrun -x cu -c /dev/null 2>&1 | sed -n 's/^#\$ TOP=//p' | head -n 1)
+    cuda=$(cd "${cuda:-$(dirname "$(readlink -f "$(command -v nvcc)")")/..}" && pwd)
+  fi
+  nvcc=$cuda/bin/nvcc
+  [ -x "$nvcc" ] || die "$cuda: no bin/nvcc there. Set CUDA_HOME to the toolkit's folder."
+  cuda_version=$("$nvcc" --version | sed -n 's/.*release \([0-9.]*\),.*/\1/p')
+  [ "${cuda_version%%.*}" -ge 11 ] || die "CUDA $cuda_version: 11.8, 12 or 13 is needed, because Debian's protobuf asks for C++17."
+  known=$("$nvcc" --list-gpu-arch | sed -n 's/^compute_\([0-9]*\)$/\1/p' | sort -n)
+  oldest=$(head -n 1 <<< "$known") newest=$(tail -n 1 <<< "$known")
+  cards=${CUDA_ARCH:-$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | sort -u || true)}
+  cards=$(tr -d . <<< "$cards" | tr ', ' '\n' | sed '/^$/d' | sort -n -u)
+  real= virtual=
+  for card in $cards; do
+    [[ $card =~ ^[0-9]+$ ]] || die "CUDA_ARCH: '$card' is no compute capability, such as 86 or 8.6."
+    if [ "$card" -lt "$oldest" ]; then
+      die "compute capability $card: CUDA $cuda_version knows $oldest and newer. For a card this old (a GTX 1060 is 61), install CUDA 12 or 11.8."
+    elif ! grep -qx "$card" <<< "$known"; then
+      virtual=$(awk -v card="$card" '$1 <= card' <<< "$known" | tail -n 1)
+      say "compute capability $card is not known to CUDA $cuda_version: built as $virtual, which the driver compiles for the card at its first start"
+    else
+      real="$real $card"
+      virtual=$card
+    fi
+  done
+  if [ -z "$cards" ]; then # every newer card's driver compiles this for itself
+    real=$oldest virtual=$oldest
+    say "no card seen and no CUDA_ARCH given: built for compute capability $oldest; newer cards compile it for themselves at the first start"
+  fi
+  [ -n "$real" ] || real=$virtual
+  gpu=(-DCPU_ONLY=OFF -DCUDA_ARCH_NAME=Manual "-DCUDA_ARCH_BIN=${real# }" "-DCUDA_ARCH_PTX=$virtual" -DCUDA_PROPAGATE_HOST_FLAGS=OFF
+    -DCMAKE_POLICY_DEFAULT_CMP0146=OLD)
+  about_gpu="CUDA $cuda_version"
+  gpu_paths=("-DCUDA_TOOLKIT_ROOT_DIR=$cuda" -DCMAKE_INSTALL_RPATH_USE_LINK_PATH=ON "-DCUDA_NVCC_FLAGS=-std=c++17;-O3;-Wno-deprecated-gpu-targets;-include;$here/caffe_cuda.h")
+  cxx_flags="$cxx_flags -include $here/caffe_cuda.h $([ -d "$cuda/include/cccl" ] && echo "-isystem $cuda/include/cccl")"
+  multiarch=$(gcc -print-multiarch 2>/dev/null || true)
+  optional() { # NAME HEADER LIBRARY ROOT: adds the library when its header and itself are found
+    local name=$1 header=$2 library=$3 root=$4 include lib
+    include=$(first_dir_with "$header" ${root:+"$root/include" "$root"} "$cuda/include" /usr/include "/usr/include/$multiarch" /usr/local/include) &&
+      lib=$(first_dir_with "lib$library.so*" ${root:+"$root/lib" "$root/lib64"} "$cuda/lib64" "$cuda/lib" "/usr/lib/$multiarch" /usr/lib /usr/local/lib) || return 1
+    lib=$(compgen -G "$lib/lib$library.so*" | sort | head -n 1)
+    gpu+=("-DUSE_$name=ON")
+    case $name in
+      CUDNN) gpu_paths+=("-DCUDNN_INCLUDE=$include" "-DCUDNN_LIBRARY=$lib")
+             about_gpu="$about_gpu, cuDNN $(cat "$include"/cudnn_version*.h 2>/dev/null | sed -n 's/^#define CUDNN_MAJOR *//p' | head -n 1)" ;;
+      NCCL)  gpu_paths+=("-DNCCL_INCLUDE_DIR=$include" "-DNCCL_LIBRARIES=$lib"); about_gpu="$about_gpu, NCCL" ;;
+    esac
+  }
+  { [ "${CUDNN:-1}" != 0 ] && optional CUDNN cudnn.h cudnn "${CUDNN_ROOT:-}"; } || { gpu+=(-DUSE_CUDNN=OFF); about_gpu="$about_gpu, no cuDNN"; }
+  { [ "${NCCL:-1}" != 0 ] && optional NCCL nccl.h nccl "${NCCL_ROOT:-${NCCL_DIR:-}}"; } || { gpu+=(-DUSE_NCCL=OFF); about_gpu="$about_gpu, no NCCL: one card at a time"; }
+  about_gpu="$about_gpu; compute capability ${real# }"
+  say "for a GPU: $about_gpu"
+fi
+
+flags=(-DCMAKE_BUILD_TYPE=Release "${gpu[@]}" "${fast[@]}" -DUSE_LEVELDB=OFF -DBUILD_docs=OFF -DBUILD_python=ON -DBUILD_python_layer=ON
   -DBLAS=Open "-Dpython_version=$py_version" -DCMAKE_POLICY_VERSION_MINIMUM=3.5)
 libraries=$(dpkg-query -W -f '${Package} ${Version}\n' libboost-python-dev libopencv-dev libprotobuf-dev libgoogle-glog-dev libgflags-dev \
   libhdf5-dev liblmdb-dev libopenblas-dev 2>/dev/null || pkg-config --modversion opencv4 protobuf 2>/dev/null || true)
-key=$(printf '%s\n' "$source_hash" "$(sha256sum < "$here/caffe_edits.py")" "${flags[*]}" "$(g++ -dumpfullversion)" "$(uname -m)" \
-  "$py_version numpy$numpy_major" "$libraries" | sha256sum | cut -c1-16)
+edits=$(cat "$here"/caffe_{edits,parallel}.py "$here/caffe_parallel.hpp" | sha256sum | cut -d' ' -f1)
+key=$(printf '%s\n' "$source_hash" "$edits" "${flags[*]}" "$(g++ -dumpfullversion)" "$(uname -m)" \
+  "$py_version numpy$numpy_major" "$libraries" ${about_gpu:+"$about_gpu" "$(sha256sum < "$here/caffe_cuda.h")"} | sha256sum | cut -c1-16)
 prefix=$cache/$key
 tree=$cache/$key.tree
 
@@ -181,7 +265,7 @@ unpack() { # a tarball into a folder, whether or not it holds everything in one 
 }
 
 build() {
-  say "building from $origin (about 4 minutes on two cores; log: $tree/build.log)"
+  say "building from $origin (about 4 minutes on two cores${about_gpu:+, 10 with a GPU}; log: $tree/build.log)"
   rm -rf "$tree"
   mkdir -p "$tree"
   case $origin in
@@ -193,16 +277,16 @@ build() {
   esac
   "$python" "$here/caffe_edits.py" "$tree/source" >&2
   mkdir "$tree/build"
-  shown "$tree/build.log" cmake -S "$tree/source" -B "$tree/build" "${flags[@]}" "-DCMAKE_INSTALL_PREFIX=$prefix" "-DCMAKE_INSTALL_RPATH=$prefix/lib" \
+  shown "$tree/build.log" cmake -S "$tree/source" -B "$tree/build" "${flags[@]}" ${gpu_paths[@]+"${gpu_paths[@]}"} "-DCMAKE_CXX_FLAGS=$cxx_flags" "-DCMAKE_INSTALL_PREFIX=$prefix" "-DCMAKE_INSTALL_RPATH=$prefix/lib" \
     "-DPYTHON_EXECUTABLE=$python" "-DPYTHON_INCLUDE_DIR=$py_include" "-DPYTHON_LIBRARY=$py_library" "-DNUMPY_INCLUDE_DIR=$numpy_include"
   shown "$tree/build.log" make -C "$tree/build" -j"$(nproc)" all
   shown "$tree/build.log" env DESTDIR="$tree/staging" cmake -P "$tree/build/cmake_install.cmake"
 }
 
 finish() { # the staged install becomes the finished one, in one rename
-  printf '{"source": "%s", "source_sha256": "%s", "commit": "%s", "edits_sha256": "%s", "flags": "%s", "compiler": "g++ %s", "python": "%s", "blas": "%s", "built": "%s"}\n' \
-    "$origin" "$source_hash" "$commit" "$(sha256sum < "$here/caffe_edits.py" | cut -d' ' -f1)" "${flags[*]}" "$(g++ -dumpfullversion)" "$py_version" \
-    "OpenBLAS $(dpkg-query -W -f '${Version}' libopenblas-dev 2>/dev/null)" "$(date -u +%FT%TZ)" > "$tree/staging$prefix/bonecaffe-build.json"
+  printf '{"source": "%s", "source_sha256": "%s", "commit": "%s", "edits_sha256": "%s", "flags": "%s", "compiler": "g++ %s", "python": "%s", "blas": "%s", "gpu": "%s", "built": "%s"}\n' \
+    "$origin" "$source_hash" "$commit" "$edits" "${flags[*]}" "$(g++ -dumpfullversion)" "$py_version" \
+    "OpenBLAS $(dpkg-query -W -f '${Version}' libopenblas-dev 2>/dev/null)" "${about_gpu:-none}" "$(date -u +%FT%TZ)" > "$tree/staging$prefix/bonecaffe-build.json"
   mv -T "$tree/staging$prefix" "$prefix"
   rm -rf "$tree/staging"
 }

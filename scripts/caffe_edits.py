@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The few edits that Caffe's source of August 2018 needs to build on a current Debian.
+"""The few edits that Caffe's source of August 2018 needs to build and start well on a current Debian.
 
     caffe_edits.py SOURCE_DIR
 
@@ -9,9 +9,13 @@ neither in its old nor in its new form stops the build, because then this is not
 Standard library only: this runs before anything is installed.
 """
 
+import shutil
 import sys
 from pathlib import Path
 from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).parent))
+import caffe_parallel
 
 
 class Edit(NamedTuple):
@@ -34,6 +38,10 @@ def _opencv4_include(file, before, brackets):
     return Edit(file, before + after, before + guard + after, OPENCV4)
 
 
+CUDA13 = "CUDA 13 dropped this field of cudaDeviceProp; only a GPU build reads it"
+TEST_PLATFORM = "src/caffe/test/test_platform.cpp"
+PYCAFFE_IO = "python/caffe/io.py"
+LATER = "scikit-image and SciPy's ndimage take longer to import than all else, and only these two functions want them"
 HIGHGUI_C = "#include <opencv2/highgui/highgui_c.h>\n"
 
 EDITS = [
@@ -72,6 +80,66 @@ EDITS = [
 """,
         "the same name, where CMake tries shorter version numbers",
     ),
+    Edit(
+        "cmake/Cuda.cmake",
+        "    file(READ ${CUDNN_INCLUDE}/cudnn.h CUDNN_VERSION_FILE_CONTENTS)\n",
+        "    if(EXISTS ${CUDNN_INCLUDE}/cudnn_version.h)\n"
+        "      file(READ ${CUDNN_INCLUDE}/cudnn_version.h CUDNN_VERSION_FILE_CONTENTS)\n"
+        "    else()\n"
+        "      file(READ ${CUDNN_INCLUDE}/cudnn.h CUDNN_VERSION_FILE_CONTENTS) # before 8\n"
+        "    endif()\n",
+        "cuDNN 8 moved its version into a header of its own",
+    ),
+    *[
+        Edit(file, old, f"#if CUDART_VERSION < 13000\n{old}#endif\n", CUDA13)
+        for file, old in (
+            ("src/caffe/common.cpp", '  LOG(INFO) << "Clock rate:                    " << prop.clockRate;\n'),
+            (
+                "src/caffe/common.cpp",
+                '  LOG(INFO) << "Concurrent copy and execution: "\n      << (prop.deviceOverlap ? "Yes" : "No");\n',
+            ),
+            (
+                "src/caffe/common.cpp",
+                '  LOG(INFO) << "Kernel execution timeout:      "\n      << (prop.kernelExecTimeoutEnabled ? "Yes" : "No");\n',
+            ),
+            (TEST_PLATFORM, '  printf("Clock rate:                    %d\\n", CAFFE_TEST_CUDA_PROP.clockRate);\n'),
+            (
+                TEST_PLATFORM,
+                '  printf("Concurrent copy and execution: %s\\n",\n'
+                '         (CAFFE_TEST_CUDA_PROP.deviceOverlap ? "Yes" : "No"));\n',
+            ),
+            (
+                TEST_PLATFORM,
+                '  printf("Kernel execution timeout:      %s\\n",\n'
+                '         (CAFFE_TEST_CUDA_PROP.kernelExecTimeoutEnabled ? "Yes" : "No"));\n',
+            ),
+        )
+    ],
+    Edit(
+        PYCAFFE_IO,
+        "import numpy as np\nimport skimage.io\nfrom scipy.ndimage import zoom\nfrom skimage.transform import resize\n",
+        "import numpy as np\n",
+        LATER,
+    ),
+    Edit(
+        PYCAFFE_IO,
+        "    img = skimage.img_as_float(skimage.io.imread(filename, as_grey=not color))",
+        "    import skimage.io\n    img = skimage.img_as_float(skimage.io.imread(filename, as_gray=not color))",
+        LATER + "; as_grey is called as_gray now",
+    ),
+    Edit(
+        PYCAFFE_IO,
+        "            resized_std = resize(",
+        "            from skimage.transform import resize\n            resized_std = resize(",
+        LATER,
+    ),
+    Edit(
+        PYCAFFE_IO,
+        "        resized_im = zoom(",
+        "        from scipy.ndimage import zoom\n        resized_im = zoom(",
+        LATER,
+    ),
+    *(Edit(*parts) for parts in caffe_parallel.EDITS),
 ]
 
 
@@ -84,6 +152,8 @@ def apply_edits(source: Path, edits=EDITS) -> list[str]:
             raise SystemExit(f"{path}: not there. {source} is not Caffe's source at 99bd99795.")
         text = path.read_text(encoding="utf-8")
         found = text.count(edit.old)
+        if found == 1 and edit.old in edit.new and text.count(edit.new) == 1:
+            found = 0  # the new form holds the old one
         if found == 1:
             path.write_text(text.replace(edit.old, edit.new), encoding="utf-8")
             said.append(f"edited  {edit.file}: {edit.why}")
@@ -100,4 +170,6 @@ def apply_edits(source: Path, edits=EDITS) -> list[str]:
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         raise SystemExit(__doc__)
-    print("\n".join(apply_edits(Path(sys.argv[1]))))
+    source = Path(sys.argv[1])
+    print("\n".join(apply_edits(source)))
+    shutil.copy(Path(__file__).parent / "caffe_parallel.hpp", source / caffe_parallel.HEADER)

@@ -17,8 +17,14 @@ browser=(chromium chromium-driver) # Debian's; the tests of web pages are skippe
 
 say() { printf 'setup: %s\n' "$*"; }
 
+# Whether Caffe is built for a GPU: as last asked for with `make caffe GPU=…`, else by what the machine has.
+export BONECAFFE_GPU=${BONECAFFE_GPU:-$(cat "$venv/share/bonecaffe/gpu" 2>/dev/null || echo auto)}
+# Whether its CPU part computes on all cores (1) or with Caffe's own loops (0): as last asked for with `make caffe FAST=…`, else 1.
+export BONECAFFE_FAST=${BONECAFFE_FAST:-$(cat "$venv/share/bonecaffe/fast" 2>/dev/null || echo 1)}
+
 state() { # all that a finished setup depends on
-  sha256sum pyproject.toml requirements.txt scripts/setup.sh scripts/build_caffe.sh scripts/caffe_edits.py
+  sha256sum pyproject.toml requirements.txt scripts/setup.sh scripts/build_caffe.sh scripts/caffe_edits.py scripts/caffe_parallel.{py,hpp} scripts/caffe_cuda.h
+  echo "gpu=$BONECAFFE_GPU fast=$BONECAFFE_FAST arch=${CUDA_ARCH:-} cuda=${CUDA_HOME:-} cudnn=${CUDNN:-}${CUDNN_ROOT:-} nccl=${NCCL:-}${NCCL_ROOT:-}"
   echo "root=${CAFFE_ROOT:-} source=${CAFFE_SOURCE:-} cache=${BONECAFFE_CACHE:-} here=$PWD"
 }
 serves() { [ -f "$note" ] && root=$(sed -n 's/.*"root": "\([^"]*\)".*/\1/p' "$note") && { [ "$root" = PATH ] || [ -x "$root/bin/caffe" ] || [ -x "$root/build/tools/caffe" ]; }; }
@@ -79,6 +85,8 @@ found=$(scripts/build_caffe.sh "$PWD/$venv/bin/python")
 root=$(sed -n 's/^root=//p' <<< "$found")
 origin=$(sed -n 's/^origin=//p' <<< "$found")
 printf '{"root": "%s", "origin": "%s"}\n' "$root" "$origin" > "$note"
+echo "$BONECAFFE_GPU" > "$venv/share/bonecaffe/gpu"
+echo "$BONECAFFE_FAST" > "$venv/share/bonecaffe/fast"
 say "Caffe: $origin ($root)"
 # so that `import caffe` works in .venv too
 "$venv/bin/python" - <<'PY'

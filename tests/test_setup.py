@@ -10,6 +10,8 @@ import subprocess
 import sys
 import time
 
+import cv2
+import numpy as np
 import pytest
 from conftest import REPOSITORY
 
@@ -59,6 +61,23 @@ def test_edits_fit_the_upstream_source(tmp_path):
     source = tmp_path if (tmp_path / "CMakeLists.txt").is_file() else next(tmp_path.iterdir())
     assert all(line.startswith("edited") for line in caffe_edits.apply_edits(source))
     assert all(line.startswith("already") for line in caffe_edits.apply_edits(source))
+
+
+def test_pycaffe_starts_without_scikit_image_and_reads_images_with_it(tmp_path):
+    """`import caffe` loads no scikit-image; caffe.io, which wants it, still reads and resizes."""
+    if "flags" not in caffe_tools.find().build:
+        pytest.skip("a Caffe that was not built here")
+    image = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    cv2.imwrite(str(tmp_path / "image.png"), image)
+    code = (
+        "import sys; from bonecaffe import caffe_tools; caffe = caffe_tools.import_pycaffe()\n"
+        "assert 'skimage' not in sys.modules and 'scipy.ndimage' not in sys.modules\n"
+        "grey = caffe.io.load_image(sys.argv[1], color=False); small = caffe.io.resize_image(grey, (8, 8))\n"
+        "four = caffe.io.resize_image(grey.repeat(4, 2), (8, 8))\n"
+        "print(grey.shape, round(float(grey.max()), 3), small.shape, four.shape)"
+    )
+    said = subprocess.check_output([sys.executable, "-c", code, str(tmp_path / "image.png")], text=True)
+    assert said == "(16, 16, 1) 1.0 (8, 8, 1) (8, 8, 4)\n"
 
 
 def test_caffe_root_that_does_not_serve_is_refused(tmp_path):
@@ -125,3 +144,43 @@ def test_no_address_and_no_path_of_a_machine_is_committed():
         text = path.read_text(errors="replace") if path.is_file() else ""
         for word in ("deb.debian" + ".org", "pypi" + ".org", "/ro" + "ot/", "/ho" + "me/"):
             assert word not in text, f"{path}: {word}"
+
+
+@pytest.fixture
+def pretended_cuda(tmp_path):
+    """A folder with an nvcc of some version that knows some architectures; enough to be asked, not to compile."""
+
+    def make(version, architectures):
+        nvcc = tmp_path / "cuda" / "bin" / "nvcc"
+        nvcc.parent.mkdir(parents=True, exist_ok=True)
+        listed = "\\n".join(f"compute_{one}" for one in architectures)
+        nvcc.write_text(
+            f"#!/bin/sh\ncase $1 in --version) echo 'Cuda compilation tools, release {version}, V{version}.1';; "
+            f"--list-gpu-arch) printf '{listed}\\n';; esac\n"
+        )
+        nvcc.chmod(0o755)
+        return {"BONECAFFE_GPU": "1", "CUDA_HOME": str(tmp_path / "cuda")}
+
+    return make
+
+
+@pytest.mark.skipif(not list(SOURCES.glob("*.orig.tar.gz")), reason="Caffe was not built here from source")
+def test_gpu_builds_that_cannot_be_are_refused(pretended_cuda, tmp_path):
+    """CUDA too old; a card too old for it, with the remedy; no architecture; no nvcc; a wish that is none."""
+    tarball = {
+        "CAFFE_SOURCE": str(sorted(SOURCES.glob("*.orig.tar.gz"))[0]),
+        "BONECAFFE_CACHE": str(tmp_path / "cache"),
+    }
+
+    def refused(**environment):
+        done = build(**tarball, **environment)
+        assert done.returncode == 1 and not list((tmp_path / "cache").glob("caffe/*.tree")), done.stderr
+        return done.stderr
+
+    assert "CUDA 10.2: 11.8, 12 or 13 is needed" in refused(**pretended_cuda("10.2", [30]))
+    today = pretended_cuda("13.0", [75, 86, 120])
+    said = refused(**today, CUDA_ARCH="6.1")
+    assert "compute capability 61: CUDA 13.0 knows 75 and newer" in said and "install CUDA 12 or 11.8" in said
+    assert "'ampere' is no compute capability" in refused(**today, CUDA_ARCH="ampere")
+    assert "no bin/nvcc there" in refused(BONECAFFE_GPU="1", CUDA_HOME=str(tmp_path))
+    assert "1 builds for a GPU, 0 for the CPU" in refused(BONECAFFE_GPU="yes")
