@@ -1,6 +1,6 @@
 """bonecaffe: Lee & Kim's 2018 bone-age pipeline on real Caffe.
 
-    from bonecaffe import Predictor, Recipe, mad, ccc
+    from bonecaffe import Locator, Predictor, Recipe, mad, ccc
 
 The names are loaded when first used, so that ``import bonecaffe`` costs nothing.
 """
@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Predictor": "bonecaffe.predict",
+    "Locator": "bonecaffe.locate.locator",
     "Recipe": "bonecaffe.recipe",
     "RunDir": "bonecaffe.run",
     "BonecaffeError": "bonecaffe.errors",

@@ -229,6 +229,16 @@ def _stop_with(parent: int, libc: ctypes.CDLL) -> None:
         os._exit(1)
 
 
+def nvidia_smi(fields: str) -> str:
+    """What nvidia-smi says of the cards, a line each, comma-separated; empty where it is not there or fails."""
+    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout if done.returncode == 0 else ""
+
+
 def pycaffe_version() -> str:
     """The version of pycaffe, imported in a process of its own, so that its crash would not be ours; CaffeError."""
     code = "from bonecaffe import caffe_tools; print(caffe_tools.import_pycaffe().__version__)"

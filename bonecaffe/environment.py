@@ -16,6 +16,7 @@ PACKAGES = (
     "numpy",
     "scipy",
     "opencv-python",
+    "kornia-rs",
     "lmdb",
     "protobuf",
     "scikit-image",

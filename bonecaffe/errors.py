@@ -59,6 +59,14 @@ class EvaluateError(BonecaffeError):
     """Predictions and truths that cannot be compared."""
 
 
+class AnnotateError(BonecaffeError):
+    """Marking in the browser: a table in use, a change that cannot be taken."""
+
+
+class LocateError(BonecaffeError):
+    """A locator that cannot be used, or could not be trained."""
+
+
 class RepeatError(BonecaffeError):
     """A repeat over seeds that could not be carried through."""
 

@@ -1,4 +1,4 @@
-"""A model and an image -> months. The only maker of pycaffe's Net (paper II.3: "during the test and deployment phases").
+"""A model and an image -> months (paper II.3: "during the test and deployment phases").
 
 >>> from bonecaffe import Predictor                            # doctest: +SKIP
 >>> Predictor("runs/paper").predict("hand.png", points)        # doctest: +SKIP
@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bonecaffe import caffe_tools
-from bonecaffe.errors import CaffeError, PredictError
+from bonecaffe import engine as engines
+from bonecaffe.errors import PredictError
 from bonecaffe.hands.cases import Case, months_text
 from bonecaffe.hands.images import read_image
 from bonecaffe.hands.reference_points import ReferencePoints
@@ -70,7 +70,7 @@ class Predictor:
     """A trained run, ready to say the bone age of hands.
 
     Parameters: the run's folder, the iteration of the snapshot (the last one), the GPU's number (the CPU), the
-    number of images in a forward pass.
+    number of images in a forward pass, what computes: ``caffe``, or ``opencv`` where there is no Caffe.
 
     Raises PredictError when the run holds no model, CaffeError when there is no Caffe.
     """
@@ -81,6 +81,7 @@ class Predictor:
         snapshot: int | None = None,
         gpu: int | None = None,
         batch: int = BATCH,
+        engine: engines.Kind = "caffe",
     ) -> None:
         self.run = run if isinstance(run, RunDir) else RunDir(run)
         self.run.recipe()  # says so when this is no run
@@ -90,20 +91,12 @@ class Predictor:
         self.batch = batch
         if not self.run.deploy.is_file():
             raise PredictError(f"{self.run.deploy}: not there. Write it with: bonecaffe prototxt {self.run}")
-        if gpu is not None and not caffe_tools.find().has_gpu:
-            raise CaffeError("this Caffe was built without GPU support; predict on the CPU.")
-        caffe = caffe_tools.import_pycaffe()
-        if gpu is None:
-            caffe.set_mode_cpu()
-        else:
-            caffe.set_device(gpu)
-            caffe.set_mode_gpu()
-        self._net = caffe.Net(str(self.run.deploy), str(self.snapshot.caffemodel), caffe.TEST)
+        self._net = engines.make(engine, self.run.deploy, self.snapshot.caffemodel, gpu)
         self._mean = mean.array(self.run, self.recipe)
 
     def use(self, snapshot: snapshots.Snapshot) -> None:
         """Go on with the weights of another snapshot of the run; the net is not built anew."""
-        self._net.copy_from(str(snapshot.caffemodel))
+        self._net.load(snapshot.caffemodel)
         self.snapshot = snapshot
 
     def predict(
@@ -156,15 +149,7 @@ class Predictor:
             raise PredictError(f"{name}: {error}. Mark the points on this very image.") from error
 
     def _forward(self, batch: list[np.ndarray]) -> list[float]:
-        data = self._net.blobs["data"]
-        shape = (len(batch), 3, self.recipe.preparation.height, self.recipe.preparation.width)
-        if tuple(data.shape) != shape:
-            data.reshape(*shape)
-            self._net.reshape()
-        for slot, normal in zip(data.data, batch, strict=True):
-            slot[...] = self.feed(normal)
-        months = self._net.forward()[self.recipe.network.fc8_name]
-        return [float(value) for value in months.reshape(len(batch), -1)[:, 0]]
+        return [float(value) for value in self._net.forward(np.stack([self.feed(normal) for normal in batch]))[:, 0]]
 
 
 # ---- a run's own cases -----------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ class Data(_Frozen):
     test_cases: Count
     split_seed: Seed
     labels: Literal["whole_months", "round", "exact"]
+    points: Literal["marked", "boxes", "found"]
 
 
 class Preparation(_Frozen):
@@ -83,6 +84,7 @@ class Solver(_Frozen):
     stepsize: Count
     display: Count
     max_iter: Count
+    iter_size: Count
     momentum: Rate
     weight_decay: Rate
     snapshot: Count

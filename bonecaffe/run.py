@@ -13,11 +13,11 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from bonecaffe.errors import RunError
+from bonecaffe.errors import BonecaffeError, RunError
 from bonecaffe.recipe import Recipe
 
 SPLITS = ("train", "test")
@@ -188,21 +188,14 @@ class RunDir:
 
         Yields the open lock file: it is held until every process that has it open has ended, however they end.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        patience = time.monotonic() + wait_s
-        with open(self._lock_file, "a+", encoding="utf-8") as file:
-            while not _locked(file.fileno(), fcntl.LOCK_EX):
-                if time.monotonic() >= patience:
-                    file.seek(0)
-                    holder = file.read().strip() or "another process"
-                    raise RunError(f"{self.path}: in use by {holder}. Wait for it, or stop it, and try again.")
-                time.sleep(0.2)
-            with contextlib.suppress(OSError):  # the name is a courtesy; a full disk shall not end in it
-                file.truncate(0)
-                file.write(f"bonecaffe {doing}, process {os.getpid()}")
-                file.flush()
-            yield file.fileno()
-            file.truncate(0)
+
+        def busy(holder: str) -> RunError:
+            return RunError(
+                f"{self.path}: in use by {holder or 'another process'}. Wait for it, or stop it, and try again."
+            )
+
+        with held(self._lock_file, doing, busy, wait_s) as file:
+            yield file
 
     def holder(self) -> str:
         """Who works on the run now, such as ``bonecaffe train, process 77``; empty when nobody does."""
@@ -211,6 +204,28 @@ class RunDir:
                 return "" if _locked(file.fileno(), fcntl.LOCK_SH) else file.read().strip() or "another process"
         except OSError:
             return ""
+
+
+@contextlib.contextmanager
+def held(lock_file: Path, doing: str, busy: Callable[[str], BonecaffeError], wait_s: float = 0.0) -> Iterator[int]:
+    """Hold a lock file, with our name in it; what ``busy`` makes of its holder's name is raised while another has it.
+
+    Yields the open file: it is held until every process that has it open has ended, however they end.
+    """
+    lock_file.parent.mkdir(parents=True, exist_ok=True)
+    patience = time.monotonic() + wait_s
+    with open(lock_file, "a+", encoding="utf-8") as file:
+        while not _locked(file.fileno(), fcntl.LOCK_EX):
+            if time.monotonic() >= patience:
+                file.seek(0)
+                raise busy(file.read().strip())
+            time.sleep(0.2)
+        with contextlib.suppress(OSError):  # the name is a courtesy; a full disk shall not end in it
+            file.truncate(0)
+            file.write(f"bonecaffe {doing}, process {os.getpid()}")
+            file.flush()
+        yield file.fileno()
+        file.truncate(0)
 
 
 def _locked(file: int, how: int) -> bool:

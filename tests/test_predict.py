@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -10,12 +15,13 @@ import pandas
 import pytest
 from conftest import losses_of_test, tiny
 
-from bonecaffe import caffe_tools
-from bonecaffe.errors import BonecaffeError, ImageError, PredictError
+from bonecaffe import caffe_tools, engine
+from bonecaffe.errors import BonecaffeError, CaffeError, ImageError, PredictError
 from bonecaffe.hands.images import find_images, read_image
 from bonecaffe.hands.reference_points import read_points
 from bonecaffe.predict import Predictor, predict_run
 from bonecaffe.prepare import imageset
+from bonecaffe.training import snapshots
 
 
 @pytest.fixture(scope="module")
@@ -177,3 +183,42 @@ def test_recipe_changed_after_training_does_not_reach_the_model(own_trained, han
     inputs.write_prototxts(own_trained, tiny(network__fc_outputs=(16, 8)))
     with pytest.raises(PredictError, match=r"deploy\.prototxt changed"):
         Predictor(own_trained)
+
+
+def test_opencv_engine_needs_no_caffe(trained, hands, tmp_path):
+    """Where Caffe is gone, four files of the run give the same months through OpenCV; without the option, it is named."""
+    laptop = tmp_path / "model"
+    (laptop / "snapshots").mkdir(parents=True)
+    chosen = Predictor(trained)
+    for file in (trained.recipe_file, trained.manifest_file, trained.deploy):
+        shutil.copy(file, laptop)
+    shutil.copy(chosen.snapshot.caffemodel, laptop / "snapshots")
+    files, points = find_images(hands / "images"), read_points(hands / "points.csv")
+    command = [sys.executable, "-m", "bonecaffe", "predict", laptop, files["1003"], files["1007"], "--points", hands / "points.csv", "--json"]  # fmt: skip
+    nowhere = {**os.environ, "CAFFE_ROOT": str(tmp_path / "nowhere")}
+    refused = subprocess.run(command, capture_output=True, text=True, env=nowhere)
+    assert refused.returncode == 1 and "--engine opencv" in refused.stderr
+    done = subprocess.run([*command, "--engine", "opencv"], capture_output=True, text=True, env=nowhere)
+    assert done.returncode == 0, done.stderr
+    months = {(said := json.loads(line))["id"]: said["months"] for line in done.stdout.splitlines()}
+    for case_id, value in months.items():
+        assert value == pytest.approx(chosen.predict(files[case_id], points[case_id]), abs=0.011)
+    assert len(months) == 2
+
+
+def test_engines_agree(own_trained):
+    """The same net and weights say the same through either engine, for any batch, and after other weights."""
+    deploy, rng = own_trained.deploy, np.random.default_rng(0)
+    first, last = (s.caffemodel for s in (snapshots.find(own_trained.snapshots)[i] for i in (0, -1)))
+    ours, other = (engine.make(kind, deploy, first) for kind in engine.KINDS)
+    for weights in (first, last):
+        ours.load(weights)
+        other.load(weights)
+        for count in (1, 5, 2):
+            batch = rng.normal(0, 50, (count, 3, 224, 224)).astype(np.float32)
+            a, b = ours.forward(batch), other.forward(batch)
+            assert a.shape == b.shape == (count, 1) and np.allclose(a, b, rtol=1e-4)
+    with pytest.raises(CaffeError, match="leave --gpu out"):
+        engine.make("opencv", deploy, first, gpu=0)
+    with pytest.raises(CaffeError, match="without GPU support"):
+        engine.make("caffe", deploy, first, gpu=0)

@@ -75,7 +75,7 @@ def test_more_seeds_are_added_and_another_plan_refused(hands, tmp_path):
 def test_weights_stay_declared_when_it_goes_on(hands, trained, tmp_path):
     """Started from given weights, interrupted, called again: the record still says what it started from."""
     weights = trained.snapshots / "SNAPSHOT_iter_12.caffemodel"
-    long = {"solver__max_iter": 40, "solver__snapshot": 10, "solver__test_interval": 40}
+    long = {"solver__max_iter": 300, "solver__snapshot": 100, "solver__test_interval": 300}
     plan = replace(plan_for(tmp_path, hands, **long), weights=weights)
 
     def stop(progress):
@@ -94,7 +94,7 @@ def test_weights_stay_declared_when_it_goes_on(hands, trained, tmp_path):
 
 def test_interrupted_seed_goes_on(hands, tmp_path):
     """Ctrl-C in a seed: an error that says so; the next call resumes it."""
-    plan = plan_for(tmp_path, hands, solver__max_iter=60, solver__snapshot=20, solver__test_interval=30)
+    plan = plan_for(tmp_path, hands, solver__max_iter=300, solver__snapshot=100, solver__test_interval=150)
 
     def stop(progress):
         if progress.iteration >= 5 and not told:
@@ -145,7 +145,7 @@ def test_spread_tells_luck_from_difference():
 def cluster(workers: int):
     """A Dask scheduler and workers, processes of their own on the loopback; yields the address."""
     pytest.importorskip("distributed")
-    env = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
 
     def start(*arguments):
         command = [sys.executable, "-m", "distributed.cli." + arguments[0], *arguments[1:]]

@@ -250,6 +250,7 @@ def save(figure, path: Path) -> Path:
     """Save a figure as PNG, whole or not at all."""
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=130, format="png", metadata={"Software": None})
+    figure.set_layout_engine("none")  # laid out now: what is saved of it next has the same places, and sooner
     return path
 
 

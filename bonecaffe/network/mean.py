@@ -13,6 +13,7 @@ import numpy as np
 
 from bonecaffe import caffe_tools
 from bonecaffe.errors import PrepareError, RecipeError
+from bonecaffe.network import weights
 from bonecaffe.recipe import Recipe
 from bonecaffe.run import RunDir, replacing, write_bytes
 
@@ -72,13 +73,12 @@ def write(run: RunDir, recipe: Recipe) -> None:
 def read(path: Path) -> np.ndarray:
     """A mean image, float32 (channel, row, column); RecipeError naming the file when it is none."""
     try:
-        blob = caffe_tools.caffe_pb2().BlobProto.FromString(path.read_bytes())
+        shape, values = weights.read_blob(path.read_bytes())
     except OSError as error:
         raise RecipeError(f"{path}: {error.strerror}. The recipe's mean needs it.") from error
-    except Exception as error:  # protobuf's DecodeError has no public base of its own
+    except ValueError as error:
         raise RecipeError(f"{path}: not a mean image (binaryproto): {error}.") from error
-    shape = tuple(blob.shape.dim)[-3:] if blob.shape.dim else (blob.channels, blob.height, blob.width)
-    values = np.array(blob.data, np.float32)
+    shape = shape[-3:]
     if len(shape) != 3 or values.size != int(np.prod(shape)) or values.size == 0:
         raise RecipeError(f"{path}: not a mean image (binaryproto): {values.size} numbers for the shape {shape}.")
     return values.reshape(shape)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bonecaffe import caffe_tools
+from bonecaffe import caffe_tools, gpu
 from bonecaffe.errors import BonecaffeError, PreflightError, RecipeError, WeightsError
 from bonecaffe.network import mean, shapes, weights
 from bonecaffe.network.shapes import Shape
@@ -76,7 +76,7 @@ def examine(run: RunDir, plan: Plan | None = None) -> Report:
     _weights(run, plan, flows[TRAIN], report)
     if solver is not None and flows[TRAIN].complete:
         _room(run, solver, flows[TRAIN], say)
-        _memory(solver, flows, say)
+        _memory(solver, flows, plan, say)
     return report
 
 
@@ -321,26 +321,10 @@ def _squeezed(shape: Shape) -> Shape:
 # ---- the machine -----------------------------------------------------------------------------------------------
 
 
-def gpu_problem(wanted: str) -> str | None:
-    """Why this Caffe cannot train on the GPUs wanted (``0``, ``0,1``, ``all``); None when it can."""
-    caffe = caffe_tools.find()
-    if not caffe.has_gpu:
-        return (
-            f"--gpu {wanted}: this Caffe ({caffe.origin}) was built without GPU support. "
-            "Train with --cpu, or give a Caffe built with CUDA by CAFFE_ROOT."
-        )
-    if (wanted == "all" or "," in wanted) and not caffe.has_nccl:
-        return (
-            f"--gpu {wanted}: several GPUs need a Caffe built with NCCL, and this one ({caffe.origin}) is not. "
-            "Use one, --gpu 0."
-        )
-    return None
-
-
 def _hardware(solver: Any, plan: Plan, say: Any) -> None:
     in_solver = solver is not None and solver.HasField("solver_mode") and solver.solver_mode == 1
     wanted = plan.gpu if plan.gpu is not None else ("0" if in_solver else None)
-    if wanted is not None and (problem := gpu_problem(wanted)):
+    if wanted is not None and (problem := gpu.problem(wanted)):
         say(problem)
 
 
@@ -368,16 +352,24 @@ def _room(run: RunDir, solver: Any, flow: shapes.Flow, say: Any) -> None:
         )
 
 
-def _memory(solver: Any, flows: dict[int, shapes.Flow], say: Any) -> None:
-    """Blobs and their differences in both phases, and the weights with theirs; against this machine's memory on the CPU."""
-    if solver.solver_mode == 1 and solver.HasField("solver_mode"):
-        return
+def _memory(solver: Any, flows: dict[int, shapes.Flow], plan: Plan, say: Any) -> None:
+    """Blobs and their differences in both phases, and the weights with theirs; against the memory they have to fit into."""
     needed = memory_bytes(solver, flows)
-    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > available:
-        say(
-            f"training would need about {needed / 1e9:.1f} GB of memory, and this machine has {available / 1e9:.1f} GB. Lower network.train_batch."
-        )
+    if solver.HasField("solver_mode") and solver.solver_mode == 1:
+        cards = gpu.chosen(plan.gpu or "0", gpu.cards())
+        available, where = min((card.memory for card in cards), default=0), "the card"
+    else:
+        available, where = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "this machine"
+    if not available or needed <= available:
+        return
+    batch = max((shape[0] for name, shape in flows[TRAIN].blobs.items() if name == "data"), default=1)
+    fixed = memory_bytes(solver, {**flows, TRAIN: flows[TRAIN]._replace(blobs={})})
+    each = sum(2 * 4 * math.prod(shape) for shape in flows[TRAIN].blobs.values()) / batch
+    fits = [size for size in range(1, batch) if batch % size == 0 and fixed + size * each <= 0.9 * available]
+    remedy = f"Set network.train_batch: {fits[-1]} and solver.iter_size: {batch // fits[-1]}, which learns from {batch} images an iteration all the same" if fits else "Lower network.train_batch"  # fmt: skip
+    say(
+        f"training would need about {needed / 1e9:.1f} GB of memory, and {where} has {available / 1e9:.1f} GB. {remedy}."
+    )
 
 
 def memory_bytes(solver: Any, flows: dict[int, shapes.Flow]) -> int:

@@ -61,11 +61,12 @@ def _scalar(value: Value) -> str:
 # ---- layers ----------------------------------------------------------------------------------------------------
 
 
-def _layer(name: str, kind: str, bottoms: Iterable[str], tops: Iterable[str], *rest: tuple[str, Value]) -> Block:
+def layer(name: str, kind: str, bottoms: Iterable[str], tops: Iterable[str], *rest: tuple[str, Value]) -> Block:
+    """A layer of a kind with its bottoms, tops and further fields."""
     return Block(("name", name), ("type", kind), *[("bottom", b) for b in bottoms], *[("top", t) for t in tops], *rest)
 
 
-def _rates(lr_mult: Iterable[float], decay_mult: Iterable[float]) -> list[tuple[str, Value]]:
+def rates(lr_mult: Iterable[float], decay_mult: Iterable[float]) -> list[tuple[str, Value]]:
     """The two ``param`` blocks of a layer with weights and biases."""
     return [
         ("param", Block(("lr_mult", lr), ("decay_mult", decay))) for lr, decay in zip(lr_mult, decay_mult, strict=True)
@@ -106,7 +107,7 @@ def _caffenet(recipe: Recipe, trained: bool) -> list[Block]:
     layers: list[Block] = []
 
     def learn(name: str) -> list[tuple[str, Value]]:
-        return _rates((1, 2), (1, 0)) if trained else []
+        return rates((1, 2), (1, 0)) if trained else []
 
     def start(name: str) -> list[tuple[str, Value]]:
         return _fillers(recipe, name) if trained else []
@@ -119,31 +120,31 @@ def _caffenet(recipe: Recipe, trained: bool) -> list[Block]:
         shape += [("group", group)] if group > 1 else []
         shape += [("stride", stride)] if stride > 1 else []
         layers.append(
-            _layer(
+            layer(
                 name, "Convolution", [bottom], [name], *learn(name), ("convolution_param", Block(*shape, *start(name)))
             )
         )
-        layers.append(_layer(f"relu{index}", "ReLU", [name], [name]))
+        layers.append(layer(f"relu{index}", "ReLU", [name], [name]))
         return name
 
     def pool(index: int, bottom: str) -> str:
         shape = Block(("pool", Enum("MAX")), ("kernel_size", 3), ("stride", 2))
-        layers.append(_layer(f"pool{index}", "Pooling", [bottom], [f"pool{index}"], ("pooling_param", shape)))
+        layers.append(layer(f"pool{index}", "Pooling", [bottom], [f"pool{index}"], ("pooling_param", shape)))
         return f"pool{index}"
 
     def norm(index: int, bottom: str) -> str:
         shape = Block(("local_size", 5), ("alpha", 0.0001), ("beta", 0.75))
-        layers.append(_layer(f"norm{index}", "LRN", [bottom], [f"norm{index}"], ("lrn_param", shape)))
+        layers.append(layer(f"norm{index}", "LRN", [bottom], [f"norm{index}"], ("lrn_param", shape)))
         return f"norm{index}"
 
     def fc(index: int, bottom: str) -> str:
         name = f"fc{index}"
         shape = Block(("num_output", net.fc_outputs[index - 6]), *start(name))
-        layers.append(_layer(name, "InnerProduct", [bottom], [name], *learn(name), ("inner_product_param", shape)))
-        layers.append(_layer(f"relu{index}", "ReLU", [name], [name]))
+        layers.append(layer(name, "InnerProduct", [bottom], [name], *learn(name), ("inner_product_param", shape)))
+        layers.append(layer(f"relu{index}", "ReLU", [name], [name]))
         if net.dropout:
             layers.append(
-                _layer(
+                layer(
                     f"drop{index}", "Dropout", [name], [name], ("dropout_param", Block(("dropout_ratio", net.dropout)))
                 )
             )
@@ -162,12 +163,12 @@ def _caffenet(recipe: Recipe, trained: bool) -> list[Block]:
 def _regression(recipe: Recipe, bottom: str, trained: bool) -> Block:
     """Appendix 1: the final layer, re-defined for regression."""
     net = recipe.network
-    rates = _rates(net.fc8_lr_mult, net.fc8_decay_mult) if trained else []
+    learn = rates(net.fc8_lr_mult, net.fc8_decay_mult) if trained else []
     shape = Block(("num_output", net.fc8_outputs))
     if trained:
         shape.append(("weight_filler", Block(("type", "gaussian"), ("std", net.fc8_weight_std))))
         shape.append(("bias_filler", Block(("type", "constant"), ("value", net.fc8_bias))))
-    return _layer(net.fc8_name, "InnerProduct", [bottom], [net.fc8_name], *rates, ("inner_product_param", shape))
+    return layer(net.fc8_name, "InnerProduct", [bottom], [net.fc8_name], *learn, ("inner_product_param", shape))
 
 
 def _data(recipe: Recipe, phase: str, split: str, batch: int, mirror: bool) -> list[Block]:
@@ -180,9 +181,9 @@ def _data(recipe: Recipe, phase: str, split: str, batch: int, mirror: bool) -> l
     include = ("include", Block(("phase", Enum(phase))))
     transform = ("transform_param", Block(("mirror", mirror), *mean.fields(recipe)))
     tops = ["data"] if exact else ["data", "label"]
-    layers = [_layer("data", "Data", [], tops, include, transform, source(f"{split}_lmdb"))]
+    layers = [layer("data", "Data", [], tops, include, transform, source(f"{split}_lmdb"))]
     if exact:
-        layers.append(_layer("label", "Data", [], ["label"], include, source(f"{split}_labels_lmdb")))
+        layers.append(layer("label", "Data", [], ["label"], include, source(f"{split}_labels_lmdb")))
     return layers
 
 
@@ -210,7 +211,7 @@ def train_val(recipe: Recipe) -> str:
         *_data(recipe, "TRAIN", "train", net.train_batch, net.mirror),
         *_data(recipe, "TEST", "test", net.test_batch, False),
         *_caffenet(recipe, trained=True),
-        _layer("loss", net.loss, [net.fc8_name, "label"], ["loss"]),
+        layer("loss", net.loss, [net.fc8_name, "label"], ["loss"]),
     ]
     body = text(Block(("name", net.name), *[("layer", layer) for layer in layers]))
     return _heading(recipe, "The network in training (paper II.3, appendix 1)") + body
@@ -220,7 +221,7 @@ def deploy(recipe: Recipe) -> str:
     """The network in use: an input of 1 x 3 x height x width (BGR less the mean) and fc8, the age in months."""
     size = recipe.preparation
     shape = Block(*[("dim", dim) for dim in (1, 3, size.height, size.width)])
-    data = _layer("data", "Input", [], ["data"], ("input_param", Block(("shape", shape))))
+    data = layer("data", "Input", [], ["data"], ("input_param", Block(("shape", shape))))
     body = text(
         Block(
             ("name", recipe.network.name),
@@ -238,6 +239,8 @@ def solver(recipe: Recipe, snapshot_prefix: str | None = None) -> str:
     values["solver_mode"] = Enum(schedule.solver_mode)
     if schedule.lr_policy == "fixed":
         del values["gamma"], values["stepsize"]
+    if schedule.iter_size == 1:
+        del values["iter_size"]
     if snapshot_prefix is not None:
         values["snapshot_prefix"] = snapshot_prefix
     lines = []

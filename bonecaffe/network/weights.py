@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from bonecaffe.errors import WeightsError
 from bonecaffe.run import replacing
 
@@ -93,6 +95,20 @@ def _shape(data: mmap.mmap | bytes, blob: _Field) -> tuple[int, ...]:
                 elif dim.number == 1 and dim.wire == _VARINT:
                     dims.append(_varint(data, dim.value, dim.end)[0])
     return tuple(dims) if dims else tuple(legacy.values())
+
+
+def read_blob(data: bytes) -> tuple[tuple[int, ...], np.ndarray]:
+    """A BlobProto's shape and its numbers, float32; ValueError when it is none."""
+    blob = _Field(0, _BYTES, 0, 0, len(data))
+    parts = [
+        data[field.value : field.end]
+        for field in _fields(data, 0, len(data))
+        if field.number == 5 and field.wire in (_BYTES, _FIXED32)
+    ]
+    numbers = b"".join(parts)
+    if len(numbers) % 4:
+        raise ValueError("its numbers are cut off")
+    return _shape(data, blob), np.frombuffer(numbers, "<f4").copy()
 
 
 def _layers(data: mmap.mmap | bytes) -> list[StoredLayer]:

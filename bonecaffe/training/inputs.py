@@ -7,6 +7,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+from bonecaffe import gpu as gpus
 from bonecaffe.errors import CaffeError, TrainError
 from bonecaffe.network import mean, preflight, prototxt, weights
 from bonecaffe.recipe import Recipe
@@ -129,7 +130,7 @@ def compute_with(recipe: Recipe, gpu: str | None, cpu: bool) -> tuple[Recipe, li
     if recipe.solver.solver_mode == "CPU":
         return recipe, []
     gpu = gpu if gpu is not None else "0"
-    if problem := preflight.gpu_problem(gpu):
+    if problem := gpus.problem(gpu):
         raise CaffeError(problem)
     return recipe, ["--gpu", gpu]
 

@@ -7,12 +7,13 @@ import os
 import shutil
 import signal
 import threading
+from pathlib import Path
 
 import pandas
 import pytest
 from conftest import prepare_run, tiny
 
-from bonecaffe import caffe_tools
+from bonecaffe import caffe_tools, gpu
 from bonecaffe.errors import BonecaffeError, CaffeError, TrainError
 from bonecaffe.network import preflight, prototxt
 from bonecaffe.recipe import Recipe
@@ -62,7 +63,7 @@ def test_interrupted_run_is_not_finished(own_run):
 
 def test_interrupted_and_resumed_run_ends_where_it_should(own_run):
     """Resumed from the snapshot of the interruption, to the last iteration, with one curve without a gap."""
-    own_run.write_recipe(tiny(solver__max_iter=30, solver__snapshot=10, solver__test_interval=10))
+    own_run.write_recipe(tiny(solver__max_iter=300, solver__snapshot=10, solver__test_interval=100))
     told = []
 
     def stop(progress):
@@ -73,9 +74,9 @@ def test_interrupted_and_resumed_run_ends_where_it_should(own_run):
     first = train.train(own_run, watch=stop)
     assert first.state == "interrupted"
     second = train.train(own_run, resume=True)
-    assert (second.state, second.iteration) == ("finished", 30)
+    assert (second.state, second.iteration) == ("finished", 300)
     curve = pandas.read_csv(own_run.curve)
-    assert curve[curve.phase == "train"].iteration.tolist() == list(range(31))  # Caffe reports the last one too
+    assert curve[curve.phase == "train"].iteration.tolist() == list(range(301))  # Caffe reports the last one too
     assert own_run.caffe_log.read_text().count("# bonecaffe ") == 2
     attempts = own_run.manifest()["train"]["attempts"]
     assert [attempt["state"] for attempt in attempts] == ["interrupted", "finished"]
@@ -84,7 +85,7 @@ def test_interrupted_and_resumed_run_ends_where_it_should(own_run):
 
 def test_torn_snapshot_is_passed_over(own_run):
     """A snapshot cut off by a kill is named, and the complete one before it carries on."""
-    own_run.write_recipe(tiny(solver__max_iter=30, solver__snapshot=10, solver__test_interval=30))
+    own_run.write_recipe(tiny(solver__max_iter=400, solver__snapshot=10, solver__test_interval=400))
     told = []
 
     def stop(progress):
@@ -149,12 +150,18 @@ def test_paper_wants_weights_and_a_gpu(hands, tmp_path):
 class _GpuCaffe:
     """What a Caffe built with CUDA would answer, for the command lines that cannot be run here."""
 
-    origin, has_gpu, has_nccl = "a pretended GPU build", True, False
+    origin, has_gpu, has_nccl, build = (
+        "a pretended GPU build",
+        True,
+        False,
+        {"gpu": "CUDA 13.0; compute capability 75 86"},
+    )
 
 
 def test_gpu_command_lines(own_run, monkeypatch):
     """The paper's `--gpu 0` is what the paper's recipe gives; several GPUs need NCCL."""
     monkeypatch.setattr(caffe_tools, "find", lambda: _GpuCaffe)
+    monkeypatch.setattr(gpu, "_DRIVERS", (Path("/proc"),))
     paper = Recipe.load("paper")
     assert inputs.compute_with(paper, None, False) == (paper, ["--gpu", "0"])
     assert inputs.compute_with(paper, "2", False)[1] == ["--gpu", "2"]

@@ -1,0 +1,87 @@
+"""A trained net, ready to be fed: by pycaffe, or by OpenCV's importer of the same two files. The only maker of nets.
+
+pycaffe is the rule; OpenCV is for machines without any Caffe, and a second opinion.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+
+from bonecaffe import caffe_tools
+from bonecaffe import gpu as gpus
+from bonecaffe.errors import CaffeError, WeightsError
+
+Kind = Literal["caffe", "opencv"]
+KINDS: tuple[Kind, ...] = ("caffe", "opencv")
+
+
+class Engine(Protocol):
+    """A net with its weights."""
+
+    def forward(self, data: np.ndarray) -> np.ndarray:
+        """What the net says of a batch, float32 (count, channels, height, width): (count, outputs)."""
+        ...
+
+    def load(self, caffemodel: Path) -> None:
+        """Go on with other weights of the same net."""
+        ...
+
+
+def make(kind: Kind, deploy: Path, caffemodel: Path, gpu: int | None = None) -> Engine:
+    """A net of a deploy file and its weights. Raises CaffeError when there is no Caffe, or no GPU in it."""
+    if kind == "opencv":
+        if gpu is not None:
+            raise CaffeError("OpenCV's engine computes on the CPU; leave --gpu out, or take --engine caffe.")
+        return _OpenCV(deploy, caffemodel)
+    return _Caffe(deploy, caffemodel, gpu)
+
+
+class _Caffe:
+    def __init__(self, deploy: Path, caffemodel: Path, gpu: int | None) -> None:
+        try:
+            if gpu is not None and (problem := gpus.problem(str(gpu))):
+                raise CaffeError(problem)
+            caffe = caffe_tools.import_pycaffe()
+        except CaffeError as error:
+            raise CaffeError(f"{error} Without Caffe, the same files can be used with --engine opencv.") from error
+        if gpu is None:
+            caffe.set_mode_cpu()
+        else:
+            caffe.set_device(gpu)
+            caffe.set_mode_gpu()
+        self._net = caffe.Net(str(deploy), str(caffemodel), caffe.TEST)
+        self._output = self._net.outputs[0]
+
+    def forward(self, data: np.ndarray) -> np.ndarray:
+        blob = self._net.blobs["data"]
+        if tuple(blob.shape) != data.shape:
+            blob.reshape(*data.shape)
+            self._net.reshape()
+        blob.data[...] = data
+        return self._net.forward()[self._output].reshape(len(data), -1).copy()
+
+    def load(self, caffemodel: Path) -> None:
+        self._net.copy_from(str(caffemodel))
+
+
+class _OpenCV:
+    def __init__(self, deploy: Path, caffemodel: Path) -> None:
+        self._deploy = deploy
+        self.load(caffemodel)
+
+    def forward(self, data: np.ndarray) -> np.ndarray:
+        self._net.setInput(np.ascontiguousarray(data, np.float32))
+        return self._net.forward().reshape(len(data), -1).copy()
+
+    def load(self, caffemodel: Path) -> None:
+        import cv2
+
+        try:
+            self._net = cv2.dnn.readNetFromCaffe(str(self._deploy), str(caffemodel))
+        except cv2.error as error:
+            raise WeightsError(f"{caffemodel}: OpenCV cannot read it with {self._deploy.name}: {error.err}.") from error
+        self._net.setPreferableBackend(cv2.dnn.DNN_BACKEND_OPENCV)
+        self._net.setPreferableTarget(cv2.dnn.DNN_TARGET_CPU)

@@ -1,0 +1,90 @@
+"""Cards that are not there can only be pretended: what is asked of nvidia-smi, and what is said before Caffe would die."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import prepare_run
+
+from bonecaffe import caffe_tools, gpu
+from bonecaffe.network import preflight
+from bonecaffe.recipe import Recipe
+from bonecaffe.training import inputs
+
+
+class GpuCaffe:
+    """What a Caffe built with CUDA would answer."""
+
+    origin, has_gpu, has_nccl = "a pretended GPU build", True, True
+    build = {"gpu": "CUDA 13.0, cuDNN 9; compute capability 75 86"}  # noqa: RUF012
+
+
+@pytest.fixture
+def smi(tmp_path, monkeypatch):
+    """Puts a program nvidia-smi on PATH that lists the cards given; there is a driver, and a Caffe with CUDA."""
+    real = caffe_tools.find()
+    for name in ("python", "program"):  # what has nothing to do with cards is the real Caffe's
+        monkeypatch.setattr(GpuCaffe, name, getattr(real, name), raising=False)
+    monkeypatch.setattr(caffe_tools, "find", lambda: GpuCaffe)
+    monkeypatch.setattr(gpu, "_DRIVERS", (Path("/proc"),))
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+
+    def lists(*lines, code=0):
+        program = tmp_path / "nvidia-smi"
+        shown = "\n".join(lines)
+        program.write_text(f"#!/bin/sh\ncat <<'END'\n{shown}\nEND\nexit {code}\n")
+        program.chmod(0o755)
+
+    return lists
+
+
+def test_cards_are_read(smi):
+    """Number, name, capability, memory; a line that is none, or a failing program, is no card."""
+    smi("0, NVIDIA GeForce GTX 1060 6GB, 6.1, 6144 MiB", "1, NVIDIA RTX A6000, 8.6, 49140 MiB", "No devices were found")
+    assert gpu.cards() == [
+        gpu.Card(0, "NVIDIA GeForce GTX 1060 6GB", 61, 6144 << 20),
+        gpu.Card(1, "NVIDIA RTX A6000", 86, 49140 << 20),
+    ]
+    smi("0, x, 8.6, 1 MiB", code=9)
+    assert gpu.cards() == []
+
+
+def test_what_speaks_against_a_card(smi, monkeypatch):
+    """Older than the build, in a gap of it, not there, no driver, no NCCL: named with the remedy; a newer card is served by PTX."""
+    smi("0, GTX 1060, 6.1, 6144 MiB", "1, A100, 8.0, 40960 MiB", "2, A6000, 8.6, 49140 MiB", "3, B200, 10.0, 180000 MiB", "4, L4, 8.9, 23034 MiB")  # fmt: skip
+    assert "compute capability 6.1" in gpu.problem("0") and "built for 7.5, 8.6" in gpu.problem("0")
+    assert "compute capability 8.0" in gpu.problem("1")
+    assert gpu.problem("2") is None and gpu.problem("3") is None and gpu.problem("4") is None
+    assert gpu.problem("2,3") is None
+    assert "no card 7" in gpu.problem("2,7")
+    assert "card 0" in gpu.problem("all")
+    monkeypatch.setattr(GpuCaffe, "has_nccl", False)
+    assert "NCCL" in gpu.problem("2,3") and gpu.problem("2") is None
+    monkeypatch.setattr(gpu, "_DRIVERS", (Path("/nowhere"),))
+    assert "no NVIDIA driver" in gpu.problem("2")
+    monkeypatch.setattr(GpuCaffe, "has_gpu", False)
+    assert "make caffe GPU=1" in gpu.problem("2")
+
+
+def test_a_card_too_small_is_told_a_batch_that_fits(request, hands, tmp_path):
+    """The paper's batch of 256 on a card of 2 GB: a batch and an iter_size are named that learn from as many images."""
+    recipe = Recipe.load("paper").with_values(
+        {"data.train_cases": 8, "data.test_cases": 4, "network.test_batch": 1, "solver.test_iter": 4},
+        "tests: a dozen hands",
+    )
+    run = prepare_run(tmp_path / "run", hands, recipe)  # by the real Caffe; then one with a card is pretended
+    request.getfixturevalue("smi")("0, small, 8.6, 2048 MiB")
+    inputs.write_prototxts(run, recipe)
+    (said,) = [line for line in preflight.examine(run, preflight.Plan(gpu="0")).problems if "memory" in line]
+    assert "the card has 2.1 GB" in said
+    batch, steps = int(said.split("train_batch: ")[1].split()[0]), int(said.split("iter_size: ")[1].split(",")[0])
+    assert batch * steps == 256 and batch >= 4
+    smaller = recipe.with_values(
+        {"network.train_batch": batch, "solver.iter_size": steps}, "tests: the batch that was named"
+    )
+    run.write_recipe(smaller)
+    inputs.write_prototxts(run, smaller)
+    assert f"iter_size: {steps}" in run.solver.read_text()
+    assert not [line for line in preflight.examine(run, preflight.Plan(gpu="0")).problems if "memory" in line]
+    assert preflight.schedule(run).images == 256
