@@ -34,7 +34,7 @@ def run(
     context.set_forkserver_preload([work.__module__, "cv2"])
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare_worker)
     try:
-        yield from pool.map(work, tasks, chunksize=2)
+        yield from pool.map(work, tasks, chunksize=4)
     except BrokenProcessPool:
         raise error(
             "a worker process was killed, probably for lack of memory. Try again with fewer (--jobs 1)."

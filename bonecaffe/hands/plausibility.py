@@ -58,8 +58,14 @@ def all_doubts(hands: Mapping[str, ReferencePoints]) -> dict[str, list[str]]:
     return {case_id: said for case_id, said in found.items() if said}
 
 
-def write_overlay(path: Path, hands: Iterable[ReferencePoints], images: Mapping[str, Path], columns: int = 6) -> None:
-    """Write hands with their points and rectangle side by side as one PNG, each under its id."""
+def write_overlay(
+    path: Path,
+    hands: Iterable[ReferencePoints],
+    images: Mapping[str, Path],
+    columns: int = 6,
+    others: Mapping[str, ReferencePoints] | None = None,
+) -> None:
+    """Write hands with their points and rectangle side by side as one PNG, each under its id; ``others`` as crosses."""
     import cv2
 
     side, cells = 260, []
@@ -77,6 +83,12 @@ def write_overlay(path: Path, hands: Iterable[ReferencePoints], images: Mapping[
             cv2.circle(small, place, 3, 0, -1)
             cv2.circle(small, place, 2, 255, -1)
             cv2.putText(small, "UR12345"[number], (place[0] + 4, place[1] - 3), cv2.FONT_HERSHEY_PLAIN, 0.9, 255, 1)
+        if other := (others or {}).get(hand.id):
+            box = other.rectangle()
+            corners = [(round(x * wide), round(y * high)) for x, y in ((box.left, box.top), (box.right, box.bottom))]
+            cv2.rectangle(small, *corners, 90, 1)
+            for x, y in other.points:
+                cv2.drawMarker(small, (round(x * wide), round(y * high)), 255, cv2.MARKER_TILTED_CROSS, 7, 1)
         cell = np.full((side + 20, side + 4), 40, np.uint8)
         cell[20 : 20 + small.shape[0], : small.shape[1]] = small[:side, :side]
         cv2.putText(cell, hand.id[:28], (3, 14), cv2.FONT_HERSHEY_PLAIN, 0.9, 255, 1)

@@ -20,7 +20,10 @@ POINT_NAMES = ("ulna", "radius", "phalanx1", "phalanx2", "phalanx3", "phalanx4",
 
 COLUMNS = ("id", "width", "height", *(f"{name}_{axis}" for name in POINT_NAMES for axis in "xy"))
 
-REMEDY = "Mend these rows; leave all fourteen coordinates of a row empty to say that the hand is not marked yet."
+REMEDY = (
+    "Mend these rows, in bonecaffe annotate or by hand; leave all fourteen coordinates of a row empty to say that the "
+    "hand is not marked yet."
+)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The prepare stage: ages, images and points in; normalized images, lists and audited LMDBs out.
 
-Everything is made in ``RUN/.prepare`` and moved into place when the audit has passed. A run that was interrupted
+Everything is made in ``RUN/.prepare`` and moved into place when the audit has passed. The training hands are packed
+while the test hands are normalized. A run that was interrupted
 picks up its finished images from there; a run that fails leaves the folder as it was.
 """
 
@@ -71,11 +72,17 @@ class Inputs:
 
 
 def with_split(
-    recipe: Recipe, train: int | None, test: int | None, seed: int | None, labels: str | None = None
+    recipe: Recipe,
+    train: int | None,
+    test: int | None,
+    seed: int | None,
+    labels: str | None = None,
+    origin: str | None = None,
 ) -> Recipe:
-    """The recipe with another split or labels, each declared; the test pass is fitted to the number of test cases."""
+    """The recipe with another split, labels or origin of the points, each declared; the test pass is fitted to the number of test cases."""
     given = {
         "data.labels": (labels, "--labels"),
+        "data.points": (origin, "--origin"),
         "data.train_cases": (train, "--train"),
         "data.test_cases": (test, "--test"),
         "data.split_seed": (seed, "--seed"),
@@ -189,22 +196,17 @@ def _prepare(
             run.write_recipe(recipe)
         return False
     _check_space(run, jobs)
-    outcomes = _normalize_all(run, work, jobs, progress, workers)
-    hashes = {outcome.id: outcome.pixels_sha256 for outcome in outcomes.values()}
     staged = RunDir(work)
     for split in SPLITS:
         shutil.rmtree(staged.lmdb(split), ignore_errors=True)
         write_text(staged.list_file(split), imageset.list_text(inputs.split[split], recipe.data.labels))
-
-    def pack(split: str) -> int:
-        imageset.convert(staged.images, staged.list_file(split), staged.lmdb(split), recipe.preparation)
-        if recipe.data.labels == "exact":
-            shutil.rmtree(staged.labels_lmdb(split), ignore_errors=True)
-            imageset.write_labels(staged.labels_lmdb(split), inputs.split[split])
-        return imageset.audit(staged.lmdb(split), inputs.split[split], hashes, recipe.preparation)
-
+    outcomes: dict[str, Outcome] = {}
     with ThreadPoolExecutor(len(SPLITS)) as pool:
-        counts = dict(zip(SPLITS, pool.map(pack, SPLITS), strict=True))
+        packing = {}
+        for split, finished in _normalize_all(run, work, jobs, len(inputs.split["train"]), progress, workers):
+            outcomes |= finished  # the test hands are normalized while the training hands are packed
+            packing[split] = pool.submit(_pack, staged, split, inputs.split[split], finished, recipe)
+        counts = {split: packing[split].result() for split in SPLITS}
     write_cases(staged.cases_file, inputs.chosen())
     example = _of_middle_age(inputs.split["train"])
     outputs.write_example(staged, inputs.images[example.id], inputs.points[example.id])
@@ -229,6 +231,16 @@ def _prepare(
     return True
 
 
+def _pack(staged: RunDir, split: str, cases: list[Case], outcomes: dict[str, Outcome], recipe: Recipe) -> int:
+    """Pack the normalized images of one split and audit what came of it; return the number of records."""
+    imageset.convert(staged.images, staged.list_file(split), staged.lmdb(split), recipe.preparation)
+    if recipe.data.labels == "exact":
+        shutil.rmtree(staged.labels_lmdb(split), ignore_errors=True)
+        imageset.write_labels(staged.labels_lmdb(split), cases)
+    hashes = {case_id: outcome.pixels_sha256 for case_id, outcome in outcomes.items()}
+    return imageset.audit(staged.lmdb(split), cases, hashes, recipe.preparation)
+
+
 def _of_middle_age(cases: list[Case]) -> Case:
     return sorted(cases, key=lambda case: (case.boneage_months, case.id))[len(cases) // 2]
 
@@ -239,12 +251,11 @@ def _named(path: Path) -> dict[str, str]:
 
 def _jobs(inputs: Inputs, recipe: Recipe, folder: Path) -> list[Job]:
     jobs = []
+    preparation = recipe.preparation.model_dump()
     for case in inputs.chosen():
         source, points = inputs.images[case.id], inputs.points[case.id]
         about = os.stat(source)
-        stamp = sha256(
-            json.dumps([__version__, about.st_size, about.st_mtime_ns, asdict(points), recipe.preparation.model_dump()])
-        )
+        stamp = sha256(json.dumps([__version__, about.st_size, about.st_mtime_ns, asdict(points), preparation]))
         jobs.append(Job(case.id, str(source), str(folder / f"{case.id}.png"), points, recipe.preparation, stamp))
     return jobs
 
@@ -263,9 +274,13 @@ def _check_space(run: RunDir, jobs: list[Job]) -> None:
 
 
 def _normalize_all(
-    run: RunDir, work: Path, jobs: list[Job], progress: Progress | None, workers: int | None
-) -> dict[str, Outcome]:
-    """Normalize every image; finished ones of an earlier or interrupted prepare are taken over by hard link."""
+    run: RunDir, work: Path, jobs: list[Job], train: int, progress: Progress | None, workers: int | None
+) -> Iterator[tuple[str, dict[str, Outcome]]]:
+    """Normalize every image; yield each split with its outcomes by id as soon as it is whole, training first.
+
+    The first ``train`` jobs are the training split's. Finished images of an earlier or interrupted prepare are taken
+    over by hard link. Raises PrepareError naming what is wrong, after a look at every image.
+    """
     folder, journal = work / "images", work / "journal.jsonl"
     folder.mkdir(parents=True, exist_ok=True)
     earlier = {**_recorded(run), **_journalled(journal)}
@@ -278,18 +293,23 @@ def _normalize_all(
         else:
             todo.append(job)
     problems = Problems()
+    splits = {"train": jobs[:train], "test": jobs[train:]}
     with open(journal, "a", encoding="utf-8") as notes:
-        for outcome in _outcomes(todo, workers):
-            if outcome.problem:
-                problems.add(outcome.problem.rstrip("."))
-                continue
-            done[outcome.id] = outcome
-            notes.write(json.dumps(asdict(outcome)) + "\n")
-            notes.flush()
-            if progress:
-                progress(len(done), len(jobs))
+        outcomes = _outcomes(todo, workers)
+        for split, members in splits.items():
+            for _ in range(sum(job.id not in done for job in members)):  # they come in the order of the jobs
+                outcome = next(outcomes)
+                if outcome.problem:
+                    problems.add(outcome.problem.rstrip("."))
+                    continue
+                done[outcome.id] = outcome
+                notes.write(json.dumps(asdict(outcome)) + "\n")
+                notes.flush()
+                if progress:
+                    progress(len(done), len(jobs))
+            if not problems.found:
+                yield split, {job.id: done[job.id] for job in members}
     problems.raise_if_any(PrepareError, "images", "Mend these, or take the cases out of the tables.")
-    return {job.id: done[job.id] for job in jobs}
 
 
 def _outcomes(todo: list[Job], workers: int | None) -> Iterator[Outcome]:
@@ -307,8 +327,8 @@ def normalize_file(job: Job) -> Outcome:
         image = hand_images.decode(content, job.source)
         normal = normalize(image, job.points, job.preparation)
         part = f"{job.target}.part"
-        with open(part, "wb") as file:
-            file.write(hand_images.encode_png(normal))
+        with open(part, "wb") as file:  # read once, to be packed: not worth the time of compressing it
+            file.write(hand_images.encode_png(normal, level=0))
         os.replace(part, job.target)
     except ImageError as error:
         return Outcome(job.id, job.stamp, problem=str(error))

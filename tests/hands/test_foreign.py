@@ -7,6 +7,8 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from conftest import REPOSITORY, SAMPLE
@@ -15,6 +17,7 @@ from bonecaffe.cli import main
 from bonecaffe.errors import PointsError
 from bonecaffe.hands import agreement, foreign, plausibility
 from bonecaffe.hands.fingers import order
+from bonecaffe.hands.images import read_image
 from bonecaffe.hands.reference_points import POINT_NAMES, ReferencePoints, read_points, write_points
 
 HANDS = read_points(SAMPLE / "points.csv")
@@ -241,6 +244,10 @@ def test_differences_worked_out_by_hand(tmp_path):
         agreement.compare({"1": a}, {"1": ReferencePoints("1", 300, 200, points)})
     write_points(tmp_path / "a.csv", [a])
     write_points(tmp_path / "b.csv", [b])
+    cv2.imwrite(str(tmp_path / "1.png"), np.full((200, 200), 60, np.uint8))
+    sheet = ["--images", str(tmp_path), "--sheet", str(tmp_path / "sheet.png")]
+    drawn = CliRunner().invoke(main, ["points", "compare", str(tmp_path / "a.csv"), str(tmp_path / "b.csv"), *sheet])
+    assert drawn.exit_code == 0 and read_image(tmp_path / "sheet.png").max() == 255, drawn.output
     done = CliRunner().invoke(main, ["points", "compare", str(tmp_path / "a.csv"), str(tmp_path / "b.csv"), "--json"])
     assert json.loads(done.output)["percent"][5] == 5.0
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
+
 import cv2
 import numpy as np
+import PIL.Image
 import pytest
 
 from bonecaffe.errors import ImageError
-from bonecaffe.hands.images import find_images, image_size, read_image
+from bonecaffe.hands.images import encode_png, find_images, image_size, read_image
 
 GREY = (np.add.outer(np.arange(60), np.arange(40)) * 2).astype(np.uint8)
 
@@ -81,6 +85,60 @@ def test_damaged_png_is_refused(tmp_path):
     (tmp_path / "b.png").write_bytes(content)
     with pytest.raises(ImageError, match=r"b\.png"):
         read_image(tmp_path / "b.png")
+
+
+@pytest.mark.parametrize("width", [1, 7, 40, 131])
+def test_every_kind_of_png_is_as_opencv_reads_it(tmp_path, width):
+    """Every filter and strategy of PNG, a palette, two levels, a transparent grey: not a pixel differs."""
+    image = np.random.default_rng(width).integers(0, 256, (31, width), np.uint8).cumsum(axis=1).astype(np.uint8)
+    filters = [cv2.IMWRITE_PNG_FILTER_NONE, cv2.IMWRITE_PNG_FILTER_SUB, cv2.IMWRITE_PNG_FILTER_UP]
+    filters += [cv2.IMWRITE_PNG_FILTER_AVG, cv2.IMWRITE_PNG_FILTER_PAETH, cv2.IMWRITE_PNG_ALL_FILTERS]
+    for number in filters:
+        for level in (0, 1, 9):
+            path = write(tmp_path / "a.png", image, cv2.IMWRITE_PNG_FILTER, number, cv2.IMWRITE_PNG_COMPRESSION, level)
+            assert np.array_equal(read_image(path), image)
+    grey = PIL.Image.fromarray(image)
+    palette = PIL.Image.fromarray(image)
+    palette.putpalette([level for level in range(256) for _ in "rgb"])
+    for picture, options in ((grey, {"transparency": 9}), (grey.convert("1"), {}), (palette, {})):
+        picture.save(tmp_path / "b.png", **options)
+        expected = cv2.imread(str(tmp_path / "b.png"), cv2.IMREAD_GRAYSCALE)
+        assert np.array_equal(read_image(tmp_path / "b.png"), expected)
+
+
+def test_no_flipped_byte_changes_a_pixel(tmp_path):
+    """Whichever byte is damaged, the file is refused or its pixels are the true ones."""
+    path = write(tmp_path / "a.png", GREY)
+    content, refused = path.read_bytes(), 0
+    for place in range(len(content)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 0x10]) + content[place + 1 :])
+        try:
+            assert np.array_equal(read_image(path), GREY)
+        except ImageError:
+            refused += 1
+    assert refused > 0.9 * len(content)
+
+
+def png_that_promises(width, height):
+    """A PNG whose sound header promises an image of this size, and little after it."""
+    content = bytearray(encode_png(GREY))
+    content[16:24] = struct.pack(">II", width, height)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    return bytes(content)
+
+
+def test_size_is_read_from_the_header(tmp_path):
+    """Of PNG and JPEG; a header that is damaged, or promises more than memory holds, is refused."""
+    for suffix in (".png", ".jpg"):
+        assert image_size(write(tmp_path / f"a{suffix}", GREY)) == (40, 60)
+    (tmp_path / "b.png").write_bytes(png_that_promises(80, 60))
+    assert image_size(tmp_path / "b.png") == (80, 60)
+    (tmp_path / "huge.png").write_bytes(png_that_promises(1 << 30, 1 << 30))
+    (tmp_path / "damaged.png").write_bytes(encode_png(GREY).replace(b"IHDR\0\0\0", b"IHDR\0\0\1"))
+    for name in ("huge", "damaged"):
+        for read in (image_size, read_image):
+            with pytest.raises(ImageError, match=name):
+                read(tmp_path / f"{name}.png")
 
 
 def test_images_are_found_twice_deep(tmp_path):

@@ -8,10 +8,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import cv2
 import numpy as np
+import pandas
 import pytest
 from conftest import REPOSITORY, edit_table, prepare_run, small_file_system, tiny
 
@@ -227,6 +229,52 @@ def test_every_wrong_record_is_noticed(own_run):
             imageset.audit(lmdb, cases, hashes, recipe.preparation)
 
 
+def test_training_hands_are_packed_while_test_hands_are_normalized(hands, prepared, tmp_path, monkeypatch):
+    """The first test hand waits here until the training hands are packed: it would wait in vain if they waited for it."""
+    packed, convert, normalize_file = threading.Event(), imageset.convert, stage.normalize_file
+
+    def convert_and_tell(folder, list_file, lmdb, preparation):
+        convert(folder, list_file, lmdb, preparation)
+        packed.set()
+
+    def wait_and_normalize(job):
+        assert job.id not in tests or packed.wait(60)
+        return normalize_file(job)
+
+    tests = set(prepared.manifest()["prepare"]["split"]["test"])
+    monkeypatch.setattr(imageset, "convert", convert_and_tell)
+    monkeypatch.setattr(stage, "normalize_file", wait_and_normalize)
+    run = prepare_run(tmp_path / "run", hands, workers=1)
+    for split in SPLITS:
+        ours, theirs = imageset.records(run.lmdb(split)), imageset.records(prepared.lmdb(split))
+        assert all(a[:2] == b[:2] and np.array_equal(a[2], b[2]) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_bad_test_hand_undoes_the_packed_training_hands(own_hands, prepared, tmp_path):
+    """A damaged image that is met after the training hands were packed: named, and nothing is left."""
+    path = own_hands / "images" / f"{prepared.manifest()['prepare']['split']['test'][-1]}.png"
+    content = path.read_bytes()
+    path.write_bytes(content[:3000] + bytes(200) + content[3200:])
+    with pytest.raises(PrepareError, match=path.stem):
+        prepare_run(tmp_path / "run", own_hands)
+    assert not (tmp_path / "run").exists()
+
+
+def test_added_images_cost_themselves_alone(hands, tmp_path, monkeypatch):
+    """Nine hands prepared, then twelve: three are normalized, whatever split the nine were in."""
+    table = pandas.read_csv(hands / "ages.csv", dtype=str)
+    nine = tmp_path / "nine.csv"
+    table[:9].to_csv(nine, index=False)
+    run = RunDir(tmp_path / "run")
+    recipe = tiny(data__train_cases=5, data__test_cases=4)
+    stage.prepare(run, hands / "images", nine, hands / "points.csv", recipe)
+    normalized, normalize_file = [], stage.normalize_file
+    monkeypatch.setattr(stage, "normalize_file", lambda job: normalized.append(job.id) or normalize_file(job))
+    prepare_run(run.path, hands)
+    assert sorted(normalized) == sorted(table.id[9:])
+    assert run.manifest()["prepare"]["records"] == {"train": 8, "test": 4}
+
+
 def test_two_at_once_are_refused(own_run, hands):
     """One run, one writer."""
     with own_run.lock("test"), pytest.raises(RunError, match="in use by bonecaffe test"):
@@ -319,34 +367,22 @@ def test_refused_second_prepare_leaves_the_first_alone(own_run, hands):
     assert (work / "images").is_dir()
 
 
-def test_killed_worker_is_an_error_not_a_wait(tmp_path):
-    """A worker process killed, as the kernel does when memory runs out: said, and nothing is left."""
-    import threading
+class KillsItsWorker(stage.Job):
+    """A job whose arrival in a worker process ends that process as the kernel does when memory runs out."""
 
-    from bonecaffe.hands.phantom import dataset
+    def __reduce__(self):
+        return signal.raise_signal, (signal.SIGKILL,)
 
-    data = tmp_path / "data"
-    dataset.write(data, 60, 8, (700, 910))
 
-    def kill_a_worker():
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
-            for pid in filter(str.isdigit, os.listdir("/proc")):
-                try:
-                    with open(f"/proc/{pid}/cmdline", "rb") as file:
-                        parent_is_server = b"forkserver" in file.read()
-                    with open(f"/proc/{pid}/stat") as file:
-                        fields = file.read().rsplit(")", 1)[1].split()
-                    if parent_is_server and int(fields[11]) > 3 and journal.exists() and journal.stat().st_size:
-                        os.kill(int(pid), signal.SIGKILL)
-                        return
-                except (OSError, ValueError, IndexError):
-                    continue
+def test_killed_worker_is_an_error_not_a_wait(hands, tmp_path, monkeypatch):
+    """A worker process killed: said, and nothing is left."""
+    all_jobs = stage._jobs
 
-    journal = tmp_path / "run" / ".prepare" / "journal.jsonl"
-    thread = threading.Thread(target=kill_a_worker)
-    thread.start()
+    def last_one_kills(*given):
+        *jobs, last = all_jobs(*given)
+        return [*jobs, KillsItsWorker(**vars(last))]
+
+    monkeypatch.setattr(stage, "_jobs", last_one_kills)
     with pytest.raises(PrepareError, match="worker process was killed"):
-        prepare_run(tmp_path / "run", data, tiny(data__train_cases=40, data__test_cases=20), workers=2)
-    thread.join()
+        prepare_run(tmp_path / "run", hands, tiny(), workers=2)
     assert not (tmp_path / "run").exists()
