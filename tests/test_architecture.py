@@ -14,12 +14,15 @@ PACKAGE = REPOSITORY / "bonecaffe"
 LAYERS = [  # each may import from those before it
     {"errors", "recipe", "run", "recipes"},
     {"caffe_tools"},
+    {"gpu"},
+    {"engine"},
     {"environment"},
     {"hands"},
     {"prepare"},
+    {"annotate"},
     {"network"},
     {"training"},
-    {"predict"},
+    {"predict", "locate"},
     {"evaluation"},
     {"doctor", "evidence", "repeat"},
     {"cli", "__main__"},
@@ -64,6 +67,13 @@ def test_hands_know_no_caffe():
     for path, part, name in imports():
         if part == "hands":
             assert "caffe_tools" not in name and not name.startswith("caffe"), path
+
+
+def test_marking_needs_no_caffe():
+    """The page stands on hands and on the one function that makes what the network sees."""
+    of_it = {name for _, part, name in imports() if part == "annotate" and name.startswith("bonecaffe.")}
+    assert {name.split(".")[1] for name in of_it} <= {"annotate", "errors", "hands", "prepare", "recipe", "run"}
+    assert {name for name in of_it if "prepare" in name} == {"bonecaffe.prepare.normalize"}
 
 
 def test_only_caffe_tools_starts_processes():

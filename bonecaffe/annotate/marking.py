@@ -1,0 +1,284 @@
+"""The hands that are being marked: read from points.csv, written back after every click, nothing of it lost.
+
+points.csv keeps its form; a hand marked in part has some of its coordinates, and whoever reads it says so. What else is
+to be remembered of a hand (skipped, flagged, seconds) lies beside it in ``points.notes.csv``.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from bonecaffe.errors import AnnotateError, PointsError, Problems
+from bonecaffe.hands.images import find_images, image_size
+from bonecaffe.hands.reference_points import COLUMNS, POINT_NAMES, ReferencePoints
+from bonecaffe.hands.tables import read_table
+from bonecaffe.run import held, write_text
+
+NOTE_COLUMNS = ("id", "skipped", "flagged", "seconds")
+
+Places = tuple[tuple[float, float] | None, ...]
+"""The seven points in the order of `POINT_NAMES`; None where not set yet."""
+
+NONE_SET: Places = (None,) * len(POINT_NAMES)
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What is known of one hand. ``skipped`` is the reason, empty when it is not skipped; ``version`` counts its changes."""
+
+    points: Places = NONE_SET
+    skipped: str = ""
+    flagged: bool = False
+    seconds: float = 0.0
+    version: int = 0
+
+    @property
+    def state(self) -> str:
+        """``done``, ``skipped``, ``begun`` or ``open``."""
+        if self.skipped:
+            return "skipped"
+        count = sum(point is not None for point in self.points)
+        return "done" if count == len(POINT_NAMES) else "begun" if count else "open"
+
+
+class Conflict(AnnotateError):
+    """A hand was changed elsewhere since it was shown."""
+
+
+@dataclass
+class _File:
+    """points.csv as text: every row kept, ours and others', in its order, with columns that are not ours."""
+
+    columns: tuple[str, ...] = COLUMNS
+    rows: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path) -> _File:
+        if not path.exists() or path.stat().st_size == 0:
+            return cls()
+        table = read_table(path, PointsError)
+        if missing := [column for column in COLUMNS if column not in table.columns]:
+            raise PointsError(f"{path}: no column {', '.join(missing)}. The header must be {','.join(COLUMNS)}.")
+        rows: dict[str, dict[str, str]] = {}
+        problems = Problems()
+        for number, row in table.rows():
+            where = f"row {number} (id {row['id'] or 'missing'})"
+            if not row["id"] or row["id"] in rows:
+                problems.add(f"{where}: {'the id stands there twice' if row['id'] else 'no id'}")
+                continue
+            rows[row["id"]] = row
+            try:
+                _places(row)
+            except ValueError as error:
+                problems.add(f"{where}: {error}")
+        problems.raise_if_any(PointsError, str(path), "Mend these rows.")
+        return cls(table.columns, rows)
+
+    def text(self) -> str:
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(self.columns)
+        writer.writerows([row.get(column, "") for column in self.columns] for row in self.rows.values())
+        return out.getvalue()
+
+
+def _places(row: Mapping[str, str]) -> Places:
+    """The points of a row, some of which may be empty; ValueError for a half or no number."""
+    places = []
+    for name in POINT_NAMES:
+        x, y = row[f"{name}_x"], row[f"{name}_y"]
+        if bool(x) != bool(y):
+            raise ValueError(f"{name} has only one coordinate")
+        if not x:
+            places.append(None)
+            continue
+        try:
+            place = float(x), float(y)
+        except ValueError:
+            raise ValueError(f"{name} at ({x}, {y}) is no number") from None
+        if not all(map(math.isfinite, place)):
+            raise ValueError(f"{name} at ({x}, {y}) is not finite")
+        places.append(place)
+    return tuple(places)
+
+
+def _signature(path: Path) -> tuple[int, ...]:
+    """What changes when a file does; empty when there is none."""
+    try:
+        about = os.stat(path)
+    except FileNotFoundError:
+        return ()
+    return about.st_mtime_ns, about.st_size, about.st_ino
+
+
+def _coordinate(value: float) -> str:
+    return f"{value:.1f}".removesuffix(".0")
+
+
+class Marking:
+    """The images of a folder and what is marked in them, in the order of their ids.
+
+    One program at a time works on a table; in it, any number of pages. Raises ImageError, PointsError or AnnotateError
+    for a folder or table that cannot be used, and for points marked in an image of another size.
+    """
+
+    def __init__(self, images: Path, table: Path, suggestions: Mapping[str, ReferencePoints] | None = None) -> None:
+        self.images = find_images(images)
+        self.ids = sorted(
+            self.images, key=lambda case_id: (len(case_id), case_id) if case_id.isdigit() else (99, case_id)
+        )
+        self.table = Path(table)
+        self.notes = self.table.with_name(f"{self.table.stem}.notes.csv")
+        self.suggestions = dict(suggestions or {})
+        self._mutex = threading.RLock()
+        self._versions: dict[str, int] = {}
+        self._signature: tuple[int, ...] | None = None
+        self._file = _File()
+        self._notes: dict[str, dict[str, str]] = {}
+        self._sizes: dict[str, tuple[int, int]] = {}
+        with ExitStack() as stack:
+            stack.enter_context(held(self.table.with_name(f".{self.table.name}.lock"), "annotate", self._busy))
+            self._refresh()
+            self._held = stack.pop_all()
+
+    def _busy(self, holder: str) -> AnnotateError:
+        return AnnotateError(
+            f"{self.table}: is being marked by {holder or 'another program'}. Open the page it printed, or stop it; to mark in two places, mark two tables."
+        )
+
+    def close(self) -> None:
+        """Let the table go."""
+        self._held.close()
+
+    # ---- reading -------------------------------------------------------------------------------------------------
+
+    def size(self, case_id: str) -> tuple[int, int]:
+        """Width and height of an image, from its header."""
+        if case_id not in self._sizes:
+            self._sizes[case_id] = image_size(self.images[case_id])
+        return self._sizes[case_id]
+
+    def marks(self, case_id: str) -> Marks:
+        """What is known of a hand now."""
+        with self._mutex:
+            self._refresh()
+            return self._marks(case_id)
+
+    def all(self) -> Iterator[tuple[str, Marks]]:
+        """Every hand of the folder with its marks."""
+        with self._mutex:
+            self._refresh()
+            yield from [(case_id, self._marks(case_id)) for case_id in self.ids]
+
+    def _marks(self, case_id: str) -> Marks:
+        row, note = self._file.rows.get(case_id), self._notes.get(case_id, {})
+        try:
+            seconds = float(note.get("seconds") or 0)
+        except ValueError:
+            seconds = 0.0
+        return Marks(
+            _places(row) if row else NONE_SET,
+            note.get("skipped", ""),
+            bool(note.get("flagged")),
+            seconds,
+            self._versions.get(case_id, 0),
+        )
+
+    def _refresh(self) -> None:
+        """Take up what another program wrote into the table since; a hand that it changed gets a new version."""
+        signature = _signature(self.table)
+        if signature == self._signature:
+            return
+        file = _File.read(self.table)
+        for case_id in self.ids:
+            if file.rows.get(case_id) != self._file.rows.get(case_id):
+                self._versions[case_id] = self._versions.get(case_id, 0) + 1
+        self._check_sizes(file)
+        self._file, self._signature = file, signature
+        if self.notes.is_file():
+            notes = read_table(self.notes, AnnotateError)
+            self._notes = {row["id"]: row for _, row in notes.rows() if row.get("id")}
+
+    def _check_sizes(self, file: _File) -> None:
+        problems = Problems()
+        for case_id in self.ids:
+            row = file.rows.get(case_id)
+            if row and any(_places(row)):
+                marked, real = (row["width"], row["height"]), tuple(map(str, self.size(case_id)))
+                if marked != real:
+                    problems.add(
+                        f"id {case_id}: marked in {' x '.join(marked) or 'no size'}, but the image is {' x '.join(real)}"
+                    )
+        problems.raise_if_any(
+            PointsError, str(self.table), "Scale them with: bonecaffe points import OLD --images … --out NEW"
+        )
+
+    # ---- writing -------------------------------------------------------------------------------------------------
+
+    def change(self, case_id: str, marks: Marks) -> Marks:
+        """Put a hand's marks on disk, whole or not at all, and return them with their new version.
+
+        Raises Conflict when the hand is not of the version that ``marks`` was made from, AnnotateError for a point
+        outside the image.
+        """
+        with self._mutex:
+            self._refresh()
+            if marks.version != self._versions.get(case_id, 0):
+                raise Conflict(f"id {case_id}: changed elsewhere since it was shown here")
+            width, height = self.size(case_id) if any(marks.points) else (1, 1)  # an unreadable one can be skipped
+            for name, place in zip(POINT_NAMES, marks.points, strict=True):
+                if place and not (0 <= place[0] <= width - 1 and 0 <= place[1] <= height - 1):
+                    raise AnnotateError(f"id {case_id}: {name} lies outside the image of {width} x {height}")
+            reason = "".join(character if character.isprintable() else " " for character in marks.skipped)
+            marks = replace(marks, skipped=" ".join(reason.split()))
+            before = self._marks(case_id)
+            if before.points != _rounded(marks.points):
+                self._write_points(case_id, marks.points)
+            note = (before.skipped, before.flagged, before.seconds)
+            if note != (marks.skipped, marks.flagged, marks.seconds):
+                self._write_note(case_id, marks)
+            self._versions[case_id] = marks.version + 1
+            return self._marks(case_id)
+
+    def _write_points(self, case_id: str, points: Places) -> None:
+        row = dict(self._file.rows.get(case_id, {}))
+        width, height = self.size(case_id)
+        row.update(id=case_id, width=str(width), height=str(height))
+        for name, place in zip(POINT_NAMES, points, strict=True):
+            row[f"{name}_x"], row[f"{name}_y"] = map(_coordinate, place) if place else ("", "")
+        written = _File(self._file.columns, {**self._file.rows, case_id: row})
+        write_text(self.table, written.text())
+        self._file = written  # only now: what could not be written is not believed
+        self._signature = _signature(self.table)
+
+    def _write_note(self, case_id: str, marks: Marks) -> None:
+        note = {"id": case_id, "skipped": marks.skipped, "flagged": "yes" if marks.flagged else "", "seconds": f"{marks.seconds:.1f}"}  # fmt: skip
+        notes = {**self._notes, case_id: note}
+        out = io.StringIO()
+        writer = csv.DictWriter(out, NOTE_COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(notes.values())
+        write_text(self.notes, out.getvalue())
+        self._notes = notes
+
+
+def _rounded(points: Places) -> Places:
+    return tuple(tuple(float(_coordinate(value)) for value in place) if place else None for place in points)
+
+
+@contextmanager
+def opened(images: Path, table: Path, suggestions: Mapping[str, ReferencePoints] | None = None) -> Iterator[Marking]:
+    """A `Marking` that is let go at the end."""
+    marking = Marking(images, table, suggestions)
+    try:
+        yield marking
+    finally:
+        marking.close()

@@ -1,0 +1,451 @@
+// Marking: which hand, which point is next, what keys and clicks do. Each change is drawn, remembered for undo, and saved.
+
+import { Saver, hand as fetchHand, imageAddress, overview, thumbnailAddress } from "./server.js";
+import { View, make } from "./view.js";
+
+const $ = (id) => document.getElementById(id);
+const SHORT = ["U", "R", "1", "2", "3", "4", "5"];
+const NAMES = ["ulna", "radius", "1 thumb", "2 index", "3 middle", "4 ring", "5 little"];
+const WHERE = ["distal end of the ulna", "distal end of the radius", "thumb: base of its proximal phalanx", "index finger: base of its proximal phalanx", "middle finger: base of its proximal phalanx", "ring finger: base of its proximal phalanx", "little finger: base of its proximal phalanx"];
+const SPOTS = [[47, 114], [68, 112], [92, 80], [75, 60], [60, 58], [45, 60], [28, 69]];
+const NEAR = { mouse: 9, pen: 12, touch: 24 }; // pixels of the screen within which a press takes hold of a point
+const SMALLEST = 8; // pixels of a rectangle's side that make a picture
+const IDLE_S = 60; // a pause longer than this is no work
+
+const view = new View($("stage"), $("picture"), $("overlay"));
+let hands = []; // { id, state, flagged, seconds } of every hand
+let suggestedIds = new Set();
+let current = null; // the hand shown
+let chosen = 6; // the point that keys move
+let mirrored = false;
+let cursor = null; // where the pointer is on the stage
+let history = []; // { id, before, after }
+let future = [];
+let lastActive = 0;
+let ready = false; // whether the picture on the stage is that of the hand shown
+let ticket = 0; // of the newest wish to open a hand
+let steps = Promise.resolve(); // undo and redo, one after the other
+const ahead = new Map(); // images being loaded
+
+// ---- a hand and its points -----------------------------------------------------------------------------------------
+
+const empty = () => current.points.every((p) => !p);
+const suggestion = () => (current && empty() && !current.skipped ? current.suggested : null);
+const labels = () => SHORT.map((label, i) => (i === chosen && !suggestion() ? NAMES[i] : label));
+const nextPoint = (h = current) => h.points.findIndex((p) => !p);
+const stateOf = (h) => (h.skipped ? "skipped" : h.points.every(Boolean) ? "done" : h.points.some(Boolean) ? "begun" : "open");
+const left = (h) => h.state === "open" || h.state === "begun";
+const copy = (h) => ({ points: [...h.points], skipped: h.skipped, flagged: h.flagged });
+
+// Change the hand shown, by a function on a copy of its marks; remembered, drawn, saved.
+function change(edit) {
+  const before = copy(current);
+  const after = copy(current);
+  edit(after);
+  if (JSON.stringify(before) === JSON.stringify(after)) return;
+  history.push({ id: current.id, before, after });
+  future = [];
+  put(after);
+}
+
+function put(marks) {
+  const now = performance.now();
+  current.seconds += Math.min(IDLE_S, (now - lastActive) / 1000);
+  lastActive = now;
+  Object.assign(current, { ...marks, points: [...marks.points] });
+  note(current);
+  saver.save(current);
+  draw();
+}
+
+function note(h) {
+  const listed = hands.find((each) => each.id === h.id);
+  return Object.assign(listed, { state: stateOf(h), flagged: h.flagged, seconds: h.seconds });
+}
+
+function setPoint(place) {
+  if (!ready) return; // nobody can have seen this hand yet
+  const index = nextPoint();
+  if (index < 0) return say("All seven are set. Drag a point, or press its number to set it anew.");
+  chosen = index;
+  change((marks) => { marks.points[index] = view.clamp(place); marks.skipped = ""; });
+  if (nextPoint() < 0) {
+    $("last").textContent = `Last: ${current.id}, done. Undo (Z) goes back to it.`;
+    go(+1, left);
+  }
+}
+
+function accept() {
+  const offered = suggestion();
+  if (!offered) return say("No suggestion for this hand.");
+  change((marks) => { marks.points = offered.map((p) => view.clamp(p)); });
+  $("last").textContent = `Last: ${current.id}, suggestion accepted. Undo (Z) goes back to it.`;
+  go(+1, left);
+}
+
+function nudge(dx, dy) {
+  if (!current.points[chosen]) return;
+  const [x, y] = current.points[chosen];
+  change((marks) => { marks.points[chosen] = view.clamp([x + dx, y + dy]); });
+}
+
+function remove(index) {
+  if (index < 0 || !current.points[index]) return;
+  change((marks) => { marks.points[index] = null; });
+}
+
+// A mirrored hand marked by the places of a usual one: ulna for radius, thumb for little finger.
+function swap() {
+  change((marks) => { const [u, r, ...f] = marks.points; marks.points = [r, u, ...f.reverse()]; });
+}
+
+const step = (...which) => { steps = steps.then(() => stepOnce(...which)); };
+
+async function stepOnce(from, to, which) {
+  const action = from.pop();
+  if (!action) return say(which === "before" ? "Nothing to undo." : "Nothing to redo.");
+  to.push(action);
+  if (action.id !== current.id) await open(action.id);
+  put(action[which]);
+  const moved = action.before.points.findIndex((p, i) => JSON.stringify(p) !== JSON.stringify(action.after.points[i]));
+  if (moved >= 0) chosen = moved;
+  draw();
+}
+
+function askSkip() {
+  if (current.skipped) return change((marks) => { marks.skipped = ""; });
+  $("reason").value = "";
+  $("skip").returnValue = "cancel";
+  $("skip").showModal();
+}
+
+$("skip").addEventListener("close", () => {
+  if ($("skip").returnValue !== "skip") return;
+  const reason = $("reason").value.trim() || "no reason given";
+  change((marks) => { marks.skipped = reason; });
+  go(+1, left);
+});
+
+// ---- which hand ----------------------------------------------------------------------------------------------------
+
+const FILTERS = { all: () => true, left, done: (h) => h.state === "done", skipped: (h) => h.state === "skipped", flagged: (h) => h.flagged, suggested: (h) => left(h) && suggestedIds.has(h.id) };
+const wanted = (h) => FILTERS[$("filter").value](h);
+
+// The hand before or after the one shown that passes; once around the list.
+function neighbour(direction, passes, from = current?.id) {
+  const start = hands.findIndex((h) => h.id === from);
+  for (let i = 1; i < hands.length; i++) {
+    const h = hands[(start + direction * i + i * hands.length) % hands.length];
+    if (passes(h)) return h;
+  }
+  return null;
+}
+
+function go(direction, passes = wanted, from = current?.id) {
+  const next = neighbour(direction, (h) => passes(h) && (passes !== left || $("filter").value === "all" || wanted(h)), from);
+  if (next) return open(next.id, passes === left ? left : null);
+  if (from !== current?.id) return open(from);
+  say(hands.some(left) ? "No other hand under this filter." : "All hands are done or skipped.");
+  draw();
+}
+
+async function open(id, passes = null) {
+  const mine = ++ticket;
+  ready = false;
+  $("stage").classList.add("loading");
+  try {
+    const h = saver.waiting.get(id) ?? (await fetchHand(id)); // from disk, unless what we know of it is newer
+    if (mine !== ticket) return;
+    const listed = note(h);
+    if (passes && !passes(listed)) return go(+1, passes, id); // done in another tab meanwhile
+    current = h;
+    chosen = Math.max(0, nextPoint(h) < 0 ? 6 : nextPoint(h) - 1);
+    lastActive = performance.now();
+    const shown = view.show(imageAddress(id), h.width, h.height);
+    draw();
+    await shown;
+    if (mine !== ticket) return;
+    ready = true;
+    $("stage").classList.remove("loading");
+    lastActive = performance.now();
+  } catch (error) {
+    if (mine === ticket) say(`${id}: ${await why(id, error)}`);
+  }
+  loadAhead();
+}
+
+async function why(id, error) {
+  const answer = await fetch(imageAddress(id)).catch(() => null);
+  return answer && !answer.ok ? (await answer.json().catch(() => ({}))).error ?? error.message : error.message;
+}
+
+function loadAhead() {
+  let from = current?.id;
+  for (let i = 0; i < 2; i++) {
+    const next = neighbour(+1, (h) => left(h) && wanted(h), from);
+    if (!next || ahead.has(next.id)) { from = next?.id; if (!next) return; continue; }
+    const image = new Image();
+    image.src = imageAddress(next.id);
+    ahead.set(next.id, image);
+    if (ahead.size > 6) ahead.delete(ahead.keys().next().value);
+    from = next.id;
+  }
+}
+
+// ---- saving --------------------------------------------------------------------------------------------------------
+
+const saver = new Saver({
+  saved: () => {},
+  trouble: (text) => { $("banner").textContent = text; $("banner").hidden = !text; },
+  conflict: (mine, theirs) => { questions = questions.then(() => settle(mine, theirs)); },
+});
+let questions = Promise.resolve(); // one after the other
+
+async function settle(mine, theirs) {
+  if (mine.version >= theirs.version) return; // settled by the question before
+  $("conflict-hand").textContent = mine.id;
+  $("conflict").showModal();
+  const answer = await new Promise((answered) => { // not by "close": it comes later, and a click before it would be lost
+    $("conflict").addEventListener("submit", (event) => answered(event.submitter.value), { once: true });
+    $("conflict").addEventListener("cancel", () => answered("theirs"), { once: true });
+  });
+  mine.version = theirs.version;
+  if (answer === "mine") {
+    saver.save(mine);
+  } else {
+    history = history.filter((action) => action.id !== mine.id);
+    future = future.filter((action) => action.id !== mine.id);
+    Object.assign(mine, theirs);
+  }
+  note(mine);
+  draw();
+}
+
+addEventListener("beforeunload", (event) => { if (saver.pending) event.preventDefault(); });
+
+// ---- drawing -------------------------------------------------------------------------------------------------------
+
+function say(text) {
+  $("next").dataset.said = text;
+  draw();
+}
+
+const span = (points, axis) => Math.ceil(Math.max(...points.map((p) => p[axis]))) - Math.floor(Math.min(...points.map((p) => p[axis]))) + 1;
+
+let thumbnailTimer = 0;
+function drawThumbnail(points) {
+  const set = points.filter(Boolean);
+  clearTimeout(thumbnailTimer);
+  const show = (address) => { $("thumbnail").hidden = !address; $("no-thumbnail").hidden = Boolean(address); if (address && $("thumbnail").getAttribute("src") !== address) $("thumbnail").src = address; };
+  if (set.length < 2 || Math.min(span(set, 0), span(set, 1)) < SMALLEST) return show("");
+  thumbnailTimer = setTimeout(() => show(thumbnailAddress(current.id, set)), 30);
+}
+$("thumbnail").addEventListener("error", () => { $("thumbnail").hidden = true; $("no-thumbnail").hidden = false; });
+
+function draw() {
+  if (!current) return;
+  const offered = suggestion();
+  const next = nextPoint();
+  const shown = offered ?? current.points;
+  view.draw({ points: current.points, suggested: offered, chosen, labels: labels() });
+  $("hand").textContent = current.id;
+  const state = stateOf(current);
+  $("state").textContent = [state === "skipped" ? `skipped: ${current.skipped}` : state, current.flagged ? "flagged" : ""].filter(Boolean).join(", ");
+  $("state").className = current.flagged ? "flagged" : state;
+  $("next").textContent = $("next").dataset.said || (offered ? "Suggested: Enter accepts; click marks anew" : next < 0 ? "All seven points are set" : `Next: ${WHERE[next]}`);
+  $("drawing").setAttribute("transform", mirrored ? "translate(120 0) scale(-1 1)" : "");
+  [...$("spots").children].forEach((spot, i) => spot.setAttribute("class", i === next ? "next" : current.points[i] ? "set" : ""));
+  const set = shown.filter(Boolean);
+  $("rectangle").textContent = set.length > 1 ? `rectangle ${span(set, 0)} × ${span(set, 1)} of ${current.width} × ${current.height} pixels` : "";
+  drawThumbnail(shown);
+  drawProgress();
+  for (const button of $("buttons").children) button.disabled = button.dataset.key === "Enter" && !offered;
+}
+
+function drawProgress() {
+  const count = (passes) => hands.filter(passes).length;
+  const times = hands.filter((h) => h.state === "done" && h.seconds > 0).map((h) => h.seconds).sort((a, b) => a - b);
+  const each = times.length ? times[times.length >> 1] : 0;
+  const toDo = count(left);
+  const eta = each && toDo ? `, about ${Math.max(1, Math.round((each * toDo) / 60))} min to go` : "";
+  $("progress").textContent = `${count(FILTERS.done)} done, ${count(FILTERS.skipped)} skipped, ${count(FILTERS.flagged)} flagged, ${toDo} left of ${hands.length}${each ? `; ${each.toFixed(1)} s a hand${eta}` : ""}`;
+}
+
+// ---- keys and buttons ----------------------------------------------------------------------------------------------
+
+const tone = (name, by) => { const slider = $(name); slider.value = +slider.value + by; view.setTone({ [name]: +slider.value }); };
+const zoomAt = (factor) => view.zoom(factor, ...(cursor ?? []));
+
+const ACTIONS = [
+  { keys: ["n", "PageDown"], shown: "N", does: "next hand", button: "Next", run: () => go(+1) },
+  { keys: ["p", "PageUp"], shown: "P", does: "previous hand", button: "Previous", run: () => go(-1) },
+  { keys: ["Enter"], shown: "Enter", does: "accept the suggested points", button: "Accept", run: accept },
+  { keys: ["z", "ctrl+z"], shown: "Z", does: "undo, in earlier hands too", button: "Undo", run: () => step(history, future, "before") },
+  { keys: ["y", "ctrl+y", "ctrl+shift+z"], shown: "Y", does: "redo", button: "Redo", run: () => step(future, history, "after") },
+  { keys: ["s"], shown: "S", does: "skip this hand with a reason, or take it up again", button: "Skip", run: askSkip },
+  { keys: ["f"], shown: "F", does: "flag for a second look", button: "Flag", run: () => change((marks) => { marks.flagged = !marks.flagged; }) },
+  { keys: ["m"], shown: "M", does: "mirror the diagram: thumb on the other side", button: "Mirror", run: () => { mirrored = !mirrored; draw(); } },
+  { keys: ["x"], shown: "X", does: "swap for a mirrored hand: ulna and radius, thumb and little finger …", button: "Swap", run: swap },
+  { keys: ["Delete", "Backspace"], shown: "Delete", does: "delete the chosen point", button: "Delete", run: () => remove(chosen) },
+  ...[..."1234567"].map((key, i) => ({ keys: [key], shown: i ? "" : "1 … 7", does: "choose a point; pressed twice, set it anew", run: () => (chosen === i && current.points[i] ? remove(i) : ((chosen = i), draw())) })),
+  { keys: ["ArrowLeft"], shown: "Arrows", does: "move the chosen point by a pixel; with Shift by ten", run: (e) => nudge(e.shiftKey ? -10 : -1, 0) },
+  { keys: ["ArrowRight"], run: (e) => nudge(e.shiftKey ? 10 : 1, 0) },
+  { keys: ["ArrowUp"], run: (e) => nudge(0, e.shiftKey ? -10 : -1) },
+  { keys: ["ArrowDown"], run: (e) => nudge(0, e.shiftKey ? 10 : 1) },
+  { keys: ["c"], shown: "C", does: "set the next point at the cursor, or in the middle of the view", run: () => { const at = view.toImage(...(cursor ?? [$("stage").clientWidth / 2, $("stage").clientHeight / 2])); if (view.inside(at)) setPoint(at); } },
+  { keys: ["+", "="], shown: "+ −", does: "zoom to the cursor", button: "Zoom in", run: () => zoomAt(1.25) },
+  { keys: ["-"], button: "Zoom out", run: () => zoomAt(0.8) },
+  { keys: ["0"], shown: "0", does: "the whole image", button: "Fit", run: () => view.fit() },
+  { keys: ["h", "j", "k", "l"], shown: "H J K L", does: "move the picture left, down, up, right", run: (e) => view.pan(...({ h: [60, 0], j: [0, -60], k: [0, 60], l: [-60, 0] })[e.key.toLowerCase()]) },
+  { keys: ["b"], shown: "B / V", does: "brighter, darker", run: () => tone("brightness", 0.1) },
+  { keys: ["v"], run: () => tone("brightness", -0.1) },
+  { keys: ["]"], shown: "[ ]", does: "less, more contrast", run: () => tone("contrast", 0.1) },
+  { keys: ["["], run: () => tone("contrast", -0.1) },
+  { keys: ["."], shown: ", .", does: "lower, higher gamma", run: () => tone("gamma", 0.1) },
+  { keys: [","], run: () => tone("gamma", -0.1) },
+  { keys: ["i"], shown: "I", does: "invert grey", button: "Invert", run: () => view.setTone({ invert: !view.tone.invert }) },
+  { keys: ["r"], shown: "R", does: "reset the display", run: resetTone },
+  { keys: ["g"], shown: "G", does: "filter: all, to do, done, skipped, flagged, suggested", run: () => { const f = $("filter"); f.selectedIndex = (f.selectedIndex + 1) % f.options.length; f.dispatchEvent(new Event("change")); } },
+  { keys: ["?"], shown: "?", does: "these keys", button: "Keys", run: () => $("help").showModal() },
+];
+const BY_KEY = new Map(ACTIONS.flatMap((action) => action.keys.map((key) => [key, action])));
+
+function resetTone() {
+  for (const name of ["brightness", "contrast", "gamma"]) $(name).value = 1;
+  view.setTone({ brightness: 1, contrast: 1, gamma: 1, invert: false });
+}
+
+function perform(action, event) {
+  if (!current) return;
+  $("next").dataset.said = "";
+  action.run(event);
+}
+
+addEventListener("keydown", (event) => {
+  if (document.querySelector("dialog[open]") || event.altKey || event.metaKey) return;
+  if (event.target.matches("input, select")) { if (event.key === "Escape") event.target.blur(); return; }
+  if (event.key === " " && !event.target.matches("button")) { spaceHeld = true; return event.preventDefault(); }
+  if (event.key === "Enter" && event.target.matches("button")) return;
+  const plain = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+  const key = event.ctrlKey ? `ctrl+${event.shiftKey ? "shift+" : ""}${plain}` : plain;
+  const action = BY_KEY.get(key);
+  if (!action) return;
+  event.preventDefault();
+  perform(action, event);
+});
+addEventListener("keyup", (event) => { if (event.key === " ") spaceHeld = false; });
+addEventListener("blur", () => { spaceHeld = false; });
+
+for (const action of ACTIONS) {
+  if (action.shown) $("keys").append(Object.assign(document.createElement("dt"), { textContent: action.shown }), Object.assign(document.createElement("dd"), { textContent: action.does }));
+  if (!action.button) continue;
+  const button = Object.assign(document.createElement("button"), { textContent: action.button, title: `${action.does ?? action.button} (${action.shown ?? action.keys[0]})` });
+  button.dataset.key = action.keys[0];
+  button.addEventListener("click", (event) => { perform(action, event); $("stage").focus({ preventScroll: true }); });
+  $("buttons").append(button);
+}
+$("help-open").addEventListener("click", () => $("help").showModal());
+for (const name of ["brightness", "contrast", "gamma"]) $(name).addEventListener("input", () => view.setTone({ [name]: +$(name).value }));
+$("filter").addEventListener("change", () => { $("filter").blur(); if (current && !wanted(hands.find((h) => h.id === current.id))) go(+1); });
+
+// ---- mouse, pen, touch ---------------------------------------------------------------------------------------------
+
+const stage = $("stage");
+const fingers = new Map(); // pointers that are down: id -> [x, y]
+let spaceHeld = false;
+let held = null; // { kind: "tap" | "point" | "pan" | "pinch", … }
+
+const onStage = (event) => { const box = stage.getBoundingClientRect(); return [event.clientX - box.left, event.clientY - box.top]; };
+
+function pointAt(place, reach) {
+  const shown = suggestion() ?? current.points;
+  let best = -1;
+  let nearest = reach;
+  shown.forEach((point, i) => {
+    if (!point) return;
+    const [x, y] = view.toStage(point);
+    const distance = Math.hypot(x - place[0], y - place[1]);
+    if (distance <= nearest) [best, nearest] = [i, distance];
+  });
+  return best;
+}
+
+stage.addEventListener("pointerdown", (event) => {
+  if (!current) return;
+  event.preventDefault();
+  stage.focus({ preventScroll: true });
+  stage.setPointerCapture(event.pointerId);
+  const place = onStage(event);
+  fingers.set(event.pointerId, place);
+  if (fingers.size === 2) { held = { kind: "pinch", before: [...fingers.values()].map((p) => [...p]) }; return; }
+  if (event.button !== 0 || spaceHeld) { held = { kind: "pan" }; stage.classList.add("panning"); return; }
+  const index = pointAt(place, NEAR[event.pointerType] ?? 9);
+  held = index < 0 ? { kind: "tap", place } : { kind: "point", index, start: place, offered: suggestion(), points: [...(suggestion() ?? current.points)], moved: false };
+  if (index >= 0) { chosen = index; draw(); }
+});
+
+stage.addEventListener("pointermove", (event) => {
+  const place = onStage(event);
+  cursor = place;
+  const before = fingers.get(event.pointerId);
+  if (!before || !held) return;
+  fingers.set(event.pointerId, place);
+  if (held.kind === "pan") view.pan(place[0] - before[0], place[1] - before[1]);
+  if (held.kind === "pinch" && fingers.size === 2) {
+    const now = [...fingers.values()];
+    const middle = (pair) => [(pair[0][0] + pair[1][0]) / 2, (pair[0][1] + pair[1][1]) / 2];
+    const apart = (pair) => Math.hypot(pair[0][0] - pair[1][0], pair[0][1] - pair[1][1]) || 1;
+    const [a, b] = [middle(held.before), middle(now)];
+    view.pan(b[0] - a[0], b[1] - a[1]);
+    view.zoom(apart(now) / apart(held.before), ...b);
+    held.before = now.map((p) => [...p]);
+  }
+  if (held.kind === "point") {
+    if (!held.moved && Math.hypot(place[0] - held.start[0], place[1] - held.start[1]) < 3) return;
+    held.moved = true;
+    held.points[held.index] = view.clamp(view.toImage(...place));
+    view.draw({ points: held.points, suggested: null, chosen, labels: labels() });
+    drawThumbnail(held.points);
+  }
+});
+
+function release(event) {
+  const was = held;
+  const place = fingers.get(event.pointerId);
+  fingers.delete(event.pointerId);
+  stage.classList.remove("panning");
+  if (was?.kind === "pinch" && fingers.size > 0) return; // until the last finger is up
+  held = null;
+  if (event.type === "pointercancel" || !was || !current) return draw();
+  $("next").dataset.said = "";
+  if (was.kind === "point" && was.moved) change((marks) => { marks.points = was.points; });
+  const anew = was.kind === "point" && !was.moved && was.offered; // a click beside a suggestion begins the hand's own marks
+  if ((was.kind === "tap" || anew) && place) {
+    const at = view.toImage(...place);
+    if (view.inside(at)) setPoint(at);
+    else say("That is beside the image.");
+  }
+}
+stage.addEventListener("pointerup", release);
+stage.addEventListener("pointercancel", release);
+stage.addEventListener("pointerleave", () => { cursor = null; });
+stage.addEventListener("contextmenu", (event) => event.preventDefault());
+stage.addEventListener("wheel", (event) => { event.preventDefault(); view.zoom(Math.exp(-event.deltaY * 0.0015), ...onStage(event)); }, { passive: false });
+
+// ---- begin ---------------------------------------------------------------------------------------------------------
+
+for (const [x, y] of SPOTS) $("spots").append(make("circle", { cx: x, cy: y, r: 5 }));
+const all = await overview();
+hands = all.hands;
+suggestedIds = new Set(all.suggested);
+setInterval(async () => { // what other tabs did
+  if (document.hidden || saver.pending) return;
+  const fresh = await overview().catch(() => null);
+  if (!fresh || saver.pending) return;
+  hands = fresh.hands;
+  draw();
+}, 20_000);
+$("file").textContent = `Saved in ${all.table}`;
+$("filter").querySelector("[value=suggested]").hidden = suggestedIds.size === 0;
+await open((hands.find(left) ?? hands[0]).id);
+stage.focus({ preventScroll: true });

@@ -1,0 +1,300 @@
+"""Verbs for the input: phantoms, and the seven points marked, imported, checked, found."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bonecaffe.cli.group import ENGINE, FILE, FOLDER, main, print_table, progress_bar
+
+WORST = 24
+"""Hands on the sheet of `points compare`."""
+
+
+def _size(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    try:
+        width, height = (int(part) for part in value.lower().split("x"))
+    except ValueError:
+        raise click.BadParameter("give WIDTHxHEIGHT, such as 1000x1300") from None
+    if not (200 <= width <= 4000 and 200 <= height <= 4000):
+        raise click.BadParameter("sides of 200 to 4000 pixels are possible")
+    return width, height
+
+
+@main.command()
+@click.argument("out", metavar="OUT", type=FOLDER)
+@click.option("--count", type=click.IntRange(1, 99999), default=600, show_default=True, help="How many hands.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=2018, show_default=True, help="The same seed gives the same bytes."
+)
+@click.option("--size", callback=_size, help="WIDTHxHEIGHT of every image. [default: sizes like RSNA's]")
+def phantom(out: Path, count: int, seed: int, size: tuple[int, int] | None) -> None:
+    """Write synthetic hands with known age and points into OUT, in RSNA's own layout.
+
+    OUT gets ages.csv, points.csv and images/.
+    """
+    from bonecaffe.hands.phantom import dataset
+
+    with progress_bar("phantoms") as progress:
+        dataset.write(out, count, seed, size, progress)
+    click.echo(f"{out}: {count} phantoms; ages.csv, points.csv, images/")
+
+
+@main.group(context_settings={"help_option_names": ["-h", "--help"]})
+def points() -> None:
+    """Bring the seven points in from other tools' files, out into them; check them; compare two markings."""
+
+
+@points.command("import")
+@click.argument("sources", metavar="FILE_OR_FOLDER...", nargs=-1, required=True, type=FOLDER)
+@click.option("--out", type=FILE, required=True, help="The points.csv to write. It must not be there yet.")
+@click.option("--images", type=FOLDER, help="The radiographs: points marked in another size are scaled to theirs.")
+def import_points(sources: tuple[Path, ...], out: Path, images: Path | None) -> None:
+    """Read Pascal VOC boxes, COCO keypoints, labelme, Label Studio, CVAT or our own CSV into a points.csv.
+
+    VOC boxes of bones give the points by their centres: MCP (or MCP and MCPFirst), Radius, Ulna.
+    """
+    from bonecaffe.errors import PointsError
+    from bonecaffe.hands import foreign
+    from bonecaffe.hands.reference_points import write_points
+
+    if out.exists():
+        raise PointsError(f"{out}: is there already, and is not written over. Give another --out, or move it away.")
+    hands = foreign.read(sources, images)
+    write_points(out, hands)
+    click.echo(f"{out}: {len(hands)} hands")
+
+
+@points.command("export")
+@click.argument("table", metavar="POINTS", type=FILE)
+@click.option("--format", "kind", type=click.Choice(["coco", "labelme", "csv"]), required=True, help="What to write.")
+@click.option("--out", type=FOLDER, required=True, help="A file; for labelme a folder, a file each hand.")
+def export_points(table: Path, kind: str, out: Path) -> None:
+    """Write a points.csv as COCO keypoints, labelme files, or a tidy points.csv."""
+    from bonecaffe.errors import PointsError
+    from bonecaffe.hands import foreign
+    from bonecaffe.hands.reference_points import read_points, write_points
+    from bonecaffe.run import write_text
+
+    hands = read_points(table)
+    if kind == "labelme":
+        targets = {out / f"{hand.id}.json": foreign.labelme(hand) for hand in hands.values()}
+    else:
+        targets = {out: foreign.coco(hands.values())}
+    there = [path for path in targets if path.exists()]
+    if there:
+        raise PointsError(f"{there[0]}: is there already, and is not written over. Give another --out.")
+    if kind == "csv":
+        write_points(out, hands.values())
+    else:
+        for path, content in targets.items():
+            write_text(path, json.dumps(content, indent=2) + "\n")
+    click.echo(f"{out}: {len(hands)} hands")
+
+
+@points.command("check")
+@click.argument("table", metavar="POINTS", type=FILE)
+@click.option("--images", type=FOLDER, help="The radiographs, for --sheet.")
+@click.option("--sheet", type=FILE, help="Write the hands in doubt, with points and rectangle, side by side as a PNG.")
+def check_points(table: Path, images: Path | None, sheet: Path | None) -> None:
+    """List what is implausible: fingers out of order, a crossed forearm, the rectangle's aspect, points on the border, doubles.
+
+    Exits 1 when a hand is in doubt. What cannot be used at all, such as a point outside the image, is an error by itself.
+    """
+    from bonecaffe.errors import PointsError
+    from bonecaffe.hands import plausibility
+    from bonecaffe.hands.images import find_images, missing
+    from bonecaffe.hands.reference_points import read_points
+
+    if (sheet is None) != (images is None):
+        raise click.UsageError("--sheet and --images belong together")
+    hands = read_points(table)
+    found = plausibility.all_doubts(hands)
+    for case_id, said in found.items():
+        click.echo(f"{case_id}: {'; '.join(said)}")
+    if sheet is not None and images is not None and found:
+        files = find_images(images)
+        if lost := missing(found, files):
+            raise PointsError(f"{images}: no image of {', '.join(lost[:5])}, so there is no sheet of them.")
+        plausibility.write_overlay(sheet, [hands[case_id] for case_id in found], files)
+        click.echo(sheet)
+    click.echo(f"{table}: {len(hands)} hands, {len(found)} in doubt")
+    if found:
+        raise click.exceptions.Exit(1)
+
+
+@points.command("compare")
+@click.argument("first", metavar="A", type=FILE)
+@click.argument("second", metavar="B", type=FILE)
+@click.option("--json", "as_json", is_flag=True, help="Print every hand as a JSON object a line.")
+@click.option("--images", type=FOLDER, help="The radiographs, for --sheet.")
+@click.option(
+    "--sheet", type=FILE, help="Write the hands that differ most, A's points as dots, B's as crosses, as a PNG."
+)
+def compare_points(first: Path, second: Path, as_json: bool, images: Path | None, sheet: Path | None) -> None:
+    """Show how far two markings of the same hands lie apart: pixels, percent of the palm, overlap of the rectangles.
+
+    The palm is the distance from the middle between ulna and radius to the middle finger's point.
+    """
+    import numpy
+
+    from bonecaffe.errors import PointsError
+    from bonecaffe.hands import agreement, plausibility
+    from bonecaffe.hands.images import find_images
+    from bonecaffe.hands.reference_points import POINT_NAMES, read_points
+
+    if (sheet is None) != (images is None):
+        raise click.UsageError("--sheet and --images belong together")
+    a, b = read_points(first), read_points(second)
+    found = agreement.compare(a, b)
+    if sheet is not None and images is not None:
+        files = find_images(images)
+        worst_first = [hand.id for hand in sorted(found, key=lambda hand: hand.iou) if hand.id in files][:WORST]
+        if not worst_first:
+            raise PointsError(f"{images}: no image of the hands that both tables hold.")
+        plausibility.write_overlay(sheet, [a[case_id] for case_id in worst_first], files, others=b)
+    if as_json:
+        for hand in found:
+            click.echo(json.dumps(hand._asdict()))
+        return
+    pixels, percent = (numpy.array([getattr(hand, name) for hand in found]) for name in ("pixels", "percent"))
+    rows = [
+        [name, *(f"{value:.1f}" for value in (numpy.median(pixels[:, i]), pixels[:, i].max(), numpy.median(percent[:, i]), percent[:, i].max()))]
+        for i, name in enumerate(POINT_NAMES)
+    ]  # fmt: skip
+    columns = ["point", "median, pixels", "largest", "median, % of the palm", "largest"]
+    print_table(f"{len(found)} hands, marked twice", columns, rows)
+    overlaps = numpy.array([hand.iou for hand in found])
+    worst = min(found, key=lambda hand: hand.iou)
+    click.echo(
+        f"overlap of the rectangles (IoU): median {numpy.median(overlaps):.3f}, smallest {worst.iou:.3f} (id {worst.id})"
+    )
+
+
+@main.command()
+@click.argument("images", metavar="IMAGES", type=FOLDER)
+@click.option(
+    "--points", "table", type=FILE, required=True, help="The points.csv to write; one that is there is gone on with."
+)
+@click.option(
+    "--suggest", type=FILE, help="Points to be offered, accepted with one key; as `bonecaffe locate` writes them."
+)
+@click.option("--recipe", "recipe_name", default="paper", show_default=True, help="Whose view of the hand is shown.")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Of this machine. [default: any that is free]")
+@click.option("--open/--no-open", "show", default=True, help="Open the page in your browser.")
+def annotate(images: Path, table: Path, suggest: Path | None, recipe_name: str, port: int, show: bool) -> None:
+    """Mark the seven points of the hands in a folder, in your browser: a click a point, on disk at once.
+
+    The page is for this machine alone. Begun again, it opens the first hand that is not complete.
+    """
+    from bonecaffe.annotate.marking import opened
+    from bonecaffe.annotate.server import Server
+    from bonecaffe.hands.reference_points import read_points
+    from bonecaffe.recipe import Recipe
+
+    suggestions = read_points(suggest) if suggest else None
+    with opened(images, table, suggestions) as marking:
+        server = Server(marking, Recipe.load(recipe_name).preparation, port)
+        states = [marks.state for _, marks in marking.all()]
+        click.echo(f"{table}: {states.count('done')} of {len(states)} hands done, {states.count('skipped')} skipped")
+        click.echo(f"Open {server.address}\nCtrl-C ends it; every click is on disk already.")
+        if show and any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")):
+            click.launch(server.address)
+        server.run()
+
+
+@main.command()
+@click.argument("images", metavar="IMAGES", type=FOLDER)
+@click.option("--points", "table", type=FILE, required=True, help="The points.csv to write: the hands that are sure.")
+@click.option("--model", type=FOLDER, help="A locator by train-locator. [default: the one that comes with bonecaffe]")
+@click.option("--sheet", type=FILE, help="Write the hands that are not sure, with the guesses, side by side as a PNG.")
+@click.option("--jobs", type=click.IntRange(1), help="Processes. [default: one a core]")
+@ENGINE
+def locate(images: Path, table: Path, model: Path | None, sheet: Path | None, jobs: int | None, engine: Any) -> None:
+    """Find the seven points of the hands in a folder, without a hand on the mouse.
+
+    Beside POINTS, a file NAME.found.csv holds every image's confidence, its verdict, and the guess where it is not sure;
+    `bonecaffe annotate --suggest` offers them for a look. Called again, only new images are looked at.
+    """
+    from bonecaffe.hands import plausibility
+    from bonecaffe.hands.images import find_images
+    from bonecaffe.locate import stage
+    from bonecaffe.locate.locator import MODEL
+
+    with progress_bar("locate") as progress:
+        results, new = stage.locate(images, table, model or MODEL, progress, jobs, engine)
+    doubtful = [result for result in results if not result.sure]
+    for result in doubtful:
+        click.echo(f"{result.id}: {result.verdict}")
+    guesses = [hand for result in doubtful if (hand := result.hand())]
+    if sheet is not None and guesses:
+        plausibility.write_overlay(sheet, guesses, find_images(images))
+        click.echo(sheet)
+    seen = "nothing changed" if not new else f"{new} looked at"
+    click.echo(
+        f"{table}: {seen}; {len(results) - len(doubtful)} hands sure, {len(doubtful)} not; all in {stage.found_file(table)}"
+    )
+
+
+@main.command("train-locator")
+@click.argument("out", metavar="OUT", type=FOLDER)
+@click.option("--images", type=FOLDER, help="Your own radiographs, for a locator that knows them.")
+@click.option("--points", "table", type=FILE, help="The points that you marked in them.")
+@click.option(
+    "--from",
+    "start",
+    type=FOLDER,
+    help="A locator to go on from. [default: with --images, the one that comes with bonecaffe; else none]",
+)
+@click.option("--phantoms", type=click.IntRange(1), help="How many phantoms it learns from.")
+@click.option("--iterations", type=click.IntRange(8), help="Of each of the two nets; 32 squares each.")
+@click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Of phantoms, variations and nets.")
+def train_locator(
+    out: Path,
+    images: Path | None,
+    table: Path | None,
+    start: Path | None,
+    phantoms: int | None,
+    iterations: int | None,
+    seed: int,
+) -> None:
+    """Train the locator's two nets with Caffe, on the CPU: on phantoms alone, or made better with your own marked hands.
+
+    On two cores: with --images ten minutes, without it an hour and a half; OUT holds 4 GB
+    meanwhile. Interrupted, it goes on when called again.
+    """
+    from dataclasses import replace
+
+    from bonecaffe.errors import LocateError
+    from bonecaffe.hands.images import find_images, missing
+    from bonecaffe.hands.reference_points import read_points
+    from bonecaffe.locate import training
+    from bonecaffe.locate.locator import MODEL
+
+    if (images is None) != (table is None):
+        raise click.UsageError("--images and --points belong together")
+    plan, hands = training.ANEW, []
+    if images is not None and table is not None:
+        marked, files = read_points(table), find_images(images)
+        if lost := missing(marked, files):
+            raise LocateError(f"{images}: no image of {', '.join(lost[:5])}, whose points {table} holds.")
+        if not marked:
+            raise LocateError(f"{table}: holds no marked hand to learn from.")
+        hands = [(files[case_id], hand) for case_id, hand in marked.items()]
+        plan, start = training.IMPROVE, start or MODEL
+    plan = replace(plan, seed=seed, phantoms=phantoms or plan.phantoms)
+    if iterations:
+        plan = replace(plan, iterations=(iterations, iterations))
+    with progress_bar("variations") as progress:
+        training.prepare(out, plan, hands, start, progress, click.echo)
+    for view in training.VIEWS:
+        with progress_bar(f"train {view}") as progress:
+            training.train_view(out, view, plan, start, progress, click.echo)
+    training.finish(out, plan, len(hands))
+    click.echo(f"{out}: a locator; use it with: bonecaffe locate IMAGES --points POINTS --model {out}")

@@ -1,0 +1,308 @@
+"""Verbs of the paper's pipeline: prepare, the definition files, train, predict, evaluate."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bonecaffe.cli.group import ENGINE, FILE, FOLDER, RUN, main, print_table, progress_bar
+
+
+@main.command()
+@RUN
+@click.option("--images", type=FOLDER, required=True, help="Folder of the radiographs, named by id.")
+@click.option("--ages", type=FILE, required=True, help="Table of ages, with any of RSNA's headers.")
+@click.option("--points", type=FILE, required=True, help="Table of the seven reference points.")
+@click.option("--recipe", "recipe_name", help="paper, demo, smoke, or a file. [default: the run's own, else paper]")
+@click.option("--train", "train_cases", type=click.IntRange(1), help="Cases for training. [default: the recipe's]")
+@click.option("--test", "test_cases", type=click.IntRange(1), help="Cases for test. [default: the recipe's]")
+@click.option("--seed", type=click.IntRange(0), help="Seed of the split. [default: the recipe's]")
+@click.option(
+    "--labels",
+    type=click.Choice(["whole_months", "round", "exact"]),
+    help="What to do with fractional ages: refuse, round, or keep in a database of their own. [default: the recipe's]",
+)
+@click.option(
+    "--origin",
+    type=click.Choice(["marked", "boxes", "found"]),
+    help="Where the points come from: a hand, the centres of boxes, locate. [default: seen, for locate's; else the recipe's]",
+)
+@click.option("--jobs", type=click.IntRange(1), help="Processes. [default: one a core]")
+def prepare(
+    run: Path,
+    images: Path,
+    ages: Path,
+    points: Path,
+    recipe_name: str | None,
+    train_cases: int | None,
+    test_cases: int | None,
+    seed: int | None,
+    labels: str | None,
+    origin: str | None,
+    jobs: int | None,
+) -> None:
+    """Split, crop, equalize, resize and pack the hands into two audited LMDBs.
+
+    Fails without leaving anything half-made; picks up where it was interrupted; does nothing when nothing changed.
+    """
+    from bonecaffe.locate.stage import located
+    from bonecaffe.prepare import stage
+    from bonecaffe.recipe import Recipe
+    from bonecaffe.run import RunDir
+
+    folder = RunDir(run)
+    recipe = (
+        Recipe.load(recipe_name)
+        if recipe_name
+        else (folder.recipe() if folder.recipe_file.is_file() else Recipe.load("paper"))
+    )
+    recipe = stage.with_split(recipe, train_cases, test_cases, seed, labels, origin)
+    if origin is None and (found := located(points)):
+        recipe = recipe.with_values(
+            {"data.points": "found"}, f"{found} hands' points are as bonecaffe locate found them"
+        )
+    with progress_bar("prepare") as progress:
+        changed = stage.prepare(folder, images, ages, points, recipe, progress, jobs)
+    facts = folder.manifest()["prepare"]
+    left_out = "".join(f", {count} {reason}" for reason, count in facts["left_out"].items())
+    counts = f"{facts['records']['train']} hands for training, {facts['records']['test']} for test{left_out}"
+    click.echo(f"{run}: {'prepared' if changed else 'nothing changed; prepared already'}: {counts}")
+
+
+@main.command()
+@click.argument("image", metavar="IMAGE", type=FILE)
+@click.option("--out", type=FILE, help="Write the equalized image here, as PNG.")
+@click.option("--table", type=FILE, help="Write the grey-level table T here, as CSV: level,pixels,output.")
+@click.option("--levels", type=click.IntRange(2, 256), default=64, show_default=True, help="Number of grey levels.")
+def histeq(image: Path, out: Path | None, table: Path | None, levels: int) -> None:
+    """Equalize an image by the rule of MATLAB's histeq, to look at it or to compare its table T with MATLAB's.
+
+    The whole image is equalized; `prepare` equalizes the crop.
+    """
+    from bonecaffe.hands.images import encode_png, read_image
+    from bonecaffe.prepare import histeq as equalization
+    from bonecaffe.run import write_bytes, write_text
+
+    if out is None and table is None:
+        raise click.UsageError("give --out, --table, or both")
+    pixels = read_image(image)
+    if table is not None:
+        write_text(table, equalization.table_text(equalization.histogram(pixels), levels))
+        click.echo(table)
+    if out is not None:
+        write_bytes(out, encode_png(equalization.histeq(pixels, levels)))
+        click.echo(out)
+
+
+@main.command()
+@click.argument("run", metavar="[RUN]", type=click.Path(file_okay=False, path_type=Path), required=False)
+@click.option("--out", type=FOLDER, help="A folder to write into, instead of a run.")
+@click.option("--recipe", "recipe_name", help="With --out: paper, demo, smoke, or a file.")
+@click.option("--verbatim", is_flag=True, help="Print appendices 1 and 2 as the paper has them, misprints named.")
+def prototxt(run: Path | None, out: Path | None, recipe_name: str | None, verbatim: bool) -> None:
+    """Write train_val, solver and deploy .prototxt for a run, or for a recipe into --out."""
+    from bonecaffe.network import appendices
+    from bonecaffe.network import prototxt as definitions
+    from bonecaffe.recipe import Recipe
+    from bonecaffe.run import RunDir
+    from bonecaffe.training import inputs
+
+    if verbatim:
+        click.echo(appendices.text(), nl=False)
+        return
+    if (run is None) == (out is None):
+        raise click.UsageError("give a RUN, or --out DIR with --recipe R")
+    if out is not None:
+        for path in definitions.write(out, Recipe.load(recipe_name or "paper")):
+            click.echo(path)
+        return
+    folder = RunDir(run)
+    with folder.lock("prototxt"):
+        kept = inputs.write_prototxts(folder, folder.recipe())
+    for path in (folder.train_val, folder.solver, folder.deploy):
+        click.echo(f"{path}{' (edited by hand; kept)' if path.name in kept else ''}")
+
+
+@main.command()
+@RUN
+@click.option("--weights", type=FILE, help="The caffemodel that training shall start from, as Caffe would get it.")
+@click.option("--snapshot", type=FILE, help="The solverstate that training shall go on from.")
+@click.option("--gpu", metavar="0 | 0,1 | all", help="GPUs to train on. [default: as the solver says]")
+def preflight(run: Path, weights: Path | None, snapshot: Path | None, gpu: str | None) -> None:
+    """Name what Caffe would die of, or silently do wrong, before it is asked.
+
+    `train` does this by itself. WEIGHTS are taken as they are: `train` takes their fc8 out first.
+    """
+    from bonecaffe.network import preflight as checks
+    from bonecaffe.run import RunDir
+
+    folder = RunDir(run)
+    folder.recipe()
+    absolute = [path.absolute() if path else None for path in (weights, snapshot)]
+    report = checks.examine(folder, checks.Plan(*absolute, gpu))
+    for what, layers in (("copied", report.copied), ("fresh", report.fresh), ("ignored", report.ignored)):
+        if layers:
+            click.echo(f"weights {what}: {' '.join(layers)}")
+    report.raise_if_any(folder)
+    if report.not_followed:
+        click.echo(
+            f"{run}: nothing found up to layer {report.not_followed}, whose type is not known here; beyond it nothing was looked at"
+        )
+        return
+    click.echo(f"{run}: nothing found that Caffe would refuse")
+
+
+@main.command()
+@RUN
+@click.option("--weights", type=FILE, help="The ImageNet caffemodel; its fc8 is taken out.")
+@click.option("--gpu", metavar="0 | 0,1 | all", help="GPUs to train on. [default: 0, when the recipe says GPU]")
+@click.option("--cpu", is_flag=True, help="Train on the CPU whatever the recipe says.")
+@click.option("--resume", is_flag=True, help="Go on from the newest complete snapshot.")
+def train(run: Path, weights: Path | None, gpu: str | None, cpu: bool, resume: bool) -> None:
+    """Drive `caffe train` to the last iteration, and say truly whether it got there.
+
+    Ctrl-C once lets Caffe write a snapshot and stop; twice ends it at once. The whole log is kept in RUN/caffe.log.
+    """
+    from bonecaffe.errors import TrainError
+    from bonecaffe.run import RunDir
+    from bonecaffe.training import train as training
+    from bonecaffe.training.display import Display
+
+    with Display() as display:
+        outcome = training.train(RunDir(run), weights, gpu, cpu, resume, display.show, display.say)
+    if outcome is None:
+        click.echo(f"{run}: trained already; nothing to do")
+        return
+    if outcome.state == "interrupted":
+        click.echo(f"{run}: interrupted at iteration {outcome.iteration}: {outcome.why}", err=True)
+        raise click.exceptions.Exit(130)
+    if outcome.state != "finished":
+        raise TrainError(f"{run}: {outcome.state} at iteration {outcome.iteration}: {outcome.why}")
+    click.echo(f"{run}: finished at iteration {outcome.iteration} after {outcome.seconds:.0f} s")
+
+
+@main.command()
+@click.argument("model", metavar="MODEL", type=click.Path(file_okay=False, path_type=Path))
+@click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=FILE)
+@click.option("--points", type=FILE, help="Table of the seven reference points. [default: found by locate]")
+@click.option("--snapshot", type=click.IntRange(0), help="Iteration of the snapshot. [default: the last]")
+@click.option("--gpu", type=click.IntRange(0), help="GPU to compute on. [default: the CPU]")
+@ENGINE
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object a line.")
+def predict(
+    model: Path,
+    images: tuple[Path, ...],
+    points: Path | None,
+    snapshot: int | None,
+    gpu: int | None,
+    engine: Any,
+    as_json: bool,
+) -> None:
+    """Print the bone age in months of each IMAGE, one line each. MODEL is a run.
+
+    Without --points they are found, and an image whose points are not sure is refused.
+    """
+    from bonecaffe.hands.reference_points import read_points
+    from bonecaffe.predict import Predictor, points_for
+
+    if points is not None:
+        table = read_points(points)
+        hands = [(image, points_for(image, table)) for image in images]
+    else:
+        from bonecaffe.locate.stage import points_of
+
+        hands = [(image, points_of(image, engine=engine)) for image in images]
+    predictor = Predictor(model, snapshot, gpu, engine=engine)
+    for image, months in zip(images, predictor.predict_many(hands), strict=True):
+        if as_json:
+            click.echo(
+                json.dumps(
+                    {
+                        "image": str(image),
+                        "id": image.stem,
+                        "months": round(months, 2),
+                        "iteration": predictor.snapshot.iteration,
+                    }
+                )
+            )
+        else:
+            click.echo(f"{image}\t{months:.1f} months")
+
+
+@main.command()
+@RUN
+@click.option("--snapshot", type=click.IntRange(0), help="Iteration of the snapshot. [default: the last]")
+@click.option(
+    "--all", "every", is_flag=True, help="Measure every snapshot too; the report shows them beside each other."
+)
+@click.option("--gpu", type=click.IntRange(0), help="GPU to compute on. [default: the CPU]")
+def evaluate(run: Path, snapshot: int | None, every: bool, gpu: int | None) -> None:
+    """Predict both splits; print MAD, CCC and maximum beside the paper's; write figures and report.html."""
+    from bonecaffe.evaluation import by_snapshot, stage
+    from bonecaffe.predict import predict_run
+    from bonecaffe.run import RunDir
+
+    folder = RunDir(run)
+    folder.recipe()
+    rows = []
+    with folder.lock("evaluate"):
+        if every:
+            with progress_bar("every snapshot") as progress:
+                rows = by_snapshot.evaluate_all(folder, progress, gpu)
+        with progress_bar("predict") as progress:
+            predict_run(folder, snapshot, progress, gpu)
+        evaluation = stage.evaluate(folder)
+    if rows:
+        _show_snapshots(run, rows)
+    _show_evaluation(run, evaluation)
+    click.echo(os.fspath(folder.report))
+
+
+def _show_evaluation(run: Path, evaluation: Any) -> None:
+    from bonecaffe.evaluation.metrics import PAPER
+
+    def interval(pair: tuple[float, float] | None, digits: int) -> str:
+        return f"{pair[0]:.{digits}f} to {pair[1]:.{digits}f}" if pair else "not defined"
+
+    rows = []
+    for split, metrics in evaluation.splits.items():
+        paper = PAPER[split]
+        rows.append([
+            split, str(metrics.cases), f"{metrics.mad_months:.1f} ({paper['mad_months']})", interval(metrics.mad_interval_95, 1),
+            f"{metrics.ccc:.2f} ({paper['ccc']})", interval(metrics.ccc_interval_95, 2),
+            f"{metrics.max_error_months:.1f} ({paper['max_error_months']})", f"{metrics.guess_mad_months:.1f}",
+        ])  # fmt: skip
+    print_table(
+        f"{run}, iteration {evaluation.iteration}: months (paper)",
+        ["split", "hands", "MAD", "95 %", "CCC", "95 %", "maximum", "MAD of guessing the mean"],
+        rows,
+    )
+    for split, metrics in evaluation.splits.items():
+        for note in metrics.notes:
+            click.echo(f"{split}: {note}")
+    click.echo(evaluation.verdict)
+
+
+def _show_snapshots(run: Path, rows: list[dict[str, Any]]) -> None:
+    from bonecaffe.evaluation import by_snapshot
+
+    best, last = by_snapshot.best_and_last(rows)
+    marks = (
+        {best["iteration"]: "lowest", last["iteration"]: "last"}
+        if best is not last
+        else {last["iteration"]: "lowest, last"}
+    )
+    print_table(
+        f"{run}: every snapshot",
+        ["iteration", "split", "MAD", "CCC", "maximum", ""],
+        [
+            [str(row["iteration"]), row["split"], f"{row['mad_months']:.1f}", f"{row['ccc']:.3f}", f"{row['max_error_months']:.1f}",
+             marks.get(row["iteration"], "") if row["split"] == "test" else ""]
+            for row in rows
+        ],
+    )  # fmt: skip
+    click.echo(by_snapshot.WARNING)

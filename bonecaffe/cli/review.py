@@ -1,0 +1,241 @@
+"""Verbs that look back on runs: sensitivity to the points, evidence, repetition, departures."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bonecaffe.cli.group import FILE, FOLDER, RUN, main, print_table, progress_bar
+from bonecaffe.errors import RepeatInterrupted
+
+
+@main.command()
+@RUN
+@click.option("--images", type=FOLDER, required=True, help="The radiographs that the run was prepared from.")
+@click.option("--points", "table", type=FILE, required=True, help="The points that it was prepared with.")
+@click.option(
+    "--again", type=FILE, help="The same hands marked a second time: points are moved as far as the two lie apart."
+)
+@click.option("--found", type=FILE, help="Other points of the same hands, as by locate: MAD and CCC with them.")
+@click.option(
+    "--percent",
+    "percents",
+    type=click.FloatRange(0, 50, min_open=True),
+    multiple=True,
+    help="Of the palm: how far points are moved (SD of a coordinate); may be given several times. [default: 0.5 1 2 4]",
+)
+@click.option(
+    "--repeats", type=click.IntRange(2), default=5, show_default=True, help="Times each hand's points are moved."
+)
+@click.option("--split", type=click.Choice(["test", "train"]), default="test", show_default=True, help="Whose hands.")
+@click.option("--seed", type=click.IntRange(0), default=2018, show_default=True, help="Of the moves.")
+def sensitivity(
+    run: Path,
+    images: Path,
+    table: Path,
+    again: Path | None,
+    found: Path | None,
+    percents: tuple[float, ...],
+    repeats: int,
+    split: str,
+    seed: int,
+) -> None:
+    """Show how far the predicted age moves when the seven points do: months per percent of the palm.
+
+    Writes sensitivity.json and sensitivity.csv into the run.
+    """
+    from bonecaffe.evaluation import sensitivity as study
+    from bonecaffe.hands.reference_points import read_points
+    from bonecaffe.run import RunDir
+
+    points = read_points(table)
+    levels = percents or study.PERCENT
+    others = {"found": read_points(found)} if found else {}
+    if again:
+        others["marked again"] = second = read_points(again)
+        error = study.repeat_marking_percent(points, second)
+        click.echo(f"repeat-marking error: {error:.2f} % of the palm (SD of a coordinate of one marking)")
+        levels = tuple(sorted({*levels, round(error, 3)}))
+    with progress_bar("sensitivity") as progress:
+        outcome, _ = study.study(RunDir(run), images, points, others, levels, repeats, split, seed, progress)
+    print_table(
+        f"{run}: {outcome.hands} {split} hands, points moved {outcome.repeats} times each",
+        ["points moved by, % of the palm", "mean shift, months", "SD, months", "95 %", "largest", "rectangle IoU"],
+        [
+            [
+                f"{level.percent:g}",
+                *(f"{v:.1f}" for v in (level.mean_shift, level.sd, level.p95_shift, level.largest_shift)),
+                f"{level.median_iou:.3f}",
+            ]
+            for level in outcome.levels
+        ],
+    )
+    click.echo(f"{outcome.months_per_percent:.2f} months per percent of the palm")
+    for name, a in outcome.against.items():
+        cccs = " and ".join("–" if value is None else f"{value:.3f}" for value in (a.ccc_marked, a.ccc_other))
+        click.echo(
+            f"{name}: {a.hands} hands: MAD {a.mad_marked:.1f} months with the run's own points, {a.mad_other:.1f} with these; CCC {cccs}; "
+            f"predictions move by {a.mean_shift:.1f} months, rectangle IoU {a.median_iou:.3f}"
+        )
+
+
+@main.command()
+@RUN
+@click.option("--images", type=FOLDER, help="The folder of radiographs that the run was prepared from.")
+@click.option("--ages", type=FILE, help="The table of ages that the run was prepared from.")
+@click.option("--points", type=FILE, help="The table of points that the run was prepared from.")
+@click.option("--json", "as_json", is_flag=True, help="Print the links as JSON.")
+def verify(run: Path, images: Path | None, ages: Path | None, points: Path | None, as_json: bool) -> None:
+    """Recompute the hashes of a run, from its inputs to its report, and name the first link that broke.
+
+    Exits 1 when one did. The inputs lie outside the run; they are looked at when they are given.
+    """
+    from bonecaffe import evidence
+    from bonecaffe.run import RunDir
+
+    with progress_bar("verify") as progress:
+        links = evidence.verify(RunDir(run), images, ages, points, progress)
+    if as_json:
+        click.echo(json.dumps([link._asdict() for link in links], indent=2, ensure_ascii=False))
+    else:
+        print_table(str(run), ["link", "", "what"], [[link.name, link.state, link.said] for link in links])
+    broken = evidence.first_broken(links)
+    if broken:
+        click.echo(f"bonecaffe: {run}: the first link that broke: {broken.name}: {broken.said}", err=True)
+        raise click.exceptions.Exit(1)
+    if not as_json:
+        click.echo(f"{run}: every link looked at holds")
+
+
+@main.command()
+@click.argument("folder", metavar="[FOLDER]", type=FOLDER, default=Path("runs"))
+@click.option("--json", "as_json", is_flag=True, help="Print the runs as JSON.")
+def runs(folder: Path, as_json: bool) -> None:
+    """List the runs in FOLDER (runs): recipe, state, iteration, test MAD and CCC."""
+    from bonecaffe import evidence
+
+    found = evidence.runs_in(folder)
+    if as_json:
+        click.echo(json.dumps([summary._asdict() for summary in found], indent=2, ensure_ascii=False))
+        return
+    rows = []
+    for summary in found:
+        figures = ["–", "–", "–"]
+        if summary.mad_months is not None and summary.ccc is not None:
+            figures = [str(summary.evaluated), f"{summary.mad_months:.1f}", f"{summary.ccc:.3f}"]
+        rows.append([summary.run, summary.recipe, summary.state, f"{summary.iteration}/{summary.max_iter}", *figures])
+    if not rows:
+        click.echo(f"{folder}: no runs here")
+        return
+    columns = ["run", "recipe", "state", "iteration", "evaluated at", "test MAD, months", "test CCC"]
+    print_table(str(folder), columns, rows)
+
+
+@main.command()
+@click.argument("recipe_name", metavar="RECIPE")
+@click.option(
+    "--out", type=FOLDER, required=True, help="Folder for the runs, one a seed, and for repeat.csv and repeat.json."
+)
+@click.option("--seeds", type=click.IntRange(2, 1000), default=5, show_default=True, help="How many seeds.")
+@click.option("--first-seed", type=click.IntRange(0), default=1, show_default=True, help="The first; then one by one.")
+@click.option("--images", type=FOLDER, required=True, help="Folder of the radiographs, named by id.")
+@click.option("--ages", type=FILE, required=True, help="Table of ages, with any of RSNA's headers.")
+@click.option("--points", type=FILE, required=True, help="Table of the seven reference points.")
+@click.option("--train", "train_cases", type=click.IntRange(1), help="Cases for training. [default: the recipe's]")
+@click.option("--test", "test_cases", type=click.IntRange(1), help="Cases for test. [default: the recipe's]")
+@click.option("--labels", type=click.Choice(["whole_months", "round", "exact"]), help="As for prepare.")
+@click.option("--weights", type=FILE, help="The ImageNet caffemodel that each seed starts from.")
+@click.option("--gpu", metavar="0 | 0,1 | all", help="GPUs to train on. [default: 0, when the recipe says GPU]")
+@click.option("--cpu", is_flag=True, help="Train on the CPU whatever the recipe says.")
+@click.option(
+    "--scheduler", metavar="ADDRESS", help="A Dask scheduler, such as tcp://host:8786. [default: here, in sequence]"
+)
+def repeat(
+    recipe_name: str,
+    out: Path,
+    seeds: int,
+    first_seed: int,
+    images: Path,
+    ages: Path,
+    points: Path,
+    train_cases: int | None,
+    test_cases: int | None,
+    labels: str | None,
+    weights: Path | None,
+    gpu: str | None,
+    cpu: bool,
+    scheduler: str | None,
+) -> None:
+    """Run RECIPE over several seeds of split and initialization; report the spread of MAD and CCC.
+
+    Each seed is a run, OUT/seed-N. Called again, it goes on where it stopped.
+    """
+    from bonecaffe import repeat as repeats
+    from bonecaffe.prepare.stage import with_split
+    from bonecaffe.recipe import Recipe
+    from bonecaffe.training.display import Display
+
+    recipe = with_split(Recipe.load(recipe_name), train_cases, test_cases, None, labels)
+    weights = weights.absolute() if weights else None
+    paths = (path.absolute() for path in (images, ages, points))
+    plan = repeats.Plan(out.absolute(), recipe.to_yaml(), *paths, weights, gpu, cpu)
+    chosen = list(range(first_seed, first_seed + seeds))
+    results = {result.seed: result for result in repeats.earlier(out, plan)}
+    try:
+        with Display("repeat") as display:
+            if scheduler:
+                coming = repeats.on_cluster(plan, chosen, scheduler, display.say)
+            else:
+                coming = repeats.in_sequence(plan, chosen, display.show, display.say)
+            for done, result in enumerate(coming, start=1):
+                results[result.seed] = result
+                repeats.write(out, plan, list(results.values()))
+                mad = "–" if result.test_mad is None else f"{result.test_mad:.1f} months"
+                display.say(f"seed {result.seed}: {result.state}, test MAD {mad} ({done} of {seeds} done)")
+    except RepeatInterrupted as error:
+        click.echo(f"bonecaffe: {error}", err=True)
+        raise click.exceptions.Exit(130) from None
+    finally:
+        _show_spread(out, list(results.values()))
+
+
+def _show_spread(out: Path, results: list[Any]) -> None:
+    from bonecaffe import repeat as repeats
+
+    if not results:
+        return
+    print_table(
+        f"{out}: months (paper)",
+        ["figure", "mean", "SD", "lowest", "highest", "paper"],
+        [
+            [s.figure.replace("_", " "), *(f"{v:.3g}" for v in (s.mean, s.sd, s.lowest, s.highest)), str(s.paper)]
+            for s in repeats.spreads(results)
+        ],
+    )
+    click.echo(repeats.verdict(results))
+    click.echo(os.fspath(out / "repeat.csv"))
+
+
+@main.command()
+@RUN
+def repro(run: Path) -> None:
+    """Show how a run departs from the paper, field by field, with the reason; write departures.json."""
+    from bonecaffe.run import RunDir, write_text
+
+    folder = RunDir(run)
+    recipe = folder.trained_recipe()
+    departures = recipe.departures()
+    content = {"recipe": recipe.name, "departures": [departure._asdict() for departure in departures]}
+    write_text(folder.departures, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    if not departures:
+        click.echo(f"{run}: departs from the paper in no field")
+        return
+    print_table(
+        f"{run}: recipe {recipe.name}",
+        ["field", "paper", "this run", "reason"],
+        [[d.field, str(d.paper), str(d.here), d.reason] for d in departures],
+    )

@@ -1,0 +1,96 @@
+"""What a locator's net sees: a square cut from the image, turned, mirrored, scaled, its local contrast made even. Pure."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+
+SIDE = 128
+"""Pixels of the square, each way."""
+LABEL_SCALE = 5.0
+"""The net's outputs are positions in the square, from its middle, in sides, times this: numbers of about 1."""
+ROOM = 1.05
+"""The square about a whole image, relative to the image's longer side."""
+HAND_SHARE = 0.50
+"""Part of the square that the hand's seven points take when it is seen from near."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A square in an image: its middle (x, y) and side in pixels, its turn in radians, whether it is mirrored.
+
+    The net's x runs along ``angle`` (against it when mirrored), its y a quarter turn further.
+    """
+
+    x: float
+    y: float
+    size: float
+    angle: float = 0.0
+    mirror: bool = False
+
+    def _turn(self) -> np.ndarray:
+        c, s = math.cos(self.angle), math.sin(self.angle)
+        return np.array([[c, -s], [s, c]]) @ np.diag([-1.0 if self.mirror else 1.0, 1.0])
+
+    def to_image(self, places: np.ndarray) -> np.ndarray:
+        """Places in the square, from its middle in sides (…, 2), as pixels of the image."""
+        return np.asarray(places) @ (self.size * self._turn()).T + (self.x, self.y)
+
+    def to_square(self, points: np.ndarray) -> np.ndarray:
+        """Pixels of the image (…, 2) as places in the square; the way back of `to_image`."""
+        return (np.asarray(points) - (self.x, self.y)) @ self._turn() / self.size
+
+    def shifted(self, across: float = 0, down: float = 0, turn: float = 0, scale: float = 1) -> Frame:
+        """The frame moved by parts of its own side, turned by radians, scaled."""
+        x, y = self.to_image(np.array([across, down]))
+        return replace(self, x=float(x), y=float(y), angle=self.angle + turn, size=self.size * scale)
+
+
+def whole(shape: tuple[int, int], angle: float = 0.0) -> Frame:
+    """The frame of a whole image (height, width)."""
+    height, width = shape
+    return Frame((width - 1) / 2, (height - 1) / 2, max(height, width) * ROOM, angle)
+
+
+def near(points: np.ndarray) -> Frame:
+    """The frame of a hand by its seven points (7, 2): the palm upright, the thumb to the right."""
+    ulna, radius, thumb, *fingers = np.asarray(points, float)
+    wrist, knuckles = (ulna + radius) / 2, np.mean(fingers, axis=0)
+    up = knuckles - wrist
+    length = float(np.hypot(*up)) + 1e-6
+    angle = math.atan2(up[0], -up[1])  # of "up" from the image's own
+    across = thumb - wrist
+    mirror = float(up[0] * across[1] - up[1] * across[0]) < 0  # thumb to the left of the way up
+    middle = wrist + 0.52 * up
+    return Frame(float(middle[0]), float(middle[1]), length / HAND_SHARE, angle, mirror)
+
+
+def even(square: np.ndarray) -> np.ndarray:
+    """Local contrast made even, float32 in, uint8 out: what is left is structure, whatever the exposure."""
+    square = square.astype(np.float32)
+    spread = square.shape[0] / 10
+    rest = square - cv2.GaussianBlur(square, (0, 0), spread)
+    power = cv2.GaussianBlur(rest * rest, (0, 0), spread)
+    scale = np.sqrt(power) + 0.35 * math.sqrt(float(power.mean())) + 0.25
+    return np.clip(rest / scale * 44 + 128, 0, 255).astype(np.uint8)
+
+
+def cut(image: np.ndarray, frame: Frame, bend: np.ndarray | None = None) -> np.ndarray:
+    """The pixels of a frame, float32 (SIDE, SIDE); black outside the image.
+
+    ``bend`` (SIDE, SIDE, 2), in sides, moves the places that are looked at, for variation.
+    """
+    scale = min(1.0, SIDE / frame.size)
+    if scale < 1:
+        size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    places = _GRID if bend is None else _GRID + bend
+    at = ((frame.to_image(places) + 0.5) * scale - 0.5).astype(np.float32)
+    return cv2.remap(image, at[..., 0], at[..., 1], cv2.INTER_LINEAR, borderValue=0).astype(np.float32)
+
+
+_ALONG = (np.arange(SIDE) - (SIDE - 1) / 2) / SIDE
+_GRID = np.stack(np.meshgrid(_ALONG, _ALONG), axis=-1)

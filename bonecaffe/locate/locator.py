@@ -1,0 +1,126 @@
+"""Find the seven points of a hand: a guess from afar for each way it may lie, made better from near, and how sure it is.
+
+>>> from bonecaffe import Locator                         # doctest: +SKIP
+>>> Locator().find("hand.png").points                     # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from bonecaffe import engine as engines
+from bonecaffe.errors import LocateError
+from bonecaffe.hands import fingers
+from bonecaffe.hands.images import read_image
+from bonecaffe.locate import frames
+from bonecaffe.locate.frames import Frame
+from bonecaffe.locate.network import OUTPUTS
+
+MODEL = Path(__file__).parent / "model"
+"""The locator that comes with bonecaffe, trained on phantoms alone."""
+_TURNS = (0.0, 0.5 * math.pi, math.pi, 1.5 * math.pi)
+"""The ways an image may lie; between them, the nets have learnt to see."""
+_LOOKS = (
+    (0, 0, 0, 1),
+    (0.07, 0, 0.12, 1.1),
+    (-0.07, 0, -0.12, 0.91),
+    (0, 0.07, -0.12, 1.1),
+    (0, -0.07, 0.12, 0.91),
+    (0, 0, 0, 1),
+)
+"""How the hand is looked at in the end: moved across and down (in sides), turned (radians), scaled. The last one is inverted.
+
+So wide apart that a net which answers the same whatever it sees is found out.
+"""
+_READ_SIDE = 640
+_HALF = 0.06
+
+
+class Found(NamedTuple):
+    """What was found in an image: seven points (7, 2) in pixels; how far looks at it disagree, in parts of the palm.
+
+    ``steady`` is how far the last two steps lay apart, in the same measure.
+    """
+
+    points: np.ndarray
+    spread: float
+    steady: float
+
+    @property
+    def confidence(self) -> float:
+        """1 where the looks agree, 0.5 where they disagree by `_HALF` of the palm, towards 0 beyond. Not a probability."""
+        return 1 / (1 + (self.spread / _HALF) ** 3)
+
+
+class Locator:
+    """A trained locator: two nets in a folder. Raises LocateError when there is none, CaffeError without Caffe."""
+
+    def __init__(self, model: Path = MODEL, engine: engines.Kind = "caffe") -> None:
+        try:
+            self.facts = json.loads((model / "locator.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise LocateError(
+                f"{model}: no locator here ({error}). Train one with: bonecaffe train-locator {model}"
+            ) from None
+        self._nets = {}
+        for view in ("whole", "near"):
+            weights = model / f"{view}.caffemodel"
+            if not weights.is_file():
+                raise LocateError(f"{weights}: not there. Train the locator anew, or install bonecaffe again.")
+            self._nets[view] = engines.make(engine, model / "deploy.prototxt", weights)
+
+    def find(self, image: str | os.PathLike[str] | np.ndarray) -> Found:
+        """The seven points of the hand in a radiograph, a file or uint8 (height, width); how sure they are is the caller's to judge.
+
+        Raises ImageError for a file that cannot be read.
+        """
+        import cv2
+
+        image = image if isinstance(image, np.ndarray) else read_image(image)
+        scale = min(1.0, _READ_SIDE / max(image.shape))
+        small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else image
+        guesses = self._see("whole", small, [frames.whole(small.shape, turn) for turn in _TURNS])
+        steps = [guesses]
+        for _ in range(3):
+            steps.append(self._see("near", small, [frames.near(points) for points in steps[-1]]))
+        moves = np.array([_apart(a, b) for a, b in zip(steps[-2], steps[-1], strict=True)])
+        best = min(range(len(moves)), key=lambda number: (_strange(steps[-1][number]), moves[number]))
+        here = frames.near((steps[-1][best] + steps[-2][best]) / 2)
+        looks = [here.shifted(*look) for look in _LOOKS]
+        seen = self._see("near", small, looks, inverted=len(looks) - 1)
+        points = np.median(seen, axis=0)
+        spread = float(np.median([_apart(points, other) for other in seen]))
+        return Found((points + 0.5) / scale - 0.5, spread, float(moves[best]))
+
+    def _see(self, view: str, image: np.ndarray, places: list[Frame], inverted: int = -1) -> np.ndarray:
+        """What a net says of squares of the image: points in pixels (n, 7, 2)."""
+        squares = np.stack([frames.even(frames.cut(image, frame)) for frame in places]).astype(np.float32)
+        if inverted >= 0:
+            squares[inverted] = 255 - squares[inverted]
+        said = self._nets[view].forward((squares[:, None] - 128) / 64)
+        said = said.reshape(len(places), OUTPUTS // 2, 2) / frames.LABEL_SCALE
+        return np.stack([frame.to_image(at) for frame, at in zip(places, said, strict=True)])
+
+
+def _palm(points: np.ndarray) -> float:
+    return float(np.hypot(*(points[3:].mean(axis=0) - points[:2].mean(axis=0)))) + 1e-6
+
+
+def _apart(a: np.ndarray, b: np.ndarray) -> float:
+    """Mean distance of two guesses' points, in parts of the palm."""
+    return float(np.hypot(*(a - b).T).mean()) / _palm(a)
+
+
+def _strange(points: np.ndarray) -> bool:
+    """Whether the points are in no order that a hand has."""
+    ulna, radius, *joints = (tuple(map(float, point)) for point in points)
+    try:
+        return fingers.order(ulna, radius, joints) != joints
+    except ValueError:
+        return True

@@ -1,0 +1,235 @@
+"""How the locator learns: variations of phantoms, and of the user's own marked hands, in LMDBs; then ``caffe train``, twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bonecaffe import caffe_tools
+from bonecaffe.errors import LocateError
+from bonecaffe.hands import parallel
+from bonecaffe.hands.images import read_image
+from bonecaffe.hands.phantom import dataset
+from bonecaffe.hands.reference_points import ReferencePoints
+from bonecaffe.locate import frames, network, variation
+from bonecaffe.network import preflight
+from bonecaffe.run import RunDir, write_text
+from bonecaffe.training import snapshots
+from bonecaffe.training.alarms import Alarms
+from bonecaffe.training.drive import drive
+from bonecaffe.training.log import Event
+
+VIEWS = ("whole", "near")
+BATCH = 32
+_PHANTOM_SIZE = (420, 546)
+_READ_SIDE = 640
+"""Pixels of the longer side to which a hand is made smaller before it is varied."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the locator shall learn from, and for how long."""
+
+    phantoms: int = 9000
+    variations: int = 10
+    """Of each phantom, for each of the two nets."""
+    iterations: tuple[int, int] = (2500, 8000)
+    """Of the net that sees the whole image, and of the net that sees the hand from near; batches of 32."""
+    rate: float = 0.001
+    seed: int = 1
+    own_variations: int = 0
+    """Of each of the user's hands."""
+    tests: int = 200
+    """Phantoms, each varied twice, that are kept for the test passes."""
+
+
+ANEW = Plan()
+IMPROVE = Plan(phantoms=800, variations=4, iterations=(400, 1000), rate=0.0003, own_variations=120)
+"""From a locator that is there, with the user's own marked hands."""
+
+Hand = tuple[str, tuple[tuple[float, float], ...]]
+"""An image's path and the seven points in it."""
+Task = tuple[int, int, int, "Hand | None"]
+"""Seed, number, how many variations; the hand, or None for the phantom of that number."""
+Progress = Callable[[int, int], None]
+
+
+# ---- what is learnt from -----------------------------------------------------------------------------------------
+
+
+def _vary(task: Task) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The variations of one hand: for each view, the squares (n, SIDE, SIDE) and the labels (n, 14)."""
+    seed, number, count, hand = task
+    rng = np.random.default_rng([seed, number, 7])
+    if hand is None:
+        age = int(rng.integers(2, dataset.AGES_MONTHS[1] + 1))
+        phantom = dataset.make(seed, number, _PHANTOM_SIZE, age_months=age)
+        image, points = phantom.image, np.array(phantom.points.points)
+    else:
+        image, points = _small(hand)
+    made = []
+    for view in VIEWS:
+        samples = [variation.draw(image, points, view, rng) for _ in range(count)]
+        labels = [(sample.places * frames.LABEL_SCALE).ravel() for sample in samples]
+        made.append((np.stack([sample.square for sample in samples]), np.stack(labels)))
+    return made
+
+
+def _small(hand: Hand) -> tuple[np.ndarray, np.ndarray]:
+    import cv2
+
+    path, points = hand
+    image = read_image(path)
+    scale = min(1.0, _READ_SIDE / max(image.shape))
+    if scale < 1:
+        image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    return image, (np.array(points) + 0.5) * scale - 0.5
+
+
+def _write(
+    run: dict[str, RunDir], split: str, tasks: Sequence[Task], rng: np.random.Generator, progress: Callable[[int], None]
+) -> None:
+    """Write the squares and the labels of a split, for both views, in random order; keys are numbers."""
+    import lmdb
+
+    Datum = caffe_tools.caffe_pb2().Datum
+    total = sum(count for _, _, count, _ in tasks)
+    size = (1 << 26) + total * (frames.SIDE**2 + 8192) * 2
+    order = rng.permutation(total)
+    stores = {}
+    for view, of in run.items():
+        for kind, path in (("squares", of.lmdb(split)), ("labels", of.labels_lmdb(split))):
+            shutil.rmtree(path, ignore_errors=True)
+            stores[view, kind] = lmdb.open(str(path), map_size=size, sync=False)
+    done = 0
+    workers = len(os.sched_getaffinity(0))
+    for made in parallel.run(_vary, tasks, workers, LocateError):
+        count = len(made[0][0])
+        for view, (squares, labels) in zip(VIEWS, made, strict=True):
+            with (
+                stores[view, "squares"].begin(write=True) as pixels,
+                stores[view, "labels"].begin(write=True) as places,
+            ):
+                for offset, (square, label) in enumerate(zip(squares, labels, strict=True)):
+                    key = f"{order[done + offset]:08d}".encode()
+                    datum = Datum(channels=1, height=frames.SIDE, width=frames.SIDE, data=square.tobytes())
+                    pixels.put(key, datum.SerializeToString())
+                    truth = Datum(channels=network.OUTPUTS, height=1, width=1, float_data=label.tolist())
+                    places.put(key, truth.SerializeToString())
+        done += count
+        progress(done)
+    for store in stores.values():
+        store.sync(True)
+        store.close()
+
+
+# ---- the training ------------------------------------------------------------------------------------------------
+
+
+class _Room(Alarms):
+    """Of the alarms of a training, only that for the disk: the others speak of months."""
+
+    def hear(self, event: Event) -> Iterator[str]:
+        """As in `Alarms`."""
+        return self._disk() if event.kind == "train_loss" else iter(())
+
+
+def _run(out: Path, view: str) -> RunDir:
+    return RunDir(out / "work" / view)
+
+
+def prepare(
+    out: Path,
+    plan: Plan,
+    hands: Sequence[tuple[Path, ReferencePoints]] = (),
+    start: Path | None = None,
+    progress: Progress = lambda done, total: None,
+    say: Callable[[str], None] = lambda sentence: None,
+) -> None:
+    """Write what a locator in the new folder ``out`` is to learn from, into ``OUT/work``, where it lies while it is needed.
+
+    ``hands`` are the user's marked hands, ``start`` a locator to go on from. Raises LocateError.
+    """
+    if (out / "locator.json").exists():
+        raise LocateError(f"{out}: holds a locator already. Give another folder, or remove this one.")
+    if start is not None and not (start / "near.caffemodel").is_file():
+        raise LocateError(f"{start}: no locator here to go on from.")
+    own = [(str(path), points.points) for path, points in hands]
+    note = out / "work" / "plan.json"
+    wanted = json.dumps({"plan": asdict(plan), "own": own, "start": str(start)})
+    if note.is_file() and note.read_text(encoding="utf-8") == wanted:
+        say("what is learnt from is there already")
+        return
+    shutil.rmtree(out / "work", ignore_errors=True)
+    runs = {view: _run(out, view) for view in VIEWS}
+    for run in runs.values():
+        run.path.mkdir(parents=True)
+    train: list[Task] = [(plan.seed, number, plan.variations, None) for number in range(plan.phantoms)]
+    train += [(plan.seed, 10**6 + number, plan.own_variations, hand) for number, hand in enumerate(own)]
+    test: list[Task] = [(plan.seed + 1, number, 2, None) for number in range(plan.tests)]
+    rng = np.random.default_rng(plan.seed)
+    before, after = (sum(count for _, _, count, _ in tasks) for tasks in (train, test))
+    _write(runs, "train", train, rng, lambda done: progress(done, before + after))
+    _write(runs, "test", test, rng, lambda done: progress(before + done, before + after))
+    write_text(note, wanted)
+
+
+def train_view(
+    out: Path,
+    view: str,
+    plan: Plan,
+    start: Path | None = None,
+    progress: Progress = lambda done, total: None,
+    say: Callable[[str], None] = lambda sentence: None,
+) -> None:
+    """Train the net of one view to its last iteration, from the newest snapshot when there is one. Raises LocateError."""
+    run, iterations = _run(out, view), dict(zip(VIEWS, plan.iterations, strict=True))[view]
+    write_text(run.train_val, network.train_val(view, BATCH))
+    write_text(run.solver, network.solver(iterations, plan.rate, max(1, plan.tests * 2 // BATCH), plan.seed))
+    run.snapshots.mkdir(exist_ok=True)
+    arguments = [str(caffe_tools.find().program("caffe")), "train", "--solver", run.solver.name]
+    last = snapshots.newest_complete(run.snapshots)
+    if last and last.iteration >= iterations:
+        return
+    if last:
+        arguments += ["--snapshot", os.path.relpath(last.solverstate, run.path)]
+        say(f"{view}: goes on from iteration {last.iteration}")
+    elif start:
+        shutil.copyfile(start / f"{view}.caffemodel", run.init_weights)
+        arguments += ["--weights", run.init_weights.name]
+    schedule = preflight.schedule(run)
+    alarms = _Room(folder=run.snapshots, snapshot_bytes=schedule.snapshot_bytes)
+    with run.lock("train-locator") as lock:
+        outcome = drive(
+            run,
+            schedule,
+            arguments,
+            last.iteration if last else 0,
+            lock,
+            alarms,
+            lambda where: progress(where.iteration, where.max_iter),
+            say,
+        )
+    if outcome.state == "interrupted":
+        raise KeyboardInterrupt
+    if outcome.state != "finished":
+        raise LocateError(f"{view}: training {outcome.state} at iteration {outcome.iteration}: {outcome.why}")
+
+
+def finish(out: Path, plan: Plan, own_hands: int) -> None:
+    """Put the locator together: ``whole.caffemodel, near.caffemodel, deploy.prototxt, locator.json``; the work goes."""
+    for view in VIEWS:
+        last = snapshots.newest_complete(_run(out, view).snapshots)
+        if last is None:
+            raise LocateError(f"{out}: the last snapshot of the net {view} is gone. Remove {out} and begin anew.")
+        shutil.copyfile(last.caffemodel, out / f"{view}.caffemodel")
+    write_text(out / "deploy.prototxt", network.deploy())
+    facts = {"learnt from": {"phantoms": plan.phantoms, "own hands": own_hands}, "plan": asdict(plan)}
+    write_text(out / "locator.json", json.dumps(facts, indent=2) + "\n")
+    shutil.rmtree(out / "work")

@@ -1,0 +1,459 @@
+"""The page for marking, in a real browser: mouse, keyboard, touch, crashes, two tabs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas
+import pytest
+
+from bonecaffe.hands.reference_points import POINT_NAMES, read_points, write_points
+
+
+class Serving:
+    """`bonecaffe annotate` as a process of its own."""
+
+    def __init__(self, images: Path, table: Path, *options: str) -> None:
+        command = [sys.executable, "-u", "-m", "bonecaffe", "annotate", str(images), "--points", str(table), "--no-open", *options]  # fmt: skip
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self.said = ""
+        for line in self.process.stdout:
+            self.said += line
+            if line.startswith("Open "):
+                self.address = line.split()[1]
+                return
+        raise AssertionError(self.said)
+
+    def kill(self, number=signal.SIGKILL):
+        self.process.send_signal(number)
+        self.process.wait(10)
+
+
+@pytest.fixture
+def serve(hands, tmp_path):
+    """Starts the page for the twelve phantoms; all are ended with the test."""
+    running = []
+
+    def start(*options: str, images: Path | None = None, table: Path | None = None) -> Serving:
+        running.append(Serving(images or hands / "images", table or tmp_path / "points.csv", *options))
+        return running[-1]
+
+    yield start
+    for serving in running:
+        if serving.process.poll() is None:
+            serving.kill()
+
+
+class Page:
+    """A tab with the page in it, and hands to use it with."""
+
+    def __init__(self, browser, address: str, size=(1280, 860), touch=False) -> None:
+        self.browser = browser
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": touch})  # fmt: skip
+        browser.get_log("browser"), browser.get_log("performance")
+        browser.get(address)
+        self.ready()
+
+    def js(self, code, *arguments):
+        return self.browser.execute_script(code, *arguments)
+
+    def wait(self, true, what="the page"):
+        patience = time.monotonic() + 20
+        while not (answer := true()):
+            assert time.monotonic() < patience, f"waited for {what} in vain; the page says {self.text('next')!r} {self.text('banner')!r}"  # fmt: skip
+            time.sleep(0.01)
+        return answer
+
+    def text(self, name):
+        return self.js("return document.getElementById(arguments[0])?.textContent", name)
+
+    def ready(self, hand: str | None = None):
+        loaded = "return !document.getElementById('stage').classList.contains('loading') && document.getElementById('picture').naturalWidth > 0"
+        self.wait(lambda: self.js(loaded) and hand in (None, self.text("hand")), f"hand {hand}")
+
+    def where(self, x, y):
+        """Pixels of the image -> of the window."""
+        box = self.js("const b = document.getElementById('picture').getBoundingClientRect(), p = document.getElementById('picture'); return [b.left, b.top, b.width / p.naturalWidth]")  # fmt: skip
+        return box[0] + (x + 0.5) * box[2], box[1] + (y + 0.5) * box[2]
+
+    def mouse(self, kind, x, y, button="left"):
+        buttons = 0 if kind == "mouseReleased" else 1
+        self.browser.execute_cdp_cmd("Input.dispatchMouseEvent", {"type": kind, "x": x, "y": y, "button": button, "buttons": buttons, "clickCount": 1})  # fmt: skip
+
+    def click(self, x, y):
+        at = self.where(x, y)
+        self.mouse("mousePressed", *at)
+        self.mouse("mouseReleased", *at)
+
+    def drag(self, start, end):
+        a, b = self.where(*start), self.where(*end)
+        self.mouse("mousePressed", *a)
+        self.mouse("mouseMoved", (a[0] + b[0]) / 2, (a[1] + b[1]) / 2)
+        self.mouse("mouseMoved", *b)
+        self.mouse("mouseReleased", *b)
+
+    def key(self, *keys):
+        from selenium.webdriver import ActionChains
+
+        ActionChains(self.browser, duration=0).send_keys(*keys).perform()
+
+    def button(self, name):
+        self.js("[...document.querySelectorAll('#buttons button')].find(b => b.textContent === arguments[0]).click()", name)  # fmt: skip
+
+    def console(self):
+        """What the browser complained of."""
+        return [entry["message"] for entry in self.browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]  # fmt: skip
+
+
+def places(table: Path, case_id: str) -> list[tuple[float, float] | None]:
+    """The points of a hand as they lie on disk now."""
+    if not table.exists():
+        return [None] * 7
+    rows = pandas.read_csv(table, dtype=str, keep_default_na=False).set_index("id")
+    if case_id not in rows.index:
+        return [None] * 7
+    row = rows.loc[case_id]
+    return [(float(row[f"{n}_x"]), float(row[f"{n}_y"])) if row[f"{n}_x"] else None for n in POINT_NAMES]
+
+
+def count(table: Path, case_id: str) -> int:
+    return sum(place is not None for place in places(table, case_id))
+
+
+@pytest.fixture
+def truth(hands):
+    return read_points(hands / "points.csv")
+
+
+@pytest.fixture
+def table(tmp_path):
+    return tmp_path / "points.csv"
+
+
+def test_ten_hands_at_a_click_a_point(browser, serve, truth, table, capsys):
+    """Ten hands are marked by seventy clicks and nothing else; after each of them the table on disk holds it."""
+    page = Page(browser, serve().address)
+    began = time.monotonic()
+    for case_id in list(truth)[:10]:
+        page.ready(case_id)
+        for number, place in enumerate(truth[case_id].points, start=1):
+            page.click(*place)
+            page.wait(lambda n=number, i=case_id: count(table, i) == n, f"click {number} of {case_id} on disk")
+    took = time.monotonic() - began
+    page.ready(list(truth)[10])
+    marked = read_points(table)
+    assert list(marked) == list(truth)[:10]
+    for case_id, hand in marked.items():
+        assert (hand.width, hand.height) == (truth[case_id].width, truth[case_id].height)
+        apart = np.abs(np.array(hand.points) - np.array(truth[case_id].points)).max()
+        assert apart < 1.0  # whole pixels of the screen
+    assert page.text("progress").startswith("10 done, 0 skipped, 0 flagged, 2 left of 12")
+    assert page.console() == []
+    asked = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    addresses = {m["params"]["request"]["url"] for m in asked if m["method"] == "Network.requestWillBeSent"}
+    assert len(addresses) > 20
+    assert all(url.startswith((page.js("return location.origin"), "data:")) for url in addresses)
+    with capsys.disabled():
+        print(f"\n  ten hands, seventy clicks through the browser: {took:.1f} s, {took / 10:.2f} s a hand")
+
+
+def test_the_thumbnail_is_what_the_network_sees(browser, serve, hands, truth, table):
+    """Once all seven are set, the picture shown is `normalize`'s, byte for byte."""
+    from bonecaffe.hands.images import read_image
+    from bonecaffe.prepare.normalize import normalize
+    from bonecaffe.recipe import Recipe
+
+    case_id = next(iter(truth))
+    write_points(table, [truth[case_id]])
+    page = Page(browser, serve().address)
+    page.key("p")
+    page.wait(lambda: page.text("hand") != list(truth)[1])
+    while page.text("hand") != case_id:
+        here = page.text("hand")
+        page.key("p")
+        page.wait(lambda h=here: page.text("hand") != h)
+    page.ready(case_id)
+    page.wait(
+        lambda: page.js("const t = document.getElementById('thumbnail'); return t.complete && t.naturalWidth == 224")
+    )
+    shown = page.js(
+        "const t = document.getElementById('thumbnail'), c = document.createElement('canvas'); c.width = c.height = 224;"
+        "const g = c.getContext('2d'); g.drawImage(t, 0, 0); return [...g.getImageData(0, 0, 224, 224).data].filter((v, i) => i % 4 == 0)"
+    )
+    wanted = normalize(
+        read_image(hands / "images" / f"{case_id}.png"), truth[case_id], Recipe.load("paper").preparation
+    )
+    assert np.array_equal(np.array(shown, np.uint8).reshape(224, 224), wanted)
+    rectangle = truth[case_id].rectangle()
+    assert f"rectangle {rectangle.width} × {rectangle.height} of" in page.text("rectangle")
+
+
+def test_undo_redo_reload(browser, serve, truth, table):
+    """Undo goes back into the hand before; redo comes again; a reload opens the first hand that is not complete."""
+    first, second = list(truth)[:2]
+    page = Page(browser, serve().address)
+    for place in truth[first].points:
+        page.click(*place)
+    page.ready(second)
+    page.click(*truth[second].points[0])
+    page.wait(lambda: count(table, second) == 1)
+    page.key("z")
+    page.wait(lambda: count(table, second) == 0)
+    page.key("z")
+    page.ready(first)
+    page.wait(lambda: count(table, first) == 6)
+    page.key("y", "y")
+    page.wait(lambda: count(table, first) == 7 and count(table, second) == 1)
+    page.browser.refresh()
+    page.ready(second)
+    assert "radius" in page.text("next")
+    page.key("z")
+    page.wait(lambda: "Nothing to undo" in page.text("next"))
+    assert count(table, second) == 1
+
+
+def test_kill_between_two_clicks(browser, serve, truth, table):
+    """kill -9 of the server between two clicks: the page says so and keeps the second; what was on disk is there again."""
+    first = next(iter(truth))
+    serving = serve()
+    page = Page(browser, serving.address)
+    page.click(*truth[first].points[0])
+    page.wait(lambda: count(table, first) == 1)
+    serving.kill()
+    page.click(*truth[first].points[1])
+    page.wait(lambda: "Not saved yet" in page.text("banner"))
+    assert count(table, first) == 1
+    page.js("window.onbeforeunload = null")
+    again = serve()
+    browser.get("about:blank")
+    with contextlib.suppress(Exception):  # "leave the page?"
+        browser.switch_to.alert.accept()
+    page = Page(browser, again.address)
+    page.ready(first)
+    assert "radius" in page.text("next")
+    page.click(*truth[first].points[1])
+    page.wait(lambda: count(table, first) == 2)
+
+
+def test_a_stopped_server_that_comes_back(browser, serve, truth, table):
+    """A server that does not answer for a while (stopped, a sleeping laptop) loses no click."""
+    first = next(iter(truth))
+    serving = serve()
+    page = Page(browser, serving.address)
+    serving.process.send_signal(signal.SIGSTOP)
+    for place in truth[first].points[:3]:
+        page.click(*place)
+    assert count(table, first) == 0
+    serving.process.send_signal(signal.SIGCONT)
+    page.wait(lambda: count(table, first) == 3)
+
+
+@pytest.mark.parametrize("keep", ["theirs", "mine"])
+def test_two_tabs(browser, serve, truth, table, keep):
+    """Two tabs on one hand: the second to change it is asked, and nothing is written over before."""
+    first = next(iter(truth))
+    serving = serve()
+    page = Page(browser, serving.address)
+    one = browser.current_window_handle
+    browser.switch_to.new_window("tab")
+    two = browser.current_window_handle
+    try:
+        other = Page(browser, serving.address)
+        other.click(*truth[first].points[0])
+        other.wait(lambda: count(table, first) == 1)
+        there = places(table, first)
+        browser.switch_to.window(one)
+        page.click(*truth[first].points[3])
+        page.wait(lambda: page.js("return document.getElementById('conflict').open"))
+        assert places(table, first) == there
+        page.js("document.querySelector(`#conflict button[value=${arguments[0]}]`).click()", keep)
+        if keep == "theirs":
+            page.wait(lambda: "radius" in page.text("next"))
+            page.click(*truth[first].points[1])
+            page.wait(lambda: count(table, first) == 2)
+            assert places(table, first)[0] == there[0]
+        else:
+            page.wait(lambda: places(table, first) != there)
+            assert np.allclose(places(table, first)[0], truth[first].points[3], atol=1)
+    finally:
+        browser.switch_to.window(two)
+        browser.close()
+        browser.switch_to.window(one)
+
+
+def test_keyboard_alone(browser, serve, truth, table):
+    """Points set, moved, deleted, a hand skipped with a reason, flagged, filtered, without a mouse."""
+    from selenium.webdriver.common.keys import Keys
+
+    ids = list(truth)
+    page = Page(browser, serve().address)
+    for number in range(1, 4):
+        page.key("c")
+        page.wait(lambda n=number: count(table, ids[0]) == n)
+        page.key(Keys.ARROW_RIGHT, Keys.ARROW_DOWN, Keys.ARROW_DOWN)
+    middle = np.array([(truth[ids[0]].width - 1) / 2, (truth[ids[0]].height - 1) / 2])
+    page.wait(
+        lambda: (
+            places(table, ids[0])[2] is not None
+            and np.allclose(places(table, ids[0])[2], np.add(middle, (1, 2)), atol=0.6)
+        )
+    )
+    page.key("1", Keys.ARROW_LEFT)
+    page.wait(lambda: np.allclose(places(table, ids[0])[0], np.add(middle, (0, 2)), atol=0.6))
+    page.key(Keys.DELETE)
+    page.wait(lambda: places(table, ids[0])[0] is None and count(table, ids[0]) == 2)
+    assert "ulna" in page.text("next")
+    page.key("f")
+    page.wait(lambda: "flagged" in page.text("state"))
+    page.key("n")
+    page.ready(ids[1])
+    page.key("s")
+    page.wait(lambda: page.js("return document.getElementById('skip').open"))
+    page.key("cast, over the wrist", Keys.ENTER)
+    page.ready(ids[2])
+    notes = table.with_name("points.notes.csv")
+    page.wait(lambda: "cast" in notes.read_text())
+    rows = pandas.read_csv(notes, dtype=str, keep_default_na=False).set_index("id")
+    assert rows.loc[ids[1], "skipped"] == "cast, over the wrist" and rows.loc[ids[0], "flagged"] == "yes"
+    page.key("?")
+    page.wait(lambda: page.js("return document.getElementById('help').open"))
+    assert len(page.js("return [...document.querySelectorAll('#keys dt')].map(e => e.textContent)")) > 15
+    page.key(Keys.ESCAPE)
+    page.js("const f = document.getElementById('filter'); f.value = 'skipped'; f.dispatchEvent(new Event('change'))")
+    page.ready(ids[1])
+    page.key("s")
+    page.wait(lambda: page.text("state") == "open")
+    page.key("i", "b", "]", ".")
+    assert "invert" in page.js("return document.getElementById('picture').style.filter")
+    page.key("r")
+    assert page.js("return document.getElementById('picture').style.filter") == ""
+    assert page.console() == []
+
+
+def test_suggestions(browser, serve, truth, table, tmp_path):
+    """Suggested points are shown as such and not saved; Enter takes them; dragging one takes them with that one moved."""
+    from selenium.webdriver.common.keys import Keys
+
+    ids = list(truth)
+    offered = tmp_path / "found.csv"
+    write_points(offered, [truth[ids[0]], truth[ids[1]]])
+    page = Page(browser, serve("--suggest", str(offered)).address)
+    assert page.js("return document.querySelectorAll('#overlay .suggested').length") == 7
+    assert "Suggested" in page.text("next") and not table.exists()
+    page.key(Keys.ENTER)
+    page.ready(ids[1])
+    page.wait(lambda: count(table, ids[0]) == 7)
+    assert read_points(table)[ids[0]].points == truth[ids[0]].points
+    x, y = truth[ids[1]].points[2]
+    page.drag((x, y), (x - 40, y + 25))
+    page.wait(lambda: count(table, ids[1]) == 7)
+    assert page.text("hand") == ids[1]
+    assert np.allclose(places(table, ids[1])[2], (x - 40, y + 25), atol=1.5)
+    assert places(table, ids[1])[3] == truth[ids[1]].points[3]
+    page.key("x")
+    page.wait(lambda: places(table, ids[1])[0] == truth[ids[1]].points[1])
+    assert places(table, ids[1])[6] == pytest.approx((x - 40, y + 25), abs=1.5)
+
+
+def test_touch_on_a_phone(browser, serve, truth, table):
+    """Tap sets, two fingers zoom without setting anything, a drag moves; the page fits a phone."""
+    first = next(iter(truth))
+    page = Page(browser, serve().address, size=(390, 800), touch=True)
+    browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True, "maxTouchPoints": 2})
+    try:
+
+        def touch(kind, *fingers):
+            points = [{"x": x, "y": y, "id": number} for number, (x, y) in enumerate(fingers)]
+            browser.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+        assert page.js("return document.documentElement.scrollWidth") <= 390
+        at = page.where(*truth[first].points[0])
+        touch("touchStart", at)
+        touch("touchEnd")
+        page.wait(lambda: count(table, first) == 1)
+        wide = page.js("return document.getElementById('picture').getBoundingClientRect().width")
+        touch("touchStart", (100, 300), (200, 300))
+        touch("touchMove", (60, 300), (260, 300))
+        touch("touchEnd")
+        zoomed = page.js("return document.getElementById('picture').getBoundingClientRect().width")
+        assert zoomed == pytest.approx(2 * wide, rel=0.05) and count(table, first) == 1
+        page.button("Fit")
+        touch("touchStart", at)
+        touch("touchMove", (at[0] + 30, at[1] - 20))
+        touch("touchEnd")
+        page.wait(lambda: not np.allclose(places(table, first)[0], truth[first].points[0], atol=5))
+        assert count(table, first) == 1
+    finally:
+        browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
+
+
+def test_zoom_and_pan_keep_places(browser, serve, truth, table):
+    """After zoom by wheel and pan by the right button, a click still sets the pixel that it points at."""
+    first = next(iter(truth))
+    page = Page(browser, serve().address)
+    at = np.round(page.where(*truth[first].points[4])).tolist()
+    zero, one = page.where(0, 0), page.where(1, 1)
+    x, y = ((at[i] - zero[i]) / (one[i] - zero[i]) for i in (0, 1))
+    browser.execute_cdp_cmd("Input.dispatchMouseEvent", {"type": "mouseWheel", "x": at[0], "y": at[1], "deltaX": 0, "deltaY": -900})  # fmt: skip
+    page.wait(lambda: page.js("return document.getElementById('picture').style.imageRendering") != "")
+    page.wait(lambda: not np.allclose(page.where(0, 0), (0, 0)) and page.js("const p = document.getElementById('picture'); return p.getBoundingClientRect().width > 1.5 * p.naturalWidth"))  # fmt: skip
+    assert np.allclose(page.where(x, y), at, atol=1)
+    for kind, place in (("mousePressed", at), ("mouseMoved", (at[0] + 55, at[1] + 30)), ("mouseReleased", (at[0] + 55, at[1] + 30))):  # fmt: skip
+        browser.execute_cdp_cmd("Input.dispatchMouseEvent", {"type": kind, "x": place[0], "y": place[1], "button": "right", "buttons": 0 if kind == "mouseReleased" else 2, "clickCount": 1})  # fmt: skip
+    assert np.allclose(page.where(x, y), (at[0] + 55, at[1] + 30), atol=1)
+    page.click(x, y)
+    page.wait(lambda: count(table, first) == 1)
+    assert np.allclose(places(table, first)[0], (x, y), atol=0.3)  # zoomed in, finer than a pixel
+
+
+def test_sixteen_bits_and_a_damaged_file(browser, serve, tmp_path):
+    """A 3000 pixel 16-bit image is shown; one that cannot be read is said by name and can be skipped."""
+    from selenium.webdriver.common.keys import Keys
+
+    images = tmp_path / "images"
+    images.mkdir()
+    deep = (np.add.outer(np.arange(3000), np.arange(2400)) * 8).astype(np.uint16)
+    cv2.imwrite(str(images / "1.png"), deep)
+    (images / "2.png").write_bytes((images / "1.png").read_bytes()[:5000])
+    cv2.imwrite(str(images / "3.png"), np.full((40, 30), 90, np.uint8))
+    (images / "4.png").write_text("<html>not found</html>")
+    cv2.imwrite(str(images / "5 ü#%41.png"), np.full((40, 30), 90, np.uint8))
+    page = Page(browser, serve(images=images).address)
+    assert page.js("const p = document.getElementById('picture'); return [p.naturalWidth, p.naturalHeight]") == [2400, 3000]  # fmt: skip
+    page.key("n")
+    page.wait(lambda: "2.png" in page.text("next") and "cut off" in page.text("next"))
+    page.mouse("mousePressed", 400, 400)
+    page.mouse("mouseReleased", 400, 400)
+    page.key("s")
+    page.wait(lambda: page.js("return document.getElementById('skip').open"))
+    page.key("damaged", Keys.ENTER)
+    page.ready("3")
+    page.key("n")
+    page.wait(lambda: "4.png" in page.text("next") and page.text("hand") == "4")
+    page.key("s")
+    page.wait(lambda: page.js("return document.getElementById('skip').open"))
+    page.key("a web page", Keys.ENTER)
+    page.ready("5 ü#%41")
+    assert not (tmp_path / "points.csv").exists()
+    page.click(10, 10)
+    page.wait(lambda: count(tmp_path / "points.csv", "5 ü#%41") == 1)
+
+
+def test_ctrl_c_and_a_second_server(serve, tmp_path, hands):
+    """A second program on the same table is refused with words; after Ctrl-C the table is free again."""
+    serving = serve()
+    command = [sys.executable, "-m", "bonecaffe", "annotate", str(hands / "images"), "--points", str(tmp_path / "points.csv"), "--no-open"]  # fmt: skip
+    second = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert second.returncode == 1 and f"process {serving.process.pid}" in second.stderr
+    serving.kill(signal.SIGINT)
+    assert serving.process.returncode in (0, 130)
+    assert serve().address != serving.address
+    assert not list(tmp_path.glob("*.part")) and "Traceback" not in serving.said + (serving.process.stdout.read() or "")
