@@ -32,7 +32,7 @@ setup:               ## install everything: Debian's packages, .venv, Caffe (4 m
 	@scripts/setup.sh
 
 caffe:               ## the same; GPU=1 builds Caffe for NVIDIA's cards, GPU=0 for the CPU; FAST=0 without our loops for all cores [CUDA_ARCH="86 89"]
-	@BONECAFFE_GPU=$(GPU) BONECAFFE_FAST=$(FAST) scripts/setup.sh
+	@BONECAFFE_GPU=$(GPU) BONECAFFE_FAST=$(FAST) scripts/setup.sh caffe
 
 caffe-check: setup   ## build and run Caffe's own C++ tests against the Caffe that was built (3 minutes)
 	@BONECAFFE_GPU=$$(cat $(VENV)/share/bonecaffe/gpu) BONECAFFE_FAST=$$(cat $(VENV)/share/bonecaffe/fast) scripts/build_caffe.sh $(PYTHON) --check

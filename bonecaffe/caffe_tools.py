@@ -156,6 +156,7 @@ def _at(root: Path, origin: str) -> Caffe | None:
 def import_pycaffe() -> ModuleType:
     """Import pycaffe without its chatter; CaffeError when it does not import. Only `predict` makes nets of it."""
     os.environ.setdefault("GLOG_minloglevel", "2")
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     caffe = find()
     if caffe.python is not None and str(caffe.python) not in sys.path:
         sys.path.insert(0, str(caffe.python))
@@ -184,8 +185,8 @@ def _run(command: list[str], cwd: Path | None = None) -> subprocess.CompletedPro
 
 
 def _environment() -> dict[str, str]:
-    """Caffe's log whole and to stderr alone; by default glog leaves files in /tmp too."""
-    return {**os.environ, "GLOG_logtostderr": "1", "GLOG_minloglevel": "0"}
+    """Caffe's log whole and to stderr alone (by default glog leaves files in /tmp too); cards numbered as nvidia-smi does."""
+    return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", **os.environ, "GLOG_logtostderr": "1", "GLOG_minloglevel": "0"}
 
 
 def call(program: str, arguments: list[str], cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

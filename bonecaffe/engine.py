@@ -47,15 +47,21 @@ class _Caffe:
             caffe = caffe_tools.import_pycaffe()
         except CaffeError as error:
             raise CaffeError(f"{error} Without Caffe, the same files can be used with --engine opencv.") from error
-        if gpu is None:
-            caffe.set_mode_cpu()
-        else:
-            caffe.set_device(gpu)
-            caffe.set_mode_gpu()
+        self._caffe, self._gpu = caffe, gpu
+        self._set_mode()
         self._net = caffe.Net(str(deploy), str(caffemodel), caffe.TEST)
         self._output = self._net.outputs[0]
 
+    def _set_mode(self) -> None:
+        """Caffe's mode belongs to the thread, not to the net: another net's may be in force."""
+        if self._gpu is None:
+            self._caffe.set_mode_cpu()
+        else:
+            self._caffe.set_device(self._gpu)
+            self._caffe.set_mode_gpu()
+
     def forward(self, data: np.ndarray) -> np.ndarray:
+        self._set_mode()
         blob = self._net.blobs["data"]
         if tuple(blob.shape) != data.shape:
             blob.reshape(*data.shape)

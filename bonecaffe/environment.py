@@ -58,6 +58,7 @@ def _host() -> dict[str, Any]:
         "machine": platform.machine(),
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)),
+        "omp_num_threads": os.environ.get("OMP_NUM_THREADS", "not set"),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
     }
 

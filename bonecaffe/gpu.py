@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -22,15 +23,28 @@ class Card(NamedTuple):
 
 
 def cards() -> list[Card]:
-    """The cards, as nvidia-smi lists them; empty where there is none or it cannot be asked."""
-    found = []
-    for line in caffe_tools.nvidia_smi("index,name,compute_cap,memory.total").splitlines():
+    """The cards as Caffe will number them; empty where there is none or they cannot be asked for.
+
+    nvidia-smi lists all, in the order of their slots, which `caffe_tools` has Caffe keep; ``CUDA_VISIBLE_DEVICES`` leaves
+    some out, and numbers the others anew.
+    """
+    found: dict[str, Card] = {}
+    for line in caffe_tools.nvidia_smi("index,name,compute_cap,memory.total,uuid").splitlines():
         parts = [part.strip() for part in line.split(",")]
-        if len(parts) == 4 and re.fullmatch(r"\d+", parts[0]) and re.fullmatch(r"\d+\.\d", parts[2]):
+        if len(parts) == 5 and re.fullmatch(r"\d+", parts[0]) and re.fullmatch(r"\d+\.\d", parts[2]):
             mebibytes = re.match(r"\d+", parts[3])
             memory = int(mebibytes[0]) << 20 if mebibytes else 0
-            found.append(Card(int(parts[0]), parts[1], int(parts[2].replace(".", "")), memory))
-    return found
+            found[parts[4]] = Card(int(parts[0]), parts[1], int(parts[2].replace(".", "")), memory)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return list(found.values())
+    seen = []
+    for wish in visible.split(","):
+        card = next((c for uuid, c in found.items() if wish.strip() == str(c.index) or (wish.startswith("GPU-") and uuid.startswith(wish.strip()))), None)  # fmt: skip
+        if card is None:  # CUDA looks no further
+            break
+        seen.append(card._replace(index=len(seen)))
+    return seen
 
 
 def chosen(wanted: str, there: list[Card]) -> list[Card]:
@@ -48,9 +62,9 @@ def problem(wanted: str) -> str | None:
         )
     if not any(path.exists() for path in _DRIVERS):
         return f"--gpu {wanted}: no NVIDIA driver on this machine. Install it (nvidia-smi then lists the card), or compute on the CPU."
-    if (wanted == "all" or "," in wanted) and not caffe.has_nccl:
-        return f"--gpu {wanted}: several GPUs need a Caffe built with NCCL, and this one ({caffe.origin}) is not. Use one, --gpu 0."
     there = cards()
+    if ("," in wanted or (wanted == "all" and len(there) != 1)) and not caffe.has_nccl:
+        return f"--gpu {wanted}: several GPUs need a Caffe built with NCCL, and this one ({caffe.origin}) is not. Use one, --gpu 0."
     if there and wanted != "all":
         numbers = {str(card.index) for card in there}
         if lost := [number for number in wanted.split(",") if number not in numbers]:

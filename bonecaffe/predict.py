@@ -60,6 +60,8 @@ def _check_unchanged(run: RunDir) -> None:
         "mean": "the mean changed",
     }
     for name, changed in names.items():
+        if name == "mean" and then["mean"] and not now["mean"]:
+            raise PredictError(f"{run.mean_file}: not there, and the model was trained with it. Copy it from the run it was trained in.")  # fmt: skip
         if then[name] != now[name]:
             raise PredictError(
                 f"{run}: {changed} after it was trained, so its model does not belong to it. Train it again."

@@ -162,6 +162,16 @@ first_dir_with() { # a file's pattern, then folders: the first that holds it
   return 1
 }
 
+host_compiler() { # the first C++ compiler that nvcc takes, of the newest that are here; an old CUDA refuses a new g++
+  local candidate
+  echo 'int main() {}' > "$work/host.cu"
+  for candidate in "${CUDAHOSTCXX:-}" g++ g++-{14,13,12,11,10}; do
+    candidate=$(command -v "$candidate") || continue
+    "$nvcc" -ccbin "$candidate" -std=c++17 -Wno-deprecated-gpu-targets -c "$work/host.cu" -o "$work/host.o" > "$work/nvcc.log" 2>&1 && { echo "$candidate"; return 0; }
+  done
+  return 1
+}
+
 fast=(-DUSE_OPENMP=OFF) cxx_flags=
 case ${BONECAFFE_FAST:-1} in
   1) fast=(-DUSE_OPENMP=ON) cxx_flags="-fno-math-errno -fno-trapping-math" ;; # nobody asks for either; loops with sqrt and max are vectorized without
@@ -183,7 +193,7 @@ if wants_gpu; then
   [ "${cuda_version%%.*}" -ge 11 ] || die "CUDA $cuda_version: 11.8, 12 or 13 is needed, because Debian's protobuf asks for C++17."
   known=$("$nvcc" --list-gpu-arch | sed -n 's/^compute_\([0-9]*\)$/\1/p' | sort -n)
   oldest=$(head -n 1 <<< "$known") newest=$(tail -n 1 <<< "$known")
-  cards=${CUDA_ARCH:-$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | sort -u || true)}
+  cards=${CUDA_ARCH:-$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | grep -E '^[0-9]+\.[0-9]+$' | sort -u || true)} # it says "No devices were found" there too
   cards=$(tr -d . <<< "$cards" | tr ', ' '\n' | sed '/^$/d' | sort -n -u)
   real= virtual=
   for card in $cards; do
@@ -206,8 +216,9 @@ if wants_gpu; then
   gpu=(-DCPU_ONLY=OFF -DCUDA_ARCH_NAME=Manual "-DCUDA_ARCH_BIN=${real# }" "-DCUDA_ARCH_PTX=$virtual" -DCUDA_PROPAGATE_HOST_FLAGS=OFF
     -DCMAKE_POLICY_DEFAULT_CMP0146=OLD)
   about_gpu="CUDA $cuda_version"
-  gpu_paths=("-DCUDA_TOOLKIT_ROOT_DIR=$cuda" -DCMAKE_INSTALL_RPATH_USE_LINK_PATH=ON "-DCUDA_NVCC_FLAGS=-std=c++17;-O3;-Wno-deprecated-gpu-targets;-include;$here/caffe_cuda.h")
-  cxx_flags="$cxx_flags -include $here/caffe_cuda.h $([ -d "$cuda/include/cccl" ] && echo "-isystem $cuda/include/cccl")"
+  host=$(host_compiler) || die "CUDA $cuda_version takes none of the C++ compilers here: $(tail -n 1 "$work/nvcc.log"). Install an older one (CUDA 11.8 wants g++-11 or older), or name one: CUDAHOSTCXX=g++-11"
+  gpu_paths=("-DCUDA_TOOLKIT_ROOT_DIR=$cuda" "-DCUDA_HOST_COMPILER=$host" -DCMAKE_INSTALL_RPATH_USE_LINK_PATH=ON)
+  cxx_flags="$cxx_flags $([ -d "$cuda/include/cccl" ] && echo "-isystem $cuda/include/cccl")"
   multiarch=$(gcc -print-multiarch 2>/dev/null || true)
   optional() { # NAME HEADER LIBRARY ROOT: adds the library when its header and itself are found
     local name=$1 header=$2 library=$3 root=$4 include lib
@@ -233,7 +244,7 @@ libraries=$(dpkg-query -W -f '${Package} ${Version}\n' libboost-python-dev libop
   libhdf5-dev liblmdb-dev libopenblas-dev 2>/dev/null || pkg-config --modversion opencv4 protobuf 2>/dev/null || true)
 edits=$(cat "$here"/caffe_{edits,parallel}.py "$here/caffe_parallel.hpp" | sha256sum | cut -d' ' -f1)
 key=$(printf '%s\n' "$source_hash" "$edits" "${flags[*]}" "$(g++ -dumpfullversion)" "$(uname -m)" \
-  "$py_version numpy$numpy_major" "$libraries" ${about_gpu:+"$about_gpu" "$(sha256sum < "$here/caffe_cuda.h")"} | sha256sum | cut -c1-16)
+  "$py_version numpy$numpy_major" "$libraries" ${about_gpu:+"$about_gpu" "${gpu_paths[*]}" "$(sha256sum < "$here/caffe_cuda.h")"} | sha256sum | cut -c1-16)
 prefix=$cache/$key
 tree=$cache/$key.tree
 
@@ -277,7 +288,9 @@ build() {
   esac
   "$python" "$here/caffe_edits.py" "$tree/source" >&2
   mkdir "$tree/build"
-  shown "$tree/build.log" cmake -S "$tree/source" -B "$tree/build" "${flags[@]}" ${gpu_paths[@]+"${gpu_paths[@]}"} "-DCMAKE_CXX_FLAGS=$cxx_flags" "-DCMAKE_INSTALL_PREFIX=$prefix" "-DCMAKE_INSTALL_RPATH=$prefix/lib" \
+  local compatible=$tree/source/include/caffe/util/cuda_compatibility.h
+  [ -z "$about_gpu" ] || gpu_paths+=("-DCUDA_NVCC_FLAGS=-std=c++17;-O3;-Wno-deprecated-gpu-targets;-include;$compatible")
+  shown "$tree/build.log" cmake -S "$tree/source" -B "$tree/build" "${flags[@]}" ${gpu_paths[@]+"${gpu_paths[@]}"} "-DCMAKE_CXX_FLAGS=$cxx_flags ${about_gpu:+-include $compatible}" "-DCMAKE_INSTALL_PREFIX=$prefix" "-DCMAKE_INSTALL_RPATH=$prefix/lib" \
     "-DPYTHON_EXECUTABLE=$python" "-DPYTHON_INCLUDE_DIR=$py_include" "-DPYTHON_LIBRARY=$py_library" "-DNUMPY_INCLUDE_DIR=$numpy_include"
   shown "$tree/build.log" make -C "$tree/build" -j"$(nproc)" all
   shown "$tree/build.log" env DESTDIR="$tree/staging" cmake -P "$tree/build/cmake_install.cmake"

@@ -38,6 +38,7 @@ def _opencv4_include(file, before, brackets):
     return Edit(file, before + after, before + guard + after, OPENCV4)
 
 
+CUDA_HEADER = "include/caffe/util/cuda_compatibility.h"
 CUDA13 = "CUDA 13 dropped this field of cudaDeviceProp; only a GPU build reads it"
 TEST_PLATFORM = "src/caffe/test/test_platform.cpp"
 PYCAFFE_IO = "python/caffe/io.py"
@@ -172,4 +173,5 @@ if __name__ == "__main__":
         raise SystemExit(__doc__)
     source = Path(sys.argv[1])
     print("\n".join(apply_edits(source)))
-    shutil.copy(Path(__file__).parent / "caffe_parallel.hpp", source / caffe_parallel.HEADER)
+    for name, place in (("caffe_parallel.hpp", caffe_parallel.HEADER), ("caffe_cuda.h", CUDA_HEADER)):
+        shutil.copy(Path(__file__).parent / name, source / place)

@@ -28,6 +28,7 @@ extern "C" {
 // OpenBLAS only; other libraries go without.
 void openblas_set_num_threads(int) __attribute__((weak));
 int openblas_get_num_threads(void) __attribute__((weak));
+int openblas_get_parallel(void) __attribute__((weak));
 }
 
 namespace caffe {
@@ -51,8 +52,10 @@ inline int threads(long pieces) {
   return static_cast<int>(std::max(1L, std::min<long>(pieces, omp_get_max_threads())));
 }
 
-// BLAS on one thread, from here on: its callers are what runs in parallel.
+// BLAS on one thread, from here on: its callers are what runs in parallel. An OpenBLAS that is built on OpenMP itself (2) does so
+// within a parallel region unasked, and would put all of OpenMP on one thread if it were asked.
 inline void blas_on_one_thread() {
+  if (openblas_get_parallel && openblas_get_parallel() == 2) return;
   if (openblas_set_num_threads && openblas_get_num_threads && openblas_get_num_threads() != 1) openblas_set_num_threads(1);
 }
 

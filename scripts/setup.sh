@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Provisions a Debian machine: packages, .venv on the distribution's own Python, this project, Caffe.
-# Run again with nothing changed, it does nothing. `setup.sh browser` installs the browser of the tests.
+# Run again with nothing changed, it does nothing; `setup.sh caffe` looks anew, for another card, cuDNN or NCCL than last time.
+# `setup.sh browser` installs the browser of the tests.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -24,11 +25,12 @@ export BONECAFFE_FAST=${BONECAFFE_FAST:-$(cat "$venv/share/bonecaffe/fast" 2>/de
 
 state() { # all that a finished setup depends on
   sha256sum pyproject.toml requirements.txt scripts/setup.sh scripts/build_caffe.sh scripts/caffe_edits.py scripts/caffe_parallel.{py,hpp} scripts/caffe_cuda.h
-  echo "gpu=$BONECAFFE_GPU fast=$BONECAFFE_FAST arch=${CUDA_ARCH:-} cuda=${CUDA_HOME:-} cudnn=${CUDNN:-}${CUDNN_ROOT:-} nccl=${NCCL:-}${NCCL_ROOT:-}"
+  echo "gpu=$BONECAFFE_GPU fast=$BONECAFFE_FAST arch=${CUDA_ARCH:-} cuda=${CUDA_HOME:-${CUDA_PATH:-}} cudnn=${CUDNN:-}${CUDNN_ROOT:-} nccl=${NCCL:-}${NCCL_ROOT:-${NCCL_DIR:-}}"
+  [ "$BONECAFFE_GPU" = 0 ] || echo "nvcc=$(command -v nvcc || true) driver=$(head -n 1 /proc/driver/nvidia/version 2>/dev/null || true)"
   echo "root=${CAFFE_ROOT:-} source=${CAFFE_SOURCE:-} cache=${BONECAFFE_CACHE:-} here=$PWD"
 }
 serves() { [ -f "$note" ] && root=$(sed -n 's/.*"root": "\([^"]*\)".*/\1/p' "$note") && { [ "$root" = PATH ] || [ -x "$root/bin/caffe" ] || [ -x "$root/build/tools/caffe" ]; }; }
-if [ "${1:-}" != browser ] && [ -f "$stamp" ] && [ "$(state)" = "$(cat "$stamp")" ] && serves; then exit 0; fi
+if [ -z "${1:-}" ] && [ -f "$stamp" ] && [ "$(state)" = "$(cat "$stamp")" ] && serves; then exit 0; fi
 
 packages() { # installs what is not there; says how when it may not
   local -a missing=()

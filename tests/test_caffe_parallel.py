@@ -10,7 +10,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import tiny
+from conftest import prepare_run, tiny
 
 from bonecaffe import caffe_tools
 from bonecaffe.network import prototxt
@@ -75,21 +75,69 @@ def test_a_fork_computes_too(deploy):
     forward(deploy, 2, "fork")
 
 
-def test_training_differs_by_rounding_only(own_run, tmp_path, monkeypatch):
-    """Twelve iterations on one thread and on three: the same weights but for rounding; on three again: the same bytes."""
+WIDE = {"network__fc_outputs": (1024, 512), "network__conv_outputs": (24, 32, 48, 48, 32), "network__conv_groups": (1, 2, 1, 2, 2)}
+"""Wide enough that the products of full layers, sums, scalings and powers are shared by threads too."""
+
+
+@pytest.mark.parametrize("kind", ["SGD", "Adam"])
+def test_training_differs_by_rounding_only(hands, tmp_path, monkeypatch, kind):
+    """What weights and biases learn on one thread and on three is the same but for rounding; on three again: the same bytes."""
     weights = []
+    rate = 1e-6 if kind == "SGD" else 1e-4
+    own_run = prepare_run(tmp_path / "run", hands, tiny(solver__type=kind, solver__base_lr=rate, **WIDE))
     for number, threads in enumerate((1, 3, 3)):
         run = RunDir(shutil.copytree(own_run.path, tmp_path / str(number)))
         monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
         train.train(run)
-        weights.append(sorted(run.snapshots.glob("*_12.caffemodel"))[0])
+        weights.append([next(run.snapshots.glob(f"*_{iteration}.caffemodel")) for iteration in (4, 12)])
     one, three, again = weights
-    assert three.read_bytes() == again.read_bytes()
+    assert three[1].read_bytes() == again[1].read_bytes()
     caffe = caffe_tools.import_pycaffe()
-    nets = [caffe.Net(str(tmp_path / "0" / "deploy.prototxt"), str(path), caffe.TEST) for path in (one, three)]
-    for name in nets[0].params:
-        first, second = (net.params[name][0].data for net in nets)
-        assert np.allclose(first, second, atol=1e-3 * np.abs(first).max()), name
+
+    def learnt(paths):  # what eight iterations changed
+        before, after = (caffe.Net(str(tmp_path / "0" / "deploy.prototxt"), str(path), caffe.TEST).params for path in paths)
+        return {(name, i): after[name][i].data - before[name][i].data for name in after for i in (0, 1)}
+
+    ours = learnt(three)
+    for name, change in learnt(one).items():
+        assert np.abs(change).max() > 0
+        assert np.abs(change - ours[name]).max() < 0.01 * np.abs(change).max(), name
+
+
+FULL = """
+import sys
+import numpy as np
+from bonecaffe import caffe_tools
+caffe = caffe_tools.import_pycaffe()
+net = caffe.Net(sys.argv[1], caffe.TEST)
+rng = np.random.default_rng(1)
+for blob in [net.blobs["data"], *net.params["full"]]:
+    blob.data[...] = rng.normal(size=blob.data.shape)
+x, (w, b) = net.blobs["data"].data.copy(), [blob.data.copy() for blob in net.params["full"]]
+y = net.forward()["full"]
+net.blobs["full"].diff[...] = out = rng.normal(size=y.shape).astype(np.float32)
+net.backward()
+def near(ours, theirs):
+    return np.abs(ours - theirs).max() < 1e-5 * np.abs(theirs).max()
+assert near(y, x @ w.T + b), "forward"
+assert near(net.blobs["data"].diff, out @ w), "gradient of the input"
+assert near(net.params["full"][0].diff, out.T @ x), "gradient of the weights"
+assert near(net.params["full"][1].diff, out.sum(0)), "gradient of the bias"
+"""
+
+
+@pytest.mark.parametrize("images", [3, 32])
+def test_full_layer_against_numpy(tmp_path, images):
+    """A layer of 1500 to 2000, forward and backward on three threads, for few images and for many."""
+    net = tmp_path / "net.prototxt"
+    net.write_text(
+        f'force_backward: true layer {{ name: "data" type: "Input" top: "data" input_param {{ shape {{ dim: {images} dim: 1500 }} }} }}'
+        'layer { name: "full" type: "InnerProduct" bottom: "data" top: "full" inner_product_param { num_output: 2000 } }'
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "3"}
+    command = [sys.executable, "-c", FULL, str(net)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 def test_build_says_what_it_is():

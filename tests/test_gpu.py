@@ -32,7 +32,7 @@ def smi(tmp_path, monkeypatch):
 
     def lists(*lines, code=0):
         program = tmp_path / "nvidia-smi"
-        shown = "\n".join(lines)
+        shown = "\n".join(f"{line}, GPU-{number:04}-and-more" for number, line in enumerate(lines))
         program.write_text(f"#!/bin/sh\ncat <<'END'\n{shown}\nEND\nexit {code}\n")
         program.chmod(0o755)
 
@@ -48,6 +48,20 @@ def test_cards_are_read(smi):
     ]
     smi("0, x, 8.6, 1 MiB", code=9)
     assert gpu.cards() == []
+
+
+def test_cards_are_numbered_as_caffe_numbers_them(smi, monkeypatch):
+    """CUDA_VISIBLE_DEVICES leaves cards out and numbers the others anew; Caffe is told to keep the order of the slots."""
+    smi("0, GTX 1060, 6.1, 6144 MiB", "1, A6000, 8.6, 49140 MiB", "2, L4, 8.9, 23034 MiB")
+    for wish, names in (("1", ["A6000"]), ("2,0", ["L4", "GTX 1060"]), ("GPU-0002", ["L4"]), ("", []), ("1,7,0", ["A6000"])):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", wish)
+        assert [(card.index, card.name) for card in gpu.cards()] == list(enumerate(names)), wish
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert gpu.problem("0") is None and "no card 1" in gpu.problem("1")
+    monkeypatch.setattr(GpuCaffe, "has_nccl", False)
+    assert gpu.problem("all") is None  # it is one card
+    monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
+    assert caffe_tools._environment()["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
 
 
 def test_what_speaks_against_a_card(smi, monkeypatch):
@@ -88,3 +102,20 @@ def test_a_card_too_small_is_told_a_batch_that_fits(request, hands, tmp_path):
     assert f"iter_size: {steps}" in run.solver.read_text()
     assert not [line for line in preflight.examine(run, preflight.Plan(gpu="0")).problems if "memory" in line]
     assert preflight.schedule(run).images == 256
+
+
+@pytest.mark.parametrize("iter_size", [1, 4])
+def test_advice_keeps_the_images_of_a_step(request, hands, tmp_path, iter_size):
+    """A batch that is summed over already; and a recipe for the CPU that is sent to a card, whose memory then counts."""
+    recipe = Recipe.load("paper").with_values(
+        {"data.train_cases": 8, "data.test_cases": 4, "network.test_batch": 1, "solver.test_iter": 4, "network.train_batch": 64,
+         "solver.iter_size": iter_size, "solver.solver_mode": "CPU"},
+        "tests: a dozen hands",
+    )  # fmt: skip
+    run = prepare_run(tmp_path / "run", hands, recipe)
+    request.getfixturevalue("smi")("0, small, 8.6, 1100 MiB")
+    inputs.write_prototxts(run, recipe)
+    assert not [line for line in preflight.examine(run, preflight.Plan()).problems if "memory" in line]
+    (said,) = [line for line in preflight.examine(run, preflight.Plan(gpu="0")).problems if "memory" in line]
+    batch, steps = int(said.split("train_batch: ")[1].split()[0]), int(said.split("iter_size: ")[1].split(",")[0])
+    assert batch * steps == 64 * iter_size and f"from {64 * iter_size} images" in said

@@ -1,28 +1,30 @@
 """The hands that are being marked: read from points.csv, written back after every click, nothing of it lost.
 
 points.csv keeps its form; a hand marked in part has some of its coordinates, and whoever reads it says so. What else is
-to be remembered of a hand (skipped, flagged, seconds) lies beside it in ``points.notes.csv``.
+to be remembered of a hand lies beside it in ``points.notes.csv``: skipped and why, flagged, seconds, the points of a hand
+that is skipped (its row in points.csv is empty, so that nobody uses it), whether the points are a suggestion's, accepted.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 import os
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bonecaffe.errors import AnnotateError, PointsError, Problems
 from bonecaffe.hands.images import find_images, image_size
-from bonecaffe.hands.reference_points import COLUMNS, POINT_NAMES, ReferencePoints
+from bonecaffe.hands.reference_points import COLUMNS, POINT_NAMES, ReferencePoints, lock_file
 from bonecaffe.hands.tables import read_table
-from bonecaffe.run import held, write_text
+from bonecaffe.run import held, sha256, write_text
 
-NOTE_COLUMNS = ("id", "skipped", "flagged", "seconds")
+NOTE_COLUMNS = ("id", "skipped", "flagged", "seconds", "points", "suggested")
 
 Places = tuple[tuple[float, float] | None, ...]
 """The seven points in the order of `POINT_NAMES`; None where not set yet."""
@@ -32,13 +34,21 @@ NONE_SET: Places = (None,) * len(POINT_NAMES)
 
 @dataclass(frozen=True)
 class Marks:
-    """What is known of one hand. ``skipped`` is the reason, empty when it is not skipped; ``version`` counts its changes."""
+    """What is known of one hand. ``skipped`` is the reason, empty when it is not skipped.
+
+    ``version`` names the state that these marks were made from, by its content: the same before and after a restart.
+    """
 
     points: Places = NONE_SET
     skipped: str = ""
     flagged: bool = False
     seconds: float = 0.0
-    version: int = 0
+    version: str = ""
+
+    def content_version(self) -> str:
+        """The name of this state; empty for a hand of which nothing is known. The seconds do not count."""
+        known = (self.points, self.skipped, self.flagged)
+        return "" if known == (NONE_SET, "", False) else sha256(json.dumps(known))[:16]
 
     @property
     def state(self) -> str:
@@ -123,6 +133,17 @@ def _coordinate(value: float) -> str:
     return f"{value:.1f}".removesuffix(".0")
 
 
+def _kept_text(points: Places) -> str:
+    """The points of a skipped hand, as its note keeps them: ``x,y`` seven times, empty where not set; empty for none."""
+    return ";".join(",".join(map(_coordinate, place)) if place else "" for place in points) if any(points) else ""
+
+
+def _kept(text: str) -> Places:
+    """What `_kept_text` wrote; none where it is not that."""
+    places = tuple(tuple(map(float, pair.split(","))) if pair else None for pair in text.split(";"))
+    return places if len(places) == len(POINT_NAMES) and all(p is None or len(p) == 2 for p in places) else NONE_SET
+
+
 class Marking:
     """The images of a folder and what is marked in them, in the order of their ids.
 
@@ -131,21 +152,25 @@ class Marking:
     """
 
     def __init__(self, images: Path, table: Path, suggestions: Mapping[str, ReferencePoints] | None = None) -> None:
-        self.images = find_images(images)
+        inside = Path(images).resolve()
+        found = find_images(images)
+        self.images = {case_id: path for case_id, path in found.items() if path.resolve().is_relative_to(inside)}
+        self.left_out = sorted(found.keys() - self.images.keys())
+        if not self.images:
+            raise AnnotateError(f"{images}: all its images are links that lead out of it, which are not shown. Give the folder they lead to.")  # fmt: skip
         self.ids = sorted(
             self.images, key=lambda case_id: (len(case_id), case_id) if case_id.isdigit() else (99, case_id)
         )
         self.table = Path(table)
-        self.notes = self.table.with_name(f"{self.table.stem}.notes.csv")
+        self.notes = notes_file(self.table)
         self.suggestions = dict(suggestions or {})
         self._mutex = threading.RLock()
-        self._versions: dict[str, int] = {}
         self._signature: tuple[int, ...] | None = None
         self._file = _File()
         self._notes: dict[str, dict[str, str]] = {}
         self._sizes: dict[str, tuple[int, int]] = {}
         with ExitStack() as stack:
-            stack.enter_context(held(self.table.with_name(f".{self.table.name}.lock"), "annotate", self._busy))
+            stack.enter_context(held(lock_file(self.table), "annotate", self._busy))
             self._refresh()
             self._held = stack.pop_all()
 
@@ -180,27 +205,21 @@ class Marking:
 
     def _marks(self, case_id: str) -> Marks:
         row, note = self._file.rows.get(case_id), self._notes.get(case_id, {})
-        try:
+        points, skipped, seconds = _places(row) if row else NONE_SET, note.get("skipped", ""), 0.0
+        with suppress(ValueError):
             seconds = float(note.get("seconds") or 0)
-        except ValueError:
-            seconds = 0.0
-        return Marks(
-            _places(row) if row else NONE_SET,
-            note.get("skipped", ""),
-            bool(note.get("flagged")),
-            seconds,
-            self._versions.get(case_id, 0),
-        )
+        if skipped and not any(points):
+            with suppress(ValueError):
+                points = _kept(note.get("points", ""))
+        marks = Marks(points, skipped, bool(note.get("flagged")), seconds)
+        return replace(marks, version=marks.content_version())
 
     def _refresh(self) -> None:
-        """Take up what another program wrote into the table since; a hand that it changed gets a new version."""
+        """Take up what another program wrote into the table since."""
         signature = _signature(self.table)
         if signature == self._signature:
             return
         file = _File.read(self.table)
-        for case_id in self.ids:
-            if file.rows.get(case_id) != self._file.rows.get(case_id):
-                self._versions[case_id] = self._versions.get(case_id, 0) + 1
         self._check_sizes(file)
         self._file, self._signature = file, signature
         if self.notes.is_file():
@@ -231,7 +250,8 @@ class Marking:
         """
         with self._mutex:
             self._refresh()
-            if marks.version != self._versions.get(case_id, 0):
+            before = self._marks(case_id)
+            if marks.version != before.version:
                 raise Conflict(f"id {case_id}: changed elsewhere since it was shown here")
             width, height = self.size(case_id) if any(marks.points) else (1, 1)  # an unreadable one can be skipped
             for name, place in zip(POINT_NAMES, marks.points, strict=True):
@@ -239,17 +259,29 @@ class Marking:
                     raise AnnotateError(f"id {case_id}: {name} lies outside the image of {width} x {height}")
             reason = "".join(character if character.isprintable() else " " for character in marks.skipped)
             marks = replace(marks, skipped=" ".join(reason.split()))
-            before = self._marks(case_id)
-            if before.points != _rounded(marks.points):
-                self._write_points(case_id, marks.points)
-            note = (before.skipped, before.flagged, before.seconds)
-            if note != (marks.skipped, marks.flagged, marks.seconds):
-                self._write_note(case_id, marks)
-            self._versions[case_id] = marks.version + 1
+            points = _rounded(marks.points)
+            if points == _rounded(before.points):
+                points = before.points  # not rounded anew, when somebody wrote them finer
+            suggestion, noted = self.suggestions.get(case_id), self._notes.get(case_id, {}).get("suggested")
+            accepted = (suggestion and points == _rounded(suggestion.points)) or (noted and points == before.points)
+            note = {
+                "id": case_id,
+                "skipped": marks.skipped,
+                "flagged": "yes" if marks.flagged else "",
+                "seconds": f"{marks.seconds:.1f}",
+                "points": _kept_text(points) if marks.skipped else "",
+                "suggested": "yes" if accepted and any(points) else "",
+            }
+            # the order in which a crash between the two loses nothing: a skipped hand's points are noted before its row is emptied
+            writes = [lambda: self._write_note(note), lambda: self._write_points(case_id, NONE_SET if marks.skipped else points)]  # fmt: skip
+            for write in writes if marks.skipped else reversed(writes):
+                write()
             return self._marks(case_id)
 
     def _write_points(self, case_id: str, points: Places) -> None:
         row = dict(self._file.rows.get(case_id, {}))
+        if points == (_places(row) if row else NONE_SET):
+            return
         width, height = self.size(case_id)
         row.update(id=case_id, width=str(width), height=str(height))
         for name, place in zip(POINT_NAMES, points, strict=True):
@@ -259,15 +291,31 @@ class Marking:
         self._file = written  # only now: what could not be written is not believed
         self._signature = _signature(self.table)
 
-    def _write_note(self, case_id: str, marks: Marks) -> None:
-        note = {"id": case_id, "skipped": marks.skipped, "flagged": "yes" if marks.flagged else "", "seconds": f"{marks.seconds:.1f}"}  # fmt: skip
-        notes = {**self._notes, case_id: note}
+    def _write_note(self, note: Mapping[str, str]) -> None:
+        empty = {"id": note["id"], "seconds": "0.0"}
+        if {**dict.fromkeys(NOTE_COLUMNS, ""), **self._notes.get(note["id"], empty)} == note:
+            return
+        notes = {**self._notes, note["id"]: dict(note)}
         out = io.StringIO()
         writer = csv.DictWriter(out, NOTE_COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(notes.values())
         write_text(self.notes, out.getvalue())
         self._notes = notes
+
+
+def accepted_suggestions(table: Path) -> int:
+    """How many hands of a table have the points of a suggestion, accepted as they were; 0 when annotate did not mark it."""
+    notes = notes_file(table)
+    if not notes.is_file() or not table.is_file():
+        return 0
+    marked = {row["id"] for _, row in read_table(table, AnnotateError).rows() if row.get("id") and row.get("ulna_x")}
+    return sum(bool(row.get("suggested")) and row["id"] in marked for _, row in read_table(notes, AnnotateError).rows())
+
+
+def notes_file(table: Path) -> Path:
+    """Where what annotate remembers beside the points lies."""
+    return table.with_name(f"{table.stem}.notes.csv")
 
 
 def _rounded(points: Places) -> Places:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import json
 import secrets
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from bonecaffe.annotate.pictures import Pictures
 from bonecaffe.errors import AnnotateError, BonecaffeError, ImageError
 from bonecaffe.hands.reference_points import POINT_NAMES
 from bonecaffe.recipe import Preparation
+from bonecaffe.run import write_text
 
 ADDRESS = "127.0.0.1"
 _PAGE = Path(__file__).parent / "page"
@@ -33,6 +35,8 @@ def make_app(marking: Marking, preparation: Preparation, token: str, port: int) 
     app.config["MAX_CONTENT_LENGTH"] = 64 * 1024
     pictures = Pictures(preparation)
     hosts = {f"{name}:{port}" for name in (ADDRESS, "localhost")}
+    if port == 80:  # browsers leave it out
+        hosts |= {ADDRESS, "localhost"}
 
     @app.before_request
     def _guard() -> None:
@@ -150,7 +154,7 @@ def _parse(said: Any) -> Marks:
             str(said["skipped"])[:_LONGEST_REASON].strip(),
             bool(said["flagged"]),
             float(said["seconds"]),
-            int(said["version"]),
+            str(said["version"]),
         )
     except (TypeError, KeyError, ValueError, IndexError, OverflowError):
         raise AnnotateError("not what this page sends") from None
@@ -160,27 +164,48 @@ def _parse(said: Any) -> Marks:
 
 
 class Server:
-    """A running page: ``address`` to open, `run` to serve it until Ctrl-C."""
+    """A running page: ``address`` to open, `run` to serve it until Ctrl-C.
+
+    A server that was killed leaves its port and token beside the table, for its owner's eyes alone; the next one takes
+    them up, so that a page which is still open goes on, with what it could not save meanwhile.
+    """
 
     def __init__(self, marking: Marking, preparation: Preparation, port: int = 0) -> None:
+        self._remembered = marking.table.with_name(f".{marking.table.name}.page")
+        last_port, token = self._last()
+        self._box: dict[str, Flask] = {}
+        try:
+            self._server = self._listen(port or last_port)
+        except OSError as error:
+            if port or not last_port:
+                raise AnnotateError(f"port {port} of {ADDRESS}: {error.strerror}. Give another --port.") from None
+            self._server = self._listen(0)
+        self.port = int(self._server.effective_port)
+        self._box["app"] = make_app(marking, preparation, token, self.port)
+        self.address = f"http://{ADDRESS}:{self.port}/{token}/"
+        write_text(self._remembered, json.dumps({"port": self.port, "token": token}))
+        self._remembered.chmod(0o600)
+
+    def _listen(self, port: int) -> Any:
         from waitress.server import create_server
 
-        token = secrets.token_urlsafe(18)
-        box: dict[str, Flask] = {}
-        try:  # the port is known only when it is taken
-            self._server = create_server(
-                lambda environ, start: box["app"](environ, start), host=ADDRESS, port=port, threads=8, ident=None
-            )
-        except OSError as error:
-            raise AnnotateError(f"port {port} of {ADDRESS}: {error.strerror}. Give another --port.") from None
-        self.port = int(self._server.effective_port)
-        box["app"] = make_app(marking, preparation, token, self.port)
-        self.address = f"http://{ADDRESS}:{self.port}/{token}/"
+        # the port is known only when it is taken, and the application wants to know it
+        return create_server(lambda environ, start: self._box["app"](environ, start), host=ADDRESS, port=port, threads=8, ident=None)  # fmt: skip
+
+    def _last(self) -> tuple[int, str]:
+        """Port and token of a server that was killed; none, and a new token, when there was none."""
+        try:
+            last = json.loads(self._remembered.read_text(encoding="utf-8"))
+            port, token = int(last["port"]), str(last["token"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return 0, secrets.token_urlsafe(18)
+        return (port, token) if len(token) >= 24 and 0 < port < 65536 else (0, secrets.token_urlsafe(18))
 
     def run(self) -> None:
         """Serve until interrupted."""
         self._server.run()
 
     def close(self) -> None:
-        """Stop serving."""
+        """Stop serving; the address is not used again."""
         self._server.close()
+        self._remembered.unlink(missing_ok=True)

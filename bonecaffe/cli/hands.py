@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,10 @@ def points() -> None:
 @click.argument("sources", metavar="FILE_OR_FOLDER...", nargs=-1, required=True, type=FOLDER)
 @click.option("--out", type=FILE, required=True, help="The points.csv to write. It must not be there yet.")
 @click.option("--images", type=FOLDER, help="The radiographs: points marked in another size are scaled to theirs.")
-def import_points(sources: tuple[Path, ...], out: Path, images: Path | None) -> None:
+@click.option(
+    "--skip-incomplete", is_flag=True, help="Leave out and list the hands whose seven points are not all there."
+)
+def import_points(sources: tuple[Path, ...], out: Path, images: Path | None, skip_incomplete: bool) -> None:
     """Read Pascal VOC boxes, COCO keypoints, labelme, Label Studio, CVAT or our own CSV into a points.csv.
 
     VOC boxes of bones give the points by their centres: MCP (or MCP and MCPFirst), Radius, Ulna.
@@ -66,9 +70,12 @@ def import_points(sources: tuple[Path, ...], out: Path, images: Path | None) -> 
 
     if out.exists():
         raise PointsError(f"{out}: is there already, and is not written over. Give another --out, or move it away.")
-    hands = foreign.read(sources, images)
+    left_out: list[str] | None = [] if skip_incomplete else None
+    hands = foreign.read(sources, images, left_out)
     write_points(out, hands)
-    click.echo(f"{out}: {len(hands)} hands")
+    for said in left_out or ():
+        click.echo(f"left out: {said}")
+    click.echo(f"{out}: {len(hands)} hands" + (f", {len(left_out)} incomplete ones left out" if left_out else ""))
 
 
 @points.command("export")
@@ -199,9 +206,14 @@ def annotate(images: Path, table: Path, suggest: Path | None, recipe_name: str, 
     from bonecaffe.recipe import Recipe
 
     suggestions = read_points(suggest) if suggest else None
-    with opened(images, table, suggestions) as marking:
-        server = Server(marking, Recipe.load(recipe_name).preparation, port)
+    with (
+        opened(images, table, suggestions) as marking,
+        closing(Server(marking, Recipe.load(recipe_name).preparation, port)) as server,
+    ):
         states = [marks.state for _, marks in marking.all()]
+        if left_out := marking.left_out:
+            said = f"{', '.join(left_out[:5])}{' …' if len(left_out) > 5 else ''}"
+            click.echo(f"{images}: {len(left_out)} images are links that lead out of it, and are not shown: {said}")
         click.echo(f"{table}: {states.count('done')} of {len(states)} hands done, {states.count('skipped')} skipped")
         click.echo(f"Open {server.address}\nCtrl-C ends it; every click is on disk already.")
         if show and any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")):
@@ -291,10 +303,11 @@ def train_locator(
     plan = replace(plan, seed=seed, phantoms=phantoms or plan.phantoms)
     if iterations:
         plan = replace(plan, iterations=(iterations, iterations))
-    with progress_bar("variations") as progress:
-        training.prepare(out, plan, hands, start, progress, click.echo)
-    for view in training.VIEWS:
-        with progress_bar(f"train {view}") as progress:
-            training.train_view(out, view, plan, start, progress, click.echo)
-    training.finish(out, plan, len(hands))
+    with training.at_work(out):
+        with progress_bar("variations") as progress:
+            training.prepare(out, plan, hands, start, progress, click.echo)
+        for view in training.VIEWS:
+            with progress_bar(f"train {view}") as progress:
+                training.train_view(out, view, plan, start, progress, click.echo)
+        training.finish(out, plan, len(hands))
     click.echo(f"{out}: a locator; use it with: bonecaffe locate IMAGES --points POINTS --model {out}")

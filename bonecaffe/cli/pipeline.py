@@ -49,6 +49,7 @@ def prepare(
 
     Fails without leaving anything half-made; picks up where it was interrupted; does nothing when nothing changed.
     """
+    from bonecaffe.annotate.marking import accepted_suggestions
     from bonecaffe.locate.stage import located
     from bonecaffe.prepare import stage
     from bonecaffe.recipe import Recipe
@@ -61,9 +62,9 @@ def prepare(
         else (folder.recipe() if folder.recipe_file.is_file() else Recipe.load("paper"))
     )
     recipe = stage.with_split(recipe, train_cases, test_cases, seed, labels, origin)
-    if origin is None and (found := located(points)):
+    if origin is None and (found := max(located(points), accepted_suggestions(points))):
         recipe = recipe.with_values(
-            {"data.points": "found"}, f"{found} hands' points are as bonecaffe locate found them"
+            {"data.points": "found"}, f"{found} hands' points are as bonecaffe locate or another program suggested them"
         )
     with progress_bar("prepare") as progress:
         changed = stage.prepare(folder, images, ages, points, recipe, progress, jobs)

@@ -15,10 +15,14 @@ from bonecaffe.hands.reference_points import POINT_NAMES
 Point = tuple[float, float]
 
 
+class Incomplete(ValueError):
+    """A hand whose seven points are not all there, each once."""
+
+
 def boxes_to_points(boxes: Sequence[tuple[str, Point]]) -> dict[str, Point]:
     """The seven points from named boxes' centres: MCP (five, or four and MCPFirst), Radius, Ulna; other names are passed over.
 
-    Raises ValueError for a bone that is missing or there too often, or when the fan does not tell the fingers apart.
+    Raises Incomplete for a bone that is missing or there too often, ValueError when the fan does not tell the fingers apart.
     """
     by_name: dict[str, list[Point]] = {}
     for name, centre in boxes:
@@ -26,9 +30,9 @@ def boxes_to_points(boxes: Sequence[tuple[str, Point]]) -> dict[str, Point]:
     joints, thumbs = by_name.get("mcp", []), by_name.get("mcpfirst", [])
     for name in ("radius", "ulna"):
         if len(by_name.get(name, [])) != 1:
-            raise ValueError(f"{len(by_name.get(name, []))} boxes named {name}; one is needed")
+            raise Incomplete(f"{len(by_name.get(name, []))} boxes named {name}; one is needed")
     if len(joints) + len(thumbs) != 5 or len(thumbs) > 1:
-        raise ValueError(f"{len(joints)} MCP and {len(thumbs)} MCPFirst boxes; five joints are needed")
+        raise Incomplete(f"{len(joints)} MCP and {len(thumbs)} MCPFirst boxes; five joints are needed")
     (ulna,), (radius,) = by_name["ulna"], by_name["radius"]
     fan = order(ulna, radius, [*joints, *thumbs])
     if thumbs and fan[0] != thumbs[0]:

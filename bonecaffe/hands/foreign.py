@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
 from xml.etree import ElementTree
 
 from bonecaffe.errors import ImageError, PointsError, Problems
-from bonecaffe.hands.fingers import boxes_to_points
+from bonecaffe.hands.fingers import Incomplete, boxes_to_points
 from bonecaffe.hands.images import find_images, image_size
 from bonecaffe.hands.reference_points import POINT_NAMES, ReferencePoints, read_points
 
@@ -55,8 +56,12 @@ def point_name(label: str) -> str | None:
 # ---- reading ---------------------------------------------------------------------------------------------------
 
 
-def read(sources: Iterable[Path], images: Path | None = None) -> list[ReferencePoints]:
+def read(
+    sources: Iterable[Path], images: Path | None = None, left_out: list[str] | None = None
+) -> list[ReferencePoints]:
     """The hands of annotation files, or of folders of them, by id.
+
+    With ``left_out``, hands whose points are not all marked are named there and left out.
 
     With ``images`` the points are scaled to each image file where the annotated size is another one of the same
     shape. Raises PointsError naming file and image for anything not understood: another format, a point missing or
@@ -65,16 +70,31 @@ def read(sources: Iterable[Path], images: Path | None = None) -> list[ReferenceP
     found = find_images(images) if images is not None else None
     hands: dict[str, ReferencePoints] = {}
     problems = Problems()
+
+    def incomplete(path: Path, error: Incomplete) -> None:
+        if left_out is None:
+            problems.add(f"{path}: {error}")
+        else:
+            left_out.append(f"{path}: {error}")
+
     for path in _files(sources):
         try:
             for hand in _parse(path):
-                points = _whole(hand, found)
+                try:
+                    points = _whole(hand, found)
+                except Incomplete as error:  # the next hand of the file may be whole
+                    incomplete(path, error)
+                    continue
                 if points.id in hands:
                     raise ValueError(f"image {points.id} was read already")
                 hands[points.id] = points
+        except Incomplete as error:
+            incomplete(path, error)
         except (ValueError, ImageError) as error:
             problems.add(f"{path}: {str(error).rstrip('.')}")
-    problems.raise_if_any(PointsError, "import", "Mend or leave out these files; nothing was written.")
+    problems.raise_if_any(
+        PointsError, "import", "Mend these files or take them away (--skip-incomplete leaves out hands that lack points); nothing was written."
+    )  # fmt: skip
     if not hands:
         raise PointsError(f"no marked hands in {', '.join(map(str, sources))}.")
     return [hands[key] for key in sorted(hands)]
@@ -147,6 +167,12 @@ def _stem(name: Any) -> str:
     """An image's name without folders and suffix, from whatever system."""
     if not isinstance(name, str) or not name.strip():
         raise ValueError("an image without a name")
+    address = urlsplit(name)
+    local = parse_qs(address.query).get("d")  # Label Studio's local storage: /data/local-files/?d=folder/1001.png
+    if local:
+        name = local[0]
+    elif address.scheme in ("http", "https", "s3", "gs") or name.startswith("/data/"):
+        name = unquote(address.path)
     return PurePosixPath(PureWindowsPath(name.split("?")[0]).name).stem
 
 
@@ -269,7 +295,7 @@ def _whole(hand: Hand, images: dict[str, Path] | None) -> ReferencePoints:
     """All seven points in the pixels of the image; ValueError with what is wrong."""
     lost = [name for name in POINT_NAMES if name not in hand.points]
     if lost:
-        raise ValueError(f"image {hand.id}: not marked: {', '.join(lost)}")
+        raise Incomplete(f"image {hand.id}: not marked: {', '.join(lost)}")
     if not (1 <= hand.width <= 100_000 and 1 <= hand.height <= 100_000):
         raise ValueError(f"image {hand.id}: its size is {hand.width:g} x {hand.height:g}")
     width, height = round(hand.width), round(hand.height)

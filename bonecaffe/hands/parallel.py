@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -16,11 +18,22 @@ Result = TypeVar("Result")
 
 
 def _prepare_worker() -> None:
-    """One thread for OpenCV, because the processes are what runs in parallel; Ctrl-C is for the parent to handle."""
+    """One thread for OpenCV, because the processes are what runs in parallel; Ctrl-C is for the parent to handle.
+
+    A worker whose parent was killed ends at once, or it would write beside the one that is started anew.
+    """
     import cv2
 
     cv2.setNumThreads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def run(

@@ -124,10 +124,17 @@ def read_points(path: str | Path) -> dict[str, ReferencePoints]:
     return hands
 
 
+def lock_file(table: Path) -> Path:
+    """What a program holds while it writes a table of points, beside it; see `bonecaffe.run.held`."""
+    return table.with_name(f".{table.name}.lock")
+
+
 def _hand(row: dict[str, str]) -> ReferencePoints | None:
     """A row as points; None when it is not marked yet. ValueError with what is wrong."""
     if not row["id"]:
         raise ValueError("no id")
+    if "/" in row["id"] or "\\" in row["id"]:
+        raise ValueError("an id is the image's name without folder and suffix")
     coordinates = [row[column] for column in COLUMNS[3:]]
     if not any(coordinates):
         return None

@@ -84,7 +84,8 @@ class Locator:
 
         image = image if isinstance(image, np.ndarray) else read_image(image)
         scale = min(1.0, _READ_SIDE / max(image.shape))
-        small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else image
+        size = tuple(max(1, round(side * scale)) for side in image.shape[::-1])
+        small = cv2.resize(image, size, interpolation=cv2.INTER_AREA) if scale < 1 else image
         guesses = self._see("whole", small, [frames.whole(small.shape, turn) for turn in _TURNS])
         steps = [guesses]
         for _ in range(3):
@@ -108,13 +109,14 @@ class Locator:
         return np.stack([frame.to_image(at) for frame, at in zip(places, said, strict=True)])
 
 
-def _palm(points: np.ndarray) -> float:
+def palm(points: np.ndarray) -> float:
+    """Length of the palm, from the middle between ulna and radius to that of the four fingers' points (7, 2)."""
     return float(np.hypot(*(points[3:].mean(axis=0) - points[:2].mean(axis=0)))) + 1e-6
 
 
 def _apart(a: np.ndarray, b: np.ndarray) -> float:
     """Mean distance of two guesses' points, in parts of the palm."""
-    return float(np.hypot(*(a - b).T).mean()) / _palm(a)
+    return float(np.hypot(*(a - b).T).mean()) / palm(a)
 
 
 def _strange(points: np.ndarray) -> bool:

@@ -15,15 +15,17 @@ from bonecaffe import engine as engines
 from bonecaffe.errors import BonecaffeError, LocateError
 from bonecaffe.hands import images as hand_images
 from bonecaffe.hands import parallel
-from bonecaffe.hands.reference_points import COLUMNS, POINT_NAMES, ReferencePoints
+from bonecaffe.hands.reference_points import COLUMNS, POINT_NAMES, ReferencePoints, lock_file
 from bonecaffe.hands.tables import read_table
-from bonecaffe.locate.locator import MODEL, Found, Locator
-from bonecaffe.run import sha256, sha256_file, write_text
+from bonecaffe.locate.locator import MODEL, Found, Locator, palm
+from bonecaffe.run import held, sha256, sha256_file, write_text
 
 FOUND_COLUMNS = (*COLUMNS, "confidence", "verdict", "key")
 _SAVE_EACH = 50
 _OUTSIDE = 0.02
-"""Of the image's height: a point found no further outside lies on the border, as a hand cut off at the wrist has them."""
+"""Of the image's height: a point found further outside is said to be cut off."""
+_AT_BORDER = 0.10
+"""Of the palm: a point found nearer to the border than this may be cut off; the nets have not learnt to look beyond it."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +55,16 @@ def judge(case_id: str, shape: tuple[int, int], found: Found, key: str = "") -> 
     height, width = shape
     x, y = found.points[:, 0], found.points[:, 1]
     beyond = np.maximum.reduce([-x, -y, x - (width - 1), y - (height - 1)])
+    outermost = POINT_NAMES[int(beyond.argmax())]
     inside = np.stack([np.clip(x, 0, width - 1), np.clip(y, 0, height - 1)], axis=1)
     points = tuple((round(float(a), 1), round(float(b), 1)) for a, b in inside)
     hand = ReferencePoints(case_id, width, height, points)
     if found.confidence < 0.5:
         verdict = "unsure: looks at it from several sides disagree; perhaps not a hand, or not as one lies on a film"
     elif beyond.max() > _OUTSIDE * height:
-        verdict = f"cut off: {POINT_NAMES[int(beyond.argmax())]} would lie outside the image"
+        verdict = f"cut off: {outermost} would lie outside the image"
+    elif beyond.max() > -_AT_BORDER * palm(found.points):
+        verdict = f"unsure: {outermost} lies at the image's border; perhaps the hand is cut off there"
     elif hand.problems():
         verdict = f"unsure: {hand.problems()[0]}"
     else:
@@ -114,12 +119,23 @@ def locate(
     jobs: int | None = None,
     engine: engines.Kind = "caffe",
 ) -> tuple[list[Result], int]:
-    """Find the points of every hand in a folder; all results, by id, and how many are new.
+    """Find the points of every hand in a folder; the folder's results, by id, and how many are new.
 
     ``table`` gets the hands that are sure, the others as empty rows; `found_file` gets everything. What was found
-    before in the same image by the same model is not looked for again. Raises LocateError rather than write over a
-    table that is not its own work, untouched.
+    before in the same image by the same model is not looked for again, and what was found in another folder stays.
+    Raises LocateError rather than write over a table that is not its own work, untouched, or is being marked.
     """
+
+    def busy(holder: str) -> LocateError:
+        return LocateError(f"{table}: in use by {holder or 'another program'}. Stop it, or give another --points.")
+
+    with held(lock_file(table), "locate", busy):
+        return _locate(images, table, model, progress, jobs, engine)
+
+
+def _locate(
+    images: Path, table: Path, model: Path, progress: Callable[[int, int], None], jobs: int | None, engine: engines.Kind
+) -> tuple[list[Result], int]:
     files = hand_images.find_images(images)
     model_key = sha256("".join(sha256_file(model / f"{view}.caffemodel") for view in ("whole", "near"))) if (model / "near.caffemodel").is_file() else ""  # fmt: skip
     before = _read(found_file(table))
@@ -128,9 +144,7 @@ def locate(
             f"{table}: is there already and not as locate wrote it: marked by hand, perhaps. Give another --points, or move it away."
         )
     keys = {case_id: _key(path, model_key) for case_id, path in files.items()}
-    results = {
-        case_id: before[case_id] for case_id in files if case_id in before and before[case_id].key == keys[case_id]
-    }
+    results = {case_id: result for case_id, result in before.items() if result.key == keys.get(case_id, result.key)}
     tasks = [
         (case_id, str(path), str(model), keys[case_id], engine)
         for case_id, path in files.items()
@@ -153,7 +167,7 @@ def locate(
     text = _points_text(results)
     if not table.exists() or table.read_text(encoding="utf-8") != text:
         write_text(table, text)
-    return [results[case_id] for case_id in sorted(results)], len(tasks)
+    return [results[case_id] for case_id in sorted(files)], len(tasks)
 
 
 def _own_work(table: Path, found: Mapping[str, Result]) -> bool:

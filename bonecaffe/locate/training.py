@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,13 +20,15 @@ from bonecaffe.hands.phantom import dataset
 from bonecaffe.hands.reference_points import ReferencePoints
 from bonecaffe.locate import frames, network, variation
 from bonecaffe.network import preflight
-from bonecaffe.run import RunDir, write_text
+from bonecaffe.run import RunDir, held, write_text
 from bonecaffe.training import snapshots
 from bonecaffe.training.alarms import Alarms
 from bonecaffe.training.drive import drive
 from bonecaffe.training.log import Event
 
 VIEWS = ("whole", "near")
+WORK = ".train-locator"
+"""The folder in OUT where a training works; ours alone, and gone when it is done."""
 BATCH = 32
 _PHANTOM_SIZE = (420, 546)
 _READ_SIDE = 640
@@ -140,8 +143,17 @@ class _Room(Alarms):
         return self._disk() if event.kind == "train_loss" else iter(())
 
 
+def at_work(out: Path) -> AbstractContextManager[int]:
+    """Hold a locator's folder while it is trained; LocateError when another process does."""
+
+    def busy(holder: str) -> LocateError:
+        return LocateError(f"{out}: in use by {holder or 'another process'}. Wait for it, or give another folder.")
+
+    return held(out / ".lock", "train-locator", busy)
+
+
 def _run(out: Path, view: str) -> RunDir:
-    return RunDir(out / "work" / view)
+    return RunDir(out / WORK / view)
 
 
 def prepare(
@@ -152,7 +164,7 @@ def prepare(
     progress: Progress = lambda done, total: None,
     say: Callable[[str], None] = lambda sentence: None,
 ) -> None:
-    """Write what a locator in the new folder ``out`` is to learn from, into ``OUT/work``, where it lies while it is needed.
+    """Write what a locator in the new folder ``out`` is to learn from, into ``OUT/.train-locator``, where it lies while it is needed.
 
     ``hands`` are the user's marked hands, ``start`` a locator to go on from. Raises LocateError.
     """
@@ -160,13 +172,17 @@ def prepare(
         raise LocateError(f"{out}: holds a locator already. Give another folder, or remove this one.")
     if start is not None and not (start / "near.caffemodel").is_file():
         raise LocateError(f"{start}: no locator here to go on from.")
-    own = [(str(path), points.points) for path, points in hands]
-    note = out / "work" / "plan.json"
-    wanted = json.dumps({"plan": asdict(plan), "own": own, "start": str(start)})
+    own = [(str(path.resolve()), points.points) for path, points in hands]
+    note = out / WORK / "plan.json"
+    wanted = json.dumps({"plan": asdict(plan), "own": own, "start": str(start and start.resolve())})
     if note.is_file() and note.read_text(encoding="utf-8") == wanted:
         say("what is learnt from is there already")
         return
-    shutil.rmtree(out / "work", ignore_errors=True)
+    if any(snapshots.newest_complete(_run(out, view).snapshots) for view in VIEWS):
+        raise LocateError(
+            f"{out}: holds an unfinished training from other hands, options or files. Call it as before to go on, or remove {out / WORK} to begin anew."
+        )
+    shutil.rmtree(out / WORK, ignore_errors=True)
     runs = {view: _run(out, view) for view in VIEWS}
     for run in runs.values():
         run.path.mkdir(parents=True)
@@ -232,4 +248,4 @@ def finish(out: Path, plan: Plan, own_hands: int) -> None:
     write_text(out / "deploy.prototxt", network.deploy())
     facts = {"learnt from": {"phantoms": plan.phantoms, "own hands": own_hands}, "plan": asdict(plan)}
     write_text(out / "locator.json", json.dumps(facts, indent=2) + "\n")
-    shutil.rmtree(out / "work")
+    shutil.rmtree(out / WORK)

@@ -355,7 +355,7 @@ def _room(run: RunDir, solver: Any, flow: shapes.Flow, say: Any) -> None:
 def _memory(solver: Any, flows: dict[int, shapes.Flow], plan: Plan, say: Any) -> None:
     """Blobs and their differences in both phases, and the weights with theirs; against the memory they have to fit into."""
     needed = memory_bytes(solver, flows)
-    if solver.HasField("solver_mode") and solver.solver_mode == 1:
+    if plan.gpu is not None or (solver.HasField("solver_mode") and solver.solver_mode == 1):
         cards = gpu.chosen(plan.gpu or "0", gpu.cards())
         available, where = min((card.memory for card in cards), default=0), "the card"
     else:
@@ -366,7 +366,8 @@ def _memory(solver: Any, flows: dict[int, shapes.Flow], plan: Plan, say: Any) ->
     fixed = memory_bytes(solver, {**flows, TRAIN: flows[TRAIN]._replace(blobs={})})
     each = sum(2 * 4 * math.prod(shape) for shape in flows[TRAIN].blobs.values()) / batch
     fits = [size for size in range(1, batch) if batch % size == 0 and fixed + size * each <= 0.9 * available]
-    remedy = f"Set network.train_batch: {fits[-1]} and solver.iter_size: {batch // fits[-1]}, which learns from {batch} images an iteration all the same" if fits else "Lower network.train_batch"  # fmt: skip
+    steps = max(1, solver.iter_size)
+    remedy = f"Set network.train_batch: {fits[-1]} and solver.iter_size: {batch // fits[-1] * steps}, which learns from {batch * steps} images an iteration all the same" if fits else "Lower network.train_batch"  # fmt: skip
     say(
         f"training would need about {needed / 1e9:.1f} GB of memory, and {where} has {available / 1e9:.1f} GB. {remedy}."
     )

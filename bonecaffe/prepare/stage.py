@@ -288,7 +288,7 @@ def _normalize_all(
     todo: list[Job] = []
     for job in jobs:
         outcome = earlier.get(job.id)
-        if outcome and outcome.stamp == job.stamp and _take_over(job, run):
+        if outcome and outcome.stamp == job.stamp and _take_over(job, outcome, run):
             done[job.id] = outcome
         else:
             todo.append(job)
@@ -354,10 +354,17 @@ def _journalled(journal: Path) -> dict[str, Outcome]:
     return found
 
 
-def _take_over(job: Job, run: RunDir) -> bool:
-    """Have the finished image of an earlier prepare at the job's target; False when it is gone."""
-    if os.path.exists(job.target):
-        return True
+def _take_over(job: Job, outcome: Outcome, run: RunDir) -> bool:
+    """Have the finished image of an earlier prepare at the job's target; False when it is gone.
+
+    What lies there already is looked at: a prepare with other points may have been killed between image and journal.
+    """
+    try:
+        if sha256(hand_images.read_image(job.target).tobytes()) == outcome.pixels_sha256:
+            return True
+        os.unlink(job.target)
+    except (ImageError, OSError):
+        pass
     try:
         os.link(run.image(job.id), job.target)
     except OSError:

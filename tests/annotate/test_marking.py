@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bonecaffe.annotate import marking as marking_module
-from bonecaffe.annotate.marking import Conflict, Marking, Marks, opened
+from bonecaffe.annotate.marking import Conflict, Marking, Marks, accepted_suggestions, opened
 from bonecaffe.annotate.server import make_app
 from bonecaffe.errors import AnnotateError, PointsError
 from bonecaffe.hands.reference_points import COLUMNS, read_points, write_points
@@ -38,7 +38,7 @@ def test_partly_marked_is_kept_and_said(marking, table):
     """Three of seven points are on disk; whoever prepares with them is told which are missing."""
     first = marking.ids[0]
     marks = marking.change(first, Marks(points=((10, 20), (30.04, 20), (50, 60), *[None] * 4)))
-    assert marks.version == 1 and marks.state == "begun"
+    assert marks.version and marks.state == "begun"
     assert table.read_text().splitlines()[1] == f"{first},300,390,10,20,30,20,50,60,,,,,,,,"
     with pytest.raises(PointsError, match=rf"row 2 \(id {first}\): missing phalanx2_x.*annotate"):
         read_points(table)
@@ -64,15 +64,99 @@ def test_others_rows_and_columns_stay(hands, table, truth):
 
 def test_a_change_elsewhere_is_no_ones_loss(marking, table, truth):
     """Another program's row is taken up; a change made from an older version is refused, other hands go on."""
-    marking.change("1001", Marks(points=truth["1001"].points))
+    before = marking.change("1001", Marks(points=truth["1001"].points))
     moved = replace(truth["1001"], points=((1.0, 2.0), *truth["1001"].points[1:]))
     write_points(table, [moved, truth["1002"]])
     os.utime(table, ns=(1, 1))
     with pytest.raises(Conflict):
-        marking.change("1001", Marks(version=1))
+        marking.change("1001", replace(before, flagged=True))
     assert marking.marks("1001").points[0] == (1.0, 2.0) and marking.marks("1002").state == "done"
     marking.change("1003", Marks(points=truth["1003"].points))
     assert read_points(table)["1001"].points[0] == (1.0, 2.0)
+
+
+def test_a_version_is_what_is_on_disk(hands, table, truth):
+    """The same state has the same name after a restart: a page that was open before goes on without being asked."""
+    with opened(hands / "images", table) as marking:
+        seen = marking.change("1001", Marks(points=(*truth["1001"].points[:3], *[None] * 4), seconds=3.0))
+    with opened(hands / "images", table) as marking:
+        assert marking.marks("1001").version == seen.version
+        after = marking.change("1001", replace(seen, points=(*truth["1001"].points[:4], *[None] * 3)))
+        assert after.version != seen.version
+        with pytest.raises(Conflict):
+            marking.change("1001", seen)
+
+
+def test_a_skipped_hand_is_in_nobodys_way(hands, table, truth):
+    """Skipped half-marked or whole: its row is empty, so that nobody uses it or stumbles over it; taken up again, its points are there."""
+    whole, part = truth["1001"].points, (*truth["1002"].points[:3], *[None] * 4)
+    with opened(hands / "images", table) as marking:
+        one = marking.change("1001", Marks(points=whole))
+        two = marking.change("1002", Marks(points=part))
+        marking.change("1003", Marks(points=truth["1003"].points))
+        marking.change("1001", replace(one, skipped="fracture"))
+        marking.change("1002", replace(two, skipped="cut off"))
+        assert set(read_points(table)) == {"1003"}
+    with opened(hands / "images", table) as marking:
+        one, two = marking.marks("1001"), marking.marks("1002")
+        assert (one.points, one.state, two.points, two.state) == (whole, "skipped", part, "skipped")
+        marking.change("1001", replace(one, skipped=""))
+        assert marking.change("1002", replace(two, skipped="")).points == part
+    with pytest.raises(PointsError, match=r"id 1002\): missing phalanx2_x"):
+        read_points(table)
+
+
+@pytest.mark.parametrize("skip", [True, False])
+def test_killed_between_the_two_files(hands, table, truth, monkeypatch, skip):
+    """Points and notes are two files; whichever is written first, a crash before the second loses no point."""
+    with opened(hands / "images", table) as marking:
+        marks = marking.change("1001", Marks(points=truth["1001"].points))
+        if not skip:
+            marks = marking.change("1001", replace(marks, skipped="fracture"))
+        write, calls = marking_module.write_text, []
+
+        def once(path, content):
+            calls.append(path)
+            if len(calls) > 1:
+                raise KeyboardInterrupt
+            write(path, content)
+
+        monkeypatch.setattr(marking_module, "write_text", once)
+        with pytest.raises(KeyboardInterrupt):
+            marking.change("1001", replace(marks, skipped="fracture" if skip else ""))
+    monkeypatch.undo()
+    with opened(hands / "images", table) as marking:
+        assert marking.marks("1001").points == truth["1001"].points
+
+
+def test_accepted_suggestions_are_remembered(hands, table, truth):
+    """Accepted as they are: counted, whoever copies the table without locate's own file; moved by hand: not."""
+    offered = {case_id: truth[case_id] for case_id in ("1001", "1002")}
+    with opened(hands / "images", table, offered) as marking:
+        marking.change("1001", Marks(points=truth["1001"].points))
+        marking.change("1002", Marks(points=((5.0, 6.0), *truth["1002"].points[1:])))
+        marking.change("1003", Marks(points=truth["1003"].points))
+    assert accepted_suggestions(table) == 1
+    with opened(hands / "images", table) as marking:  # without suggestions now
+        marks = marking.change("1001", replace(marking.marks("1001"), flagged=True))
+        assert accepted_suggestions(table) == 1
+        marking.change("1001", replace(marks, points=((5.0, 6.0), *marks.points[1:])))
+    assert accepted_suggestions(table) == 0 and accepted_suggestions(hands / "points.csv") == 0
+
+
+def test_links_that_lead_out_are_not_shown(hands, table, tmp_path):
+    """Nothing outside the folder is served, by a link neither; what is left out is known."""
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / "in.png").write_bytes((hands / "images" / "1001.png").read_bytes())
+    (images / "again.png").symlink_to("in.png")
+    (images / "out.png").symlink_to(hands / "images" / "1002.png")
+    (images / "folder").symlink_to(hands / "images")
+    with opened(images, table) as marking:
+        assert marking.ids == ["again", "in"] and "out" in marking.left_out and "1003" in marking.left_out
+    (tmp_path / "all").symlink_to(hands / "images")
+    with opened(tmp_path / "all", table) as marking:
+        assert len(marking.ids) == 12 and not marking.left_out
 
 
 def test_wrong_tables_are_refused(hands, table, truth):
@@ -167,14 +251,14 @@ def test_only_this_machine_with_the_token(client):
     ]
     for path, headers, status in refused:
         assert client.get(path, headers=headers).status_code == status, (path, headers)
-    marks = {"points": [None] * 7, "skipped": "", "flagged": True, "seconds": 0, "version": 0}
+    marks = {"points": [None] * 7, "skipped": "", "flagged": True, "seconds": 0, "version": ""}
     bad = client.put("/secret/hands/1001", json=marks, headers={**HOST, "Origin": "http://evil.example"})
     assert bad.status_code == 403
 
 
 def test_no_path_outside(client):
     """Ids are looked up, never joined into paths; the page's own files are all that is served besides."""
-    for path in ("images/../ages", "images/..%2fages.csv", "images/%2fetc%2fpasswd", "page/..%2fserver.py", "page/../server.py", "thumbnails/..%2f1001?points=1,1;50,50", "hands/nobody"):  # fmt: skip
+    for path in ("images/../ages", "images/..%2fages.csv", "images/%2fetc%2fpasswd", "page/..%2fserver.py", "page/../server.py", "thumbnails/..%2f1001?points=1,1;50,50", "hands/nobody", "images/..", "images/points", "images/1001.png"):  # fmt: skip
         assert client.get(f"/secret/{path}", headers=HOST).status_code == 404, path
 
 
@@ -189,8 +273,8 @@ def test_headers(client):
 
 def test_nonsense_is_refused(client, marking):
     """Whatever is sent: an answer with words, and nothing written."""
-    good = {"points": [None] * 7, "skipped": "", "flagged": False, "seconds": 0, "version": 0}
-    for spoiled in ({}, [], 7, {**good, "points": [1]}, {**good, "points": [[1, "x"]] * 7}, {**good, "version": "a"}, {**good, "seconds": -1}, {**good, "points": [[999, 5], *[None] * 6]}, {**good, "points": [[float("nan"), 5], *[None] * 6]}):  # fmt: skip
+    good = {"points": [None] * 7, "skipped": "", "flagged": False, "seconds": 0, "version": ""}
+    for spoiled in ({}, [], 7, {**good, "points": [1]}, {**good, "points": [[1, "x"]] * 7}, {**good, "flagged": {}, "seconds": "x"}, {**good, "seconds": -1}, {**good, "points": [[999, 5], *[None] * 6]}, {**good, "points": [[float("nan"), 5], *[None] * 6]}):  # fmt: skip
         answer = client.put("/secret/hands/1001", json=spoiled, headers=HOST)
         assert answer.status_code == 422 and answer.get_json()["error"], spoiled
     for asked in ("", "points=1,2", "points=a,b;c,d", "points=1,1;900,900", "points=" + "5,5;" * 7 + "6,6"):
@@ -200,8 +284,8 @@ def test_nonsense_is_refused(client, marking):
 
 def test_conflict_shows_what_is_there(client):
     """The second of two changes from the same version gets what the first made of it."""
-    marks = {"points": [[5, 6], *[None] * 6], "skipped": "", "flagged": False, "seconds": 2.5, "version": 0}
-    assert client.put("/secret/hands/1001", json=marks, headers=HOST).get_json()["version"] == 1
+    marks = {"points": [[5, 6], *[None] * 6], "skipped": "", "flagged": False, "seconds": 2.5, "version": ""}
+    assert client.put("/secret/hands/1001", json=marks, headers=HOST).get_json()["version"]
     answer = client.put("/secret/hands/1001", json={**marks, "points": [None] * 7}, headers=HOST)
     assert answer.status_code == 409
     assert answer.get_json()["hand"]["points"][0] == [5, 6]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -221,26 +221,38 @@ def test_undo_redo_reload(browser, serve, truth, table):
 
 
 def test_kill_between_two_clicks(browser, serve, truth, table):
-    """kill -9 of the server between two clicks: the page says so and keeps the second; what was on disk is there again."""
-    first = next(iter(truth))
+    """kill -9 of the server between two clicks: the page says so and keeps the second, and a server begun anew takes it."""
+    first, second = list(truth)[:2]
     serving = serve()
     page = Page(browser, serving.address)
     page.click(*truth[first].points[0])
     page.wait(lambda: count(table, first) == 1)
     serving.kill()
     page.click(*truth[first].points[1])
-    page.wait(lambda: "Not saved yet" in page.text("banner"))
+    page.wait(lambda: "Not saved yet" in page.text("banner") and "start it again" in page.text("banner"))
     assert count(table, first) == 1
-    page.js("window.onbeforeunload = null")
+    page.click(*truth[first].points[2])
     again = serve()
+    assert again.address == serving.address
+    page.wait(lambda: count(table, first) == 3)
+    page.wait(lambda: page.text("banner") == "")
+    for place in truth[first].points[3:]:
+        page.click(*place)
+    page.ready(second)
+    again.kill()
     browser.get("about:blank")
-    with contextlib.suppress(Exception):  # "leave the page?"
-        browser.switch_to.alert.accept()
-    page = Page(browser, again.address)
-    page.ready(first)
-    assert "radius" in page.text("next")
-    page.click(*truth[first].points[1])
-    page.wait(lambda: count(table, first) == 2)
+    page = Page(browser, serve().address)  # a tab that was closed meanwhile
+    page.ready(second)
+    assert count(table, first) == 7
+
+
+def test_a_token_is_for_its_owner_and_ends_with_the_server(serve, tmp_path):
+    """The address lies where its owner alone can read it, and after Ctrl-C it is not used again."""
+    serving = serve()
+    remembered = tmp_path / ".points.csv.page"
+    assert remembered.stat().st_mode & 0o077 == 0 and json.loads(remembered.read_text())["token"] in serving.address
+    serving.kill(signal.SIGINT)
+    assert not remembered.exists() and serve().address != serving.address
 
 
 def test_a_stopped_server_that_comes_back(browser, serve, truth, table):
@@ -254,6 +266,84 @@ def test_a_stopped_server_that_comes_back(browser, serve, truth, table):
     assert count(table, first) == 0
     serving.process.send_signal(signal.SIGCONT)
     page.wait(lambda: count(table, first) == 3)
+
+
+def slow(page, milliseconds):
+    """The server's answers take longer from now on, as from a slow disk."""
+    page.js("const f = window.realFetch ??= window.fetch; window.fetch = async (...a) => { await new Promise((w) => setTimeout(w, arguments[0])); return f(...a); }".replace("arguments[0]", str(milliseconds)))  # fmt: skip
+
+
+def test_undo_asks_nobody_and_writes_over_nobody(browser, serve, truth, table):
+    """A hand that another tab changed since is not put back as it was here: undo says so and leaves it."""
+    first, second = list(truth)[:2]
+    serving = serve()
+    page = Page(browser, serving.address)
+    for place in truth[first].points:
+        page.click(*place)
+    page.ready(second)
+    page.wait(lambda: count(table, first) == 7)
+    moved = replace(read_points(table)[first], points=((3.0, 4.0), *read_points(table)[first].points[1:]))
+    write_points(table, [moved])  # by another program, or another tab
+    page.key("z")
+    page.wait(lambda: "changed elsewhere" in page.text("next"))
+    assert page.text("hand") == first and read_points(table)[first].points == moved.points
+    page.key("z")
+    page.wait(lambda: "Nothing to undo" in page.text("next"))
+    assert read_points(table)[first].points == moved.points
+
+
+def test_no_hand_gets_anothers_points(browser, serve, truth, table):
+    """Whatever is pressed while the next hand is on its way: nothing of the hand before is written into it."""
+    first, second, third = list(truth)[:3]
+    page = Page(browser, serve().address)
+    for place in truth[first].points[:6]:
+        page.click(*place)
+    page.wait(lambda: count(table, first) == 6)
+    slow(page, 250)
+    page.click(*truth[first].points[6])
+    x, y = truth[first].points[6]
+    page.drag((x, y), (x + 20, y))
+    page.key("x", "f", "1", "1")
+    page.drag(truth[first].points[2], truth[first].points[3])
+    page.ready(second)
+    page.wait(lambda: count(table, first) == 7)
+    page.key("z", "n")  # back into the first, and on before it has come
+    page.wait(lambda: page.js("return !document.getElementById('stage').classList.contains('loading')"))
+    time.sleep(1.0)
+    assert count(table, second) == 0 and count(table, third) == 0
+    assert count(table, first) in (6, 7)  # undone or not, but its own
+    for place, true in zip(places(table, first), truth[first].points, strict=True):
+        assert place is None or np.allclose(place, true, atol=1.0)
+
+
+def test_a_table_that_cannot_be_read_for_a_while(browser, serve, truth, table):
+    """Half-saved by another program: what is clicked meanwhile is kept, said to be so, and on disk when the table is mended."""
+    first = next(iter(truth))
+    page = Page(browser, serve().address)
+    page.click(*truth[first].points[0])
+    page.wait(lambda: count(table, first) == 1)
+    good = table.read_text()
+    table.write_text(good[:40])
+    page.click(*truth[first].points[1])
+    page.wait(lambda: "Not saved yet" in page.text("banner") and "points.csv" in page.text("banner"))
+    page.click(*truth[first].points[2])
+    table.write_text(good)
+    page.wait(lambda: count(table, first) == 3 and page.text("banner") == "")
+
+
+def test_a_held_key_accepts_one_hand(browser, serve, truth, table, tmp_path):
+    """Enter held down takes the suggestion that is seen, not those of hands that nobody has looked at."""
+    offered = tmp_path / "found.csv"
+    write_points(offered, truth.values())
+    page = Page(browser, serve("--suggest", str(offered)).address)
+    for number in range(12):
+        press = {"type": "rawKeyDown", "key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13, "autoRepeat": number > 0}
+        browser.execute_cdp_cmd("Input.dispatchKeyEvent", press)
+        time.sleep(0.05)
+    browser.execute_cdp_cmd("Input.dispatchKeyEvent", {"type": "keyUp", "key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13})  # fmt: skip
+    page.ready(list(truth)[1])
+    page.wait(lambda: count(table, list(truth)[0]) == 7)
+    assert len(read_points(table)) == 1
 
 
 @pytest.mark.parametrize("keep", ["theirs", "mine"])
@@ -456,4 +546,5 @@ def test_ctrl_c_and_a_second_server(serve, tmp_path, hands):
     serving.kill(signal.SIGINT)
     assert serving.process.returncode in (0, 130)
     assert serve().address != serving.address
-    assert not list(tmp_path.glob("*.part")) and "Traceback" not in serving.said + (serving.process.stdout.read() or "")
+    assert {path.name for path in tmp_path.iterdir()} <= {".points.csv.lock", ".points.csv.page"}, list(tmp_path.iterdir())
+    assert "Traceback" not in serving.said + (serving.process.stdout.read() or "")

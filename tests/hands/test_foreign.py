@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from dataclasses import replace
@@ -136,6 +137,54 @@ def test_public_boxes_are_read():
         ulna, radius, thumb, *_, little = hand.points
         assert abs(thumb[0] - radius[0]) < abs(thumb[0] - ulna[0])
         assert abs(little[0] - ulna[0]) < abs(little[0] - radius[0])
+        index = hand.points[3]
+        across = [(x - index[0]) * (little[0] - index[0]) + (y - index[1]) * (little[1] - index[1]) for x, y in hand.points[3:]]
+        assert across == sorted(across) and min(b - a for a, b in itertools.pairwise(across)) > 0.1 * across[-1]
+
+
+def test_incomplete_hands_can_be_left_out(tmp_path):
+    """One box or point missing: refused, or left out by name and the others read, within a file and among files."""
+    a, b, c = itertools.islice(HANDS.values(), 3)
+    (tmp_path / "a.xml").write_text(voc(a))
+    (tmp_path / "b.xml").write_text(voc(b).replace(">Ulna<", ">Wrist<"))
+    whole, partial = foreign.coco([c]), foreign.coco([b])
+    partial["annotations"][0]["keypoints"][2] = 0
+    for part in ("images", "annotations"):
+        whole[part].insert(0, {**partial[part][0], **({"id": 7} if part == "images" else {"id": 7, "image_id": 7})})
+    (tmp_path / "c.json").write_text(json.dumps(whole))
+    out = tmp_path / "points.csv"
+    refused = CliRunner().invoke(main, ["points", "import", str(tmp_path), "--out", str(out)])
+    assert refused.exit_code == 1 and "b.xml" in refused.output and "skip-incomplete" in refused.output and not out.exists()
+    done = CliRunner().invoke(main, ["points", "import", str(tmp_path), "--out", str(out), "--skip-incomplete"])
+    assert done.exit_code == 0, done.output
+    assert "left out: " in done.output and "b.xml: 0 boxes named ulna" in done.output and "not marked: ulna" in done.output
+    assert set(read_points(out)) == {a.id, c.id}
+
+
+@pytest.mark.parametrize(
+    ("address", "stem"),
+    [
+        ("/data/local-files/?d=set/10%2001.png", "10 01"),
+        ("/data/upload/3/1a2b3c4d-1001.png", "1001"),
+        ("https://films.example/a%20b/1001.png?token=x.y", "1001"),
+        ("C:\\films\\1001.png", "1001"),
+        ("films/5 ü#%41.png", "5 ü#%41"),
+    ],
+)
+def test_names_of_images_in_label_studio(address, stem):
+    """Local storage, uploads, the web, another system's paths."""
+    result = [{"type": "keypointlabels", "original_width": 300, "original_height": 390, "value": {"x": 10, "y": 10, "keypointlabels": ["ulna"]}}]
+    (hand,) = foreign._label_studio([{"data": {"image": address}, "annotations": [{"result": result}]}])
+    assert hand.id == stem
+
+
+def test_an_id_with_a_path_in_it_is_refused(tmp_path):
+    """A table from elsewhere cannot have files written beside the folder that was named."""
+    table = tmp_path / "points.csv"
+    hand = next(iter(HANDS.values()))
+    write_points(table, [ReferencePoints("../../x", hand.width, hand.height, hand.points)])
+    done = CliRunner().invoke(main, ["points", "export", str(table), "--format", "labelme", "--out", str(tmp_path / "a" / "b")])
+    assert done.exit_code == 1 and "without folder" in done.output and not (tmp_path / "x.json").exists()
 
 
 def test_marked_in_another_size_is_scaled(tmp_path):

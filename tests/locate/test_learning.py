@@ -15,7 +15,7 @@ from google.protobuf import text_format
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bonecaffe import caffe_tools
+from bonecaffe import caffe_tools, engine
 from bonecaffe.cli import main
 from bonecaffe.errors import LocateError
 from bonecaffe.hands.images import find_images
@@ -123,7 +123,7 @@ def test_databases_hold_hand_and_label_together(tmp_path):
     out, said = tmp_path / "out", []
     training.prepare(out, TINY)
     Datum = caffe_tools.caffe_pb2().Datum
-    folder = out / "work" / "near"
+    folder = out / training.WORK / "near"
 
     def read(name):
         with lmdb.open(str(folder / name), readonly=True) as store, store.begin() as reader:
@@ -148,19 +148,39 @@ def test_goes_on_from_a_snapshot(tmp_path, monkeypatch):
     training.train_view(out, "whole", TINY, say=said.append)
     training.train_view(out, "near", TINY, say=said.append)
     assert said == ["near: goes on from iteration 8"]
-    log = (out / "work" / "near" / "caffe.log").read_text()
+    log = (out / training.WORK / "near" / "caffe.log").read_text()
     assert "--snapshot snapshots/SNAPSHOT_iter_8.solverstate" in log and "Iteration 16" in log
+
+
+def test_another_plan_does_not_end_an_unfinished_training(tmp_path, hands):
+    """Called otherwise while snapshots lie there: refused; the user's own files and a second process are left alone too."""
+    out = tmp_path / "out"
+    (out / "work").mkdir(parents=True)
+    (out / "work" / "thesis.txt").write_text("mine")
+    training.prepare(out, TINY)
+    training.train_view(out, "whole", TINY)
+    with pytest.raises(LocateError, match="unfinished training"):
+        training.prepare(out, replace(TINY, phantoms=5))
+    assert (out / training.WORK / "whole" / "snapshots").is_dir()
+    with training.at_work(out):
+        done = CliRunner().invoke(main, ["train-locator", str(out), "--phantoms", "6"])
+    assert done.exit_code == 1 and "in use by bonecaffe train-locator" in done.output
+    training.train_view(out, "near", TINY)
+    training.finish(out, TINY, 0)
+    assert (out / "work" / "thesis.txt").read_text() == "mine" and not (out / training.WORK).exists()
 
 
 def test_made_better_with_own_hands_by_one_command(hands, tiny, tmp_path):
     """`train-locator` with marked hands goes on from a locator, learns from them too, and says so in its record."""
     out = tmp_path / "mine"
-    arguments = ["--images", hands / "images", "--points", hands / "points.csv", "--from", tiny, "--phantoms", "4", "--iterations", "16"]  # fmt: skip
+    arguments = ["--images", hands / "images", "--points", hands / "points.csv", "--from", tiny, "--phantoms", "4", "--iterations", "48"]  # fmt: skip
     done = CliRunner().invoke(main, ["train-locator", str(out), *map(str, arguments)])
     assert done.exit_code == 0, done.output
     facts = json.loads((out / "locator.json").read_text())
     assert facts["learnt from"] == {"phantoms": 4, "own hands": 12}
-    assert (out / "near.caffemodel").read_bytes() != (tiny / "near.caffemodel").read_bytes()
+    squares, places = training._vary((9, 10**6, 8, (str(find_images(hands / "images")["1003"]), read_points(hands / "points.csv")["1003"].points)))[1]  # fmt: skip
+    error = [np.abs(engine.make("caffe", model / "deploy.prototxt", model / "near.caffemodel").forward((squares[:, None].astype(np.float32) - 128) / 64) - places).mean() for model in (tiny, out)]  # fmt: skip
+    assert error[1] < 0.95 * error[0]
     again = CliRunner().invoke(main, ["train-locator", str(out), *map(str, arguments)])
     assert again.exit_code == 1 and "holds a locator already" in again.output
 

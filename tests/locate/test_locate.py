@@ -12,6 +12,7 @@ import skimage.data
 from click.testing import CliRunner
 from conftest import SAMPLE
 
+from bonecaffe.annotate import marking
 from bonecaffe.cli import main
 from bonecaffe.errors import LocateError
 from bonecaffe.hands.agreement import overlap
@@ -139,11 +140,33 @@ def test_a_hand_cut_off_is_said_to_be(locator):
     assert refused >= 8
 
 
+@pytest.mark.parametrize("by", [0.1, 0.2, 0.35])
+@pytest.mark.parametrize("side", ["thumb", "little finger", "wrist"])
+def test_cut_off_at_any_side_is_said_to_be(locator, side, by):
+    """A point outside the image by a part of the palm: the guess clings to the border there, and is not called sure."""
+    refused = 0
+    for number in range(8):
+        phantom = dataset.make(80, number, (400, 520))
+        p = np.array(phantom.points.points)
+        palm = np.hypot(*(p[3:].mean(axis=0) - p[:2].mean(axis=0)))
+        point = {"thumb": p[2], "little finger": p[6], "wrist": p[:2][p[:2, 1].argmin()]}[side]
+        if side == "wrist":
+            image = phantom.image[: int(point[1] - by * palm)]
+        elif point[0] > p[:, 0].mean():
+            image = phantom.image[:, : int(point[0] - by * palm)]
+        else:
+            image = phantom.image[:, int(point[0] + by * palm) :]
+        refused += not look(locator, np.ascontiguousarray(image)).sure
+    assert refused >= 6
+
+
 def test_verdicts():
-    """Outside by a little is the border; by more, cut off; looks that disagree, unsure."""
+    """Far from the border, sure; near it or a little outside, the guess is kept and not sure; further, cut off; looks that disagree, unsure."""
     points = np.array([(40.0, 191.0), (60, 180), (90, 120), (70, 80), (55, 75), (40, 80), (30, 95)])
-    at = stage.judge("a", (191, 120), Found(points, 0.01, 0.0))
-    assert at.sure and at.points[0] == (40.0, 190.0)
+    assert stage.judge("a", (210, 120), Found(points, 0.01, 0.0)).sure
+    for height in (191, 195):
+        at = stage.judge("a", (height, 120), Found(points, 0.01, 0.0))
+        assert at.verdict.startswith("unsure: ulna lies at the image's border") and at.points[0] == (40.0, min(191.0, height - 1))
     assert stage.judge("a", (160, 120), Found(points, 0.01, 0.0)).verdict.startswith("cut off: ulna")
     doubtful = stage.judge("a", (300, 120), Found(points, 0.3, 0.0))
     assert doubtful.verdict.startswith("unsure") and doubtful.confidence < 0.1
@@ -203,6 +226,51 @@ def test_killed_between_two_files_is_no_work_by_hand(own_hands, tmp_path):
     assert again.exit_code == 0 and table.read_text() == after, again.output
     table.write_text(after.replace(",300,390,", ",300,390,9", 1))
     assert locate(images, table).exit_code == 1
+
+
+def test_two_folders_one_table(own_hands, tmp_path):
+    """What was found in another folder stays in the table; what annotate holds is not touched."""
+    second, table = tmp_path / "second", tmp_path / "points.csv"
+    second.mkdir()
+    for name in ("1001.png", "1002.png"):
+        (own_hands / "images" / name).rename(second / name)
+    assert locate(own_hands / "images", table).exit_code == 0
+    first = set(read_points(table))
+    done = locate(second, table)
+    assert done.exit_code == 0 and "2 looked at; 2 hands sure" in done.output, done.output
+    assert set(read_points(table)) == first | {"1001", "1002"}
+    with marking.opened(second, table):
+        refused = locate(second, table)
+    assert refused.exit_code == 1 and "in use by bonecaffe annotate" in refused.output
+
+
+def test_points_that_locate_found_are_known(own_hands, tmp_path):
+    """prepare sees whose points they are, beside locate's own file; a hand that was moved is no longer counted."""
+    images, table = own_hands / "images", tmp_path / "points.csv"
+    assert locate(images, table).exit_code == 0
+    count = len(read_points(table))
+    assert stage.located(table) == count >= 10 and stage.located(own_hands / "points.csv") == 0
+    first = next(iter(read_points(table)))
+    edit = {"ulna_x": "150"}
+    rows = list(csv.DictReader(table.open(newline="")))
+    for row in rows:
+        row.update(edit if row["id"] == first else {})
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    assert stage.located(table) == count - 1
+
+
+def test_an_image_of_one_row_is_no_bug(hands, tmp_path, locator):
+    """Whatever lies among the images, the others are looked at."""
+    images = tmp_path / "images"
+    images.mkdir()
+    cv2.imwrite(str(images / "line.png"), np.full((1, 2000), 90, np.uint8))
+    (images / "1001.png").write_bytes((hands / "images" / "1001.png").read_bytes())
+    done = locate(images, tmp_path / "points.csv")
+    assert done.exit_code == 0 and "line: " in done.output, done.output
+    assert set(read_points(tmp_path / "points.csv")) == {"1001"}
 
 
 def test_goes_on_where_it_stopped(hands, tmp_path, monkeypatch):

@@ -281,13 +281,48 @@ def test_two_at_once_are_refused(own_run, hands):
         prepare_run(own_run.path, hands, tiny(data__split_seed=1))
 
 
+def session(pid: str) -> int:
+    """The session of a process; -1 when it has ended."""
+    try:
+        return os.getsid(int(pid))
+    except ProcessLookupError:
+        return -1
+
+
+def test_pixels_of_other_points_are_not_taken_over(hands, tmp_path, monkeypatch):
+    """Killed between image and journal, with other points than before and after: the image is made anew, not believed."""
+    data = tmp_path / "data"
+    shutil.copytree(hands, data)
+    write_text, first = stage.write_cases, (data / "points.csv").read_text()
+
+    def killed(*given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stage, "write_cases", killed)
+    with pytest.raises(KeyboardInterrupt):
+        prepare_run(tmp_path / "run", data)
+    work = tmp_path / "run" / ".prepare"
+    journal = (work / "journal.jsonl").read_bytes()
+    edit_table(data / "points.csv", ulna_x="20", phalanx5_y="90")
+    with pytest.raises(KeyboardInterrupt):
+        prepare_run(tmp_path / "run", data)
+    (work / "journal.jsonl").write_bytes(journal)  # the last line did not reach the disk
+    (data / "points.csv").write_text(first)
+    monkeypatch.setattr(stage, "write_cases", write_text)
+    run = prepare_run(tmp_path / "run", data)
+    assert run.manifest()["prepare"]["records"] == {"train": 8, "test": 4}
+
+
 def test_kill_and_again_picks_up(tmp_path):
-    """kill -9 in mid-work; the second run finds finished images, and the result is that of an undisturbed one."""
+    """kill -9 in mid-work; the second run finds finished images, and the result is that of an undisturbed one.
+
+    The workers end with the process that was killed: nobody writes beside the second run.
+    """
     from bonecaffe.hands.phantom import dataset
 
     data = tmp_path / "data"
-    dataset.write(data, 60, 8, (500, 650))
-    recipe = tiny(data__train_cases=40, data__test_cases=20)
+    dataset.write(data, 120, 8, (500, 650))
+    recipe = tiny(data__train_cases=80, data__test_cases=40)
     (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
     command = [
         sys.executable,
@@ -300,20 +335,23 @@ def test_kill_and_again_picks_up(tmp_path):
         "--ages",
         str(data / "ages.csv"),
     ]
-    command += ["--points", str(data / "points.csv"), "--recipe", str(tmp_path / "recipe.yaml"), "--jobs", "1"]
+    command += ["--points", str(data / "points.csv"), "--recipe", str(tmp_path / "recipe.yaml"), "--jobs", "2"]
     process = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.DEVNULL, start_new_session=True)
     journal = tmp_path / "run" / ".prepare" / "journal.jsonl"
     deadline = time.monotonic() + 60
     while not (journal.exists() and len(journal.read_text().splitlines()) >= 5):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.005)
-    os.killpg(process.pid, signal.SIGKILL)
+    process.kill()  # alone, as the kernel does when memory runs out
     process.wait()
     assert not (tmp_path / "run" / "train_lmdb").exists()
+    while family := [pid for pid in filter(str.isdigit, os.listdir("/proc")) if session(pid) == process.pid]:
+        assert time.monotonic() < deadline, f"its workers live on: {family}"
+        time.sleep(0.05)
     finished = len(journal.read_text().splitlines())
     told = []
     run = prepare_run(tmp_path / "run", data, recipe, progress=lambda done, total: told.append(done))
-    assert told[0] > finished >= 5 and told[-1] == 60
+    assert told[0] > finished >= 5 and told[-1] == 120
     clean = prepare_run(tmp_path / "clean", data, recipe)
     assert {name: content for name, content in outputs(run).items() if name.startswith("images")} == {
         name: content for name, content in outputs(clean).items() if name.startswith("images")

@@ -11,6 +11,7 @@ const SPOTS = [[47, 114], [68, 112], [92, 80], [75, 60], [60, 58], [45, 60], [28
 const NEAR = { mouse: 9, pen: 12, touch: 24 }; // pixels of the screen within which a press takes hold of a point
 const SMALLEST = 8; // pixels of a rectangle's side that make a picture
 const IDLE_S = 60; // a pause longer than this is no work
+const LOOK_MS = 20_000; // how often the page looks for what other tabs and programs did
 
 const view = new View($("stage"), $("picture"), $("overlay"));
 let hands = []; // { id, state, flagged, seconds } of every hand
@@ -22,7 +23,7 @@ let cursor = null; // where the pointer is on the stage
 let history = []; // { id, before, after }
 let future = [];
 let lastActive = 0;
-let ready = false; // whether the picture on the stage is that of the hand shown
+let shown = "loading"; // whether the picture on the stage is that of the hand shown: "loading", "ready", "failed"
 let ticket = 0; // of the newest wish to open a hand
 let steps = Promise.resolve(); // undo and redo, one after the other
 const ahead = new Map(); // images being loaded
@@ -36,16 +37,21 @@ const nextPoint = (h = current) => h.points.findIndex((p) => !p);
 const stateOf = (h) => (h.skipped ? "skipped" : h.points.every(Boolean) ? "done" : h.points.some(Boolean) ? "begun" : "open");
 const left = (h) => h.state === "open" || h.state === "begun";
 const copy = (h) => ({ points: [...h.points], skipped: h.skipped, flagged: h.flagged });
+const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
 
-// Change the hand shown, by a function on a copy of its marks; remembered, drawn, saved.
-function change(edit) {
+// Change the hand shown, by a function on a copy of its marks; remembered, drawn, saved. Says whether it was done: nobody can
+// have seen a hand that is loading yet, and one whose image cannot be read may be skipped or flagged, no more.
+function change(edit, touchesPoints = true) {
+  if (shown === "loading" || (touchesPoints && shown === "failed")) return false;
   const before = copy(current);
   const after = copy(current);
   edit(after);
-  if (JSON.stringify(before) === JSON.stringify(after)) return;
+  if (touchesPoints) after.points = after.points.map((p) => p && view.clamp(p));
+  if (same(before, after)) return true;
   history.push({ id: current.id, before, after });
   future = [];
   put(after);
+  return true;
 }
 
 function put(marks) {
@@ -64,11 +70,11 @@ function note(h) {
 }
 
 function setPoint(place) {
-  if (!ready) return; // nobody can have seen this hand yet
   const index = nextPoint();
   if (index < 0) return say("All seven are set. Drag a point, or press its number to set it anew.");
+  if (!change((marks) => { marks.points[index] = place; marks.skipped = ""; })) return;
   chosen = index;
-  change((marks) => { marks.points[index] = view.clamp(place); marks.skipped = ""; });
+  draw();
   if (nextPoint() < 0) {
     $("last").textContent = `Last: ${current.id}, done. Undo (Z) goes back to it.`;
     go(+1, left);
@@ -78,7 +84,7 @@ function setPoint(place) {
 function accept() {
   const offered = suggestion();
   if (!offered) return say("No suggestion for this hand.");
-  change((marks) => { marks.points = offered.map((p) => view.clamp(p)); });
+  if (!change((marks) => { marks.points = [...offered]; })) return;
   $("last").textContent = `Last: ${current.id}, suggestion accepted. Undo (Z) goes back to it.`;
   go(+1, left);
 }
@@ -86,7 +92,7 @@ function accept() {
 function nudge(dx, dy) {
   if (!current.points[chosen]) return;
   const [x, y] = current.points[chosen];
-  change((marks) => { marks.points[chosen] = view.clamp([x + dx, y + dy]); });
+  change((marks) => { marks.points[chosen] = [x + dx, y + dy]; });
 }
 
 function remove(index) {
@@ -102,18 +108,32 @@ function swap() {
 const step = (...which) => { steps = steps.then(() => stepOnce(...which)); };
 
 async function stepOnce(from, to, which) {
-  const action = from.pop();
+  const action = from.at(-1);
   if (!action) return say(which === "before" ? "Nothing to undo." : "Nothing to redo.");
-  to.push(action);
   if (action.id !== current.id) await open(action.id);
+  if (action.id !== current.id || shown === "loading") return; // it could not be opened, or another hand was wanted meanwhile
+  if (!same(copy(current), which === "before" ? action.after : action.before)) {
+    forget(action.id);
+    return say("This hand was changed elsewhere since; your steps in it cannot be undone.");
+  }
+  from.pop();
+  to.push(action);
   put(action[which]);
-  const moved = action.before.points.findIndex((p, i) => JSON.stringify(p) !== JSON.stringify(action.after.points[i]));
+  const moved = action.before.points.findIndex((p, i) => !same(p, action.after.points[i]));
   if (moved >= 0) chosen = moved;
   draw();
 }
 
+// No more undo or redo in a hand: it is not as those steps left it.
+function forget(id) {
+  history = history.filter((action) => action.id !== id);
+  future = future.filter((action) => action.id !== id);
+}
+
 function askSkip() {
-  if (current.skipped) return change((marks) => { marks.skipped = ""; });
+  if (current.skipped) return change((marks) => { marks.skipped = ""; }, false);
+  if (shown === "loading") return;
+  $("skip").dataset.hand = current.id;
   $("reason").value = "";
   $("skip").returnValue = "cancel";
   $("skip").showModal();
@@ -121,9 +141,9 @@ function askSkip() {
 
 $("skip").addEventListener("close", () => {
   if ($("skip").returnValue !== "skip") return;
-  const reason = $("reason").value.trim() || "no reason given";
-  change((marks) => { marks.skipped = reason; });
-  go(+1, left);
+  if ($("skip").dataset.hand !== current.id) return;
+  const reason = $("reason").value.trim().replace(/\s+/g, " ") || "no reason given";
+  if (change((marks) => { marks.skipped = reason; }, false)) go(+1, left);
 });
 
 // ---- which hand ----------------------------------------------------------------------------------------------------
@@ -151,7 +171,7 @@ function go(direction, passes = wanted, from = current?.id) {
 
 async function open(id, passes = null) {
   const mine = ++ticket;
-  ready = false;
+  shown = "loading";
   $("stage").classList.add("loading");
   try {
     const h = saver.waiting.get(id) ?? (await fetchHand(id)); // from disk, unless what we know of it is newer
@@ -161,15 +181,18 @@ async function open(id, passes = null) {
     current = h;
     chosen = Math.max(0, nextPoint(h) < 0 ? 6 : nextPoint(h) - 1);
     lastActive = performance.now();
-    const shown = view.show(imageAddress(id), h.width, h.height);
+    const picture = view.show(imageAddress(id), h.width, h.height);
     draw();
-    await shown;
+    await picture;
     if (mine !== ticket) return;
-    ready = true;
+    shown = "ready";
     $("stage").classList.remove("loading");
     lastActive = performance.now();
   } catch (error) {
-    if (mine === ticket) say(`${id}: ${await why(id, error)}`);
+    if (mine !== ticket) return;
+    if (current?.id === id) shown = "failed";
+    say(`${id}: ${await why(id, error)}`);
+    if (mine === ticket && current && current.id !== id) return open(current.id); // back to the hand that is shown
   }
   loadAhead();
 }
@@ -179,30 +202,37 @@ async function why(id, error) {
   return answer && !answer.ok ? (await answer.json().catch(() => ({}))).error ?? error.message : error.message;
 }
 
+// The pictures that may be wanted next: of the next two hands to do, of the hands before and after.
 function loadAhead() {
-  let from = current?.id;
-  for (let i = 0; i < 2; i++) {
-    const next = neighbour(+1, (h) => left(h) && wanted(h), from);
-    if (!next || ahead.has(next.id)) { from = next?.id; if (!next) return; continue; }
+  if (!current) return;
+  const toDo = (h) => left(h) && wanted(h);
+  const first = neighbour(+1, toDo);
+  for (const next of [first, first && neighbour(+1, toDo, first.id), neighbour(+1, wanted), neighbour(-1, wanted)]) {
+    if (!next || ahead.has(next.id)) continue;
     const image = new Image();
     image.src = imageAddress(next.id);
     ahead.set(next.id, image);
-    if (ahead.size > 6) ahead.delete(ahead.keys().next().value);
-    from = next.id;
+    if (ahead.size > 8) ahead.delete(ahead.keys().next().value);
   }
 }
 
 // ---- saving --------------------------------------------------------------------------------------------------------
 
 const saver = new Saver({
-  saved: () => {},
-  trouble: (text) => { $("banner").textContent = text; $("banner").hidden = !text; },
+  trouble: (text) => warn("saving", text),
   conflict: (mine, theirs) => { questions = questions.then(() => settle(mine, theirs)); },
 });
 let questions = Promise.resolve(); // one after the other
 
+const warnings = new Map(); // of saving, of reading
+function warn(about, text) {
+  warnings.set(about, text);
+  $("banner").textContent = [...warnings.values()].filter(Boolean).join(" ");
+  $("banner").hidden = !$("banner").textContent;
+}
+
 async function settle(mine, theirs) {
-  if (mine.version >= theirs.version) return; // settled by the question before
+  if (mine.version === theirs.version) return; // settled by the question before
   $("conflict-hand").textContent = mine.id;
   $("conflict").showModal();
   const answer = await new Promise((answered) => { // not by "close": it comes later, and a click before it would be lost
@@ -213,8 +243,7 @@ async function settle(mine, theirs) {
   if (answer === "mine") {
     saver.save(mine);
   } else {
-    history = history.filter((action) => action.id !== mine.id);
-    future = future.filter((action) => action.id !== mine.id);
+    forget(mine.id);
     Object.assign(mine, theirs);
   }
   note(mine);
@@ -283,26 +312,26 @@ const ACTIONS = [
   { keys: ["z", "ctrl+z"], shown: "Z", does: "undo, in earlier hands too", button: "Undo", run: () => step(history, future, "before") },
   { keys: ["y", "ctrl+y", "ctrl+shift+z"], shown: "Y", does: "redo", button: "Redo", run: () => step(future, history, "after") },
   { keys: ["s"], shown: "S", does: "skip this hand with a reason, or take it up again", button: "Skip", run: askSkip },
-  { keys: ["f"], shown: "F", does: "flag for a second look", button: "Flag", run: () => change((marks) => { marks.flagged = !marks.flagged; }) },
+  { keys: ["f"], shown: "F", does: "flag for a second look", button: "Flag", run: () => change((marks) => { marks.flagged = !marks.flagged; }, false) },
   { keys: ["m"], shown: "M", does: "mirror the diagram: thumb on the other side", button: "Mirror", run: () => { mirrored = !mirrored; draw(); } },
   { keys: ["x"], shown: "X", does: "swap for a mirrored hand: ulna and radius, thumb and little finger …", button: "Swap", run: swap },
   { keys: ["Delete", "Backspace"], shown: "Delete", does: "delete the chosen point", button: "Delete", run: () => remove(chosen) },
   ...[..."1234567"].map((key, i) => ({ keys: [key], shown: i ? "" : "1 … 7", does: "choose a point; pressed twice, set it anew", run: () => (chosen === i && current.points[i] ? remove(i) : ((chosen = i), draw())) })),
-  { keys: ["ArrowLeft"], shown: "Arrows", does: "move the chosen point by a pixel; with Shift by ten", run: (e) => nudge(e.shiftKey ? -10 : -1, 0) },
-  { keys: ["ArrowRight"], run: (e) => nudge(e.shiftKey ? 10 : 1, 0) },
-  { keys: ["ArrowUp"], run: (e) => nudge(0, e.shiftKey ? -10 : -1) },
-  { keys: ["ArrowDown"], run: (e) => nudge(0, e.shiftKey ? 10 : 1) },
+  { keys: ["ArrowLeft"], held: true, shown: "Arrows", does: "move the chosen point by a pixel; with Shift by ten", run: (e) => nudge(e.shiftKey ? -10 : -1, 0) },
+  { keys: ["ArrowRight"], held: true, run: (e) => nudge(e.shiftKey ? 10 : 1, 0) },
+  { keys: ["ArrowUp"], held: true, run: (e) => nudge(0, e.shiftKey ? -10 : -1) },
+  { keys: ["ArrowDown"], held: true, run: (e) => nudge(0, e.shiftKey ? 10 : 1) },
   { keys: ["c"], shown: "C", does: "set the next point at the cursor, or in the middle of the view", run: () => { const at = view.toImage(...(cursor ?? [$("stage").clientWidth / 2, $("stage").clientHeight / 2])); if (view.inside(at)) setPoint(at); } },
-  { keys: ["+", "="], shown: "+ −", does: "zoom to the cursor", button: "Zoom in", run: () => zoomAt(1.25) },
-  { keys: ["-"], button: "Zoom out", run: () => zoomAt(0.8) },
+  { keys: ["+", "="], held: true, shown: "+ −", does: "zoom to the cursor", button: "Zoom in", run: () => zoomAt(1.25) },
+  { keys: ["-"], held: true, button: "Zoom out", run: () => zoomAt(0.8) },
   { keys: ["0"], shown: "0", does: "the whole image", button: "Fit", run: () => view.fit() },
-  { keys: ["h", "j", "k", "l"], shown: "H J K L", does: "move the picture left, down, up, right", run: (e) => view.pan(...({ h: [60, 0], j: [0, -60], k: [0, 60], l: [-60, 0] })[e.key.toLowerCase()]) },
-  { keys: ["b"], shown: "B / V", does: "brighter, darker", run: () => tone("brightness", 0.1) },
-  { keys: ["v"], run: () => tone("brightness", -0.1) },
-  { keys: ["]"], shown: "[ ]", does: "less, more contrast", run: () => tone("contrast", 0.1) },
-  { keys: ["["], run: () => tone("contrast", -0.1) },
-  { keys: ["."], shown: ", .", does: "lower, higher gamma", run: () => tone("gamma", 0.1) },
-  { keys: [","], run: () => tone("gamma", -0.1) },
+  { keys: ["h", "j", "k", "l"], held: true, shown: "H J K L", does: "move the picture left, down, up, right", run: (e) => view.pan(...({ h: [60, 0], j: [0, -60], k: [0, 60], l: [-60, 0] })[e.key.toLowerCase()]) },
+  { keys: ["b"], held: true, shown: "B / V", does: "brighter, darker", run: () => tone("brightness", 0.1) },
+  { keys: ["v"], held: true, run: () => tone("brightness", -0.1) },
+  { keys: ["]"], held: true, shown: "[ ]", does: "less, more contrast", run: () => tone("contrast", 0.1) },
+  { keys: ["["], held: true, run: () => tone("contrast", -0.1) },
+  { keys: ["."], held: true, shown: ", .", does: "lower, higher gamma", run: () => tone("gamma", 0.1) },
+  { keys: [","], held: true, run: () => tone("gamma", -0.1) },
   { keys: ["i"], shown: "I", does: "invert grey", button: "Invert", run: () => view.setTone({ invert: !view.tone.invert }) },
   { keys: ["r"], shown: "R", does: "reset the display", run: resetTone },
   { keys: ["g"], shown: "G", does: "filter: all, to do, done, skipped, flagged, suggested", run: () => { const f = $("filter"); f.selectedIndex = (f.selectedIndex + 1) % f.options.length; f.dispatchEvent(new Event("change")); } },
@@ -331,6 +360,7 @@ addEventListener("keydown", (event) => {
   const action = BY_KEY.get(key);
   if (!action) return;
   event.preventDefault();
+  if (event.repeat && !action.held) return; // a key held down accepts one hand, not all
   perform(action, event);
 });
 addEventListener("keyup", (event) => { if (event.key === " ") spaceHeld = false; });
@@ -371,7 +401,7 @@ function pointAt(place, reach) {
 }
 
 stage.addEventListener("pointerdown", (event) => {
-  if (!current) return;
+  if (!current || shown === "loading") return;
   event.preventDefault();
   stage.focus({ preventScroll: true });
   stage.setPointerCapture(event.pointerId);
@@ -380,7 +410,7 @@ stage.addEventListener("pointerdown", (event) => {
   if (fingers.size === 2) { held = { kind: "pinch", before: [...fingers.values()].map((p) => [...p]) }; return; }
   if (event.button !== 0 || spaceHeld) { held = { kind: "pan" }; stage.classList.add("panning"); return; }
   const index = pointAt(place, NEAR[event.pointerType] ?? 9);
-  held = index < 0 ? { kind: "tap", place } : { kind: "point", index, start: place, offered: suggestion(), points: [...(suggestion() ?? current.points)], moved: false };
+  held = index < 0 ? { kind: "tap", id: current.id } : { id: current.id, kind: "point", index, start: place, offered: suggestion(), points: [...(suggestion() ?? current.points)], moved: false };
   if (index >= 0) { chosen = index; draw(); }
 });
 
@@ -416,7 +446,7 @@ function release(event) {
   stage.classList.remove("panning");
   if (was?.kind === "pinch" && fingers.size > 0) return; // until the last finger is up
   held = null;
-  if (event.type === "pointercancel" || !was || !current) return draw();
+  if (event.type === "pointercancel" || !was || !current || (was.id && was.id !== current.id)) return draw(); // not on another hand
   $("next").dataset.said = "";
   if (was.kind === "point" && was.moved) change((marks) => { marks.points = was.points; });
   const anew = was.kind === "point" && !was.moved && was.offered; // a click beside a suggestion begins the hand's own marks
@@ -435,16 +465,21 @@ stage.addEventListener("wheel", (event) => { event.preventDefault(); view.zoom(M
 // ---- begin ---------------------------------------------------------------------------------------------------------
 
 for (const [x, y] of SPOTS) $("spots").append(make("circle", { cx: x, cy: y, r: 5 }));
-const all = await overview();
+const all = await overview().catch((error) => { warn("reading", `${error.message} Then load this page again.`); throw error; });
 hands = all.hands;
 suggestedIds = new Set(all.suggested);
 setInterval(async () => { // what other tabs did
   if (document.hidden || saver.pending) return;
-  const fresh = await overview().catch(() => null);
-  if (!fresh || saver.pending) return;
-  hands = fresh.hands;
-  draw();
-}, 20_000);
+  try {
+    const fresh = await overview();
+    warn("reading", "");
+    if (saver.pending) return;
+    hands = fresh.hands;
+    draw();
+  } catch (error) {
+    warn("reading", `What is on disk cannot be read now: ${error.message}`);
+  }
+}, LOOK_MS);
 $("file").textContent = `Saved in ${all.table}`;
 $("filter").querySelector("[value=suggested]").hidden = suggestedIds.size === 0;
 await open((hands.find(left) ?? hands[0]).id);

@@ -1,19 +1,24 @@
 // Talk with the server: hands in, changes out, one after the other. A change that cannot be sent is kept and sent again.
 
 async function ask(path, options = {}) {
-  const answer = await fetch(path, { headers: { "Content-Type": "application/json" }, ...options });
+  const answer = await fetch(path, { headers: { "Content-Type": "application/json" }, ...options }).catch(() => { throw new Error("bonecaffe annotate does not answer"); });
   const said = await answer.json().catch(() => ({ error: `the server answered ${answer.status}` }));
   return { status: answer.status, said };
 }
 
-export async function overview() {
-  return (await ask("hands")).said;
-}
-
-export async function hand(id) {
-  const { status, said } = await ask(`hands/${encodeURIComponent(id)}`);
+async function get(path) {
+  const { status, said } = await ask(path);
   if (status !== 200) throw new Error(said.error);
   return said;
+}
+
+export const overview = () => get("hands");
+
+const tenth = (v) => Math.round(v * 10) / 10; // as the table is written
+
+export async function hand(id) {
+  const said = await get(`hands/${encodeURIComponent(id)}`);
+  return { ...said, points: said.points.map((p) => p && p.map(tenth)) };
 }
 
 export const imageAddress = (id) => `images/${encodeURIComponent(id)}`;
@@ -23,11 +28,16 @@ export function thumbnailAddress(id, points) {
   return `thumbnails/${encodeURIComponent(id)}?points=${encodeURIComponent(pairs)}`;
 }
 
-// Writes changes in order. `on.saved(hand)`, `on.conflict(mine, theirs)`, `on.trouble(text or "")` tell what became of them.
+const AGAIN_MS = 1500;
+const content = ({ points, skipped, flagged, seconds }) => ({ points, skipped, flagged, seconds });
+
+// Writes changes in order; one that cannot be written waits and is sent again. `on.conflict(mine, theirs)` and
+// `on.trouble(text or "")` tell what became of them.
 export class Saver {
   constructor(on) {
     this.on = on;
     this.waiting = new Map(); // id -> the newest state of that hand
+    this.failed = new Map(); // id -> why it is not on disk
     this.running = null;
   }
 
@@ -45,28 +55,39 @@ export class Saver {
   async #run() {
     while (this.waiting.size > 0) {
       const [id, mine] = this.waiting.entries().next().value;
-      const { points, skipped, flagged, seconds } = mine;
-      const sent = JSON.stringify({ points, skipped, flagged, seconds, version: mine.version });
       try {
-        const { status, said } = await ask(`hands/${encodeURIComponent(id)}`, { method: "PUT", body: sent });
-        if (status === 200) {
-          mine.version = said.version; // `mine` may have changed meanwhile; then it waits again
-          if (this.waiting.get(id) === mine && sent === JSON.stringify({ points: mine.points, skipped: mine.skipped, flagged: mine.flagged, seconds: mine.seconds, version: said.version - 1 })) this.waiting.delete(id);
-          this.on.trouble("");
-          this.on.saved(said);
-        } else if (status === 409) {
-          this.waiting.delete(id);
-          this.on.conflict(mine, said.hand);
-        } else if (status === 507 || status >= 500) {
-          throw new Error(said.error);
-        } else {
-          this.waiting.delete(id);
-          this.on.trouble(`Not saved: ${said.error}`);
-        }
+        await this.#send(id, mine);
+        this.failed.delete(id);
       } catch (error) {
-        this.on.trouble(`Not saved yet: ${error.message}. What you marked is kept here and is sent again; leave this page open.`);
-        await new Promise((wake) => setTimeout(wake, 1500));
+        this.failed.set(id, error.message);
+        if (this.waiting.get(id) === mine) { // the others' turn
+          this.waiting.delete(id);
+          this.waiting.set(id, mine);
+        }
       }
+      this.#tell();
+      if (this.failed.size > 0 && [...this.waiting.keys()].every((each) => this.failed.has(each))) await new Promise((wake) => setTimeout(wake, AGAIN_MS));
     }
+  }
+
+  async #send(id, mine) {
+    const sent = JSON.stringify(content(mine));
+    const { status, said } = await ask(`hands/${encodeURIComponent(id)}`, { method: "PUT", body: JSON.stringify({ ...content(mine), version: mine.version }) });
+    if (status === 409) {
+      this.waiting.delete(id);
+      this.on.conflict(mine, said.hand);
+    } else if (status === 200) {
+      mine.version = said.version;
+      if (this.waiting.get(id) === mine && sent === JSON.stringify(content(mine))) this.waiting.delete(id); // else it changed meanwhile, and waits again
+    } else {
+      throw new Error(status === 404 ? "another bonecaffe answers here now" : said.error);
+    }
+  }
+
+  #tell() {
+    const [first] = this.failed;
+    if (!first) return this.on.trouble("");
+    const hands = this.failed.size === 1 ? `Hand ${first[0]} is` : `${this.failed.size} hands are`;
+    this.on.trouble(`Not saved yet: ${first[1]}. ${hands} kept here and sent again; leave this page open. If bonecaffe annotate has ended, start it again as before.`);
   }
 }
