@@ -75,7 +75,11 @@ def test_a_fork_computes_too(deploy):
     forward(deploy, 2, "fork")
 
 
-WIDE = {"network__fc_outputs": (1024, 512), "network__conv_outputs": (24, 32, 48, 48, 32), "network__conv_groups": (1, 2, 1, 2, 2)}
+WIDE = {
+    "network__fc_outputs": (1024, 512),
+    "network__conv_outputs": (24, 32, 48, 48, 32),
+    "network__conv_groups": (1, 2, 1, 2, 2),
+}
 """Wide enough that the products of full layers, sums, scalings and powers are shared by threads too."""
 
 
@@ -95,7 +99,9 @@ def test_training_differs_by_rounding_only(hands, tmp_path, monkeypatch, kind):
     caffe = caffe_tools.import_pycaffe()
 
     def learnt(paths):  # what eight iterations changed
-        before, after = (caffe.Net(str(tmp_path / "0" / "deploy.prototxt"), str(path), caffe.TEST).params for path in paths)
+        before, after = (
+            caffe.Net(str(tmp_path / "0" / "deploy.prototxt"), str(path), caffe.TEST).params for path in paths
+        )
         return {(name, i): after[name][i].data - before[name][i].data for name in after for i in (0, 1)}
 
     ours = learnt(three)

@@ -53,7 +53,13 @@ def test_cards_are_read(smi):
 def test_cards_are_numbered_as_caffe_numbers_them(smi, monkeypatch):
     """CUDA_VISIBLE_DEVICES leaves cards out and numbers the others anew; Caffe is told to keep the order of the slots."""
     smi("0, GTX 1060, 6.1, 6144 MiB", "1, A6000, 8.6, 49140 MiB", "2, L4, 8.9, 23034 MiB")
-    for wish, names in (("1", ["A6000"]), ("2,0", ["L4", "GTX 1060"]), ("GPU-0002", ["L4"]), ("", []), ("1,7,0", ["A6000"])):
+    for wish, names in (
+        ("1", ["A6000"]),
+        ("2,0", ["L4", "GTX 1060"]),
+        ("GPU-0002", ["L4"]),
+        ("", []),
+        ("1,7,0", ["A6000"]),
+    ):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", wish)
         assert [(card.index, card.name) for card in gpu.cards()] == list(enumerate(names)), wish
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")

@@ -337,12 +337,18 @@ def test_a_held_key_accepts_one_hand(browser, serve, truth, table, tmp_path):
     write_points(offered, truth.values())
     page = Page(browser, serve("--suggest", str(offered)).address)
     for number in range(12):
-        press = {"type": "rawKeyDown", "key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13, "autoRepeat": number > 0}
+        press = {
+            "type": "rawKeyDown",
+            "key": "Enter",
+            "code": "Enter",
+            "windowsVirtualKeyCode": 13,
+            "autoRepeat": number > 0,
+        }
         browser.execute_cdp_cmd("Input.dispatchKeyEvent", press)
         time.sleep(0.05)
     browser.execute_cdp_cmd("Input.dispatchKeyEvent", {"type": "keyUp", "key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13})  # fmt: skip
     page.ready(list(truth)[1])
-    page.wait(lambda: count(table, list(truth)[0]) == 7)
+    page.wait(lambda: count(table, next(iter(truth))) == 7)
     assert len(read_points(table)) == 1
 
 
@@ -546,5 +552,7 @@ def test_ctrl_c_and_a_second_server(serve, tmp_path, hands):
     serving.kill(signal.SIGINT)
     assert serving.process.returncode in (0, 130)
     assert serve().address != serving.address
-    assert {path.name for path in tmp_path.iterdir()} <= {".points.csv.lock", ".points.csv.page"}, list(tmp_path.iterdir())
+    assert {path.name for path in tmp_path.iterdir()} <= {".points.csv.lock", ".points.csv.page"}, list(
+        tmp_path.iterdir()
+    )
     assert "Traceback" not in serving.said + (serving.process.stdout.read() or "")

@@ -138,7 +138,10 @@ def test_public_boxes_are_read():
         assert abs(thumb[0] - radius[0]) < abs(thumb[0] - ulna[0])
         assert abs(little[0] - ulna[0]) < abs(little[0] - radius[0])
         index = hand.points[3]
-        across = [(x - index[0]) * (little[0] - index[0]) + (y - index[1]) * (little[1] - index[1]) for x, y in hand.points[3:]]
+        across = [
+            (x - index[0]) * (little[0] - index[0]) + (y - index[1]) * (little[1] - index[1])
+            for x, y in hand.points[3:]
+        ]
         assert across == sorted(across) and min(b - a for a, b in itertools.pairwise(across)) > 0.1 * across[-1]
 
 
@@ -154,10 +157,17 @@ def test_incomplete_hands_can_be_left_out(tmp_path):
     (tmp_path / "c.json").write_text(json.dumps(whole))
     out = tmp_path / "points.csv"
     refused = CliRunner().invoke(main, ["points", "import", str(tmp_path), "--out", str(out)])
-    assert refused.exit_code == 1 and "b.xml" in refused.output and "skip-incomplete" in refused.output and not out.exists()
+    assert (
+        refused.exit_code == 1
+        and "b.xml" in refused.output
+        and "skip-incomplete" in refused.output
+        and not out.exists()
+    )
     done = CliRunner().invoke(main, ["points", "import", str(tmp_path), "--out", str(out), "--skip-incomplete"])
     assert done.exit_code == 0, done.output
-    assert "left out: " in done.output and "b.xml: 0 boxes named ulna" in done.output and "not marked: ulna" in done.output
+    assert (
+        "left out: " in done.output and "b.xml: 0 boxes named ulna" in done.output and "not marked: ulna" in done.output
+    )
     assert set(read_points(out)) == {a.id, c.id}
 
 
@@ -173,7 +183,14 @@ def test_incomplete_hands_can_be_left_out(tmp_path):
 )
 def test_names_of_images_in_label_studio(address, stem):
     """Local storage, uploads, the web, another system's paths."""
-    result = [{"type": "keypointlabels", "original_width": 300, "original_height": 390, "value": {"x": 10, "y": 10, "keypointlabels": ["ulna"]}}]
+    result = [
+        {
+            "type": "keypointlabels",
+            "original_width": 300,
+            "original_height": 390,
+            "value": {"x": 10, "y": 10, "keypointlabels": ["ulna"]},
+        }
+    ]
     (hand,) = foreign._label_studio([{"data": {"image": address}, "annotations": [{"result": result}]}])
     assert hand.id == stem
 
@@ -183,7 +200,9 @@ def test_an_id_with_a_path_in_it_is_refused(tmp_path):
     table = tmp_path / "points.csv"
     hand = next(iter(HANDS.values()))
     write_points(table, [ReferencePoints("../../x", hand.width, hand.height, hand.points)])
-    done = CliRunner().invoke(main, ["points", "export", str(table), "--format", "labelme", "--out", str(tmp_path / "a" / "b")])
+    done = CliRunner().invoke(
+        main, ["points", "export", str(table), "--format", "labelme", "--out", str(tmp_path / "a" / "b")]
+    )
     assert done.exit_code == 1 and "without folder" in done.output and not (tmp_path / "x.json").exists()
 
 

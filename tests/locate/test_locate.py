@@ -166,7 +166,10 @@ def test_verdicts():
     assert stage.judge("a", (210, 120), Found(points, 0.01, 0.0)).sure
     for height in (191, 195):
         at = stage.judge("a", (height, 120), Found(points, 0.01, 0.0))
-        assert at.verdict.startswith("unsure: ulna lies at the image's border") and at.points[0] == (40.0, min(191.0, height - 1))
+        assert at.verdict.startswith("unsure: ulna lies at the image's border") and at.points[0] == (
+            40.0,
+            min(191.0, height - 1),
+        )
     assert stage.judge("a", (160, 120), Found(points, 0.01, 0.0)).verdict.startswith("cut off: ulna")
     doubtful = stage.judge("a", (300, 120), Found(points, 0.3, 0.0))
     assert doubtful.verdict.startswith("unsure") and doubtful.confidence < 0.1
