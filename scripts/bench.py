@@ -423,7 +423,7 @@ def train(folder: Path) -> list[tuple[str, str]]:
 def caffe_time(program: str, run: Path) -> float:
     """Seconds of a forward and backward pass of a run's own training net and LMDB, by `caffe time`."""
     command = [program, "time", "-model", "train_val.prototxt", "-iterations", "3"]
-    loud = {**os.environ, "GLOG_minloglevel": "0"}
+    loud = {**caffe_tools.UNLESS_SET, **os.environ, "GLOG_minloglevel": "0"}
     said = subprocess.run(command, cwd=run, env=loud, capture_output=True, text=True, check=True).stderr
     return float(said.split("Average Forward-Backward: ")[1].split()[0]) / 1000
 
