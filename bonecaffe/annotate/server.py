@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import json
 import secrets
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ def make_app(marking: Marking, preparation: Preparation, token: str, port: int) 
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = 64 * 1024
     pictures = Pictures(preparation)
+    threading.Thread(target=_look_ahead, args=(marking, pictures), daemon=True).start()
     hosts = {f"{name}:{port}" for name in (ADDRESS, "localhost")}
     if port == 80:  # browsers leave it out
         hosts |= {ADDRESS, "localhost"}
@@ -143,6 +146,13 @@ def make_app(marking: Marking, preparation: Preparation, token: str, port: int) 
         }
 
     return app
+
+
+def _look_ahead(marking: Marking, pictures: Pictures) -> None:
+    """Decode the hand that the page will open first, while the browser starts."""
+    with contextlib.suppress(BonecaffeError, OSError):
+        first = next((case_id for case_id, marks in marking.all() if marks.state in ("open", "begun")), marking.ids[0])
+        pictures.jpeg(marking.images[first])
 
 
 def _parse(said: Any) -> Marks:

@@ -9,6 +9,8 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext
 from typing import TypeVar
 
 from bonecaffe.errors import BonecaffeError
@@ -36,6 +38,14 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
+def warm_up(module: str) -> ForkServerContext:
+    """Have the server that workers are forked from import a module, while the caller does other things."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([module, "cv2"])
+    forkserver.ensure_running()
+    return context
+
+
 def run(
     work: Callable[[Task], Result], tasks: Sequence[Task], workers: int, error: type[BonecaffeError]
 ) -> Iterator[Result]:
@@ -43,8 +53,7 @@ def run(
 
     Raises ``error`` when a worker process was killed, as a machine short of memory does, instead of waiting for it.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([work.__module__, "cv2"])
+    context = warm_up(work.__module__)
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare_worker)
     try:
         yield from pool.map(work, tasks, chunksize=4)
