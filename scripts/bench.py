@@ -313,9 +313,12 @@ def evaluate(folder: Path) -> list[tuple[str, str]]:
 
 def predict(folder: Path) -> list[tuple[str, str]]:
     """Predictions by pycaffe and by OpenCV's importer of the same files: cold (process start to months), one warm, a batch of 32."""
+    import cv2
+
     from bonecaffe.hands.images import read_image
     from bonecaffe.predict import Predictor
 
+    cv2.setNumThreads(-1)  # all cores again, after parts that decode on one
     run, data = full_net(folder), folder / "data"
     image = next((data / "images").glob("*.png"))
     normals = [read_image(path) for path in sorted(run.images.glob("*.png"))[:32]]
