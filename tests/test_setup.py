@@ -156,7 +156,7 @@ def pretended_cuda(tmp_path):
         listed = "\\n".join(f"compute_{one}" for one in architectures)
         nvcc.write_text(
             f"#!/bin/sh\ncase $1 in --version) echo 'Cuda compilation tools, release {version}, V{version}.1';; "
-            f"--list-gpu-arch) printf '{listed}\\n';; esac\n"
+            f"--list-gpu-arch) printf '{listed}\\n';; -ccbin) echo 'unsupported GNU version!' >&2; exit 1;; esac\n"
         )
         nvcc.chmod(0o755)
         return {"BONECAFFE_GPU": "1", "CUDA_HOME": str(tmp_path / "cuda")}
@@ -182,5 +182,12 @@ def test_gpu_builds_that_cannot_be_are_refused(pretended_cuda, tmp_path):
     said = refused(**today, CUDA_ARCH="6.1")
     assert "compute capability 61: CUDA 13.0 knows 75 and newer" in said and "install CUDA 12 or 11.8" in said
     assert "'ampere' is no compute capability" in refused(**today, CUDA_ARCH="ampere")
+    smi = tmp_path / "bin" / "nvidia-smi"
+    smi.parent.mkdir()
+    smi.write_text("#!/bin/sh\necho 'No devices were found'\n")
+    smi.chmod(0o755)
+    said = refused(**today, PATH=f"{smi.parent}:{os.environ['PATH']}")
+    assert "no card seen and no CUDA_ARCH given: built for compute capability 75" in said
+    assert "takes none of the C++ compilers here: unsupported GNU version!" in said and "CUDAHOSTCXX" in said
     assert "no bin/nvcc there" in refused(BONECAFFE_GPU="1", CUDA_HOME=str(tmp_path))
     assert "1 builds for a GPU, 0 for the CPU" in refused(BONECAFFE_GPU="yes")
