@@ -42,11 +42,11 @@ def make(kind: Kind, deploy: Path, caffemodel: Path, gpu: int | None = None) -> 
 class _Caffe:
     def __init__(self, deploy: Path, caffemodel: Path, gpu: int | None) -> None:
         try:
-            if gpu is not None and (problem := gpus.problem(str(gpu))):
-                raise CaffeError(problem)
             caffe = caffe_tools.import_pycaffe()
         except CaffeError as error:
             raise CaffeError(f"{error} Without Caffe, the same files can be used with --engine opencv.") from error
+        if gpu is not None and (problem := gpus.problem(str(gpu))):
+            raise CaffeError(problem)
         self._caffe, self._gpu = caffe, gpu
         self._set_mode()
         self._net = caffe.Net(str(deploy), str(caffemodel), caffe.TEST)

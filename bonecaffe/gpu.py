@@ -58,7 +58,7 @@ def problem(wanted: str) -> str | None:
     if not caffe.has_gpu:
         return (
             f"--gpu {wanted}: this Caffe ({caffe.origin}) was built without GPU support. "
-            "Compute on the CPU, or build one with: make caffe GPU=1"
+            "Compute on the CPU, or build one with `make caffe GPU=1`."
         )
     if not any(path.exists() for path in _DRIVERS):
         return f"--gpu {wanted}: no NVIDIA driver on this machine. Install it (nvidia-smi then lists the card), or compute on the CPU."
@@ -74,7 +74,7 @@ def problem(wanted: str) -> str | None:
         if built and not _runs_on(card.capability, built):
             return (
                 f"--gpu {wanted}: card {card.index} ({card.name}) has compute capability {card.capability / 10}, and this Caffe was "
-                f"built for {', '.join(str(number / 10) for number in built)}. Build it anew: make caffe GPU=1"
+                f"built for {', '.join(str(number / 10) for number in built)}. Build it anew with `make caffe GPU=1`."
             )
     return None
 

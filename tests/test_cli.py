@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -195,3 +197,12 @@ def test_fetch_script_says_no_when_it_cannot(tmp_path):
         assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr
         assert not (tmp_path / "w.caffemodel").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["wrong"]
+
+
+def test_a_folder_of_our_name_where_it_is_called(tmp_path):
+    """Beside a clone, a folder bonecaffe lies in the current one; worker processes must not take it for the package."""
+    (tmp_path / "bonecaffe").mkdir()
+    program = shutil.which("bonecaffe", path=str(Path(sys.executable).parent))
+    done = subprocess.run([program, "phantom", "out", "--count", "9", "--size", "200x260"], cwd=tmp_path, capture_output=True, text=True, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "out" / "images").iterdir())) == 9

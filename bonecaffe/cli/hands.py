@@ -57,7 +57,7 @@ def points() -> None:
 @click.option("--out", type=FILE, required=True, help="The points.csv to write. It must not be there yet.")
 @click.option("--images", type=FOLDER, help="The radiographs: points marked in another size are scaled to theirs.")
 @click.option(
-    "--skip-incomplete", is_flag=True, help="Leave out and list the hands whose seven points are not all there."
+    "--skip-incomplete", is_flag=True, help="Leave out and list the hands whose seven points, or image, are not there."
 )
 def import_points(sources: tuple[Path, ...], out: Path, images: Path | None, skip_incomplete: bool) -> None:
     """Read Pascal VOC boxes, COCO keypoints, labelme, Label Studio, CVAT or our own CSV into a points.csv.
@@ -131,6 +131,8 @@ def check_points(table: Path, images: Path | None, sheet: Path | None) -> None:
             raise PointsError(f"{images}: no image of {', '.join(lost[:5])}, so there is no sheet of them.")
         plausibility.write_overlay(sheet, [hands[case_id] for case_id in found], files)
         click.echo(sheet)
+    elif sheet is not None:
+        click.echo(f"{sheet}: not written, because no hand is in doubt")
     click.echo(f"{table}: {len(hands)} hands, {len(found)} in doubt")
     if found:
         raise click.exceptions.Exit(1)
@@ -158,7 +160,7 @@ def compare_points(first: Path, second: Path, as_json: bool, images: Path | None
 
     if (sheet is None) != (images is None):
         raise click.UsageError("--sheet and --images belong together")
-    a, b = read_points(first), read_points(second)
+    a, b = read_points(first, guesses=True), read_points(second, guesses=True)
     found = agreement.compare(a, b)
     if sheet is not None and images is not None:
         files = find_images(images)
@@ -205,7 +207,7 @@ def annotate(images: Path, table: Path, suggest: Path | None, recipe_name: str, 
     from bonecaffe.hands.reference_points import read_points
     from bonecaffe.recipe import Recipe
 
-    suggestions = read_points(suggest) if suggest else None
+    suggestions = read_points(suggest, guesses=True) if suggest else None
     with (
         opened(images, table, suggestions) as marking,
         closing(Server(marking, Recipe.load(recipe_name).preparation, port)) as server,
@@ -248,6 +250,8 @@ def locate(images: Path, table: Path, model: Path | None, sheet: Path | None, jo
     if sheet is not None and guesses:
         plausibility.write_overlay(sheet, guesses, find_images(images))
         click.echo(sheet)
+    elif sheet is not None:
+        click.echo(f"{sheet}: not written, because there is no guess in doubt to show")
     seen = "nothing changed" if not new else f"{new} looked at"
     click.echo(
         f"{table}: {seen}; {len(results) - len(doubtful)} hands sure, {len(doubtful)} not; all in {stage.found_file(table)}"

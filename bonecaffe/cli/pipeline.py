@@ -207,18 +207,25 @@ def predict(
 
     Without --points they are found, and an image whose points are not sure is refused.
     """
+    from bonecaffe.errors import ImageError, LocateError
     from bonecaffe.hands.reference_points import read_points
     from bonecaffe.predict import Predictor, points_for
 
+    refused: list[str] = []
     if points is not None:
         table = read_points(points)
         hands = [(image, points_for(image, table)) for image in images]
     else:
         from bonecaffe.locate.stage import points_of
 
-        hands = [(image, points_of(image, engine=engine)) for image in images]
+        hands = []
+        for image in images:
+            try:
+                hands.append((image, points_of(image, engine=engine)))
+            except (ImageError, LocateError) as error:
+                refused.append(str(error))
     predictor = Predictor(model, snapshot, gpu, engine=engine)
-    for image, months in zip(images, predictor.predict_many(hands), strict=True):
+    for (image, _), months in zip(hands, predictor.predict_many(hands), strict=True):
         if as_json:
             click.echo(
                 json.dumps(
@@ -232,11 +239,17 @@ def predict(
             )
         else:
             click.echo(f"{image}\t{months:.1f} months")
+    for said in refused:
+        click.echo(f"bonecaffe: {said}", err=True)
+    if refused:
+        raise click.exceptions.Exit(1)
 
 
 @main.command()
 @RUN
-@click.option("--snapshot", type=click.IntRange(0), help="Iteration of the snapshot. [default: the last]")
+@click.option(
+    "--snapshot", type=click.IntRange(0), help="Iteration of the snapshot that predictions and report shall be of. [default: the last]"
+)  # fmt: skip
 @click.option(
     "--all", "every", is_flag=True, help="Measure every snapshot too; the report shows them beside each other."
 )

@@ -16,7 +16,7 @@ Point = tuple[float, float]
 
 
 class Incomplete(ValueError):
-    """A hand whose seven points are not all there, each once."""
+    """A hand whose seven points are not all there, each once, or whose image is not."""
 
 
 def boxes_to_points(boxes: Sequence[tuple[str, Point]]) -> dict[str, Point]:

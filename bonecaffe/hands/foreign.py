@@ -61,7 +61,7 @@ def read(
 ) -> list[ReferencePoints]:
     """The hands of annotation files, or of folders of them, by id.
 
-    With ``left_out``, hands whose points are not all marked are named there and left out.
+    With ``left_out``, hands whose points are not all marked, or whose image is not there, are named in it and left out.
 
     With ``images`` the points are scaled to each image file where the annotated size is another one of the same
     shape. Raises PointsError naming file and image for anything not understood: another format, a point missing or
@@ -93,7 +93,7 @@ def read(
         except (ValueError, ImageError) as error:
             problems.add(f"{path}: {str(error).rstrip('.')}")
     problems.raise_if_any(
-        PointsError, "import", "Mend these files or take them away (--skip-incomplete leaves out hands that lack points); nothing was written."
+        PointsError, "import", "Mend these files or take them away (--skip-incomplete leaves out hands that lack points or their image); nothing was written."
     )  # fmt: skip
     if not hands:
         raise PointsError(f"no marked hands in {', '.join(map(str, sources))}.")
@@ -301,7 +301,7 @@ def _whole(hand: Hand, images: dict[str, Path] | None) -> ReferencePoints:
     width, height = round(hand.width), round(hand.height)
     if images is not None:
         if hand.id not in images:
-            raise ValueError(f"image {hand.id}: no such image")
+            raise Incomplete(f"image {hand.id}: no such image in the folder given")
         width, height = image_size(images[hand.id])
     wide, high = width / hand.width, height / hand.height
     if abs(wide / high - 1) > 0.01:

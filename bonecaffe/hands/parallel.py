@@ -42,7 +42,15 @@ def warm_up(module: str) -> ForkServerContext:
     """Have the server that workers are forked from import a module, while the caller does other things."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([module, "cv2"])
-    forkserver.ensure_running()
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"  # or the server takes a folder of our name, where we were called, for us
+    try:
+        forkserver.ensure_running()
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
     return context
 
 

@@ -89,10 +89,10 @@ class ReferencePoints:
         return said
 
 
-def read_points(path: str | Path) -> dict[str, ReferencePoints]:
+def read_points(path: str | Path, guesses: bool = False) -> dict[str, ReferencePoints]:
     """Read ``points.csv``: the marked hands by id. Rows without any coordinate are hands not marked yet, left out.
 
-    Raises PointsError naming the file and every faulty row: a missing column, a duplicate id, some but not all
+    All that `locate` found, with its verdicts, is read only where ``guesses`` will do. Raises PointsError naming the file and every faulty row: a missing column, a duplicate id, some but not all
     coordinates, a text that is no number, a point outside the image.
     """
     from bonecaffe.hands.tables import read_table
@@ -101,6 +101,10 @@ def read_points(path: str | Path) -> dict[str, ReferencePoints]:
     missing = [column for column in COLUMNS if column not in table.columns]
     if missing:
         raise PointsError(f"{path}: no column {', '.join(missing)}. The header must be {','.join(COLUMNS)}.")
+    if "verdict" in table.columns and not guesses:
+        raise PointsError(
+            f"{path}: all that bonecaffe locate found, the unsure too; these are no marked points. Give the table that it wrote beside it, which holds the sure ones."
+        )
     hands: dict[str, ReferencePoints] = {}
     first_row: dict[str, int] = {}
     problems = Problems()

@@ -99,7 +99,7 @@ def points_of(image: Path, model: Path = MODEL, engine: engines.Kind = "caffe") 
     result = judge(image.stem, pixels.shape, _locators[str(model)].find(pixels))
     hand = result.hand()
     if not result.sure or hand is None:
-        raise LocateError(f"{image}: the seven points are not sure ({result.verdict}). Mark them, and give --points.")
+        raise LocateError(f"{image}: the seven points found are not sure: {result.verdict.removeprefix('unsure: ')}. Mark them, and give --points.")  # fmt: skip
     return hand
 
 

@@ -30,9 +30,10 @@ def describe(progress: Progress) -> str:
     def months(loss: float) -> str:
         return f"{rmse_months(loss):.1f}" if math.isfinite(loss) else ("-" if math.isnan(loss) else "inf")
 
+    speed = f"  {progress.images_per_s:.1f} images/s" if math.isfinite(progress.images_per_s) else ""
     return (
         f"iteration {progress.iteration}/{progress.max_iter}  RMSE train {months(progress.train_loss)}, test {months(progress.test_loss)} months"
-        f"  rate {progress.rate:g}  {progress.images_per_s:.1f} images/s  test in {duration(progress.eta_test_s)}, end in {duration(progress.eta_s)}"
+        f"  rate {progress.rate:g}{speed}  test in {duration(progress.eta_test_s)}, end in {duration(progress.eta_s)}"
     )
 
 

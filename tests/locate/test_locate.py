@@ -197,7 +197,11 @@ def test_a_folder_by_command(own_hands, tmp_path):
         rows = {row["id"]: row for row in csv.DictReader(file)}
     assert len(rows) == 14 and rows["torn"]["ulna_x"] == "" and 0 < float(rows["1001"]["confidence"]) <= 1
     assert read_image(tmp_path / "sheet.png").size > 1000
-    guesses = read_points(stage.found_file(table))  # as annotate --suggest reads it
+    guesses = read_points(stage.found_file(table), guesses=True)  # as annotate --suggest reads it
+    refused = CliRunner().invoke(
+        main, ["points", "import", str(stage.found_file(table)), "--out", str(tmp_path / "x.csv")]
+    )
+    assert refused.exit_code == 1 and "the unsure too" in refused.output and not (tmp_path / "x.csv").exists()
     assert set(found) <= set(guesses)
     before = table.read_bytes()
     again = locate(images, table)
@@ -309,6 +313,9 @@ def test_predict_finds_the_points_itself(trained, hands, tmp_path):
     cv2.imwrite(str(noise), np.random.default_rng(0).integers(0, 255, (390, 300), np.uint8))
     refused = CliRunner().invoke(main, ["predict", str(trained.path), str(noise)])
     assert refused.exit_code == 1 and "not sure" in refused.output
+    both = CliRunner().invoke(main, ["predict", str(trained.path), str(noise), str(tmp_path / "none.png"), str(image)])
+    assert both.exit_code == 1 and both.output.count("months\n") == 1, both.output
+    assert "noise.png: the seven points found are not sure" in both.output and "none.png: " in both.output
 
 
 def test_sample_hands(locator):

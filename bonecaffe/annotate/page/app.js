@@ -266,6 +266,7 @@ function drawThumbnail(points) {
   const set = points.filter(Boolean);
   clearTimeout(thumbnailTimer);
   const show = (address) => { $("thumbnail").hidden = !address; $("no-thumbnail").hidden = Boolean(address); if (address && $("thumbnail").getAttribute("src") !== address) $("thumbnail").src = address; };
+  $("no-thumbnail").textContent = set.length < 2 ? "The network's view appears with the second point." : "The network's view appears when the rectangle is less flat.";
   if (set.length < 2 || Math.min(span(set, 0), span(set, 1)) < SMALLEST) return show("");
   thumbnailTimer = setTimeout(() => show(thumbnailAddress(current.id, set)), 30);
 }
@@ -335,9 +336,14 @@ const ACTIONS = [
   { keys: ["i"], shown: "I", does: "invert grey", button: "Invert", run: () => view.setTone({ invert: !view.tone.invert }) },
   { keys: ["r"], shown: "R", does: "reset the display", run: resetTone },
   { keys: ["g"], shown: "G", does: "filter: all, to do, done, skipped, flagged, suggested", run: () => { const f = $("filter"); f.selectedIndex = (f.selectedIndex + 1) % f.options.length; f.dispatchEvent(new Event("change")); } },
-  { keys: ["?"], shown: "?", does: "these keys", button: "Keys", run: () => $("help").showModal() },
+  { keys: ["?"], shown: "?", does: "these keys", button: "Keys", run: showHelp },
 ];
 const BY_KEY = new Map(ACTIONS.flatMap((action) => action.keys.map((key) => [key, action])));
+
+function showHelp() {
+  $("help").showModal();
+  $("help").scrollTop = 0; // not where its button is
+}
 
 function resetTone() {
   for (const name of ["brightness", "contrast", "gamma"]) $(name).value = 1;
@@ -374,7 +380,7 @@ for (const action of ACTIONS) {
   button.addEventListener("click", (event) => { perform(action, event); $("stage").focus({ preventScroll: true }); });
   $("buttons").append(button);
 }
-$("help-open").addEventListener("click", () => $("help").showModal());
+$("help-open").addEventListener("click", showHelp);
 for (const name of ["brightness", "contrast", "gamma"]) $(name).addEventListener("input", () => view.setTone({ [name]: +$(name).value }));
 $("filter").addEventListener("change", () => { $("filter").blur(); if (current && !wanted(hands.find((h) => h.id === current.id))) go(+1); });
 
