@@ -118,6 +118,7 @@ def check_points(table: Path, images: Path | None, sheet: Path | None) -> None:
     from bonecaffe.hands import plausibility
     from bonecaffe.hands.images import find_images, missing
     from bonecaffe.hands.reference_points import read_points
+    from bonecaffe.hands.sheet import write_sheet
 
     if (sheet is None) != (images is None):
         raise click.UsageError("--sheet and --images belong together")
@@ -129,7 +130,8 @@ def check_points(table: Path, images: Path | None, sheet: Path | None) -> None:
         files = find_images(images)
         if lost := missing(found, files):
             raise PointsError(f"{images}: no image of {', '.join(lost[:5])}, so there is no sheet of them.")
-        plausibility.write_overlay(sheet, [hands[case_id] for case_id in found], files)
+        captions = {case_id: "; ".join(said) for case_id, said in found.items()}
+        write_sheet(sheet, [hands[case_id] for case_id in found], files, captions)
         click.echo(sheet)
     elif sheet is not None:
         click.echo(f"{sheet}: not written, because no hand is in doubt")
@@ -154,9 +156,10 @@ def compare_points(first: Path, second: Path, as_json: bool, images: Path | None
     import numpy
 
     from bonecaffe.errors import PointsError
-    from bonecaffe.hands import agreement, plausibility
+    from bonecaffe.hands import agreement
     from bonecaffe.hands.images import find_images
     from bonecaffe.hands.reference_points import POINT_NAMES, read_points
+    from bonecaffe.hands.sheet import write_sheet
 
     if (sheet is None) != (images is None):
         raise click.UsageError("--sheet and --images belong together")
@@ -167,7 +170,8 @@ def compare_points(first: Path, second: Path, as_json: bool, images: Path | None
         worst_first = [hand.id for hand in sorted(found, key=lambda hand: hand.iou) if hand.id in files][:WORST]
         if not worst_first:
             raise PointsError(f"{images}: no image of the hands that both tables hold.")
-        plausibility.write_overlay(sheet, [a[case_id] for case_id in worst_first], files, others=b)
+        captions = {hand.id: f"IoU {hand.iou:.3f}; {numpy.mean(hand.pixels):.1f} pixels apart, {numpy.mean(hand.percent):.1f} % of the palm" for hand in found}  # fmt: skip
+        write_sheet(sheet, [a[case_id] for case_id in worst_first], files, captions, others=b)
     if as_json:
         for hand in found:
             click.echo(json.dumps(hand._asdict()))
@@ -236,8 +240,8 @@ def locate(images: Path, table: Path, model: Path | None, sheet: Path | None, jo
     Beside POINTS, a file NAME.found.csv holds every image's confidence, its verdict, and the guess where it is not sure;
     `bonecaffe annotate --suggest` offers them for a look. Called again, only new images are looked at.
     """
-    from bonecaffe.hands import plausibility
     from bonecaffe.hands.images import find_images
+    from bonecaffe.hands.sheet import write_sheet
     from bonecaffe.locate import stage
     from bonecaffe.locate.locator import MODEL
 
@@ -248,7 +252,8 @@ def locate(images: Path, table: Path, model: Path | None, sheet: Path | None, jo
         click.echo(f"{result.id}: {result.verdict}")
     guesses = [hand for result in doubtful if (hand := result.hand())]
     if sheet is not None and guesses:
-        plausibility.write_overlay(sheet, guesses, find_images(images))
+        captions = {result.id: f"{result.verdict} (confidence {result.confidence:.2f})" for result in doubtful}
+        write_sheet(sheet, guesses, find_images(images), captions)
         click.echo(sheet)
     elif sheet is not None:
         click.echo(f"{sheet}: not written, because there is no guess in doubt to show")

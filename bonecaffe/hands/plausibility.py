@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-
-import numpy as np
+from collections.abc import Mapping
 
 from bonecaffe.hands import fingers
 from bonecaffe.hands.agreement import palm
-from bonecaffe.hands.images import encode_png, read_image
 from bonecaffe.hands.reference_points import POINT_NAMES, ReferencePoints
-from bonecaffe.run import write_bytes
 
 ASPECT = (0.5, 1.6)
 """Width over height of the rectangle: phantoms lie between 0.75 and 1.05; turned hands further out."""
@@ -56,44 +51,3 @@ def all_doubts(hands: Mapping[str, ReferencePoints]) -> dict[str, list[str]]:
         if (twin := first.setdefault(hand.points, case_id)) != case_id:
             found[case_id].append(f"the very points of id {twin}")
     return {case_id: said for case_id, said in found.items() if said}
-
-
-def write_overlay(
-    path: Path,
-    hands: Iterable[ReferencePoints],
-    images: Mapping[str, Path],
-    columns: int = 6,
-    others: Mapping[str, ReferencePoints] | None = None,
-) -> None:
-    """Write hands with their points and rectangle side by side as one PNG, each under its id; ``others`` as crosses."""
-    import cv2
-
-    side, cells = 260, []
-    for hand in hands:
-        image = read_image(images[hand.id])
-        scale = side / max(image.shape)
-        small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        # points are in the pixels of the size they were marked in
-        wide, high = small.shape[1] / hand.width, small.shape[0] / hand.height
-        box = hand.rectangle()
-        corners = [(round(box.left * wide), round(box.top * high)), (round(box.right * wide), round(box.bottom * high))]
-        cv2.rectangle(small, *corners, 160, 1)
-        for number, (x, y) in enumerate(hand.points):
-            place = (round(x * wide), round(y * high))
-            cv2.circle(small, place, 3, 0, -1)
-            cv2.circle(small, place, 2, 255, -1)
-            cv2.putText(small, "UR12345"[number], (place[0] + 4, place[1] - 3), cv2.FONT_HERSHEY_PLAIN, 0.9, 255, 1)
-        if other := (others or {}).get(hand.id):
-            box = other.rectangle()
-            corners = [(round(x * wide), round(y * high)) for x, y in ((box.left, box.top), (box.right, box.bottom))]
-            cv2.rectangle(small, *corners, 90, 1)
-            for x, y in other.points:
-                cv2.drawMarker(small, (round(x * wide), round(y * high)), 255, cv2.MARKER_TILTED_CROSS, 7, 1)
-        cell = np.full((side + 20, side + 4), 40, np.uint8)
-        cell[20 : 20 + small.shape[0], : small.shape[1]] = small[:side, :side]
-        cv2.putText(cell, hand.id[:28], (3, 14), cv2.FONT_HERSHEY_PLAIN, 0.9, 255, 1)
-        cells.append(cell)
-    while len(cells) % columns:
-        cells.append(np.full((side + 20, side + 4), 40, np.uint8))
-    rows = [np.hstack(cells[i : i + columns]) for i in range(0, len(cells), columns)]
-    write_bytes(path, encode_png(np.vstack(rows), 6))

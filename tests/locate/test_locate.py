@@ -196,7 +196,7 @@ def test_a_folder_by_command(own_hands, tmp_path):
     with open(stage.found_file(table), newline="") as file:
         rows = {row["id"]: row for row in csv.DictReader(file)}
     assert len(rows) == 14 and rows["torn"]["ulna_x"] == "" and 0 < float(rows["1001"]["confidence"]) <= 1
-    assert read_image(tmp_path / "sheet.png").size > 1000
+    assert cv2.imread(str(tmp_path / "sheet.png")).size > 1000
     guesses = read_points(stage.found_file(table), guesses=True)  # as annotate --suggest reads it
     refused = CliRunner().invoke(
         main, ["points", "import", str(stage.found_file(table)), "--out", str(tmp_path / "x.csv")]
