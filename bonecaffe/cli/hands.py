@@ -287,7 +287,7 @@ def train_locator(
 ) -> None:
     """Train the locator's two nets with Caffe, on the CPU: on phantoms alone, or made better with your own marked hands.
 
-    On two cores: with --images ten minutes, without it an hour and a half; OUT holds 4 GB
+    On two cores: with --images a few minutes, without it an hour and a half; OUT holds 4 GB
     meanwhile. Interrupted, it goes on when called again.
     """
     from dataclasses import replace
