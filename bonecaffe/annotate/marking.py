@@ -7,21 +7,26 @@ that is skipped (its row in points.csv is empty, so that nobody uses it), whethe
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import os
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bonecaffe.errors import AnnotateError, PointsError, Problems
 from bonecaffe.hands.images import find_images, image_size
-from bonecaffe.hands.reference_points import COLUMNS, POINT_NAMES, ReferencePoints, lock_file
-from bonecaffe.hands.tables import read_table
+from bonecaffe.hands.reference_points import (
+    COLUMNS,
+    POINT_NAMES,
+    ReferencePoints,
+    coordinate_text,
+    lock_file,
+    read_points_table,
+)
+from bonecaffe.hands.tables import read_table, table_text
 from bonecaffe.run import held, sha256, write_text
 
 NOTE_COLUMNS = ("id", "skipped", "flagged", "seconds", "points", "suggested")
@@ -74,9 +79,7 @@ class _File:
     def read(cls, path: Path) -> _File:
         if not path.exists() or path.stat().st_size == 0:
             return cls()
-        table = read_table(path, PointsError)
-        if missing := [column for column in COLUMNS if column not in table.columns]:
-            raise PointsError(f"{path}: no column {', '.join(missing)}. The header must be {','.join(COLUMNS)}.")
+        table = read_points_table(path)
         rows: dict[str, dict[str, str]] = {}
         problems = Problems()
         for number, row in table.rows():
@@ -93,11 +96,7 @@ class _File:
         return cls(table.columns, rows)
 
     def text(self) -> str:
-        out = io.StringIO()
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(self.columns)
-        writer.writerows([row.get(column, "") for column in self.columns] for row in self.rows.values())
-        return out.getvalue()
+        return table_text(self.columns, ([row.get(c, "") for c in self.columns] for row in self.rows.values()))
 
 
 def _places(row: Mapping[str, str]) -> Places:
@@ -129,13 +128,9 @@ def _signature(path: Path) -> tuple[int, ...]:
     return about.st_mtime_ns, about.st_size, about.st_ino
 
 
-def _coordinate(value: float) -> str:
-    return f"{value:.1f}".removesuffix(".0")
-
-
 def _kept_text(points: Places) -> str:
     """The points of a skipped hand, as its note keeps them: ``x,y`` seven times, empty where not set; empty for none."""
-    return ";".join(",".join(map(_coordinate, place)) if place else "" for place in points) if any(points) else ""
+    return ";".join(",".join(map(coordinate_text, place)) if place else "" for place in points) if any(points) else ""
 
 
 def _kept(text: str) -> Places:
@@ -285,7 +280,7 @@ class Marking:
         width, height = self.size(case_id)
         row.update(id=case_id, width=str(width), height=str(height))
         for name, place in zip(POINT_NAMES, points, strict=True):
-            row[f"{name}_x"], row[f"{name}_y"] = map(_coordinate, place) if place else ("", "")
+            row[f"{name}_x"], row[f"{name}_y"] = map(coordinate_text, place) if place else ("", "")
         written = _File(self._file.columns, {**self._file.rows, case_id: row})
         write_text(self.table, written.text())
         self._file = written  # only now: what could not be written is not believed
@@ -296,11 +291,7 @@ class Marking:
         if {**dict.fromkeys(NOTE_COLUMNS, ""), **self._notes.get(note["id"], empty)} == note:
             return
         notes = {**self._notes, note["id"]: dict(note)}
-        out = io.StringIO()
-        writer = csv.DictWriter(out, NOTE_COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(notes.values())
-        write_text(self.notes, out.getvalue())
+        write_text(self.notes, table_text(NOTE_COLUMNS, ([each.get(c, "") for c in NOTE_COLUMNS] for each in notes.values())))  # fmt: skip
         self._notes = notes
 
 
@@ -319,14 +310,11 @@ def notes_file(table: Path) -> Path:
 
 
 def _rounded(points: Places) -> Places:
-    return tuple(tuple(float(_coordinate(value)) for value in place) if place else None for place in points)
+    return tuple(tuple(float(coordinate_text(value)) for value in place) if place else None for place in points)
 
 
-@contextmanager
-def opened(images: Path, table: Path, suggestions: Mapping[str, ReferencePoints] | None = None) -> Iterator[Marking]:
+def opened(
+    images: Path, table: Path, suggestions: Mapping[str, ReferencePoints] | None = None
+) -> AbstractContextManager[Marking]:
     """A `Marking` that is let go at the end."""
-    marking = Marking(images, table, suggestions)
-    try:
-        yield marking
-    finally:
-        marking.close()
+    return closing(Marking(images, table, suggestions))

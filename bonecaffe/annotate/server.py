@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hmac
 import json
+import os
 import secrets
 import threading
 from pathlib import Path
@@ -17,7 +18,6 @@ from bonecaffe.annotate.pictures import Pictures
 from bonecaffe.errors import AnnotateError, BonecaffeError, ImageError
 from bonecaffe.hands.reference_points import POINT_NAMES
 from bonecaffe.recipe import Preparation
-from bonecaffe.run import write_text
 
 ADDRESS = "127.0.0.1"
 _PAGE = Path(__file__).parent / "page"
@@ -193,8 +193,11 @@ class Server:
         self.port = int(self._server.effective_port)
         self._box["app"] = make_app(marking, preparation, token, self.port)
         self.address = f"http://{ADDRESS}:{self.port}/{token}/"
-        write_text(self._remembered, json.dumps({"port": self.port, "token": token}))
-        self._remembered.chmod(0o600)
+        self._remembered.unlink(missing_ok=True)
+        with open(
+            os.open(self._remembered, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8"
+        ) as file:
+            json.dump({"port": self.port, "token": token}, file)
 
     def _listen(self, port: int) -> Any:
         from waitress.server import create_server
@@ -204,12 +207,12 @@ class Server:
 
     def _last(self) -> tuple[int, str]:
         """Port and token of a server that was killed; none, and a new token, when there was none."""
-        try:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             last = json.loads(self._remembered.read_text(encoding="utf-8"))
             port, token = int(last["port"]), str(last["token"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return 0, secrets.token_urlsafe(18)
-        return (port, token) if len(token) >= 24 and 0 < port < 65536 else (0, secrets.token_urlsafe(18))
+            if len(token) >= 24 and 0 < port < 65536:
+                return port, token
+        return 0, secrets.token_urlsafe(18)
 
     def run(self) -> None:
         """Serve until interrupted."""

@@ -18,7 +18,7 @@ import numpy as np
 from bonecaffe.errors import EvaluateError, PointsError
 from bonecaffe.evaluation import metrics
 from bonecaffe.hands import images as hand_images
-from bonecaffe.hands.agreement import overlap, palm
+from bonecaffe.hands.agreement import compare, overlap, palm
 from bonecaffe.hands.reference_points import ReferencePoints
 from bonecaffe.predict import Predictor
 from bonecaffe.prepare.normalize import normalize
@@ -209,8 +209,6 @@ def repeat_marking_percent(first: Mapping[str, ReferencePoints], second: Mapping
 
     The difference of two markings varies twice as much as one does, hence the root of two.
     """
-    from bonecaffe.hands.agreement import compare
-
     squares = [p**2 for difference in compare(first, second) for p in difference.percent]
     return math.sqrt(float(np.mean(squares)) / 2 / 2)  # two coordinates, two markings
 

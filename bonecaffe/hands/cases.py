@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from bonecaffe.errors import CasesError, Problems
+from bonecaffe.hands.tables import read_table, table_text
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,6 @@ def read_cases(path: str | Path) -> list[Case]:
     Raises CasesError naming the file and every faulty row: no id, a duplicate id, an age that is no number or
     not between 0 and 300 months, a sex that is neither male nor female. A row without an age is refused too.
     """
-    from bonecaffe.hands.tables import read_table
-
     table = read_table(path, CasesError)
     by_lower = {column.lower(): column for column in table.columns}
     for header in HEADERS:
@@ -142,13 +140,7 @@ def write_cases(
     path: str | Path, cases: Iterable[Case], header: Sequence[str] = ("id", "boneage_months", "male")
 ) -> None:
     """Write a table of ages, whole or not at all, under our header or another with the same three columns."""
-    import csv
-
     from bonecaffe.run import write_text
 
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(header)
-    for case in cases:
-        writer.writerow([case.id, months_text(case.boneage_months), "" if case.male is None else case.male])
-    write_text(Path(path), out.getvalue())
+    rows = ([c.id, months_text(c.boneage_months), "" if c.male is None else c.male] for c in cases)
+    write_text(Path(path), table_text(header, rows))

@@ -38,8 +38,8 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def warm_up(module: str) -> ForkServerContext:
-    """Have the server that workers are forked from import a module, while the caller does other things."""
+def _context(module: str) -> ForkServerContext:
+    """The server that workers are forked from, with a module imported already."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([module, "cv2"])
     before = os.environ.get("PYTHONSAFEPATH")
@@ -61,7 +61,7 @@ def run(
 
     Raises ``error`` when a worker process was killed, as a machine short of memory does, instead of waiting for it.
     """
-    context = warm_up(work.__module__)
+    context = _context(work.__module__)
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare_worker)
     try:
         yield from pool.map(work, tasks, chunksize=4)

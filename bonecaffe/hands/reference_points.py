@@ -7,13 +7,13 @@ at whole numbers.
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from bonecaffe.errors import PointsError, Problems
+from bonecaffe.hands.tables import Table, read_table, table_text
 
 POINT_NAMES = ("ulna", "radius", "phalanx1", "phalanx2", "phalanx3", "phalanx4", "phalanx5")
 """In the order of the table; phalanx1 is the thumb's."""
@@ -89,18 +89,21 @@ class ReferencePoints:
         return said
 
 
+def read_points_table(path: str | Path) -> Table:
+    """The cells of a table of points as text; PointsError when a column is missing."""
+    table = read_table(path, PointsError)
+    if missing := [column for column in COLUMNS if column not in table.columns]:
+        raise PointsError(f"{path}: no column {', '.join(missing)}. The header must be {','.join(COLUMNS)}.")
+    return table
+
+
 def read_points(path: str | Path, guesses: bool = False) -> dict[str, ReferencePoints]:
     """Read ``points.csv``: the marked hands by id. Rows without any coordinate are hands not marked yet, left out.
 
     All that `locate` found, with its verdicts, is read only where ``guesses`` will do. Raises PointsError naming the file and every faulty row: a missing column, a duplicate id, some but not all
     coordinates, a text that is no number, a point outside the image.
     """
-    from bonecaffe.hands.tables import read_table
-
-    table = read_table(path, PointsError)
-    missing = [column for column in COLUMNS if column not in table.columns]
-    if missing:
-        raise PointsError(f"{path}: no column {', '.join(missing)}. The header must be {','.join(COLUMNS)}.")
+    table = read_points_table(path)
     if "verdict" in table.columns and not guesses:
         raise PointsError(
             f"{path}: all that bonecaffe locate found, the unsure too; these are no marked points. Give the table that it wrote beside it, which holds the sure ones."
@@ -160,16 +163,18 @@ def _hand(row: dict[str, str]) -> ReferencePoints | None:
     return ReferencePoints(row["id"], int(numbers["width"]), int(numbers["height"]), points)
 
 
+def coordinate_text(value: float) -> str:
+    """A coordinate as points.csv has it, to a tenth of a pixel.
+
+    >>> coordinate_text(30.04), coordinate_text(30.06)
+    ('30', '30.1')
+    """
+    return f"{value:.1f}".removesuffix(".0")
+
+
 def write_points(path: str | Path, hands: Iterable[ReferencePoints]) -> None:
     """Write ``points.csv`` whole or not at all; coordinates to a tenth of a pixel."""
-    import csv
-
     from bonecaffe.run import write_text
 
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for hand in hands:
-        coordinates = [f"{value:.1f}".removesuffix(".0") for point in hand.points for value in point]
-        writer.writerow([hand.id, hand.width, hand.height, *coordinates])
-    write_text(Path(path), out.getvalue())
+    rows = [[hand.id, hand.width, hand.height, *(coordinate_text(v) for point in hand.points for v in point)] for hand in hands]  # fmt: skip
+    write_text(Path(path), table_text(COLUMNS, rows))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import csv
+import io
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +23,15 @@ class Table:
         for number, cells in enumerate(self.cells, start=2):
             if any(cells):
                 yield number, dict(zip(self.columns, cells, strict=True))
+
+
+def table_text(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """A table as the text of a CSV file, header first."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return out.getvalue()
 
 
 def read_table(path: str | Path, error: type[BonecaffeError]) -> Table:

@@ -10,6 +10,8 @@ import numpy as np
 
 SIDE = 128
 """Pixels of the square, each way."""
+READ_SIDE = 640
+"""Pixels of the longer side to which a radiograph is made smaller before squares are cut from it."""
 LABEL_SCALE = 5.0
 """The net's outputs are positions in the square, from its middle, in sides, times this: numbers of about 1."""
 ROOM = 1.05
@@ -66,6 +68,19 @@ def near(points: np.ndarray) -> Frame:
     mirror = float(up[0] * across[1] - up[1] * across[0]) < 0  # thumb to the left of the way up
     middle = wrist + 0.52 * up
     return Frame(float(middle[0]), float(middle[1]), length / HAND_SHARE, angle, mirror)
+
+
+def smaller(image: np.ndarray) -> tuple[np.ndarray, float]:
+    """An image as the nets look at it and learn from it, its longer side `READ_SIDE` at most; and the scale of it."""
+    scale = min(1.0, READ_SIDE / max(image.shape))
+    if scale == 1:
+        return image, scale
+    if min(image.shape) * scale < 1:  # a line; of it, one pixel is kept
+        size = tuple(max(1, round(side * scale)) for side in image.shape[::-1])
+        return cv2.resize(image, size, interpolation=cv2.INTER_AREA), scale
+    return cv2.resize(
+        image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA
+    ), scale  # exactly this scale, both ways
 
 
 def even(square: np.ndarray) -> np.ndarray:

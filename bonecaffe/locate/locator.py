@@ -38,7 +38,6 @@ _LOOKS = (
 
 So wide apart that a net which answers the same whatever it sees is found out.
 """
-_READ_SIDE = 640
 _HALF = 0.06
 
 
@@ -80,12 +79,7 @@ class Locator:
 
         Raises ImageError for a file that cannot be read.
         """
-        import cv2
-
-        image = image if isinstance(image, np.ndarray) else read_image(image)
-        scale = min(1.0, _READ_SIDE / max(image.shape))
-        size = tuple(max(1, round(side * scale)) for side in image.shape[::-1])
-        small = cv2.resize(image, size, interpolation=cv2.INTER_AREA) if scale < 1 else image
+        small, scale = frames.smaller(image if isinstance(image, np.ndarray) else read_image(image))
         guesses = self._see("whole", small, [frames.whole(small.shape, turn) for turn in _TURNS])
         steps = [guesses]
         for _ in range(3):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,8 +13,8 @@ from bonecaffe import engine as engines
 from bonecaffe.errors import BonecaffeError, LocateError
 from bonecaffe.hands import images as hand_images
 from bonecaffe.hands import parallel
-from bonecaffe.hands.reference_points import COLUMNS, POINT_NAMES, ReferencePoints, lock_file
-from bonecaffe.hands.tables import read_table
+from bonecaffe.hands.reference_points import COLUMNS, POINT_NAMES, ReferencePoints, coordinate_text, lock_file
+from bonecaffe.hands.tables import read_table, table_text
 from bonecaffe.locate.locator import MODEL, Found, Locator, palm
 from bonecaffe.run import held, sha256, sha256_file, write_text
 
@@ -198,27 +196,19 @@ def _key(path: Path, model_key: str) -> str:
 
 
 def _row(result: Result) -> list[str]:
-    coordinates = [f"{value:.1f}".removesuffix(".0") for point in result.points or () for value in point]
+    coordinates = [coordinate_text(value) for point in result.points or () for value in point]
     return [result.id, str(result.width or ""), str(result.height or ""), *(coordinates or [""] * 14)]
-
-
-def _text(header: tuple[str, ...], rows: list[list[str]]) -> str:
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return out.getvalue()
 
 
 def _points_text(results: Mapping[str, Result]) -> str:
     """points.csv: the sure ones; a row without points for the others, as for hands not marked yet."""
     rows = [_row(results[case_id]) if results[case_id].sure else [case_id, *[""] * 16] for case_id in sorted(results)]
-    return _text(COLUMNS, rows)
+    return table_text(COLUMNS, rows)
 
 
 def _write(path: Path, results: Mapping[str, Result]) -> None:
     rows = [[*_row(r), f"{r.confidence:.3f}", r.verdict, r.key] for _, r in sorted(results.items())]
-    write_text(path, _text(FOUND_COLUMNS, rows))
+    write_text(path, table_text(FOUND_COLUMNS, rows))
 
 
 def _read(path: Path) -> dict[str, Result]:

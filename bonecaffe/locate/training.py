@@ -31,8 +31,6 @@ WORK = ".train-locator"
 """The folder in OUT where a training works; ours alone, and gone when it is done."""
 BATCH = 32
 _PHANTOM_SIZE = (420, 546)
-_READ_SIDE = 640
-"""Pixels of the longer side to which a hand is made smaller before it is varied."""
 
 
 @dataclass(frozen=True)
@@ -75,24 +73,14 @@ def _vary(task: Task) -> list[tuple[np.ndarray, np.ndarray]]:
         phantom = dataset.make(seed, number, _PHANTOM_SIZE, age_months=age)
         image, points = phantom.image, np.array(phantom.points.points)
     else:
-        image, points = _small(hand)
+        image, scale = frames.smaller(read_image(hand[0]))
+        points = (np.array(hand[1]) + 0.5) * scale - 0.5
     made = []
     for view in VIEWS:
         samples = [variation.draw(image, points, view, rng) for _ in range(count)]
         labels = [(sample.places * frames.LABEL_SCALE).ravel() for sample in samples]
         made.append((np.stack([sample.square for sample in samples]), np.stack(labels)))
     return made
-
-
-def _small(hand: Hand) -> tuple[np.ndarray, np.ndarray]:
-    import cv2
-
-    path, points = hand
-    image = read_image(path)
-    scale = min(1.0, _READ_SIDE / max(image.shape))
-    if scale < 1:
-        image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    return image, (np.array(points) + 0.5) * scale - 0.5
 
 
 def _write(

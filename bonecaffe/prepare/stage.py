@@ -161,8 +161,6 @@ def prepare(
 
     Raises a BonecaffeError naming the file, row and remedy for bad input; nothing half-made is left then.
     """
-    if workers != 1:
-        parallel.warm_up(__name__)
     inputs = read_inputs(Path(image_folder), Path(ages), Path(points), recipe)
     given = {"images": image_folder, "ages": ages, "points": points}
     with run.lock("prepare"):  # what is removed below is removed by its owner alone

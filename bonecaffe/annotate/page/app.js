@@ -72,9 +72,7 @@ function note(h) {
 function setPoint(place) {
   const index = nextPoint();
   if (index < 0) return say("All seven are set. Drag a point, or press its number to set it anew.");
-  if (!change((marks) => { marks.points[index] = place; marks.skipped = ""; })) return;
-  chosen = index;
-  draw();
+  if (!change((marks) => { marks.points[index] = place; marks.skipped = ""; chosen = index; })) return;
   if (nextPoint() < 0) {
     $("last").textContent = `Last: ${current.id}, done. Undo (Z) goes back to it.`;
     go(+1, left);

@@ -1,5 +1,7 @@
 // Talk with the server: hands in, changes out, one after the other. A change that cannot be sent is kept and sent again.
 
+import { tenth } from "./view.js";
+
 async function ask(path, options = {}) {
   const answer = await fetch(path, { headers: { "Content-Type": "application/json" }, ...options }).catch(() => { throw new Error("bonecaffe annotate does not answer"); });
   const said = await answer.json().catch(() => ({ error: `the server answered ${answer.status}` }));
@@ -13,8 +15,6 @@ async function get(path) {
 }
 
 export const overview = () => get("hands");
-
-const tenth = (v) => Math.round(v * 10) / 10; // as the table is written
 
 export async function hand(id) {
   const said = await get(`hands/${encodeURIComponent(id)}`);

@@ -2,6 +2,8 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 
+export const tenth = (v) => Math.round(v * 10) / 10; // as the table is written
+
 export class View {
   constructor(stage, picture, overlay) {
     Object.assign(this, { stage, picture, overlay, scale: 1, left: 0, top: 0, width: 1, height: 1, fitted: true });
@@ -59,7 +61,6 @@ export class View {
   }
 
   clamp([x, y]) {
-    const tenth = (v) => Math.round(v * 10) / 10;
     return [tenth(Math.min(this.width - 1, Math.max(0, x))), tenth(Math.min(this.height - 1, Math.max(0, y)))];
   }
 
