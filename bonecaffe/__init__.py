@@ -1,6 +1,6 @@
 """bonecaffe: Lee & Kim's 2018 bone-age pipeline on real Caffe.
 
-    from bonecaffe import Locator, Predictor, Recipe, mad, ccc
+    from bonecaffe import ccc, Locator, mad, Predictor, Recipe
 
 The names are loaded when first used, so that ``import bonecaffe`` costs nothing.
 """

@@ -8,16 +8,11 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from bonecaffe import caffe_tools, environment
+from bonecaffe.caffe import environment, installation, programs
 from bonecaffe.errors import BonecaffeError
+from bonecaffe.files import cache_folder
 
 SETUP = "make setup"
-
-
-def cache_folder() -> Path:
-    """Where bonecaffe keeps what is costly to make or fetch, per user."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(os.environ.get("BONECAFFE_CACHE") or os.path.join(home, "bonecaffe"))
 
 
 def stock_weights() -> Path:
@@ -51,7 +46,7 @@ def examine() -> list[Finding]:
 
 def _caffe() -> list[Finding]:
     try:
-        caffe = caffe_tools.find()
+        caffe = installation.find()
     except BonecaffeError as error:
         return [Finding("Caffe", "missing", str(error), SETUP)]
     findings = []
@@ -59,7 +54,7 @@ def _caffe() -> list[Finding]:
         findings.append(Finding("Caffe", "ok", f"{caffe.version}, {caffe.origin}, in {caffe.root or caffe.bin}"))
     except BonecaffeError as error:
         findings.append(Finding("Caffe", "missing", str(error), SETUP))
-    for program in caffe_tools.PROGRAMS:
+    for program in installation.PROGRAMS:
         there = os.access(caffe.bin / program, os.X_OK)
         findings.append(
             Finding(
@@ -90,7 +85,7 @@ def _caffe() -> list[Finding]:
 
 def _pycaffe() -> Finding:
     try:
-        return Finding("pycaffe", "ok", caffe_tools.pycaffe_version())
+        return Finding("pycaffe", "ok", programs.pycaffe_version())
     except BonecaffeError as error:
         return Finding("pycaffe", "missing", str(error), SETUP)
 

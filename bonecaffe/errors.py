@@ -11,6 +11,10 @@ class BonecaffeError(Exception):
     """An expected failure: its text is all that the user needs to see."""
 
 
+class FilesError(BonecaffeError):
+    """A file that is a link, a device or too large, or a folder that cannot be locked."""
+
+
 class RecipeError(BonecaffeError):
     """A recipe that cannot be read, or a departure without a reason."""
 

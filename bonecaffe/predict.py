@@ -15,16 +15,18 @@ from pathlib import Path
 
 import numpy as np
 
-from bonecaffe import engine as engines
+from bonecaffe.caffe import nets as engines
+from bonecaffe.caffe import snapshots
 from bonecaffe.errors import PredictError
+from bonecaffe.files import sha256_file, write_text
 from bonecaffe.hands.cases import Case, months_text
 from bonecaffe.hands.images import read_image
 from bonecaffe.hands.reference_points import ReferencePoints
 from bonecaffe.network import mean
 from bonecaffe.prepare.normalize import normalize
 from bonecaffe.prepare.outputs import split_of
-from bonecaffe.run import SPLITS, RunDir, sha256_file, write_text
-from bonecaffe.training import inputs, snapshots
+from bonecaffe.run import SPLITS, RunDir
+from bonecaffe.training import launch
 
 BATCH = 32
 
@@ -52,7 +54,7 @@ def _check_unchanged(run: RunDir) -> None:
     train = run.manifest().get("train", {})
     if "inputs" not in train or "files" not in train:
         return
-    now = {"prepare": inputs.prepared_key(run), **inputs.files_in_use(run)}
+    now = {"prepare": launch.prepared_key(run), **launch.files_in_use(run)}
     then = {"prepare": train["inputs"]["prepare"], **train["files"]}
     names = {
         "prepare": "the images were prepared anew",

@@ -7,71 +7,22 @@ short and the folder can be moved.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import hashlib
 import json
 import os
-import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bonecaffe.errors import BonecaffeError, RunError
+from bonecaffe.errors import RunError
+from bonecaffe.files import held, holder, sha256, write_text
 from bonecaffe.recipe import Recipe
 
 SPLITS = ("train", "test")
 
 
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path``; move it into place when the block ends well, remove it otherwise."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def write_text(path: Path, content: str) -> None:
-    """Write a text file whole or not at all."""
-    write_bytes(path, content.encode("utf-8"))
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: beside its target, synced, then moved into place."""
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def sha256(content: bytes | str) -> str:
-    """The SHA-256 of bytes or of a text's UTF-8, as 64 hexadecimal digits."""
-    return hashlib.sha256(content.encode("utf-8") if isinstance(content, str) else content).hexdigest()
-
-
 def seal(facts: dict[str, Any]) -> str:
     """The hash of a stage's record, by which an edit of the manifest shows."""
     return sha256(json.dumps(facts, sort_keys=True, ensure_ascii=False))
-
-
-def sha256_file(path: Path) -> str:
-    """The SHA-256 of a file, read in pieces."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class RunDir:
@@ -194,43 +145,10 @@ class RunDir:
                 f"{self.path}: in use by {holder or 'another process'}. Wait for it, or stop it, and try again."
             )
 
+        self.path.mkdir(parents=True, exist_ok=True)
         with held(self._lock_file, doing, busy, wait_s) as file:
             yield file
 
     def holder(self) -> str:
         """Who works on the run now, such as ``bonecaffe train, process 77``; empty when nobody does."""
-        try:
-            with open(self._lock_file, encoding="utf-8") as file:
-                return "" if _locked(file.fileno(), fcntl.LOCK_SH) else file.read().strip() or "another process"
-        except OSError:
-            return ""
-
-
-@contextlib.contextmanager
-def held(lock_file: Path, doing: str, busy: Callable[[str], BonecaffeError], wait_s: float = 0.0) -> Iterator[int]:
-    """Hold a lock file, with our name in it; what ``busy`` makes of its holder's name is raised while another has it.
-
-    Yields the open file: it is held until every process that has it open has ended, however they end.
-    """
-    lock_file.parent.mkdir(parents=True, exist_ok=True)
-    patience = time.monotonic() + wait_s
-    with open(lock_file, "a+", encoding="utf-8") as file:
-        while not _locked(file.fileno(), fcntl.LOCK_EX):
-            if time.monotonic() >= patience:
-                file.seek(0)
-                raise busy(file.read().strip())
-            time.sleep(0.2)
-        with contextlib.suppress(OSError):  # the name is a courtesy; a full disk shall not end in it
-            file.truncate(0)
-            file.write(f"bonecaffe {doing}, process {os.getpid()}")
-            file.flush()
-        yield file.fileno()
-        file.truncate(0)
-
-
-def _locked(file: int, how: int) -> bool:
-    try:
-        fcntl.flock(file, how | fcntl.LOCK_NB)
-        return True
-    except OSError:
-        return False
+        return holder(self._lock_file)

@@ -15,7 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from bonecaffe import caffe_tools
+from bonecaffe.caffe import installation, programs
 
 COUNT = int(os.environ.get("BENCH_COUNT", "600"))
 
@@ -171,7 +171,7 @@ def one_at_a_time(data: Path, folder: Path) -> float:
         lines.append(f"{case.id}.png {int(case.boneage_months)}\n")
     (folder / "all.txt").write_text("".join(lines))
     size = ["-resize_height=224", "-resize_width=224"]
-    caffe_tools.call("convert_imageset", [*size, f"{folder}/", str(folder / "all.txt"), str(folder / "lmdb")])
+    programs.call("convert_imageset", [*size, f"{folder}/", str(folder / "all.txt"), str(folder / "lmdb")])
     return time.monotonic() - began
 
 
@@ -242,7 +242,7 @@ def growth(folder: Path) -> list[tuple[str, str]]:
 
 def log(folder: Path) -> list[tuple[str, str]]:
     """A million lines of Caffe's log, parsed."""
-    from bonecaffe.training.log import Curve, parse
+    from bonecaffe.caffe.log import Curve, parse
 
     said = "I1123 19:53:52.223456 10177 solver.cpp:{}"
     lines = [
@@ -295,7 +295,7 @@ def evaluate(folder: Path) -> list[tuple[str, str]]:
     for predictions in run.path.glob("predictions_*.csv"):  # or there would be nothing to do
         predictions.unlink()
     seconds = bonecaffe("evaluate", run)
-    caffe = caffe_tools.import_pycaffe()
+    caffe = programs.import_pycaffe()
     net = caffe.Net(str(run.deploy), str(next(run.snapshots.glob("*.caffemodel"))), caffe.TEST)
     net.blobs["data"].reshape(32, 3, 224, 224)
     net.blobs["data"].data[...] = np.random.default_rng(0).normal(0, 50, (32, 3, 224, 224))
@@ -412,7 +412,7 @@ def annotate(folder: Path) -> list[tuple[str, str]]:
 def train(folder: Path) -> list[tuple[str, str]]:
     """The paper's net as it trains, batch 32, forward and backward: against Caffe's own loops, PyTorch, and the cores' sgemm."""
     run, batch = full_net(folder), 32
-    ours = str(caffe_tools.find().program("caffe"))
+    ours = str(installation.find().program("caffe"))
     engines = {"bonecaffe's Caffe": lambda: caffe_time(ours, run.path)}
     if stock := stock_caffe():
         engines["Caffe's own loops"] = lambda: caffe_time(stock, run.path)
@@ -438,14 +438,14 @@ def train(folder: Path) -> list[tuple[str, str]]:
 def caffe_time(program: str, run: Path) -> float:
     """Seconds of a forward and backward pass of a run's own training net and LMDB, by `caffe time`."""
     command = [program, "time", "-model", "train_val.prototxt", "-iterations", "3"]
-    loud = {**caffe_tools.UNLESS_SET, **os.environ, "GLOG_minloglevel": "0"}
+    loud = {**programs.UNLESS_SET, **os.environ, "GLOG_minloglevel": "0"}
     said = subprocess.run(command, cwd=run, env=loud, capture_output=True, text=True, check=True).stderr
     return float(said.split("Average Forward-Backward: ")[1].split()[0]) / 1000
 
 
 def stock_caffe() -> str | None:
     """The caffe program of a build with Caffe's own loops (FAST=0), built when it is not there; none beside a Caffe of the user's own."""
-    caffe = caffe_tools.find()
+    caffe = installation.find()
     if "USE_OPENMP=ON" not in caffe.build.get("flags", ""):
         return None
     environment = {**os.environ, "BONECAFFE_FAST": "0", "BONECAFFE_GPU": "1" if caffe.has_gpu else "0"}
@@ -489,7 +489,7 @@ def pytorch(batch: int):
 
 def multiplications(run, batch: int) -> float:
     """Floating-point operations of the matrix products of a forward and backward pass; the first layer passes no gradient on."""
-    net = caffe_tools.import_pycaffe().Net(str(run.deploy), 1)
+    net = programs.import_pycaffe().Net(str(run.deploy), 1)
     one = [2 * blobs[0].data.size * (net.blobs[name].data[0, 0].size) for name, blobs in net.params.items()]
     return batch * (3.0 * sum(one) - one[0])
 
@@ -530,8 +530,8 @@ PARTS = {
 
 def main() -> int:
     """Run the parts asked for, print one table, keep it with the machine's description in runs/bench.json."""
-    from bonecaffe import environment
-    from bonecaffe.run import write_text
+    from bonecaffe.caffe import environment
+    from bonecaffe.files import write_text
 
     wanted = sys.argv[1:] or list(PARTS)
     unknown = [name for name in wanted if name not in PARTS]

@@ -14,8 +14,8 @@ import urllib.request
 from pathlib import Path
 
 from bonecaffe.doctor import stock_weights
-from bonecaffe.run import replacing
-from bonecaffe.training.inputs import STOCK_SHA1
+from bonecaffe.files import replacing
+from bonecaffe.training.launch import STOCK_SHA1
 
 URL = "http://dl.caffe.berkeleyvision.org/bvlc_reference_caffenet.caffemodel"
 

@@ -94,8 +94,8 @@ say "Caffe: $origin ($root)"
 "$venv/bin/python" - <<'PY'
 import sysconfig
 from pathlib import Path
-from bonecaffe import caffe_tools
-caffe = caffe_tools.find()
+from bonecaffe.caffe import installation
+caffe = installation.find()
 pth = Path(sysconfig.get_path("purelib")) / "bonecaffe-pycaffe.pth"
 pth.write_text(f"{caffe.python}\n") if caffe.python else pth.unlink(missing_ok=True)
 PY

@@ -12,9 +12,9 @@ from pathlib import Path
 import pandas
 import pytest
 
-from bonecaffe import caffe_tools
+from bonecaffe.caffe import programs
 from bonecaffe.hands.phantom import dataset
-from bonecaffe.prepare import stage
+from bonecaffe.prepare import prepare
 from bonecaffe.recipe import Recipe
 from bonecaffe.run import RunDir
 
@@ -69,7 +69,7 @@ def own_hands(hands, tmp_path) -> Path:
 def prepare_run(path: Path, data: Path, recipe: Recipe | None = None, **options) -> RunDir:
     """Prepare a run from a folder of phantoms."""
     run = RunDir(path)
-    stage.prepare(run, data / "images", data / "ages.csv", data / "points.csv", recipe or tiny(), **options)
+    prepare.prepare(run, data / "images", data / "ages.csv", data / "points.csv", recipe or tiny(), **options)
     return run
 
 
@@ -157,7 +157,7 @@ def losses_of_test(run: RunDir) -> tuple[float, float]:
     table = pandas.read_csv(run.predictions("test"))
     ours = float(((table.predicted_months - table.boneage_months) ** 2).mean() / 2)
     model = ["-model", run.train_val.name, "-weights", "snapshots/SNAPSHOT_iter_12.caffemodel"]
-    said = caffe_tools.call("caffe", ["test", *model, "-iterations", "2"], cwd=run.path).stderr
+    said = programs.call("caffe", ["test", *model, "-iterations", "2"], cwd=run.path).stderr
     return ours, float(said.rsplit("Loss: ", 1)[1].split()[0])
 
 

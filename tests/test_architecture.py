@@ -11,20 +11,19 @@ from conftest import REPOSITORY
 
 PACKAGE = REPOSITORY / "bonecaffe"
 
-LAYERS = [  # each may import from those before it
-    {"errors", "recipe", "run", "recipes"},
-    {"caffe_tools"},
-    {"gpu"},
-    {"engine"},
-    {"environment"},
+LAYERS = [  # each may import from those before it, and from itself; DESIGN's order
+    {"errors"},
+    {"files", "workers", "recipe", "recipes"},
+    {"records"},
+    {"run"},
+    {"caffe"},
     {"hands"},
     {"prepare"},
-    {"annotate"},
     {"network"},
     {"training"},
     {"predict", "locate"},
     {"evaluation"},
-    {"doctor", "evidence", "repeat"},
+    {"annotate", "studies", "doctor"},
     {"cli", "__main__"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
@@ -66,19 +65,20 @@ def test_hands_know_no_caffe():
     """What marks and reads hands needs no Caffe."""
     for path, part, name in imports():
         if part == "hands":
-            assert "caffe_tools" not in name and not name.startswith("caffe"), path
+            assert not name.startswith(("bonecaffe.caffe", "caffe")), path
 
 
 def test_marking_needs_no_caffe():
     """The page stands on hands and on the one function that makes what the network sees."""
     of_it = {name for _, part, name in imports() if part == "annotate" and name.startswith("bonecaffe.")}
-    assert {name.split(".")[1] for name in of_it} <= {"annotate", "errors", "hands", "prepare", "recipe", "run"}
+    assert {name.split(".")[1] for name in of_it} <= {"annotate", "errors", "files", "hands", "prepare", "recipe"}
     assert {name for name in of_it if "prepare" in name} == {"bonecaffe.prepare.normalize"}
 
 
-def test_only_caffe_tools_starts_processes():
+def test_only_caffe_starts_processes():
     """One door to Caffe's programs."""
-    assert {path.name for path, _, name in imports() if name == "subprocess"} == {"caffe_tools.py"}
+    found = {path.relative_to(PACKAGE).as_posix() for path, _, name in imports() if name == "subprocess"}
+    assert found == {"caffe/installation.py", "caffe/programs.py"}
 
 
 def test_importing_and_help_are_light():

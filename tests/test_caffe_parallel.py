@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import prepare_run, tiny
 
-from bonecaffe import caffe_tools
+from bonecaffe.caffe import installation, programs
 from bonecaffe.network import prototxt
 from bonecaffe.run import RunDir
 from bonecaffe.training import train
@@ -20,8 +20,8 @@ from bonecaffe.training import train
 FORWARD = """
 import json, os, sys
 import numpy as np
-from bonecaffe import caffe_tools
-caffe = caffe_tools.import_pycaffe()
+from bonecaffe.caffe import installation, programs
+caffe = programs.import_pycaffe()
 caffe.set_random_seed(3)
 net = caffe.Net(sys.argv[1], caffe.TEST)
 def months(count):
@@ -96,7 +96,7 @@ def test_training_differs_by_rounding_only(hands, tmp_path, monkeypatch, kind):
         weights.append([next(run.snapshots.glob(f"*_{iteration}.caffemodel")) for iteration in (4, 12)])
     one, three, again = weights
     assert three[1].read_bytes() == again[1].read_bytes()
-    caffe = caffe_tools.import_pycaffe()
+    caffe = programs.import_pycaffe()
 
     def learnt(paths):  # what eight iterations changed
         before, after = (
@@ -113,8 +113,8 @@ def test_training_differs_by_rounding_only(hands, tmp_path, monkeypatch, kind):
 FULL = """
 import sys
 import numpy as np
-from bonecaffe import caffe_tools
-caffe = caffe_tools.import_pycaffe()
+from bonecaffe.caffe import installation, programs
+caffe = programs.import_pycaffe()
 net = caffe.Net(sys.argv[1], caffe.TEST)
 rng = np.random.default_rng(1)
 for blob in [net.blobs["data"], *net.params["full"]]:
@@ -148,7 +148,7 @@ def test_full_layer_against_numpy(tmp_path, images):
 
 def test_build_says_what_it_is():
     """The record of our own build names OpenMP; without it (FAST=0, a Caffe of your own) this file tests plain Caffe."""
-    caffe = caffe_tools.find()
+    caffe = installation.find()
     if "flags" not in caffe.build:
         pytest.skip("a Caffe that was not built here")
     assert ("-DUSE_OPENMP=ON" in caffe.build["flags"]) == any(name.startswith("libgomp") for name in caffe.libraries)

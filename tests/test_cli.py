@@ -158,14 +158,14 @@ def test_doctor_finds_what_is_here():
 
 def test_doctor_exits_1_without_caffe(monkeypatch, tmp_path):
     """And names the command that mends it."""
-    from bonecaffe import caffe_tools
+    from bonecaffe.caffe import installation
 
     monkeypatch.setenv("CAFFE_ROOT", str(tmp_path))
     done = bonecaffe("doctor", code=1)
     assert "make setup" in done.output
     monkeypatch.delenv("CAFFE_ROOT")
-    monkeypatch.setattr(caffe_tools, "NOTE", tmp_path / "none.json")
-    monkeypatch.setattr(caffe_tools.shutil, "which", lambda name: None)
+    monkeypatch.setattr(installation, "NOTE", tmp_path / "none.json")
+    monkeypatch.setattr(installation.shutil, "which", lambda name: None)
     assert "make setup" in bonecaffe("doctor", code=1).output
 
 

@@ -10,12 +10,12 @@ import pytest
 from click.testing import CliRunner
 from conftest import prepare_run, tiny
 
-from bonecaffe import evidence
 from bonecaffe.cli import main
 from bonecaffe.errors import RunError
-from bonecaffe.evaluation import by_snapshot, stage
+from bonecaffe.evaluation import by_snapshot, evaluate
 from bonecaffe.predict import predict_run
 from bonecaffe.run import RunDir
+from bonecaffe.studies import verify
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def whole(trained, tmp_path_factory) -> RunDir:
     run = RunDir(shutil.copytree(trained.path, tmp_path_factory.mktemp("whole") / "run"))
     by_snapshot.evaluate_all(run, lambda done, total: None)
     predict_run(run)
-    stage.evaluate(run)
+    evaluate.evaluate(run)
     return run
 
 
@@ -35,10 +35,10 @@ def own_whole(whole, tmp_path) -> RunDir:
 
 def test_untouched_run_holds(whole, hands):
     """Every link, inputs too; also after the folder was moved."""
-    links = evidence.verify(whole, hands / "images", hands / "ages.csv", hands / "points.csv")
-    assert {link.state for link in links} == {evidence.HOLDS}, links
+    links = verify.verify(whole, hands / "images", hands / "ages.csv", hands / "points.csv")
+    assert {link.state for link in links} == {verify.HOLDS}, links
     assert len(links) == 15
-    assert [link.name for link in evidence.verify(whole) if link.state == evidence.UNSEEN] == [
+    assert [link.name for link in verify.verify(whole) if link.state == verify.UNSEEN] == [
         "ages",
         "points",
         "images",
@@ -90,7 +90,7 @@ BREAKS = [
 def test_broken_link_is_named(own_whole, file, spoil, link, said):
     """One file spoiled: its link is the first that broke, exit 1."""
     spoil(own_whole.path / file)
-    broken = evidence.first_broken(evidence.verify(own_whole))
+    broken = verify.first_broken(verify.verify(own_whole))
     assert broken is not None and broken.name == link and said in broken.said, broken
     done = CliRunner().invoke(main, ["verify", str(own_whole)])
     assert done.exit_code == 1 and f"the first link that broke: {link}" in done.output
@@ -100,12 +100,12 @@ def test_spoiled_image_and_inputs_are_named(own_whole, hands, tmp_path):
     """A prepared image, the tables, a radiograph."""
     image = next(own_whole.images.glob("*.png"))
     other_pixels(image)
-    assert evidence.first_broken(evidence.verify(own_whole)).said == f"images/{image.name}: other pixels"
+    assert verify.first_broken(verify.verify(own_whole)).said == f"images/{image.name}: other pixels"
     shutil.copytree(hands, tmp_path / "data")
     append(tmp_path / "data" / "ages.csv")
-    assert evidence.first_broken(evidence.verify(own_whole, ages=tmp_path / "data" / "ages.csv")).name == "ages"
+    assert verify.first_broken(verify.verify(own_whole, ages=tmp_path / "data" / "ages.csv")).name == "ages"
     flip(next((tmp_path / "data" / "images").glob("*.png")))
-    assert evidence.first_broken(evidence.verify(own_whole, images=tmp_path / "data" / "images")).name == "images"
+    assert verify.first_broken(verify.verify(own_whole, images=tmp_path / "data" / "images")).name == "images"
 
 
 def test_resealed_figures_do_not_pass(own_whole):
@@ -114,20 +114,20 @@ def test_resealed_figures_do_not_pass(own_whole):
     metrics["splits"]["test"]["mad_months"] -= 1
     own_whole.metrics.write_text(json.dumps(metrics))
     facts = own_whole.manifest()["evaluate"]
-    own_whole.record("evaluate", {**facts, "metrics": evidence.sha256_file(own_whole.metrics)})
-    broken = evidence.first_broken(evidence.verify(own_whole))
+    own_whole.record("evaluate", {**facts, "metrics": verify.sha256_file(own_whole.metrics)})
+    broken = verify.first_broken(verify.verify(own_whole))
     assert broken.name == "metrics" and "mad_months" in broken.said
 
 
 def test_another_caffe_is_said_and_is_no_break(own_whole, monkeypatch):
     """Verified elsewhere, with other versions: told apart from a broken link."""
-    real = evidence.environment.describe()
+    real = verify.environment.describe()
     monkeypatch.setattr(
-        evidence.environment, "describe", lambda: {**real, "packages": {**real["packages"], "numpy": "1.0"}}
+        verify.environment, "describe", lambda: {**real, "packages": {**real["packages"], "numpy": "1.0"}}
     )
-    link = next(link for link in evidence.verify(own_whole) if link.name == "Caffe and packages")
-    assert link.state == evidence.OTHER and "numpy" in link.said
-    assert evidence.first_broken(evidence.verify(own_whole)) is None
+    link = next(link for link in verify.verify(own_whole) if link.name == "Caffe and packages")
+    assert link.state == verify.OTHER and "numpy" in link.said
+    assert verify.first_broken(verify.verify(own_whole)) is None
 
 
 def test_manifest_holds_what_it_should_and_nothing_personal(whole):
@@ -155,7 +155,7 @@ def test_runs_are_listed(own_whole, hands, tmp_path):
     (broken / "manifest.json").write_text("{")
     (broken / "recipe.yaml").write_text("name: x")
     (folder / "notes").mkdir()
-    found = {summary.run: summary for summary in evidence.runs_in(folder)}
+    found = {summary.run: summary for summary in verify.runs_in(folder)}
     assert list(found) == ["fresh", "killed", "repeat/seed-1", "spoiled"]
     assert (found["fresh"].state, found["fresh"].iteration, found["fresh"].max_iter) == ("prepared", 0, 7)
     assert found["killed"].state == "killed" and found["spoiled"].state.startswith("unreadable")
@@ -166,9 +166,9 @@ def test_runs_are_listed(own_whole, hands, tmp_path):
     assert "seed-1" in output and "finished" in output
     assert len(json.loads(CliRunner().invoke(main, ["runs", str(folder), "--json"]).output)) == 4
     with pytest.raises(RunError):
-        evidence.runs_in(tmp_path / "nowhere")
+        verify.runs_in(tmp_path / "nowhere")
     with pytest.raises(RunError, match="nothing to verify"):
-        evidence.verify(RunDir(tmp_path / "nowhere"))
+        verify.verify(RunDir(tmp_path / "nowhere"))
 
 
 @pytest.mark.parametrize("change", [

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 from conftest import prepare_run
 
-from bonecaffe import caffe_tools, gpu
-from bonecaffe.network import preflight
+from bonecaffe.caffe import gpus, installation, programs
 from bonecaffe.recipe import Recipe
-from bonecaffe.training import inputs
+from bonecaffe.training import launch, preflight
 
 
 class GpuCaffe:
@@ -23,11 +22,11 @@ class GpuCaffe:
 @pytest.fixture
 def smi(tmp_path, monkeypatch):
     """Puts a program nvidia-smi on PATH that lists the cards given; there is a driver, and a Caffe with CUDA."""
-    real = caffe_tools.find()
+    real = installation.find()
     for name in ("python", "program"):  # what has nothing to do with cards is the real Caffe's
         monkeypatch.setattr(GpuCaffe, name, getattr(real, name), raising=False)
-    monkeypatch.setattr(caffe_tools, "find", lambda: GpuCaffe)
-    monkeypatch.setattr(gpu, "_DRIVERS", (Path("/proc"),))
+    monkeypatch.setattr(installation, "find", lambda: GpuCaffe)
+    monkeypatch.setattr(gpus, "_DRIVERS", (Path("/proc"),))
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
 
     def lists(*lines, code=0):
@@ -42,12 +41,12 @@ def smi(tmp_path, monkeypatch):
 def test_cards_are_read(smi):
     """Number, name, capability, memory; a line that is none, or a failing program, is no card."""
     smi("0, NVIDIA GeForce GTX 1060 6GB, 6.1, 6144 MiB", "1, NVIDIA RTX A6000, 8.6, 49140 MiB", "No devices were found")
-    assert gpu.cards() == [
-        gpu.Card(0, "NVIDIA GeForce GTX 1060 6GB", 61, 6144 << 20),
-        gpu.Card(1, "NVIDIA RTX A6000", 86, 49140 << 20),
+    assert gpus.cards() == [
+        gpus.Card(0, "NVIDIA GeForce GTX 1060 6GB", 61, 6144 << 20),
+        gpus.Card(1, "NVIDIA RTX A6000", 86, 49140 << 20),
     ]
     smi("0, x, 8.6, 1 MiB", code=9)
-    assert gpu.cards() == []
+    assert gpus.cards() == []
 
 
 def test_cards_are_numbered_as_caffe_numbers_them(smi, monkeypatch):
@@ -61,30 +60,30 @@ def test_cards_are_numbered_as_caffe_numbers_them(smi, monkeypatch):
         ("1,7,0", ["A6000"]),
     ):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", wish)
-        assert [(card.index, card.name) for card in gpu.cards()] == list(enumerate(names)), wish
+        assert [(card.index, card.name) for card in gpus.cards()] == list(enumerate(names)), wish
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    assert gpu.problem("0") is None and "no card 1" in gpu.problem("1")
+    assert gpus.problem("0") is None and "no card 1" in gpus.problem("1")
     monkeypatch.setattr(GpuCaffe, "has_nccl", False)
-    assert gpu.problem("all") is None  # it is one card
+    assert gpus.problem("all") is None  # it is one card
     monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
-    assert caffe_tools._environment()["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    assert programs._environment()["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
 
 
 def test_what_speaks_against_a_card(smi, monkeypatch):
     """Older than the build, in a gap of it, not there, no driver, no NCCL: named with the remedy; a newer card is served by PTX."""
     smi("0, GTX 1060, 6.1, 6144 MiB", "1, A100, 8.0, 40960 MiB", "2, A6000, 8.6, 49140 MiB", "3, B200, 10.0, 180000 MiB", "4, L4, 8.9, 23034 MiB")  # fmt: skip
-    assert "compute capability 6.1" in gpu.problem("0") and "built for 7.5, 8.6" in gpu.problem("0")
-    assert "compute capability 8.0" in gpu.problem("1")
-    assert gpu.problem("2") is None and gpu.problem("3") is None and gpu.problem("4") is None
-    assert gpu.problem("2,3") is None
-    assert "no card 7" in gpu.problem("2,7")
-    assert "card 0" in gpu.problem("all")
+    assert "compute capability 6.1" in gpus.problem("0") and "built for 7.5, 8.6" in gpus.problem("0")
+    assert "compute capability 8.0" in gpus.problem("1")
+    assert gpus.problem("2") is None and gpus.problem("3") is None and gpus.problem("4") is None
+    assert gpus.problem("2,3") is None
+    assert "no card 7" in gpus.problem("2,7")
+    assert "card 0" in gpus.problem("all")
     monkeypatch.setattr(GpuCaffe, "has_nccl", False)
-    assert "NCCL" in gpu.problem("2,3") and gpu.problem("2") is None
-    monkeypatch.setattr(gpu, "_DRIVERS", (Path("/nowhere"),))
-    assert "no NVIDIA driver" in gpu.problem("2")
+    assert "NCCL" in gpus.problem("2,3") and gpus.problem("2") is None
+    monkeypatch.setattr(gpus, "_DRIVERS", (Path("/nowhere"),))
+    assert "no NVIDIA driver" in gpus.problem("2")
     monkeypatch.setattr(GpuCaffe, "has_gpu", False)
-    assert "make caffe GPU=1" in gpu.problem("2")
+    assert "make caffe GPU=1" in gpus.problem("2")
 
 
 def test_a_card_too_small_is_told_a_batch_that_fits(request, hands, tmp_path):
@@ -95,7 +94,7 @@ def test_a_card_too_small_is_told_a_batch_that_fits(request, hands, tmp_path):
     )
     run = prepare_run(tmp_path / "run", hands, recipe)  # by the real Caffe; then one with a card is pretended
     request.getfixturevalue("smi")("0, small, 8.6, 2048 MiB")
-    inputs.write_prototxts(run, recipe)
+    launch.write_prototxts(run, recipe)
     (said,) = [line for line in preflight.examine(run, preflight.Plan(gpu="0")).problems if "memory" in line]
     assert "the card has 2.1 GB" in said
     batch, steps = int(said.split("train_batch: ")[1].split()[0]), int(said.split("iter_size: ")[1].split(",")[0])
@@ -104,7 +103,7 @@ def test_a_card_too_small_is_told_a_batch_that_fits(request, hands, tmp_path):
         {"network.train_batch": batch, "solver.iter_size": steps}, "tests: the batch that was named"
     )
     run.write_recipe(smaller)
-    inputs.write_prototxts(run, smaller)
+    launch.write_prototxts(run, smaller)
     assert f"iter_size: {steps}" in run.solver.read_text()
     assert not [line for line in preflight.examine(run, preflight.Plan(gpu="0")).problems if "memory" in line]
     assert preflight.schedule(run).images == 256
@@ -120,7 +119,7 @@ def test_advice_keeps_the_images_of_a_step(request, hands, tmp_path, iter_size):
     )  # fmt: skip
     run = prepare_run(tmp_path / "run", hands, recipe)
     request.getfixturevalue("smi")("0, small, 8.6, 1100 MiB")
-    inputs.write_prototxts(run, recipe)
+    launch.write_prototxts(run, recipe)
     assert not [line for line in preflight.examine(run, preflight.Plan()).problems if "memory" in line]
     (said,) = [line for line in preflight.examine(run, preflight.Plan(gpu="0")).problems if "memory" in line]
     batch, steps = int(said.split("train_batch: ")[1].split()[0]), int(said.split("iter_size: ")[1].split(",")[0])

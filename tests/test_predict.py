@@ -15,13 +15,12 @@ import pandas
 import pytest
 from conftest import losses_of_test, tiny
 
-from bonecaffe import caffe_tools, engine
+from bonecaffe.caffe import nets, programs, snapshots
 from bonecaffe.errors import BonecaffeError, CaffeError, ImageError, PredictError
 from bonecaffe.hands.images import find_images, read_image
 from bonecaffe.hands.reference_points import read_points
 from bonecaffe.predict import Predictor, predict_run
 from bonecaffe.prepare import imageset
-from bonecaffe.training import snapshots
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +30,7 @@ def predictor(trained):
 
 def test_feed_equals_what_caffes_data_layer_feeds(own_run, predictor, trained):
     """The real Data layer on the packed LMDB gives, to the last bit, what Predictor feeds for the same hands."""
-    caffe = caffe_tools.import_pycaffe()
+    caffe = programs.import_pycaffe()
     lines = own_run.list_file("test").read_text().splitlines()
     text = f"""layer {{ name: "data" type: "Data" top: "data" top: "label" transform_param {{ mean_value: 104 mean_value: 117 mean_value: 123 }}
         data_param {{ source: "{own_run.lmdb("test")}" batch_size: {len(lines)} backend: LMDB }} }}"""
@@ -142,7 +141,7 @@ def test_full_size_net_equals_opencv_on_a_hundred_images(tmp_path):
     from bonecaffe.recipe import Recipe
     from bonecaffe.run import RunDir
 
-    caffe = caffe_tools.import_pycaffe()
+    caffe = programs.import_pycaffe()
     recipe, run = Recipe.load("smoke"), RunDir(tmp_path / "run")
     run.write_recipe(recipe)
     prototxt.write(run.path, recipe)
@@ -172,7 +171,7 @@ def test_recipe_changed_after_training_does_not_reach_the_model(own_trained, han
     """A later prepare with another mean says `nothing changed` and changes no prediction; another deploy is refused."""
     from conftest import prepare_run
 
-    from bonecaffe.training import inputs
+    from bonecaffe.training import launch
 
     points, files = read_points(hands / "points.csv"), find_images(hands / "images")
     before = Predictor(own_trained).predict(files["1003"], points["1003"])
@@ -180,7 +179,7 @@ def test_recipe_changed_after_training_does_not_reach_the_model(own_trained, han
     prepare_run(own_trained.path, hands, other)
     assert own_trained.recipe() == other
     assert Predictor(own_trained).predict(files["1003"], points["1003"]) == before
-    inputs.write_prototxts(own_trained, tiny(network__fc_outputs=(16, 8)))
+    launch.write_prototxts(own_trained, tiny(network__fc_outputs=(16, 8)))
     with pytest.raises(PredictError, match=r"deploy\.prototxt changed"):
         Predictor(own_trained)
 
@@ -210,7 +209,7 @@ def test_engines_agree(own_trained):
     """The same net and weights say the same through either engine, for any batch, and after other weights."""
     deploy, rng = own_trained.deploy, np.random.default_rng(0)
     first, last = (s.caffemodel for s in (snapshots.find(own_trained.snapshots)[i] for i in (0, -1)))
-    ours, other = (engine.make(kind, deploy, first) for kind in engine.KINDS)
+    ours, other = (nets.make(kind, deploy, first) for kind in nets.KINDS)
     for weights in (first, last):
         ours.load(weights)
         other.load(weights)
@@ -219,6 +218,6 @@ def test_engines_agree(own_trained):
             a, b = ours.forward(batch), other.forward(batch)
             assert a.shape == b.shape == (count, 1) and np.allclose(a, b, rtol=1e-4)
     with pytest.raises(CaffeError, match="leave --gpu out"):
-        engine.make("opencv", deploy, first, gpu=0)
+        nets.make("opencv", deploy, first, gpu=0)
     with pytest.raises(CaffeError, match="without GPU support"):
-        engine.make("caffe", deploy, first, gpu=0)
+        nets.make("caffe", deploy, first, gpu=0)

@@ -19,10 +19,11 @@ import pytest
 from click.testing import CliRunner
 from conftest import caffes, tiny
 
-from bonecaffe import evidence, repeat
 from bonecaffe.cli import main
 from bonecaffe.errors import RepeatError, RepeatInterrupted
-from bonecaffe.run import RunDir, write_text
+from bonecaffe.files import write_text
+from bonecaffe.run import RunDir
+from bonecaffe.studies import repeat, verify
 
 
 def plan_for(out, hands, **changes) -> repeat.Plan:
@@ -52,8 +53,8 @@ def test_repeat_by_command(hands, tmp_path):
     log = (out / "seed-2" / "caffe.log").read_bytes()
     assert CliRunner().invoke(main, command).exit_code == 0
     assert (out / "seed-2" / "caffe.log").read_bytes() == log
-    links = evidence.verify(RunDir(out / "seed-2"))
-    assert evidence.first_broken(links) is None, links
+    links = verify.verify(RunDir(out / "seed-2"))
+    assert verify.first_broken(links) is None, links
     assert any(
         d.field == "data.split_seed" and "seed 2" in d.reason for d in RunDir(out / "seed-2").recipe().departures()
     )
@@ -89,7 +90,7 @@ def test_weights_stay_declared_when_it_goes_on(hands, trained, tmp_path):
         assert repeat.one(plan, 1).state == "finished"
         run = RunDir(tmp_path / "seed-1")
         assert run.trained_recipe().training.initial_weights == "given"
-        assert evidence.first_broken(evidence.verify(run)) is None
+        assert verify.first_broken(verify.verify(run)) is None
 
 
 def test_interrupted_seed_goes_on(hands, tmp_path):

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY
 
-from bonecaffe import caffe_tools
+from bonecaffe.caffe import installation
 from bonecaffe.doctor import cache_folder
 
 BUILD = REPOSITORY / "scripts" / "build_caffe.sh"
@@ -65,12 +65,12 @@ def test_edits_fit_the_upstream_source(tmp_path):
 
 def test_pycaffe_starts_without_scikit_image_and_reads_images_with_it(tmp_path):
     """`import caffe` loads no scikit-image; caffe.io, which wants it, still reads and resizes."""
-    if "flags" not in caffe_tools.find().build:
+    if "flags" not in installation.find().build:
         pytest.skip("a Caffe that was not built here")
     image = np.arange(256, dtype=np.uint8).reshape(16, 16)
     cv2.imwrite(str(tmp_path / "image.png"), image)
     code = (
-        "import sys; from bonecaffe import caffe_tools; caffe = caffe_tools.import_pycaffe()\n"
+        "import sys; from bonecaffe.caffe import programs; caffe = programs.import_pycaffe()\n"
         "assert 'skimage' not in sys.modules and 'scipy.ndimage' not in sys.modules\n"
         "grey = caffe.io.load_image(sys.argv[1], color=False); small = caffe.io.resize_image(grey, (8, 8))\n"
         "four = caffe.io.resize_image(grey.repeat(4, 2), (8, 8))\n"
@@ -85,7 +85,7 @@ def test_caffe_root_that_does_not_serve_is_refused(tmp_path):
     done = build(CAFFE_ROOT=str(tmp_path))
     assert done.returncode == 1 and "does not serve: no bin/caffe" in done.stderr
     (tmp_path / "bin").mkdir()
-    for program in caffe_tools.PROGRAMS:
+    for program in installation.PROGRAMS:
         (tmp_path / "bin" / program).write_text("#!/bin/sh\n")
         (tmp_path / "bin" / program).chmod(0o755)
     assert "no pycaffe" in build(CAFFE_ROOT=str(tmp_path)).stderr
@@ -93,7 +93,7 @@ def test_caffe_root_that_does_not_serve_is_refused(tmp_path):
 
 def test_existing_install_is_taken():
     """CAFFE_ROOT with programs and a pycaffe that imports: taken as it is, and said."""
-    root = caffe_tools.find().root
+    root = installation.find().root
     if root is None:
         pytest.skip("Caffe is on PATH here")
     done = build(CAFFE_ROOT=str(root))

@@ -6,7 +6,7 @@ import pandas
 import pytest
 from conftest import SAMPLE, prepare_run
 
-from bonecaffe.evaluation import stage
+from bonecaffe.evaluation import evaluate
 from bonecaffe.predict import predict_run
 from bonecaffe.recipe import Recipe
 from bonecaffe.training import train
@@ -25,7 +25,7 @@ def test_pipeline_runs(name, tmp_path):
     outcome = train.train(run)
     assert (outcome.state, outcome.iteration) == ("finished", 4), outcome
     predict_run(run)
-    evaluation = stage.evaluate(run)
+    evaluation = evaluate.evaluate(run)
     assert evaluation.iteration == 4 and run.report.is_file()
     assert len(pandas.read_csv(run.predictions("train"))) == 8
     if name == "smoke":

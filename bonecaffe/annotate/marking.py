@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bonecaffe.errors import AnnotateError, PointsError, Problems
+from bonecaffe.files import held, read_table, sha256, table_text, write_text
 from bonecaffe.hands.images import find_images, image_size
 from bonecaffe.hands.reference_points import (
     COLUMNS,
@@ -26,8 +27,6 @@ from bonecaffe.hands.reference_points import (
     lock_file,
     read_points_table,
 )
-from bonecaffe.hands.tables import read_table, table_text
-from bonecaffe.run import held, sha256, write_text
 
 NOTE_COLUMNS = ("id", "skipped", "flagged", "seconds", "points", "suggested")
 
@@ -165,6 +164,7 @@ class Marking:
         self._notes: dict[str, dict[str, str]] = {}
         self._sizes: dict[str, tuple[int, int]] = {}
         with ExitStack() as stack:
+            self.table.parent.mkdir(parents=True, exist_ok=True)
             stack.enter_context(held(lock_file(self.table), "annotate", self._busy))
             self._refresh()
             self._held = stack.pop_all()

@@ -65,13 +65,13 @@ def import_points(sources: tuple[Path, ...], out: Path, images: Path | None, ski
     VOC boxes of bones give the points by their centres: MCP (or MCP and MCPFirst), Radius, Ulna.
     """
     from bonecaffe.errors import PointsError
-    from bonecaffe.hands import foreign
+    from bonecaffe.hands import formats
     from bonecaffe.hands.reference_points import write_points
 
     if out.exists():
         raise PointsError(f"{out}: is there already, and is not written over. Give another --out, or move it away.")
     left_out: list[str] | None = [] if skip_incomplete else None
-    hands = foreign.read(sources, images, left_out)
+    hands = formats.read(sources, images, left_out)
     write_points(out, hands)
     for said in left_out or ():
         click.echo(f"left out: {said}")
@@ -85,15 +85,15 @@ def import_points(sources: tuple[Path, ...], out: Path, images: Path | None, ski
 def export_points(table: Path, kind: str, out: Path) -> None:
     """Write a points.csv as COCO keypoints, labelme files, or a tidy points.csv."""
     from bonecaffe.errors import PointsError
-    from bonecaffe.hands import foreign
+    from bonecaffe.files import write_text
+    from bonecaffe.hands import formats
     from bonecaffe.hands.reference_points import read_points, write_points
-    from bonecaffe.run import write_text
 
     hands = read_points(table)
     if kind == "labelme":
-        targets = {out / f"{hand.id}.json": foreign.labelme(hand) for hand in hands.values()}
+        targets = {out / f"{hand.id}.json": formats.labelme(hand) for hand in hands.values()}
     else:
-        targets = {out: foreign.coco(hands.values())}
+        targets = {out: formats.coco(hands.values())}
     there = [path for path in targets if path.exists()]
     if there:
         raise PointsError(f"{there[0]}: is there already, and is not written over. Give another --out.")
@@ -101,7 +101,7 @@ def export_points(table: Path, kind: str, out: Path) -> None:
         write_points(out, hands.values())
     else:
         for path, content in targets.items():
-            write_text(path, json.dumps(content, indent=2) + "\n")
+            write_text(path, json.dumps(content, indent=2) + "\n", parents=True)
     click.echo(f"{out}: {len(hands)} hands")
 
 
@@ -116,9 +116,9 @@ def check_points(table: Path, images: Path | None, sheet: Path | None) -> None:
     """
     from bonecaffe.errors import PointsError
     from bonecaffe.hands import plausibility
+    from bonecaffe.hands.contact_sheet import write_sheet
     from bonecaffe.hands.images import find_images, missing
     from bonecaffe.hands.reference_points import read_points
-    from bonecaffe.hands.sheet import write_sheet
 
     if (sheet is None) != (images is None):
         raise click.UsageError("--sheet and --images belong together")
@@ -157,9 +157,9 @@ def compare_points(first: Path, second: Path, as_json: bool, images: Path | None
 
     from bonecaffe.errors import PointsError
     from bonecaffe.hands import agreement
+    from bonecaffe.hands.contact_sheet import write_sheet
     from bonecaffe.hands.images import find_images
     from bonecaffe.hands.reference_points import POINT_NAMES, read_points
-    from bonecaffe.hands.sheet import write_sheet
 
     if (sheet is None) != (images is None):
         raise click.UsageError("--sheet and --images belong together")
@@ -240,13 +240,13 @@ def locate(images: Path, table: Path, model: Path | None, sheet: Path | None, jo
     Beside POINTS, a file NAME.found.csv holds every image's confidence, its verdict, and the guess where it is not sure;
     `bonecaffe annotate --suggest` offers them for a look. Called again, only new images are looked at.
     """
+    from bonecaffe.hands.contact_sheet import write_sheet
     from bonecaffe.hands.images import find_images
-    from bonecaffe.hands.sheet import write_sheet
-    from bonecaffe.locate import stage
+    from bonecaffe.locate import locate
     from bonecaffe.locate.locator import MODEL
 
     with progress_bar("locate") as progress:
-        results, new = stage.locate(images, table, model or MODEL, progress, jobs, engine)
+        results, new = locate.locate(images, table, model or MODEL, progress, jobs, engine)
     doubtful = [result for result in results if not result.sure]
     for result in doubtful:
         click.echo(f"{result.id}: {result.verdict}")
@@ -259,7 +259,7 @@ def locate(images: Path, table: Path, model: Path | None, sheet: Path | None, jo
         click.echo(f"{sheet}: not written, because there is no guess in doubt to show")
     seen = "nothing changed" if not new else f"{new} looked at"
     click.echo(
-        f"{table}: {seen}; {len(results) - len(doubtful)} hands sure, {len(doubtful)} not; all in {stage.found_file(table)}"
+        f"{table}: {seen}; {len(results) - len(doubtful)} hands sure, {len(doubtful)} not; all in {locate.found_file(table)}"
     )
 
 
@@ -295,12 +295,12 @@ def train_locator(
     from bonecaffe.errors import LocateError
     from bonecaffe.hands.images import find_images, missing
     from bonecaffe.hands.reference_points import read_points
-    from bonecaffe.locate import training
+    from bonecaffe.locate import learn
     from bonecaffe.locate.locator import MODEL
 
     if (images is None) != (table is None):
         raise click.UsageError("--images and --points belong together")
-    plan, hands = training.ANEW, []
+    plan, hands = learn.ANEW, []
     if images is not None and table is not None:
         marked, files = read_points(table), find_images(images)
         if lost := missing(marked, files):
@@ -308,15 +308,15 @@ def train_locator(
         if not marked:
             raise LocateError(f"{table}: holds no marked hand to learn from.")
         hands = [(files[case_id], hand) for case_id, hand in marked.items()]
-        plan, start = training.IMPROVE, start or MODEL
+        plan, start = learn.IMPROVE, start or MODEL
     plan = replace(plan, seed=seed, phantoms=phantoms or plan.phantoms)
     if iterations:
         plan = replace(plan, iterations=(iterations, iterations))
-    with training.at_work(out):
+    with learn.at_work(out):
         with progress_bar("variations") as progress:
-            training.prepare(out, plan, hands, start, progress, click.echo)
-        for view in training.VIEWS:
+            learn.prepare(out, plan, hands, start, progress, click.echo)
+        for view in learn.VIEWS:
             with progress_bar(f"train {view}") as progress:
-                training.train_view(out, view, plan, start, progress, click.echo)
-        training.finish(out, plan, len(hands))
+                learn.train_view(out, view, plan, start, progress, click.echo)
+        learn.finish(out, plan, len(hands))
     click.echo(f"{out}: a locator; use it with: bonecaffe locate IMAGES --points POINTS --model {out}")

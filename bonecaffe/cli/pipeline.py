@@ -50,8 +50,8 @@ def prepare(
     Fails without leaving anything half-made; picks up where it was interrupted; does nothing when nothing changed.
     """
     from bonecaffe.annotate.marking import accepted_suggestions
-    from bonecaffe.locate.stage import located
-    from bonecaffe.prepare import stage
+    from bonecaffe.locate.locate import located
+    from bonecaffe.prepare import prepare
     from bonecaffe.recipe import Recipe
     from bonecaffe.run import RunDir
 
@@ -61,13 +61,13 @@ def prepare(
         if recipe_name
         else (folder.recipe() if folder.recipe_file.is_file() else Recipe.load("paper"))
     )
-    recipe = stage.with_split(recipe, train_cases, test_cases, seed, labels, origin)
+    recipe = prepare.with_split(recipe, train_cases, test_cases, seed, labels, origin)
     if origin is None and (found := max(located(points), accepted_suggestions(points))):
         recipe = recipe.with_values(
             {"data.points": "found"}, f"{found} hands' points are as bonecaffe locate or another program suggested them"
         )
     with progress_bar("prepare") as progress:
-        changed = stage.prepare(folder, images, ages, points, recipe, progress, jobs)
+        changed = prepare.prepare(folder, images, ages, points, recipe, progress, jobs)
     facts = folder.manifest()["prepare"]
     left_out = "".join(f", {count} {reason}" for reason, count in facts["left_out"].items())
     counts = f"{facts['records']['train']} hands for training, {facts['records']['test']} for test{left_out}"
@@ -84,18 +84,18 @@ def histeq(image: Path, out: Path | None, table: Path | None, levels: int) -> No
 
     The whole image is equalized; `prepare` equalizes the crop.
     """
+    from bonecaffe.files import write_bytes, write_text
     from bonecaffe.hands.images import encode_png, read_image
     from bonecaffe.prepare import histeq as equalization
-    from bonecaffe.run import write_bytes, write_text
 
     if out is None and table is None:
         raise click.UsageError("give --out, --table, or both")
     pixels = read_image(image)
     if table is not None:
-        write_text(table, equalization.table_text(equalization.histogram(pixels), levels))
+        write_text(table, equalization.table_text(equalization.histogram(pixels), levels), parents=True)
         click.echo(table)
     if out is not None:
-        write_bytes(out, encode_png(equalization.histeq(pixels, levels)))
+        write_bytes(out, encode_png(equalization.histeq(pixels, levels)), parents=True)
         click.echo(out)
 
 
@@ -110,7 +110,7 @@ def prototxt(run: Path | None, out: Path | None, recipe_name: str | None, verbat
     from bonecaffe.network import prototxt as definitions
     from bonecaffe.recipe import Recipe
     from bonecaffe.run import RunDir
-    from bonecaffe.training import inputs
+    from bonecaffe.training import launch
 
     if verbatim:
         click.echo(appendices.text(), nl=False)
@@ -123,7 +123,7 @@ def prototxt(run: Path | None, out: Path | None, recipe_name: str | None, verbat
         return
     folder = RunDir(run)
     with folder.lock("prototxt"):
-        kept = inputs.write_prototxts(folder, folder.recipe())
+        kept = launch.write_prototxts(folder, folder.recipe())
     for path in (folder.train_val, folder.solver, folder.deploy):
         click.echo(f"{path}{' (edited by hand; kept)' if path.name in kept else ''}")
 
@@ -138,8 +138,8 @@ def preflight(run: Path, weights: Path | None, snapshot: Path | None, gpu: str |
 
     `train` does this by itself. WEIGHTS are taken as they are: `train` takes their fc8 out first.
     """
-    from bonecaffe.network import preflight as checks
     from bonecaffe.run import RunDir
+    from bonecaffe.training import preflight as checks
 
     folder = RunDir(run)
     folder.recipe()
@@ -216,7 +216,7 @@ def predict(
         table = read_points(points)
         hands = [(image, points_for(image, table)) for image in images]
     else:
-        from bonecaffe.locate.stage import points_of
+        from bonecaffe.locate.locate import points_of
 
         hands = []
         for image in images:
@@ -256,7 +256,7 @@ def predict(
 @click.option("--gpu", type=click.IntRange(0), help="GPU to compute on. [default: the CPU]")
 def evaluate(run: Path, snapshot: int | None, every: bool, gpu: int | None) -> None:
     """Predict both splits; print MAD, CCC and maximum beside the paper's; write figures and report.html."""
-    from bonecaffe.evaluation import by_snapshot, stage
+    from bonecaffe.evaluation import by_snapshot, evaluate
     from bonecaffe.predict import predict_run
     from bonecaffe.run import RunDir
 
@@ -269,7 +269,7 @@ def evaluate(run: Path, snapshot: int | None, every: bool, gpu: int | None) -> N
                 rows = by_snapshot.evaluate_all(folder, progress, gpu)
         with progress_bar("predict") as progress:
             predict_run(folder, snapshot, progress, gpu)
-        evaluation = stage.evaluate(folder)
+        evaluation = evaluate.evaluate(folder)
     if rows:
         _show_snapshots(run, rows)
     _show_evaluation(run, evaluation)

@@ -48,9 +48,9 @@ def sensitivity(
 
     Writes sensitivity.json and sensitivity.csv into the run.
     """
-    from bonecaffe.evaluation import sensitivity as study
     from bonecaffe.hands.reference_points import read_points
     from bonecaffe.run import RunDir
+    from bonecaffe.studies import sensitivity as study
 
     points = read_points(table)
     levels = percents or study.PERCENT
@@ -94,16 +94,16 @@ def verify(run: Path, images: Path | None, ages: Path | None, points: Path | Non
 
     Exits 1 when one did. The inputs lie outside the run; they are looked at when they are given.
     """
-    from bonecaffe import evidence
     from bonecaffe.run import RunDir
+    from bonecaffe.studies import verify
 
     with progress_bar("verify") as progress:
-        links = evidence.verify(RunDir(run), images, ages, points, progress)
+        links = verify.verify(RunDir(run), images, ages, points, progress)
     if as_json:
         click.echo(json.dumps([link._asdict() for link in links], indent=2, ensure_ascii=False))
     else:
         print_table(str(run), ["link", "", "what"], [[link.name, link.state, link.said] for link in links])
-    broken = evidence.first_broken(links)
+    broken = verify.first_broken(links)
     if broken:
         click.echo(f"bonecaffe: {run}: the first link that broke: {broken.name}: {broken.said}", err=True)
         raise click.exceptions.Exit(1)
@@ -116,9 +116,9 @@ def verify(run: Path, images: Path | None, ages: Path | None, points: Path | Non
 @click.option("--json", "as_json", is_flag=True, help="Print the runs as JSON.")
 def runs(folder: Path, as_json: bool) -> None:
     """List the runs in FOLDER (runs): recipe, state, iteration, test MAD and CCC."""
-    from bonecaffe import evidence
+    from bonecaffe.studies import verify
 
-    found = evidence.runs_in(folder)
+    found = verify.runs_in(folder)
     if as_json:
         click.echo(json.dumps([summary._asdict() for summary in found], indent=2, ensure_ascii=False))
         return
@@ -174,9 +174,9 @@ def repeat(
 
     Each seed is a run, OUT/seed-N. Called again, it goes on where it stopped.
     """
-    from bonecaffe import repeat as repeats
-    from bonecaffe.prepare.stage import with_split
+    from bonecaffe.prepare.prepare import with_split
     from bonecaffe.recipe import Recipe
+    from bonecaffe.studies import repeat as repeats
     from bonecaffe.training.display import Display
 
     recipe = with_split(Recipe.load(recipe_name), train_cases, test_cases, None, labels)
@@ -204,7 +204,7 @@ def repeat(
 
 
 def _show_spread(out: Path, results: list[Any]) -> None:
-    from bonecaffe import repeat as repeats
+    from bonecaffe.studies import repeat as repeats
 
     if not results:
         return
@@ -224,7 +224,8 @@ def _show_spread(out: Path, results: list[Any]) -> None:
 @RUN
 def repro(run: Path) -> None:
     """Show how a run departs from the paper, field by field, with the reason; write departures.json."""
-    from bonecaffe.run import RunDir, write_text
+    from bonecaffe.files import write_text
+    from bonecaffe.run import RunDir
 
     folder = RunDir(run)
     recipe = folder.trained_recipe()

@@ -9,11 +9,12 @@ import io
 from collections.abc import Callable
 from typing import Any
 
+from bonecaffe.caffe.snapshots import find
 from bonecaffe.errors import EvaluateError
 from bonecaffe.evaluation.metrics import ccc, mad, max_error
+from bonecaffe.files import sha256_file, write_text
 from bonecaffe.predict import complete_models, predict_snapshots
-from bonecaffe.run import RunDir, sha256_file, write_text
-from bonecaffe.training.snapshots import find
+from bonecaffe.run import RunDir
 
 COLUMNS = ("iteration", "split", "cases", "mad_months", "ccc", "max_error_months")
 WARNING = (

@@ -16,7 +16,8 @@ import numpy as np
 
 from bonecaffe.errors import EvaluateError
 from bonecaffe.evaluation.metrics import AGE_BANDS, limits_of_agreement
-from bonecaffe.run import SPLITS, RunDir, replacing
+from bonecaffe.files import make_folder, replacing
+from bonecaffe.run import SPLITS, RunDir
 
 INK, TRAIN, TEST = "#1c2126", "#2f6db3", "#c4501e"
 COLOUR = {"train": TRAIN, "test": TEST}
@@ -224,6 +225,7 @@ def draw_all(run: RunDir, tables) -> list[Plot]:
         ),
     ]
     plots = []
+    make_folder(run.figures)
     with matplotlib.rc_context(STYLE):
         for name, title, caption, draw in wanted:
             figure = draw()

@@ -19,7 +19,7 @@ from bonecaffe.run import SPLITS, RunDir
 from bonecaffe.training import train as training
 
 if TYPE_CHECKING:
-    from bonecaffe.evaluation.stage import Evaluation
+    from bonecaffe.evaluation.evaluate import Evaluation
 
 DOZEN, DOZEN_SEED = 12, 2018
 SIDE = 224

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bonecaffe.errors import CasesError, Problems
-from bonecaffe.hands.tables import read_table, table_text
+from bonecaffe.files import read_table, table_text
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def write_cases(
     path: str | Path, cases: Iterable[Case], header: Sequence[str] = ("id", "boneage_months", "male")
 ) -> None:
     """Write a table of ages, whole or not at all, under our header or another with the same three columns."""
-    from bonecaffe.run import write_text
+    from bonecaffe.files import write_text
 
     rows = ([c.id, months_text(c.boneage_months), "" if c.male is None else c.male] for c in cases)
-    write_text(Path(path), table_text(header, rows))
+    write_text(Path(path), table_text(header, rows), parents=True)

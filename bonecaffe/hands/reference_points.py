@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bonecaffe.errors import PointsError, Problems
-from bonecaffe.hands.tables import Table, read_table, table_text
+from bonecaffe.files import Table, read_table, table_text
 
 POINT_NAMES = ("ulna", "radius", "phalanx1", "phalanx2", "phalanx3", "phalanx4", "phalanx5")
 """In the order of the table; phalanx1 is the thumb's."""
@@ -174,7 +174,7 @@ def coordinate_text(value: float) -> str:
 
 def write_points(path: str | Path, hands: Iterable[ReferencePoints]) -> None:
     """Write ``points.csv`` whole or not at all; coordinates to a tenth of a pixel."""
-    from bonecaffe.run import write_text
+    from bonecaffe.files import write_text
 
     rows = [[hand.id, hand.width, hand.height, *(coordinate_text(v) for point in hand.points for v in point)] for hand in hands]  # fmt: skip
-    write_text(Path(path), table_text(COLUMNS, rows))
+    write_text(Path(path), table_text(COLUMNS, rows), parents=True)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bonecaffe import engine as engines
+from bonecaffe.caffe import nets as engines
 from bonecaffe.errors import LocateError
 from bonecaffe.hands import fingers
 from bonecaffe.hands.images import read_image

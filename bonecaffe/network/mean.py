@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from bonecaffe import caffe_tools
+from bonecaffe.caffe import caffemodel, programs
 from bonecaffe.errors import PrepareError, RecipeError
-from bonecaffe.network import weights
+from bonecaffe.files import replacing, write_bytes
 from bonecaffe.recipe import Recipe
-from bonecaffe.run import RunDir, replacing, write_bytes
+from bonecaffe.run import RunDir
 
 FILE = "mean.binaryproto"
 """The mean image of a run, beside its prototxts."""
@@ -58,7 +58,7 @@ def write(run: RunDir, recipe: Recipe) -> None:
     kind = recipe.network.mean
     if kind == "dataset":
         with replacing(run.mean_file) as temporary:
-            caffe_tools.call("compute_image_mean", [str(run.lmdb("train").absolute()), str(temporary.absolute())])
+            programs.call("compute_image_mean", [str(run.lmdb("train").absolute()), str(temporary.absolute())])
     elif given := given_file(recipe):
         size = (3, recipe.preparation.height, recipe.preparation.width)
         if read(given).shape != size:
@@ -73,7 +73,7 @@ def write(run: RunDir, recipe: Recipe) -> None:
 def read(path: Path) -> np.ndarray:
     """A mean image, float32 (channel, row, column); RecipeError naming the file when it is none."""
     try:
-        shape, values = weights.read_blob(path.read_bytes())
+        shape, values = caffemodel.read_blob(path.read_bytes())
     except OSError as error:
         raise RecipeError(f"{path}: {error.strerror}. The recipe's mean needs it.") from error
     except ValueError as error:

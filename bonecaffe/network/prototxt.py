@@ -252,7 +252,7 @@ def solver(recipe: Recipe, snapshot_prefix: str | None = None) -> str:
 
 def write(folder: Path, recipe: Recipe, snapshot_prefix: str | None = None) -> list[Path]:
     """Write train_val, solver and deploy into a folder, each moved into place whole; return their paths."""
-    from bonecaffe.run import write_text
+    from bonecaffe.files import write_text
 
     texts = {
         "train_val.prototxt": train_val(recipe),
@@ -261,5 +261,5 @@ def write(folder: Path, recipe: Recipe, snapshot_prefix: str | None = None) -> l
     }
     os.makedirs(folder, exist_ok=True)
     for name, content in texts.items():
-        write_text(folder / name, content)
+        write_text(folder / name, content, parents=True)
     return [folder / name for name in texts]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bonecaffe import caffe_tools
+from bonecaffe.caffe import programs
 from bonecaffe.errors import CaffeError, PrepareError
 from bonecaffe.hands.cases import Case
 from bonecaffe.recipe import Preparation
@@ -57,7 +57,7 @@ def write_labels(lmdb: Path, cases: Sequence[Case]) -> None:
     """
     import lmdb as lmdb_package
 
-    Datum = caffe_tools.caffe_pb2().Datum
+    Datum = programs.caffe_pb2().Datum
     size = 1 << 20 if len(cases) < 1000 else len(cases) * 1024
     with (
         lmdb_package.open(str(lmdb), map_size=size + (1 << 20)) as environment,
@@ -74,7 +74,7 @@ def read_labels(lmdb: Path) -> list[float]:
     """The ages in a database of exact labels, in order."""
     import lmdb as lmdb_package
 
-    Datum = caffe_tools.caffe_pb2().Datum
+    Datum = programs.caffe_pb2().Datum
     environment = lmdb_package.open(str(lmdb), readonly=True, lock=False, create=False)
     with environment, environment.begin() as reader:
         return [Datum.FromString(value).float_data[0] for _, value in reader.cursor()]
@@ -89,7 +89,7 @@ def convert(image_folder: Path, list_file: Path, lmdb: Path, preparation: Prepar
         raise PrepareError(f"{lmdb}: exists already; convert_imageset would abort. Remove it and try again.")
     arguments = command(image_folder, list_file, lmdb, preparation)
     try:
-        caffe_tools.call("convert_imageset", arguments)
+        programs.call("convert_imageset", arguments)
     except CaffeError as error:
         shutil.rmtree(lmdb, ignore_errors=True)
         free = shutil.disk_usage(lmdb.parent).free
@@ -110,7 +110,7 @@ def records(lmdb: Path) -> Iterator[tuple[str, int, np.ndarray]]:
     """
     import lmdb as lmdb_package
 
-    Datum = caffe_tools.caffe_pb2().Datum
+    Datum = programs.caffe_pb2().Datum
     after: bytes | None = None
     while True:
         try:
@@ -152,7 +152,7 @@ def audit(lmdb: Path, cases: Sequence[Case], images: dict[str, str], preparation
     Every case must be there under its key, in order, with its label, as 3 equal channels of height x width whose
     pixels have the SHA-256 in ``images``. Raises PrepareError naming the first difference.
     """
-    from bonecaffe.run import sha256
+    from bonecaffe.files import sha256
 
     expected_shape = (3, preparation.height, preparation.width)
     count, stray = 0, None

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from bonecaffe.errors import RunError
+from bonecaffe.files import sha256_file, write_bytes
 from bonecaffe.hands import images as hand_images
 from bonecaffe.hands.cases import Case, read_cases
 from bonecaffe.hands.reference_points import ReferencePoints, write_points
 from bonecaffe.recipe import Recipe
-from bonecaffe.run import SPLITS, RunDir, sha256_file, write_bytes
+from bonecaffe.run import SPLITS, RunDir
 
 EXAMPLE_SIDE = 800
 """Pixels of the longer side of the example hand that the report shows."""
@@ -85,7 +86,7 @@ def write_example(run: RunDir, image: Path, points: ReferencePoints) -> None:
         (min(x * size[0] / points.width, size[0] - 1), min(y * size[1] / points.height, size[1] - 1))
         for x, y in points.points
     )
-    write_bytes(run.example / "hand.png", hand_images.encode_png(small))
+    write_bytes(run.example / "hand.png", hand_images.encode_png(small), parents=True)
     write_points(run.example / "points.csv", [ReferencePoints(points.id, *size, moved)])
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bonecaffe.training.log import Event, rmse_months
+from bonecaffe.caffe.log import Event, rmse_months
 
 GROWN = 2.0
 """A training loss that is this many times its first value has grown (median of the last five displayed)."""

@@ -6,8 +6,8 @@ import contextlib
 import math
 import sys
 
+from bonecaffe.caffe.log import rmse_months
 from bonecaffe.training.drive import Progress
-from bonecaffe.training.log import rmse_months
 
 
 def duration(seconds: float) -> str:

@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bonecaffe import caffe_tools
-from bonecaffe.network.preflight import Schedule
-from bonecaffe.run import RunDir, write_text
-from bonecaffe.training import log, snapshots
+from bonecaffe.caffe import log, programs, snapshots
+from bonecaffe.caffe.fatal import explain
+from bonecaffe.files import write_text
+from bonecaffe.run import RunDir
 from bonecaffe.training.alarms import Alarms
-from bonecaffe.training.deaths import explain
+from bonecaffe.training.preflight import Schedule
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, a scheduler's stop, a closed terminal
 
@@ -117,7 +117,7 @@ def drive(
         _begin_attempt(written, arguments)
         curve = _earlier_curve(run)
         offset = written.seek(0, os.SEEK_END)
-        process = caffe_tools.start(arguments, run.path, written, (lock,))
+        process = programs.start(arguments, run.path, written, (lock,))
         with _passing_signals(process, ending), _not_left_behind(process):
             for event in log.parse(ending.keeping_tail(follow(run.caffe_log, offset, process))):
                 curve.add(event)
@@ -169,7 +169,7 @@ def _earlier_curve(run: RunDir) -> log.Curve:
         return log.Curve(log.parse(lines))
 
 
-def follow(path: Path, offset: int, process: caffe_tools.Process) -> Iterator[str]:
+def follow(path: Path, offset: int, process: programs.Process) -> Iterator[str]:
     """The lines that a running program adds to a file, as they come, until it has ended and all are read."""
     rest = b""
     with open(path, "rb") as file:
@@ -241,7 +241,7 @@ def _judge(run: RunDir, max_iter: int, code: int, ending: _Ending, iteration: in
 
 
 @contextlib.contextmanager
-def _passing_signals(process: caffe_tools.Process, ending: _Ending) -> Iterator[None]:
+def _passing_signals(process: programs.Process, ending: _Ending) -> Iterator[None]:
     """Pass the first stopping signal to Caffe as SIGINT, so that it snapshots and stops; a second one kills it."""
 
     def handle(number: int, frame: object) -> None:
@@ -262,7 +262,7 @@ def _passing_signals(process: caffe_tools.Process, ending: _Ending) -> Iterator[
 
 
 @contextlib.contextmanager
-def _not_left_behind(process: caffe_tools.Process) -> Iterator[None]:
+def _not_left_behind(process: programs.Process) -> Iterator[None]:
     """Should we fail in the middle (a full disk under curve.csv, say), Caffe is stopped before the run is let go."""
     try:
         yield

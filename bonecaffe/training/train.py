@@ -13,13 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bonecaffe import caffe_tools, environment
+from bonecaffe.caffe import environment, installation, snapshots
 from bonecaffe.errors import TrainError
+from bonecaffe.files import sha256_file
 from bonecaffe.hands.cases import Case
-from bonecaffe.network import preflight
 from bonecaffe.prepare import outputs
-from bonecaffe.run import SPLITS, RunDir, sha256_file
-from bonecaffe.training import inputs, snapshots
+from bonecaffe.run import SPLITS, RunDir
+from bonecaffe.training import launch, preflight
 from bonecaffe.training.alarms import Alarms, Constant
 from bonecaffe.training.drive import Outcome, Progress, Watcher, drive, now
 
@@ -42,18 +42,18 @@ def train(
 
     Raises TrainError or CaffeError with the reason when it cannot start; how it ended is the Outcome's to tell.
     """
-    recipe, gpu_arguments = inputs.compute_with(run.recipe(), gpu, cpu)
+    recipe, gpu_arguments = launch.compute_with(run.recipe(), gpu, cpu)
     if "prepare" not in run.manifest() or not all((run.lmdb(split) / "data.mdb").is_file() for split in SPLITS):
         raise TrainError(f"{run}: not prepared. Start with: bonecaffe prepare {run} …")
     if resume and given_weights is not None:
         raise TrainError("--resume goes on from a snapshot; --weights would be ignored. Give one of them.")
     if given_weights is not None:
-        recipe = inputs.declare_weights(recipe, given_weights)
+        recipe = launch.declare_weights(recipe, given_weights)
     with run.lock("train") as lock:
         if spoiled := outputs.changed(run):
             raise TrainError(f"{run}: {', '.join(spoiled)}: not as prepare wrote it. Run prepare again.")
         before = run.manifest().get("train", {})
-        wanted = inputs.intended(run, recipe)
+        wanted = launch.intended(run, recipe)
         earlier = snapshots.find(run.snapshots)
         complete = bool(earlier) and earlier[-1].iteration == before.get("iteration") and earlier[-1].flaw() is None
         if before.get("state") == "finished" and before.get("inputs") == wanted and complete:
@@ -69,17 +69,17 @@ def train(
         # nothing was written so far; from here on the run is this training's
         if recipe != run.recipe():
             run.write_recipe(recipe)
-        for name in inputs.write_prototxts(run, recipe):
+        for name in launch.write_prototxts(run, recipe):
             say(f"{name} was edited by hand and is used as it is")
         if snapshot is not None:
             start = ["--snapshot", os.path.relpath(snapshot.solverstate, run.path)]
             said, started_at = f"resumed from iteration {snapshot.iteration}", snapshot.iteration
             _say_rate(run, started_at, say)
         else:
-            start, said = inputs.initial_weights(run, recipe, given_weights)
+            start, said = launch.initial_weights(run, recipe, given_weights)
             started_at = 0
         say(said)
-        report = preflight.examine(run, inputs.plan(start, gpu_arguments))
+        report = preflight.examine(run, launch.plan(start, gpu_arguments))
         report.raise_if_any(run)
         if report.copied:
             say(f"weights: copied {' '.join(report.copied)}; fresh {' '.join(report.fresh) or 'none'}")
@@ -89,12 +89,12 @@ def train(
         arguments = command(run, gpu_arguments, start)
         shown = shlex.join(["caffe", *arguments[1:]])
         say(f"in {run}: {shown}")
-        schedule = inputs.schedule(run, gpu_arguments)
+        schedule = launch.schedule(run, gpu_arguments)
         attempt = {"command": shown, "start": said, "at": now(), "by": environment.describe()}
         facts = {
             "state": "running",
             "inputs": wanted,
-            "files": inputs.files_in_use(run),
+            "files": launch.files_in_use(run),
             "recipe": recipe.to_yaml(),
             "outputs": before.get("outputs", {}),
             "weights_sha256": sha256_file(given_weights) if given_weights else before.get("weights_sha256", ""),
@@ -136,7 +136,7 @@ def state(run: RunDir) -> str:
 
 def command(run: RunDir, gpu: list[str], start: list[str]) -> list[str]:
     """The paper's command line: ``caffe train --solver solver.prototxt --weights … --gpu 0``, run in the run folder."""
-    return [str(caffe_tools.find().program("caffe")), "train", "--solver", run.solver.name, *start, *gpu]
+    return [str(installation.find().program("caffe")), "train", "--solver", run.solver.name, *start, *gpu]
 
 
 def _to_resume(

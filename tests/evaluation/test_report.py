@@ -8,7 +8,7 @@ import json
 import pytest
 from conftest import tiny
 
-from bonecaffe.evaluation import plots, stage
+from bonecaffe.evaluation import evaluate, plots
 from bonecaffe.network import outline
 from bonecaffe.predict import predict_run
 from bonecaffe.recipe import Recipe
@@ -21,7 +21,7 @@ def report(trained, tmp_path_factory):
 
     run = RunDir(shutil.copytree(trained.path, tmp_path_factory.mktemp("report") / "run"))
     predict_run(run)
-    stage.evaluate(run)
+    evaluate.evaluate(run)
     return run.report
 
 
@@ -110,11 +110,11 @@ def test_outline_is_the_network_that_caffe_builds(own_run):
     """Figure 4's sizes are those that flow through the deploy file."""
     from google.protobuf import text_format
 
-    from bonecaffe import caffe_tools
-    from bonecaffe.network import prototxt, shapes
+    from bonecaffe.caffe import programs, shapes
+    from bonecaffe.network import prototxt
 
     for recipe in (Recipe.load("paper"), Recipe.load("demo"), tiny()):
-        net = text_format.Parse(prototxt.deploy(recipe), caffe_tools.caffe_pb2().NetParameter())
+        net = text_format.Parse(prototxt.deploy(recipe), programs.caffe_pb2().NetParameter())
         flow = shapes.follow(net, 1, {})
         for step in outline.steps(recipe):
             shape = flow.blobs[step.name][1:]

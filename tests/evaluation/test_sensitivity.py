@@ -12,10 +12,10 @@ from click.testing import CliRunner
 
 from bonecaffe.cli import main
 from bonecaffe.errors import PointsError
-from bonecaffe.evaluation import sensitivity
 from bonecaffe.hands.agreement import palm
 from bonecaffe.hands.reference_points import read_points, write_points
 from bonecaffe.predict import Predictor
+from bonecaffe.studies import sensitivity
 
 
 def moved_by(points, percent, seed):

@@ -11,7 +11,7 @@ import pandas
 import pytest
 
 from bonecaffe.errors import EvaluateError
-from bonecaffe.evaluation import by_snapshot, metrics, stage
+from bonecaffe.evaluation import by_snapshot, evaluate, metrics
 from bonecaffe.predict import predict_run
 
 
@@ -36,7 +36,7 @@ class Page(html.parser.HTMLParser):
 @pytest.fixture
 def evaluated(own_trained):
     predict_run(own_trained)
-    return own_trained, stage.evaluate(own_trained)
+    return own_trained, evaluate.evaluate(own_trained)
 
 
 def test_metrics_are_those_of_the_predictions(evaluated):
@@ -92,7 +92,7 @@ def test_every_snapshot_is_measured_once(evaluated, monkeypatch):
     assert len({row["mad_months"] for row in rows}) > 3  # the weights were really changed
     monkeypatch.setattr(by_snapshot, "predict_snapshots", lambda *a: pytest.fail("computed again"))
     assert by_snapshot.evaluate_all(run, lambda done, total: None) == rows
-    stage.evaluate(run)
+    evaluate.evaluate(run)
     text = run.report.read_text()
     assert "Every snapshot" in text and "choose by the test split" in text
 
@@ -122,7 +122,7 @@ def test_ids_cannot_inject_markup(evaluated):
     """The recipe's words are escaped."""
     run, _ = evaluated
     run.write_recipe(run.recipe().with_values({"data.split_seed": 5}, "<script>alert(1)</script>"))
-    stage.evaluate(run)
+    evaluate.evaluate(run)
     assert "<script>" not in run.report.read_text()
 
 
@@ -144,7 +144,7 @@ def test_bad_predictions_are_named(evaluated, change, said):
     path = run.predictions("test")
     path.write_text(change(path.read_text()))
     with pytest.raises(EvaluateError, match=f"(?s){said}"):
-        stage.evaluate(run)
+        evaluate.evaluate(run)
 
 
 def test_verdict_says_what_is_so():
@@ -154,8 +154,8 @@ def test_verdict_says_what_is_so():
         some = metrics.measure([10, 50, 90, 130], [20, 45, 99, 120], guess=70, resamples=10)
         return replace(some, mad_months=mad, ccc=ccc, guess_mad_months=guess, mad_interval_95=(mad - 2, mad + 2))
 
-    assert "are reached" in stage.verdict(False, measured(18.0, 0.80, 34.0))
-    assert "95 % interval 16.0 to 20.0" in stage.verdict(False, measured(18.0, 0.80, 34.0))
-    assert "not reached" in stage.verdict(False, measured(25.0, 0.60, 34.0))
-    assert "departs" in stage.verdict(True, measured(5.0, 0.99, 34.0))
-    assert "learned nothing" in stage.verdict(True, measured(35.0, 0.0, 34.0))
+    assert "are reached" in evaluate.verdict(False, measured(18.0, 0.80, 34.0))
+    assert "95 % interval 16.0 to 20.0" in evaluate.verdict(False, measured(18.0, 0.80, 34.0))
+    assert "not reached" in evaluate.verdict(False, measured(25.0, 0.60, 34.0))
+    assert "departs" in evaluate.verdict(True, measured(5.0, 0.99, 34.0))
+    assert "learned nothing" in evaluate.verdict(True, measured(35.0, 0.0, 34.0))

@@ -16,7 +16,7 @@ from conftest import REPOSITORY, SAMPLE
 
 from bonecaffe.cli import main
 from bonecaffe.errors import PointsError
-from bonecaffe.hands import agreement, foreign, plausibility
+from bonecaffe.hands import agreement, formats, plausibility
 from bonecaffe.hands.fingers import order
 from bonecaffe.hands.reference_points import POINT_NAMES, ReferencePoints, read_points, write_points
 
@@ -79,8 +79,8 @@ WRITERS = {
     "voc_first.xml": lambda hand: voc(hand, thumb="MCPFirst"),
     "cvat.xml": cvat,
     "cvat_in_one.xml": cvat_in_one,
-    "labelme.json": lambda hand: json.dumps(foreign.labelme(hand)),
-    "coco.json": lambda hand: json.dumps(foreign.coco([hand])),
+    "labelme.json": lambda hand: json.dumps(formats.labelme(hand)),
+    "coco.json": lambda hand: json.dumps(formats.coco([hand])),
     "studio.json": label_studio,
 }
 
@@ -91,7 +91,7 @@ def test_every_format_gives_the_points(tmp_path, name):
     for hand in HANDS.values():
         path = tmp_path / f"{hand.id}_{name}"
         path.write_text(WRITERS[name](hand))
-        (found,) = foreign.read([path])
+        (found,) = formats.read([path])
         assert close(found, hand), (found, hand)
 
 
@@ -123,14 +123,14 @@ def test_swapped_forearm_is_noticed(tmp_path):
     path = tmp_path / "a.xml"
     path.write_text(voc(hand).replace("Ulna", "X").replace("Radius", "Ulna").replace("X", "Radius"))
     with pytest.raises(PointsError, match=r"a\.xml: .*swapped"):
-        foreign.read([path])
+        formats.read([path])
 
 
 def test_public_boxes_are_read():
     """The twelve public VOC files beside the project: seven points each, thumb on the radius' side."""
     if not VOC_BOXES.is_dir():
         pytest.skip("no VOC files beside the project")
-    hands = foreign.read(sorted(VOC_BOXES.glob("*.xml")))
+    hands = formats.read(sorted(VOC_BOXES.glob("*.xml")))
     assert len(hands) == 12
     for hand in hands:
         ulna, radius, thumb, *_, little = hand.points
@@ -149,7 +149,7 @@ def test_incomplete_hands_can_be_left_out(tmp_path):
     a, b, c = itertools.islice(HANDS.values(), 3)
     (tmp_path / "a.xml").write_text(voc(a))
     (tmp_path / "b.xml").write_text(voc(b).replace(">Ulna<", ">Wrist<"))
-    whole, partial = foreign.coco([c]), foreign.coco([b])
+    whole, partial = formats.coco([c]), formats.coco([b])
     partial["annotations"][0]["keypoints"][2] = 0
     for part in ("images", "annotations"):
         whole[part].insert(0, {**partial[part][0], **({"id": 7} if part == "images" else {"id": 7, "image_id": 7})})
@@ -190,7 +190,7 @@ def test_names_of_images_in_label_studio(address, stem):
             "value": {"x": 10, "y": 10, "keypointlabels": ["ulna"]},
         }
     ]
-    (hand,) = foreign._label_studio([{"data": {"image": address}, "annotations": [{"result": result}]}])
+    (hand,) = formats._label_studio([{"data": {"image": address}, "annotations": [{"result": result}]}])
     assert hand.id == stem
 
 
@@ -210,15 +210,15 @@ def test_marked_in_another_size_is_scaled(tmp_path):
     hand = next(iter(HANDS.values()))
     half = ReferencePoints(hand.id, hand.width // 2, hand.height // 2, tuple((x / 2, y / 2) for x, y in hand.points))
     path = tmp_path / "a.json"
-    path.write_text(json.dumps(foreign.labelme(half)))
-    (found,) = foreign.read([path], SAMPLE / "images")
+    path.write_text(json.dumps(formats.labelme(half)))
+    (found,) = formats.read([path], SAMPLE / "images")
     assert close(found, hand, within=1.0)
-    path.write_text(json.dumps(foreign.labelme(ReferencePoints(hand.id, hand.width, hand.height // 2, half.points))))
+    path.write_text(json.dumps(formats.labelme(ReferencePoints(hand.id, hand.width, hand.height // 2, half.points))))
     with pytest.raises(PointsError, match="another shape"):
-        foreign.read([path], SAMPLE / "images")
-    path.write_text(json.dumps({**foreign.labelme(half), "imagePath": "nowhere.png"}))
+        formats.read([path], SAMPLE / "images")
+    path.write_text(json.dumps({**formats.labelme(half), "imagePath": "nowhere.png"}))
     with pytest.raises(PointsError, match="image nowhere: no such image"):
-        foreign.read([path], SAMPLE / "images")
+        formats.read([path], SAMPLE / "images")
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_marked_in_another_size_is_scaled(tmp_path):
 def test_what_is_wrong_is_said(tmp_path, change, said):
     """File, image and reason; nothing written."""
     path, out = tmp_path / "a.json", tmp_path / "points.csv"
-    path.write_text(change(json.dumps(foreign.labelme(next(iter(HANDS.values()))))))
+    path.write_text(change(json.dumps(formats.labelme(next(iter(HANDS.values()))))))
     done = CliRunner().invoke(main, ["points", "import", str(path), "--out", str(out)])
     assert done.exit_code == 1 and said in done.output and "a.json" in done.output, done.output
     assert not out.exists()
@@ -269,7 +269,7 @@ def test_two_thousand_damaged_files(tmp_path):
         path = tmp_path / f"damaged_{name}"
         path.write_bytes(content)
         try:
-            hands = foreign.read([path])
+            hands = formats.read([path])
         except PointsError as error:
             assert path.name in str(error)
         else:
@@ -325,16 +325,16 @@ def test_folder_is_read_whole(tmp_path):
     """A folder of files in several formats; the same image twice is refused; an empty folder too."""
     hands = list(HANDS.values())
     (tmp_path / "a.xml").write_text(voc(hands[0]))
-    (tmp_path / "b.json").write_text(json.dumps(foreign.coco(hands[1:4])))
+    (tmp_path / "b.json").write_text(json.dumps(formats.coco(hands[1:4])))
     (tmp_path / "notes.txt").write_text("x")
-    assert [hand.id for hand in foreign.read([tmp_path])] == sorted(hand.id for hand in hands[:4])
+    assert [hand.id for hand in formats.read([tmp_path])] == sorted(hand.id for hand in hands[:4])
     (tmp_path / "c.xml").write_text(voc(hands[2], flip=False))
     with pytest.raises(PointsError, match="read already"):
-        foreign.read([tmp_path])
+        formats.read([tmp_path])
     with pytest.raises(PointsError, match="no annotation files"):
-        foreign.read([Path(tmp_path / "empty").mkdir() or tmp_path / "empty"])
+        formats.read([Path(tmp_path / "empty").mkdir() or tmp_path / "empty"])
     with pytest.raises(PointsError, match="no such file"):
-        foreign.read([tmp_path / "nowhere"])
+        formats.read([tmp_path / "nowhere"])
 
 
 def test_doubts_are_listed_with_a_sheet(tmp_path):

@@ -15,17 +15,17 @@ from google.protobuf import text_format
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bonecaffe import caffe_tools, engine
+from bonecaffe.caffe import nets, programs
 from bonecaffe.cli import main
 from bonecaffe.errors import LocateError
 from bonecaffe.hands.images import find_images
 from bonecaffe.hands.phantom import dataset
 from bonecaffe.hands.reference_points import read_points
-from bonecaffe.locate import frames, network, training, variation
+from bonecaffe.locate import frames, learn, network, variation
 from bonecaffe.locate.frames import SIDE, Frame
 from bonecaffe.locate.locator import Locator
 
-TINY = training.Plan(phantoms=6, variations=3, iterations=(16, 16), tests=16)
+TINY = learn.Plan(phantoms=6, variations=3, iterations=(16, 16), tests=16)
 
 number = st.floats(-1000, 1000)
 
@@ -57,7 +57,7 @@ def test_a_frame_of_the_same_size_is_the_image():
     assert np.abs(quarter - np.rot90(image)).max() < 0.01
 
 
-@pytest.mark.parametrize("view", training.VIEWS)
+@pytest.mark.parametrize("view", learn.VIEWS)
 def test_labels_follow_what_is_done_to_the_picture(view, monkeypatch):
     """However a hand is bent, turned and mirrored: where a point was bright, the label points to it."""
     monkeypatch.setattr(variation, "_expose", lambda square, rng: square)
@@ -89,7 +89,7 @@ def test_contrast_is_made_even():
 
 def test_nets_are_read_by_caffe():
     """The texts are a net of 14 outputs for Caffe, without a warning of unknown fields."""
-    proto = caffe_tools.caffe_pb2()
+    proto = programs.caffe_pb2()
     net = text_format.Parse(network.train_val("near", 32), proto.NetParameter())
     assert [layer.type for layer in net.layer][-1] == "EuclideanLoss"
     solver = text_format.Parse(network.solver(100, 0.001, 5, 1), proto.SolverParameter())
@@ -102,10 +102,10 @@ def test_nets_are_read_by_caffe():
 def tiny(tmp_path_factory):
     """A locator that has learnt hardly anything, on phantoms alone."""
     out = tmp_path_factory.mktemp("locators") / "tiny"
-    training.prepare(out, TINY)
-    for view in training.VIEWS:
-        training.train_view(out, view, TINY)
-    training.finish(out, TINY, 0)
+    learn.prepare(out, TINY)
+    for view in learn.VIEWS:
+        learn.train_view(out, view, TINY)
+    learn.finish(out, TINY, 0)
     return out
 
 
@@ -121,9 +121,9 @@ def test_trained_on_the_real_caffe(tiny):
 def test_databases_hold_hand_and_label_together(tmp_path):
     """Square and label of one key belong together, in random order; a second call finds them there."""
     out, said = tmp_path / "out", []
-    training.prepare(out, TINY)
-    Datum = caffe_tools.caffe_pb2().Datum
-    folder = out / training.WORK / "near"
+    learn.prepare(out, TINY)
+    Datum = programs.caffe_pb2().Datum
+    folder = out / learn.WORK / "near"
 
     def read(name):
         with lmdb.open(str(folder / name), readonly=True) as store, store.begin() as reader:
@@ -131,24 +131,24 @@ def test_databases_hold_hand_and_label_together(tmp_path):
 
     pixels, places = read("train_lmdb"), read("train_labels_lmdb")
     assert list(pixels) == list(places) and len(pixels) == 18
-    expected = [made for i in range(6) for made in zip(*training._vary((1, i, 3, None))[1], strict=True)]
+    expected = [made for i in range(6) for made in zip(*learn._vary((1, i, 3, None))[1], strict=True)]
     seen = {Datum.FromString(pixels[key]).data: Datum.FromString(places[key]).float_data for key in pixels}
     for square, label in expected:
         assert seen[square.tobytes()] == pytest.approx(label, abs=1e-4)
-    training.prepare(out, TINY, say=said.append)
+    learn.prepare(out, TINY, say=said.append)
     assert said == ["what is learnt from is there already"]
 
 
 def test_goes_on_from_a_snapshot(tmp_path, monkeypatch):
     """Interrupted in the second net, it does not begin anew."""
     out, said = tmp_path / "out", []
-    training.prepare(out, TINY)
-    training.train_view(out, "whole", TINY)
-    training.train_view(out, "near", replace(TINY, iterations=(16, 8)))
-    training.train_view(out, "whole", TINY, say=said.append)
-    training.train_view(out, "near", TINY, say=said.append)
+    learn.prepare(out, TINY)
+    learn.train_view(out, "whole", TINY)
+    learn.train_view(out, "near", replace(TINY, iterations=(16, 8)))
+    learn.train_view(out, "whole", TINY, say=said.append)
+    learn.train_view(out, "near", TINY, say=said.append)
     assert said == ["near: goes on from iteration 8"]
-    log = (out / training.WORK / "near" / "caffe.log").read_text()
+    log = (out / learn.WORK / "near" / "caffe.log").read_text()
     assert "--snapshot snapshots/SNAPSHOT_iter_8.solverstate" in log and "Iteration 16" in log
 
 
@@ -157,17 +157,17 @@ def test_another_plan_does_not_end_an_unfinished_training(tmp_path, hands):
     out = tmp_path / "out"
     (out / "work").mkdir(parents=True)
     (out / "work" / "thesis.txt").write_text("mine")
-    training.prepare(out, TINY)
-    training.train_view(out, "whole", TINY)
+    learn.prepare(out, TINY)
+    learn.train_view(out, "whole", TINY)
     with pytest.raises(LocateError, match="unfinished training"):
-        training.prepare(out, replace(TINY, phantoms=5))
-    assert (out / training.WORK / "whole" / "snapshots").is_dir()
-    with training.at_work(out):
+        learn.prepare(out, replace(TINY, phantoms=5))
+    assert (out / learn.WORK / "whole" / "snapshots").is_dir()
+    with learn.at_work(out):
         done = CliRunner().invoke(main, ["train-locator", str(out), "--phantoms", "6"])
     assert done.exit_code == 1 and "in use by bonecaffe train-locator" in done.output
-    training.train_view(out, "near", TINY)
-    training.finish(out, TINY, 0)
-    assert (out / "work" / "thesis.txt").read_text() == "mine" and not (out / training.WORK).exists()
+    learn.train_view(out, "near", TINY)
+    learn.finish(out, TINY, 0)
+    assert (out / "work" / "thesis.txt").read_text() == "mine" and not (out / learn.WORK).exists()
 
 
 def test_made_better_with_own_hands_by_one_command(hands, tiny, tmp_path):
@@ -178,8 +178,8 @@ def test_made_better_with_own_hands_by_one_command(hands, tiny, tmp_path):
     assert done.exit_code == 0, done.output
     facts = json.loads((out / "locator.json").read_text())
     assert facts["learnt from"] == {"phantoms": 4, "own hands": 12}
-    squares, places = training._vary((9, 10**6, 8, (str(find_images(hands / "images")["1003"]), read_points(hands / "points.csv")["1003"].points)))[1]  # fmt: skip
-    error = [np.abs(engine.make("caffe", model / "deploy.prototxt", model / "near.caffemodel").forward((squares[:, None].astype(np.float32) - 128) / 64) - places).mean() for model in (tiny, out)]  # fmt: skip
+    squares, places = learn._vary((9, 10**6, 8, (str(find_images(hands / "images")["1003"]), read_points(hands / "points.csv")["1003"].points)))[1]  # fmt: skip
+    error = [np.abs(nets.make("caffe", model / "deploy.prototxt", model / "near.caffemodel").forward((squares[:, None].astype(np.float32) - 128) / 64) - places).mean() for model in (tiny, out)]  # fmt: skip
     assert error[1] < 0.95 * error[0]
     again = CliRunner().invoke(main, ["train-locator", str(out), *map(str, arguments)])
     assert again.exit_code == 1 and "holds a locator already" in again.output
@@ -189,7 +189,7 @@ def test_own_hands_are_read_from_their_files(hands):
     """A hand of the user's is varied like a phantom: squares of its image, its points as labels."""
     points, files = read_points(hands / "points.csv"), find_images(hands / "images")
     hand = points["1003"]
-    (_, _), (squares, labels) = training._vary((1, 10**6, 5, (str(files["1003"]), hand.points)))
+    (_, _), (squares, labels) = learn._vary((1, 10**6, 5, (str(files["1003"]), hand.points)))
     assert squares.shape == (5, SIDE, SIDE) and squares.std() > 10 and labels.shape == (5, 14)
     assert not np.array_equal(squares[0], squares[1])
 
@@ -199,7 +199,7 @@ def test_wrong_calls_are_said(hands, tiny, tmp_path):
     runner = CliRunner()
     assert runner.invoke(main, ["train-locator", "x", "--points", str(hands / "points.csv")]).exit_code == 2
     with pytest.raises(LocateError, match="no locator here"):
-        training.prepare(tmp_path / "new", TINY, start=tmp_path)
+        learn.prepare(tmp_path / "new", TINY, start=tmp_path)
     (tmp_path / "none").mkdir()
     cv2.imwrite(str(tmp_path / "none" / "7.png"), np.zeros((9, 9), np.uint8))
     done = runner.invoke(main, ["train-locator", str(tmp_path / "o"), "--images", str(tmp_path / "none"), "--points", str(hands / "points.csv")])  # fmt: skip

@@ -19,7 +19,7 @@ from bonecaffe.hands.agreement import overlap
 from bonecaffe.hands.images import find_images, read_image
 from bonecaffe.hands.phantom import dataset
 from bonecaffe.hands.reference_points import ReferencePoints, read_points
-from bonecaffe.locate import stage
+from bonecaffe.locate import locate as finding
 from bonecaffe.locate.locator import MODEL, Found, Locator
 
 
@@ -28,13 +28,13 @@ def locator():
     return Locator()
 
 
-def iou(result: stage.Result, truth: ReferencePoints) -> float:
+def iou(result: finding.Result, truth: ReferencePoints) -> float:
     hand = result.hand()
     return overlap(hand.rectangle(), truth.rectangle()) if hand else 0.0
 
 
 def look(locator, image, points=None):
-    return stage.judge("x", image.shape, locator.find(image))
+    return finding.judge("x", image.shape, locator.find(image))
 
 
 def test_what_is_shipped_is_small_and_learnt_from_phantoms_alone():
@@ -163,15 +163,15 @@ def test_cut_off_at_any_side_is_said_to_be(locator, side, by):
 def test_verdicts():
     """Far from the border, sure; near it or a little outside, the guess is kept and not sure; further, cut off; looks that disagree, unsure."""
     points = np.array([(40.0, 191.0), (60, 180), (90, 120), (70, 80), (55, 75), (40, 80), (30, 95)])
-    assert stage.judge("a", (210, 120), Found(points, 0.01, 0.0)).sure
+    assert finding.judge("a", (210, 120), Found(points, 0.01, 0.0)).sure
     for height in (191, 195):
-        at = stage.judge("a", (height, 120), Found(points, 0.01, 0.0))
+        at = finding.judge("a", (height, 120), Found(points, 0.01, 0.0))
         assert at.verdict.startswith("unsure: ulna lies at the image's border") and at.points[0] == (
             40.0,
             min(191.0, height - 1),
         )
-    assert stage.judge("a", (160, 120), Found(points, 0.01, 0.0)).verdict.startswith("cut off: ulna")
-    doubtful = stage.judge("a", (300, 120), Found(points, 0.3, 0.0))
+    assert finding.judge("a", (160, 120), Found(points, 0.01, 0.0)).verdict.startswith("cut off: ulna")
+    doubtful = finding.judge("a", (300, 120), Found(points, 0.3, 0.0))
     assert doubtful.verdict.startswith("unsure") and doubtful.confidence < 0.1
 
 
@@ -193,13 +193,13 @@ def test_a_folder_by_command(own_hands, tmp_path):
     found, truth = read_points(table), read_points(own_hands / "points.csv")
     assert len(found) >= 10 and set(found) <= set(truth)
     assert np.median([overlap(found[i].rectangle(), truth[i].rectangle()) for i in found]) > 0.85
-    with open(stage.found_file(table), newline="") as file:
+    with open(finding.found_file(table), newline="") as file:
         rows = {row["id"]: row for row in csv.DictReader(file)}
     assert len(rows) == 14 and rows["torn"]["ulna_x"] == "" and 0 < float(rows["1001"]["confidence"]) <= 1
     assert cv2.imread(str(tmp_path / "sheet.png")).size > 1000
-    guesses = read_points(stage.found_file(table), guesses=True)  # as annotate --suggest reads it
+    guesses = read_points(finding.found_file(table), guesses=True)  # as annotate --suggest reads it
     refused = CliRunner().invoke(
-        main, ["points", "import", str(stage.found_file(table)), "--out", str(tmp_path / "x.csv")]
+        main, ["points", "import", str(finding.found_file(table)), "--out", str(tmp_path / "x.csv")]
     )
     assert refused.exit_code == 1 and "the unsure too" in refused.output and not (tmp_path / "x.csv").exists()
     assert set(found) <= set(guesses)
@@ -217,7 +217,7 @@ def test_work_by_hand_is_not_written_over(hands, tmp_path):
     table.write_bytes((hands / "points.csv").read_bytes())
     done = locate(hands / "images", table)
     assert done.exit_code == 1 and "not as locate wrote it" in done.output
-    assert table.read_bytes() == (hands / "points.csv").read_bytes() and not stage.found_file(table).exists()
+    assert table.read_bytes() == (hands / "points.csv").read_bytes() and not finding.found_file(table).exists()
 
 
 def test_killed_between_two_files_is_no_work_by_hand(own_hands, tmp_path):
@@ -256,7 +256,7 @@ def test_points_that_locate_found_are_known(own_hands, tmp_path):
     images, table = own_hands / "images", tmp_path / "points.csv"
     assert locate(images, table).exit_code == 0
     count = len(read_points(table))
-    assert stage.located(table) == count >= 10 and stage.located(own_hands / "points.csv") == 0
+    assert finding.located(table) == count >= 10 and finding.located(own_hands / "points.csv") == 0
     first = next(iter(read_points(table)))
     edit = {"ulna_x": "150"}
     rows = list(csv.DictReader(table.open(newline="")))
@@ -266,7 +266,7 @@ def test_points_that_locate_found_are_known(own_hands, tmp_path):
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    assert stage.located(table) == count - 1
+    assert finding.located(table) == count - 1
 
 
 def test_an_image_of_one_row_is_no_bug(hands, tmp_path, locator):
@@ -293,15 +293,15 @@ def test_goes_on_where_it_stopped(hands, tmp_path, monkeypatch):
             raise Stop
 
     with pytest.raises(Stop):
-        stage.locate(hands / "images", table, MODEL, progress, jobs=1)
-    results, new = stage.locate(hands / "images", table, MODEL, progress, jobs=1)
+        finding.locate(hands / "images", table, MODEL, progress, jobs=1)
+    results, new = finding.locate(hands / "images", table, MODEL, progress, jobs=1)
     assert new == 7 and len(results) == 12 and seen[-1] == 7
 
 
 def test_no_locator(hands, tmp_path):
     """A folder that holds none is said by name with the remedy."""
     with pytest.raises(LocateError, match="no locator here.*train-locator"):
-        stage.locate(hands / "images", tmp_path / "p.csv", tmp_path)
+        finding.locate(hands / "images", tmp_path / "p.csv", tmp_path)
 
 
 def test_predict_finds_the_points_itself(trained, hands, tmp_path):
@@ -332,7 +332,7 @@ def test_real_hands(locator, real_hands):
     for case_id, hand in truth.items():
         image = read_image(files[case_id])
         found = locator.find(image)
-        overlaps.append(iou(stage.judge(case_id, image.shape, Found(found.points, 0.0, 0.0)), hand))
+        overlaps.append(iou(finding.judge(case_id, image.shape, Found(found.points, 0.0, 0.0)), hand))
         errors.extend(np.hypot(*(found.points - np.array(hand.points)).T) / hand.height)
     assert np.median(overlaps) >= 0.85
     assert np.mean(np.array(overlaps) > 0.70) >= 0.90

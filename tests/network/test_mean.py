@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 from conftest import prepare_run, tiny
 
-from bonecaffe import caffe_tools
+from bonecaffe.caffe import programs
 from bonecaffe.errors import BonecaffeError
 from bonecaffe.hands.images import read_image
 from bonecaffe.network import mean
 from bonecaffe.predict import Predictor, predict_run
 from bonecaffe.prepare import imageset
-from bonecaffe.training import inputs, train
+from bonecaffe.training import launch, train
 
 
 def mean_image(path, shape=(3, 224, 224)):
-    blob = caffe_tools.caffe_pb2().BlobProto(num=1, channels=shape[0], height=shape[1], width=shape[2])
+    blob = programs.caffe_pb2().BlobProto(num=1, channels=shape[0], height=shape[1], width=shape[2])
     blob.data.extend(np.random.default_rng(2).uniform(0, 255, int(np.prod(shape))).astype(np.float32))
     path.write_bytes(blob.SerializeToString())
     return path
@@ -34,7 +34,7 @@ def test_feed_equals_the_data_layers_for_every_mean(option, hands, tmp_path):
     )
     run = prepare_run(tmp_path / "run", hands, recipe)
     assert train.train(run).state == "finished"
-    caffe = caffe_tools.import_pycaffe()
+    caffe = programs.import_pycaffe()
     text = run.train_val.read_text()
     for name in ("train_lmdb", "test_lmdb", mean.FILE):
         text = text.replace(f'"{name}"', f'"{run.path / name}"')
@@ -55,14 +55,14 @@ def test_feed_equals_the_data_layers_for_every_mean(option, hands, tmp_path):
 def test_dataset_mean_is_that_of_the_training_images(hands, tmp_path):
     """compute_image_mean's file holds the mean of what was packed; made anew when the split changes, else kept."""
     run = prepare_run(tmp_path / "run", hands, tiny(network__mean="dataset"))
-    inputs.write_prototxts(run, run.recipe())
+    launch.write_prototxts(run, run.recipe())
     packed = np.mean([pixels for _, _, pixels in imageset.records(run.lmdb("train"))], axis=0)
     assert np.allclose(mean.read(run.mean_file), packed, atol=1e-3)
     stamp = run.mean_file.stat().st_mtime_ns
-    inputs.write_prototxts(run, run.recipe())
+    launch.write_prototxts(run, run.recipe())
     assert run.mean_file.stat().st_mtime_ns == stamp
     prepare_run(run.path, hands, tiny(network__mean="dataset", data__split_seed=6))
-    inputs.write_prototxts(run, run.recipe())
+    launch.write_prototxts(run, run.recipe())
     assert run.mean_file.stat().st_mtime_ns != stamp
 
 
@@ -79,5 +79,5 @@ def test_file_that_is_no_mean_of_this_size_is_refused(make, said, own_run, tmp_p
     """Before Caffe is asked; the file is named."""
     make(tmp_path / "own.binaryproto")
     with pytest.raises(BonecaffeError, match=f"own.binaryproto.*{said}"):
-        inputs.write_prototxts(own_run, tiny(network__mean=f"file:{tmp_path / 'own.binaryproto'}"))
+        launch.write_prototxts(own_run, tiny(network__mean=f"file:{tmp_path / 'own.binaryproto'}"))
     assert not own_run.mean_file.exists()

@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 from conftest import prepare_run, small_file_system, tiny
 
-from bonecaffe import caffe_tools
+from bonecaffe.caffe import installation, programs, shapes, snapshots
 from bonecaffe.errors import BonecaffeError
-from bonecaffe.network import preflight, shapes
 from bonecaffe.recipe import Recipe
 from bonecaffe.run import RunDir
-from bonecaffe.training import inputs, snapshots, train
+from bonecaffe.training import launch, preflight, train
 
 SHORT = {"solver__max_iter": 2, "solver__snapshot": 2, "solver__test_interval": 2}
 
@@ -26,7 +25,7 @@ SHORT = {"solver__max_iter": 2, "solver__snapshot": 2, "solver__test_interval": 
 def ready(own_trained) -> RunDir:
     """A good run of two iterations, with prototxts, and with the weights and solverstate of an earlier training."""
     own_trained.write_recipe(tiny(**SHORT))
-    inputs.write_prototxts(own_trained, own_trained.recipe())
+    launch.write_prototxts(own_trained, own_trained.recipe())
     old = own_trained.path / "old"
     own_trained.snapshots.rename(old)
     own_trained.snapshots.mkdir()
@@ -36,7 +35,7 @@ def ready(own_trained) -> RunDir:
 
 def caffe_train(run, plan, extra=()):
     """Ask the real Caffe; its exit status and what it said."""
-    command = [str(caffe_tools.find().program("caffe")), "train", "-solver", "solver.prototxt"]
+    command = [str(installation.find().program("caffe")), "train", "-solver", "solver.prototxt"]
     command += ["-weights", str(plan.weights)] if plan.weights else []
     command += ["-snapshot", str(plan.snapshot)] if plan.snapshot else []
     command += ["-gpu", plan.gpu] if plan.gpu else []
@@ -67,7 +66,7 @@ def crop(run):
 
 
 def write_mean(run, name, shape):
-    blob = caffe_tools.caffe_pb2().BlobProto(num=1, channels=shape[0], height=shape[1], width=shape[2])
+    blob = programs.caffe_pb2().BlobProto(num=1, channels=shape[0], height=shape[1], width=shape[2])
     blob.data.extend(np.zeros(int(np.prod(shape)), np.float32))
     (run.path / name).write_bytes(blob.SerializeToString())
     text = re.sub(r" +mean_value: \d+\n", "", run.train_val.read_text())
@@ -106,7 +105,7 @@ def fc8_clash(run):
 
 
 def stock_fc8(run):
-    model = caffe_tools.caffe_pb2().NetParameter.FromString((run.path / "pre.caffemodel").read_bytes())
+    model = programs.caffe_pb2().NetParameter.FromString((run.path / "pre.caffemodel").read_bytes())
     for layer in model.layer:
         if layer.name == "fc8":
             layer.blobs[0].shape.dim[:] = [1000, 16]
@@ -142,13 +141,13 @@ def outputs_clash(run):
 
 
 def gpu_wanted(run):
-    if caffe_tools.find().has_gpu:
+    if installation.find().has_gpu:
         pytest.skip("this Caffe has a GPU build")
     return preflight.Plan(gpu="0")
 
 
 def gpus_wanted(run):
-    if caffe_tools.find().has_gpu:
+    if installation.find().has_gpu:
         pytest.skip("this Caffe has a GPU build")
     return preflight.Plan(gpu="0,1")
 
@@ -162,9 +161,7 @@ def model_as_snapshot(run):
 
 
 def state_without_model(run):
-    state = caffe_tools.caffe_pb2().SolverState.FromString(
-        (run.path / "old" / "SNAPSHOT_iter_4.solverstate").read_bytes()
-    )
+    state = programs.caffe_pb2().SolverState.FromString((run.path / "old" / "SNAPSHOT_iter_4.solverstate").read_bytes())
     assert not (run.path / state.learned_net).exists()
     return preflight.Plan(snapshot="old/SNAPSHOT_iter_4.solverstate")
 
@@ -295,7 +292,7 @@ def test_full_disk_kills_caffe_at_its_snapshot_and_preflight_said_so(hands, tmp_
     """The snapshots to come don't fit."""
     with small_file_system(tmp_path / "small", "6m") as small:
         run = prepare_run(small / "run", hands, tiny(**SHORT, network__fc_outputs=(2048, 64), data__train_cases=4))
-        inputs.write_prototxts(run, run.recipe())
+        launch.write_prototxts(run, run.recipe())
         run.snapshots.mkdir()
         assert any("MB free, and 1 snapshots of" in problem for problem in preflight.examine(run).problems)
         with pytest.raises(BonecaffeError, match="MB free"):
@@ -337,10 +334,10 @@ def test_no_alarm_on_the_recipes_but_the_gpu(name, hands, tmp_path):
     """The three recipes on a dozen hands; the paper's wants a GPU, and that is all."""
     values = {"data.train_cases": 8, "data.test_cases": 4, "solver.test_iter": 2}
     run = prepare_run(tmp_path / "run", hands, Recipe.load(name).with_values(values, "tests: a dozen hands"))
-    inputs.write_prototxts(run, run.recipe())
+    launch.write_prototxts(run, run.recipe())
     problems = preflight.examine(run).problems
     assert [problem for problem in problems if "GPU" not in problem] == []
-    assert len(problems) == (1 if name == "paper" and not caffe_tools.find().has_gpu else 0)
+    assert len(problems) == (1 if name == "paper" and not installation.find().has_gpu else 0)
 
 
 @pytest.mark.parametrize("name", ["paper", "demo"])
@@ -350,10 +347,10 @@ def test_shapes_are_those_of_caffe(name, tmp_path):
 
     from bonecaffe.network import prototxt
 
-    caffe = caffe_tools.import_pycaffe()
+    caffe = programs.import_pycaffe()
     prototxt.write(tmp_path, Recipe.load(name))
     net = caffe.Net(str(tmp_path / "deploy.prototxt"), caffe.TEST)
-    parsed = text_format.Parse((tmp_path / "deploy.prototxt").read_text(), caffe_tools.caffe_pb2().NetParameter())
+    parsed = text_format.Parse((tmp_path / "deploy.prototxt").read_text(), programs.caffe_pb2().NetParameter())
     flow = shapes.follow(parsed, 1, {})
     assert flow.complete and flow.problems == []
     assert flow.blobs == {blob: tuple(value.data.shape) for blob, value in net.blobs.items()}
@@ -362,7 +359,7 @@ def test_shapes_are_those_of_caffe(name, tmp_path):
 
 def test_train_asks_preflight(own_run):
     """`train` refuses what preflight refuses, before Caffe is started."""
-    inputs.write_prototxts(own_run, own_run.recipe())
+    launch.write_prototxts(own_run, own_run.recipe())
     crop(own_run)
     with pytest.raises(BonecaffeError, match="crop_size 227"):
         train.train(own_run)

@@ -6,7 +6,7 @@ import pytest
 from conftest import REPOSITORY
 from google.protobuf import text_format
 
-from bonecaffe import caffe_tools
+from bonecaffe.caffe import programs
 from bonecaffe.network import prototxt
 from bonecaffe.recipe import Recipe
 
@@ -14,7 +14,7 @@ RECIPES = ["paper", "demo", "smoke"]
 
 
 def parse(text, kind="NetParameter"):
-    return text_format.Parse(text, getattr(caffe_tools.caffe_pb2(), kind)())
+    return text_format.Parse(text, getattr(programs.caffe_pb2(), kind)())
 
 
 def layers(text):
@@ -77,7 +77,7 @@ def test_data_layers():
 @pytest.mark.parametrize("name", RECIPES)
 def test_caffe_builds_the_nets(name, tmp_path):
     """The real Caffe reads deploy: 1 x 3 x 224 x 224 in, one number out, 9216 inputs of fc6 at full width."""
-    caffe = caffe_tools.import_pycaffe()
+    caffe = programs.import_pycaffe()
     prototxt.write(tmp_path, Recipe.load(name))
     net = caffe.Net(str(tmp_path / "deploy.prototxt"), caffe.TEST)
     assert tuple(net.blobs["data"].data.shape) == (1, 3, 224, 224)

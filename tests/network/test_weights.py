@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from conftest import tiny
 
-from bonecaffe import caffe_tools
+from bonecaffe.caffe import caffemodel, installation, programs
 from bonecaffe.errors import WeightsError
-from bonecaffe.network import prototxt, weights
+from bonecaffe.network import prototxt
 from bonecaffe.recipe import Recipe
 
 HEAD = (1, 16)
@@ -16,7 +16,7 @@ HEAD = (1, 16)
 
 def stock_like(path, version, outputs=1000):
     """A caffemodel with the stock net's layers at a small size, in the old (V1) or the new format."""
-    pb = caffe_tools.caffe_pb2()
+    pb = programs.caffe_pb2()
     net, rng = pb.NetParameter(name="CaffeNet"), np.random.default_rng(1)
     shapes = {"data": (), "conv1": (8, 3, 11, 11), "relu1": (), "fc7": (16, 16), "fc8": (outputs, 16), "loss": ()}
     for name, shape in shapes.items():
@@ -40,9 +40,9 @@ def stock_like(path, version, outputs=1000):
 def test_fc8_is_taken_out_and_the_rest_kept(tmp_path, version):
     """In both formats; equal to the input in every other layer."""
     net = stock_like(tmp_path / "stock.caffemodel", version)
-    said = weights.initial_weights(tmp_path / "stock.caffemodel", tmp_path / "init.caffemodel", "fc8", HEAD)
+    said = caffemodel.initial_weights(tmp_path / "stock.caffemodel", tmp_path / "init.caffemodel", "fc8", HEAD)
     assert "taken out" in said and "1000 x 16" in said
-    left = caffe_tools.caffe_pb2().NetParameter.FromString((tmp_path / "init.caffemodel").read_bytes())
+    left = programs.caffe_pb2().NetParameter.FromString((tmp_path / "init.caffemodel").read_bytes())
     expected, kept = (net.layers, left.layers) if version == 1 else (net.layer, left.layer)
     assert list(kept) == [layer for layer in expected if layer.name != "fc8"]
 
@@ -51,13 +51,15 @@ def test_fc8_is_taken_out_and_the_rest_kept(tmp_path, version):
 def test_fc8_of_the_right_shape_is_kept(tmp_path, version):
     """A model that was trained by us goes on with its fc8."""
     stock_like(tmp_path / "stock.caffemodel", version, outputs=1)
-    assert "kept" in weights.initial_weights(tmp_path / "stock.caffemodel", tmp_path / "init.caffemodel", "fc8", HEAD)
+    assert "kept" in caffemodel.initial_weights(
+        tmp_path / "stock.caffemodel", tmp_path / "init.caffemodel", "fc8", HEAD
+    )
     assert (tmp_path / "init.caffemodel").read_bytes() == (tmp_path / "stock.caffemodel").read_bytes()
 
 
 def test_caffe_accepts_what_was_cut(tmp_path):
     """The real Caffe dies of the stock fc8 and takes the cut weights, conv1 equal to the last bit."""
-    caffe = caffe_tools.import_pycaffe()
+    caffe = programs.import_pycaffe()
     recipe = tiny()
     prototxt.write(tmp_path, recipe)
     wide = prototxt.deploy(recipe).replace("num_output: 1\n", "num_output: 1000\n")
@@ -72,8 +74,8 @@ def test_caffe_accepts_what_was_cut(tmp_path):
     import subprocess
     import sys
 
-    environment = {**os.environ, "PYTHONPATH": str(caffe_tools.find().python or ""), "GLOG_minloglevel": "0"}
-    weights.initial_weights(tmp_path / "stock.caffemodel", tmp_path / "init.caffemodel", "fc8", HEAD)
+    environment = {**os.environ, "PYTHONPATH": str(installation.find().python or ""), "GLOG_minloglevel": "0"}
+    caffemodel.initial_weights(tmp_path / "stock.caffemodel", tmp_path / "init.caffemodel", "fc8", HEAD)
     results = {}
     for name in ("stock", "init"):
         done = subprocess.run(
@@ -94,11 +96,11 @@ def test_every_truncation_is_refused_or_harmless(tmp_path):
     """Cut anywhere: a clear error, or (at the seam of two layers) a file with fewer layers; never a traceback."""
     stock_like(tmp_path / "stock.caffemodel", 2)
     content = (tmp_path / "stock.caffemodel").read_bytes()
-    whole = set(weights.Caffemodel(tmp_path / "stock.caffemodel").shapes())
+    whole = set(caffemodel.Caffemodel(tmp_path / "stock.caffemodel").shapes())
     for keep in np.linspace(0, len(content) - 1, 120).astype(int):
         (tmp_path / "cut.caffemodel").write_bytes(content[:keep])
         try:
-            with weights.Caffemodel(tmp_path / "cut.caffemodel") as model:
+            with caffemodel.Caffemodel(tmp_path / "cut.caffemodel") as model:
                 assert set(model.shapes()) < whole
         except WeightsError as error:
             assert "cut.caffemodel" in str(error)
@@ -106,7 +108,7 @@ def test_every_truncation_is_refused_or_harmless(tmp_path):
 
 def test_other_files_are_refused(tmp_path):
     """A web page, HDF5, nothing, another network, no file."""
-    pb = caffe_tools.caffe_pb2()
+    pb = programs.caffe_pb2()
     other = pb.NetParameter()
     other.layer.add(name="res1", type="Convolution").blobs.add().data.extend([1.0, 2.0])
     files = {
@@ -119,15 +121,15 @@ def test_other_files_are_refused(tmp_path):
     for name, (content, said) in files.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(WeightsError, match=said):
-            weights.initial_weights(tmp_path / name, tmp_path / "init.caffemodel", "fc8", HEAD)
+            caffemodel.initial_weights(tmp_path / name, tmp_path / "init.caffemodel", "fc8", HEAD)
     with pytest.raises(WeightsError, match="No such file"):
-        weights.initial_weights(tmp_path / "none", tmp_path / "init.caffemodel", "fc8", HEAD)
+        caffemodel.initial_weights(tmp_path / "none", tmp_path / "init.caffemodel", "fc8", HEAD)
     assert not (tmp_path / "init.caffemodel").exists()
 
 
 def test_stock_size_is_quick_and_small(tmp_path):
     """The stock net's real shapes, 244 MB, in the old format: fc8 is taken out without reading the numbers."""
-    pb, recipe = caffe_tools.caffe_pb2(), Recipe.load("paper")
+    pb, recipe = programs.caffe_pb2(), Recipe.load("paper")
     net = pb.NetParameter()
     shapes = {
         "conv1": (96, 3, 11, 11),
@@ -146,8 +148,8 @@ def test_stock_size_is_quick_and_small(tmp_path):
     path = tmp_path / "stock.caffemodel"
     path.write_bytes(net.SerializeToString())
     assert 230e6 < path.stat().st_size < 250e6
-    weights.initial_weights(path, tmp_path / "init.caffemodel", "fc8", (recipe.network.fc8_outputs, 4096))
-    with weights.Caffemodel(tmp_path / "init.caffemodel") as model:
+    caffemodel.initial_weights(path, tmp_path / "init.caffemodel", "fc8", (recipe.network.fc8_outputs, 4096))
+    with caffemodel.Caffemodel(tmp_path / "init.caffemodel") as model:
         assert list(model.shapes()) == list(shapes)[:-1]
     fc8 = 1000 * 4096 * 4
     assert 0 < path.stat().st_size - (tmp_path / "init.caffemodel").stat().st_size - fc8 < 100

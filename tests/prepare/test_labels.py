@@ -9,7 +9,7 @@ from conftest import edit_table, losses_of_test, prepare_run, tiny
 from bonecaffe.errors import PrepareError
 from bonecaffe.predict import predict_run
 from bonecaffe.prepare import imageset
-from bonecaffe.prepare.stage import with_split
+from bonecaffe.prepare.prepare import with_split
 from bonecaffe.training import train
 
 

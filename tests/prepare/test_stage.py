@@ -17,12 +17,12 @@ import pandas
 import pytest
 from conftest import REPOSITORY, edit_table, prepare_run, small_file_system, tiny
 
-from bonecaffe import caffe_tools
+from bonecaffe.caffe import programs
 from bonecaffe.errors import BonecaffeError, CasesError, ImageError, PointsError, PrepareError, RunError
 from bonecaffe.hands.cases import read_cases
 from bonecaffe.hands.images import find_images, read_image
 from bonecaffe.hands.reference_points import read_points
-from bonecaffe.prepare import imageset, normalize, stage
+from bonecaffe.prepare import imageset, normalize, prepare
 from bonecaffe.run import SPLITS, RunDir
 
 
@@ -61,7 +61,7 @@ def test_bytes_equal_the_papers_own_command(which, hands, tmp_path, request):
     data = hands if which == "phantoms" else request.getfixturevalue("real_hands")
     images, recipe = find_images(data / "images"), tiny(data__train_cases=8, data__test_cases=4)
     run = RunDir(tmp_path / "run")
-    stage.prepare(run, data / "images", data / "ages.csv", data / "points.csv", recipe)
+    prepare.prepare(run, data / "images", data / "ages.csv", data / "points.csv", recipe)
     points = read_points(data / "points.csv")
     full = tmp_path / "full"
     full.mkdir()
@@ -71,7 +71,7 @@ def test_bytes_equal_the_papers_own_command(which, hands, tmp_path, request):
             crop = normalize.equalized_crop(read_image(images[case_id]), points[case_id], recipe.preparation)
             assert crop.shape != (224, 224)
             cv2.imwrite(str(full / f"{case_id}.png"), crop)
-        caffe_tools.call(
+        programs.call(
             "convert_imageset",
             [
                 "-resize_height",
@@ -92,9 +92,9 @@ def test_again_with_nothing_changed_does_nothing(prepared, hands, own_run):
     """And says so; a changed table or recipe is noticed."""
     before = outputs(own_run)
     arguments = (hands / "images", hands / "ages.csv", hands / "points.csv")
-    assert stage.prepare(own_run, *arguments, tiny()) is False
+    assert prepare.prepare(own_run, *arguments, tiny()) is False
     assert outputs(own_run) == before
-    assert stage.prepare(own_run, *arguments, tiny(preparation__margin=0.1)) is True
+    assert prepare.prepare(own_run, *arguments, tiny(preparation__margin=0.1)) is True
     assert outputs(own_run) != before
 
 
@@ -182,7 +182,7 @@ def test_half_written_lmdb_is_replaced(own_run, hands):
     """An LMDB cut off by a crash is noticed and made anew; one in the way of convert_imageset is refused."""
     data = own_run.lmdb("train") / "data.mdb"
     data.write_bytes(data.read_bytes()[:5000])
-    assert stage.prepare(own_run, hands / "images", hands / "ages.csv", hands / "points.csv", tiny()) is True
+    assert prepare.prepare(own_run, hands / "images", hands / "ages.csv", hands / "points.csv", tiny()) is True
     assert len(list(imageset.records(own_run.lmdb("train")))) == 8
     with pytest.raises(PrepareError, match="exists already"):
         imageset.convert(own_run.images, own_run.list_file("train"), own_run.lmdb("train"), tiny().preparation)
@@ -231,7 +231,7 @@ def test_every_wrong_record_is_noticed(own_run):
 
 def test_training_hands_are_packed_while_test_hands_are_normalized(hands, prepared, tmp_path, monkeypatch):
     """The first test hand waits here until the training hands are packed: it would wait in vain if they waited for it."""
-    packed, convert, normalize_file = threading.Event(), imageset.convert, stage.normalize_file
+    packed, convert, normalize_file = threading.Event(), imageset.convert, prepare.normalize_file
 
     def convert_and_tell(folder, list_file, lmdb, preparation):
         convert(folder, list_file, lmdb, preparation)
@@ -243,7 +243,7 @@ def test_training_hands_are_packed_while_test_hands_are_normalized(hands, prepar
 
     tests = set(prepared.manifest()["prepare"]["split"]["test"])
     monkeypatch.setattr(imageset, "convert", convert_and_tell)
-    monkeypatch.setattr(stage, "normalize_file", wait_and_normalize)
+    monkeypatch.setattr(prepare, "normalize_file", wait_and_normalize)
     run = prepare_run(tmp_path / "run", hands, workers=1)
     for split in SPLITS:
         ours, theirs = imageset.records(run.lmdb(split)), imageset.records(prepared.lmdb(split))
@@ -267,9 +267,9 @@ def test_added_images_cost_themselves_alone(hands, tmp_path, monkeypatch):
     table[:9].to_csv(nine, index=False)
     run = RunDir(tmp_path / "run")
     recipe = tiny(data__train_cases=5, data__test_cases=4)
-    stage.prepare(run, hands / "images", nine, hands / "points.csv", recipe)
-    normalized, normalize_file = [], stage.normalize_file
-    monkeypatch.setattr(stage, "normalize_file", lambda job: normalized.append(job.id) or normalize_file(job))
+    prepare.prepare(run, hands / "images", nine, hands / "points.csv", recipe)
+    normalized, normalize_file = [], prepare.normalize_file
+    monkeypatch.setattr(prepare, "normalize_file", lambda job: normalized.append(job.id) or normalize_file(job))
     prepare_run(run.path, hands)
     assert sorted(normalized) == sorted(table.id[9:])
     assert run.manifest()["prepare"]["records"] == {"train": 8, "test": 4}
@@ -293,12 +293,12 @@ def test_pixels_of_other_points_are_not_taken_over(hands, tmp_path, monkeypatch)
     """Killed between image and journal, with other points than before and after: the image is made anew, not believed."""
     data = tmp_path / "data"
     shutil.copytree(hands, data)
-    write_text, first = stage.write_cases, (data / "points.csv").read_text()
+    write_text, first = prepare.write_cases, (data / "points.csv").read_text()
 
     def killed(*given):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(stage, "write_cases", killed)
+    monkeypatch.setattr(prepare, "write_cases", killed)
     with pytest.raises(KeyboardInterrupt):
         prepare_run(tmp_path / "run", data)
     work = tmp_path / "run" / ".prepare"
@@ -308,7 +308,7 @@ def test_pixels_of_other_points_are_not_taken_over(hands, tmp_path, monkeypatch)
         prepare_run(tmp_path / "run", data)
     (work / "journal.jsonl").write_bytes(journal)  # the last line did not reach the disk
     (data / "points.csv").write_text(first)
-    monkeypatch.setattr(stage, "write_cases", write_text)
+    monkeypatch.setattr(prepare, "write_cases", write_text)
     run = prepare_run(tmp_path / "run", data)
     assert run.manifest()["prepare"]["records"] == {"train": 8, "test": 4}
 
@@ -371,7 +371,7 @@ def test_full_disk_is_said_and_nothing_is_left(hands, small_disk, monkeypatch):
     with pytest.raises(PrepareError, match="disk is full"):
         prepare_run(small_disk / "run", hands)
     assert list(small_disk.iterdir()) == []
-    monkeypatch.setattr(stage, "_check_space", lambda run, jobs: None)
+    monkeypatch.setattr(prepare, "_check_space", lambda run, jobs: None)
     with pytest.raises((PrepareError, OSError)) as error:
         prepare_run(small_disk / "run", hands)
     assert "full" in str(error.value) or "No space left" in str(error.value)
@@ -405,7 +405,7 @@ def test_refused_second_prepare_leaves_the_first_alone(own_run, hands):
     assert (work / "images").is_dir()
 
 
-class KillsItsWorker(stage.Job):
+class KillsItsWorker(prepare.Job):
     """A job whose arrival in a worker process ends that process as the kernel does when memory runs out."""
 
     def __reduce__(self):
@@ -414,13 +414,13 @@ class KillsItsWorker(stage.Job):
 
 def test_killed_worker_is_an_error_not_a_wait(hands, tmp_path, monkeypatch):
     """A worker process killed: said, and nothing is left."""
-    all_jobs = stage._jobs
+    all_jobs = prepare._jobs
 
     def last_one_kills(*given):
         *jobs, last = all_jobs(*given)
         return [*jobs, KillsItsWorker(**vars(last))]
 
-    monkeypatch.setattr(stage, "_jobs", last_one_kills)
+    monkeypatch.setattr(prepare, "_jobs", last_one_kills)
     with pytest.raises(PrepareError, match="worker process was killed"):
         prepare_run(tmp_path / "run", hands, tiny(), workers=2)
     assert not (tmp_path / "run").exists()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from conftest import tiny
 
+from bonecaffe.caffe.fatal import explain
+from bonecaffe.caffe.log import Event
 from bonecaffe.prepare.outputs import split_of
 from bonecaffe.training import train
 from bonecaffe.training.alarms import Alarms, Constant
-from bonecaffe.training.deaths import explain
-from bonecaffe.training.log import Event
 
 
 def heard(alarms: Alarms, *events: Event) -> list[str]:

@@ -9,10 +9,10 @@ import sys
 import pytest
 from conftest import REPOSITORY, tiny
 
+from bonecaffe.caffe.log import Event
 from bonecaffe.training import train
 from bonecaffe.training.display import Display, describe
 from bonecaffe.training.drive import Progress
-from bonecaffe.training.log import Event
 
 
 def some_progress() -> Progress:

@@ -21,8 +21,9 @@ import pandas
 import pytest
 from conftest import REPOSITORY, caffes, tiny
 
+from bonecaffe.caffe import snapshots
 from bonecaffe.run import RunDir
-from bonecaffe.training import snapshots, train
+from bonecaffe.training import train
 
 MOMENTS = 10
 BLOWS = {  # what is sent to whom

@@ -7,7 +7,7 @@ import math
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bonecaffe.training.log import Curve, Event, parse
+from bonecaffe.caffe.log import Curve, Event, parse
 
 # Both forms of the iteration line as Caffe 1.0 and its forks print them, with glog's preamble and without.
 LOG = """\

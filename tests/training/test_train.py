@@ -13,12 +13,12 @@ import pandas
 import pytest
 from conftest import prepare_run, tiny
 
-from bonecaffe import caffe_tools, gpu
+from bonecaffe.caffe import gpus, installation, snapshots
 from bonecaffe.errors import BonecaffeError, CaffeError, TrainError
-from bonecaffe.network import preflight, prototxt
+from bonecaffe.network import prototxt
 from bonecaffe.recipe import Recipe
 from bonecaffe.run import RunDir
-from bonecaffe.training import inputs, snapshots, train
+from bonecaffe.training import launch, preflight, train
 
 
 def test_finished_run_has_all_it_should(trained):
@@ -124,7 +124,7 @@ def test_diverged_run_is_stopped_and_said(own_run):
 def test_caffes_fatal_line_is_passed_on(own_run, monkeypatch):
     """What Caffe died of, where preflight did not foresee it, stands in the outcome, without glog's preamble."""
     monkeypatch.setattr(preflight, "examine", lambda run, plan: preflight.Report())
-    inputs.write_prototxts(own_run, own_run.recipe())
+    launch.write_prototxts(own_run, own_run.recipe())
     own_run.train_val.write_text(own_run.train_val.read_text().replace('"train_lmdb"', '"nowhere_lmdb"'))
     heard = []
     outcome = train.train(own_run, say=heard.append)
@@ -133,14 +133,14 @@ def test_caffes_fatal_line_is_passed_on(own_run, monkeypatch):
 
 
 def test_paper_wants_weights_and_a_gpu(hands, tmp_path):
-    """The paper's recipe does not start from nothing in silence, nor on a CPU build with --gpu."""
+    """The paper's recipe does not start from nothing in silence, nor on a CPU build with --gpus."""
     recipe = Recipe.load("paper").with_values({"data.train_cases": 8, "data.test_cases": 4}, "tests: a dozen hands")
     run = prepare_run(tmp_path / "run", hands, recipe)
     with pytest.raises(TrainError, match=r"fetch_caffenet\.py"):
         train.train(run, cpu=True)
     assert run.recipe().solver.solver_mode == "CPU"
     assert any(d.field == "solver.solver_mode" and "--cpu" in d.reason for d in run.recipe().departures())
-    if not caffe_tools.find().has_gpu:
+    if not installation.find().has_gpu:
         with pytest.raises(CaffeError, match="without GPU support"):
             train.train(run, gpu="0")
     with pytest.raises(TrainError, match="exclude each other"):
@@ -160,16 +160,16 @@ class _GpuCaffe:
 
 def test_gpu_command_lines(own_run, monkeypatch):
     """The paper's `--gpu 0` is what the paper's recipe gives; several GPUs need NCCL."""
-    monkeypatch.setattr(caffe_tools, "find", lambda: _GpuCaffe)
-    monkeypatch.setattr(gpu, "_DRIVERS", (Path("/proc"),))
+    monkeypatch.setattr(installation, "find", lambda: _GpuCaffe)
+    monkeypatch.setattr(gpus, "_DRIVERS", (Path("/proc"),))
     paper = Recipe.load("paper")
-    assert inputs.compute_with(paper, None, False) == (paper, ["--gpu", "0"])
-    assert inputs.compute_with(paper, "2", False)[1] == ["--gpu", "2"]
+    assert launch.compute_with(paper, None, False) == (paper, ["--gpu", "0"])
+    assert launch.compute_with(paper, "2", False)[1] == ["--gpu", "2"]
     with pytest.raises(CaffeError, match="NCCL"):
-        inputs.compute_with(paper, "0,1", False)
+        launch.compute_with(paper, "0,1", False)
     monkeypatch.setattr(_GpuCaffe, "has_nccl", True)
-    assert inputs.compute_with(paper, "all", False)[1] == ["--gpu", "all"]
-    assert inputs.compute_with(paper, None, True)[1] == []
+    assert launch.compute_with(paper, "all", False)[1] == ["--gpu", "all"]
+    assert launch.compute_with(paper, None, True)[1] == []
 
 
 def test_pretrained_weights_reach_caffe(own_trained, tmp_path):
@@ -219,11 +219,11 @@ def test_unprepared_run_says_what_to_do(tmp_path):
 
 def test_prototxts_follow_the_recipe_unless_edited(own_run):
     """A changed recipe renews them; an edit by hand stays, and is named."""
-    inputs.write_prototxts(own_run, tiny())
-    assert inputs.write_prototxts(own_run, tiny(solver__max_iter=99)) == []
+    launch.write_prototxts(own_run, tiny())
+    assert launch.write_prototxts(own_run, tiny(solver__max_iter=99)) == []
     assert "max_iter: 99" in own_run.solver.read_text()
     own_run.solver.write_text(own_run.solver.read_text().replace("max_iter: 99", "max_iter: 98"))
-    assert inputs.write_prototxts(own_run, tiny(solver__max_iter=97)) == ["solver.prototxt"]
+    assert launch.write_prototxts(own_run, tiny(solver__max_iter=97)) == ["solver.prototxt"]
     assert "max_iter: 98" in own_run.solver.read_text()
     assert own_run.deploy.read_text() == prototxt.deploy(tiny(solver__max_iter=97))
 
@@ -293,7 +293,7 @@ def test_new_training_starts_a_new_log_and_curve(own_run):
 
 def test_edited_solver_decides_when_it_is_finished(own_run):
     """max_iter edited by hand is what Caffe trains to, and what it is judged by."""
-    inputs.write_prototxts(own_run, own_run.recipe())
+    launch.write_prototxts(own_run, own_run.recipe())
     own_run.solver.write_text(own_run.solver.read_text().replace("max_iter: 12", "max_iter: 2"))
     outcome = train.train(own_run)
     assert (outcome.state, outcome.iteration) == ("finished", 2)

@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from bonecaffe.errors import BonecaffeError
-from bonecaffe.hands import images, parallel
+from bonecaffe.files import write_bytes
+from bonecaffe.hands import images
 from bonecaffe.hands.cases import Case, write_cases
 from bonecaffe.hands.phantom import render, skeleton
 from bonecaffe.hands.reference_points import ReferencePoints, write_points
-from bonecaffe.run import write_bytes
+from bonecaffe.workers import in_parallel
 
 AGES_MONTHS = (12, 228)
 RSNA_COLUMNS = ("id", "boneage", "male")
@@ -165,7 +166,7 @@ def write(
     tasks = [(seed, number, size, str(folder)) for number in range(count)]
     made: list[tuple[Case, ReferencePoints]] = []
     workers = min(len(os.sched_getaffinity(0)), count)
-    for done in parallel.run(_write_one, tasks, workers, BonecaffeError):
+    for done in in_parallel(_write_one, tasks, workers, BonecaffeError):
         made.append(done)
         if progress:
             progress(len(made), count)
@@ -190,4 +191,4 @@ def write_contact_sheet(
     while len(cells) % columns:
         cells.append(np.full((cell[1], cell[0]), 60, np.uint8))
     rows = [np.hstack(cells[i : i + columns]) for i in range(0, len(cells), columns)]
-    write_bytes(path, images.encode_png(np.vstack(rows), 6))
+    write_bytes(path, images.encode_png(np.vstack(rows), 6), parents=True)

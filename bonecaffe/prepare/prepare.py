@@ -15,16 +15,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from bonecaffe import __version__, environment
+from bonecaffe import __version__
+from bonecaffe.caffe import environment
 from bonecaffe.errors import BonecaffeError, CasesError, ImageError, PointsError, PrepareError, Problems
+from bonecaffe.files import make_folder, sha256, sha256_file, write_text
 from bonecaffe.hands import images as hand_images
-from bonecaffe.hands import parallel
 from bonecaffe.hands.cases import Case, read_cases, split_cases, write_cases
 from bonecaffe.hands.reference_points import ReferencePoints, read_points
 from bonecaffe.prepare import imageset, outputs
 from bonecaffe.prepare.normalize import normalize
 from bonecaffe.recipe import Preparation, Recipe
-from bonecaffe.run import SPLITS, RunDir, sha256, sha256_file, write_text
+from bonecaffe.run import SPLITS, RunDir
+from bonecaffe.workers import in_parallel
 
 WORK = ".prepare"
 """Where a prepare works, inside the run."""
@@ -196,6 +198,7 @@ def _prepare(
             run.write_recipe(recipe)
         return False
     _check_space(run, jobs)
+    make_folder(work)
     staged = RunDir(work)
     for split in SPLITS:
         shutil.rmtree(staged.lmdb(split), ignore_errors=True)
@@ -317,7 +320,7 @@ def _outcomes(todo: list[Job], workers: int | None) -> Iterator[Outcome]:
     if workers == 1 or len(todo) < 8:
         yield from map(normalize_file, todo)
         return
-    yield from parallel.run(normalize_file, todo, workers, PrepareError)
+    yield from in_parallel(normalize_file, todo, workers, PrepareError)
 
 
 def normalize_file(job: Job) -> Outcome:

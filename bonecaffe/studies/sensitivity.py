@@ -17,13 +17,14 @@ import numpy as np
 
 from bonecaffe.errors import EvaluateError, PointsError
 from bonecaffe.evaluation import metrics
+from bonecaffe.files import write_text
 from bonecaffe.hands import images as hand_images
 from bonecaffe.hands.agreement import compare, overlap, palm
 from bonecaffe.hands.reference_points import ReferencePoints
 from bonecaffe.predict import Predictor
 from bonecaffe.prepare.normalize import normalize
 from bonecaffe.prepare.outputs import split_of
-from bonecaffe.run import RunDir, write_text
+from bonecaffe.run import RunDir
 
 PERCENT = (0.5, 1.0, 2.0, 4.0)
 """Of the palm, the standard deviation of each coordinate of each point."""

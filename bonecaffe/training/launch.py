@@ -7,14 +7,16 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from bonecaffe import gpu as gpus
+from bonecaffe.caffe import caffemodel, gpus
 from bonecaffe.errors import CaffeError, TrainError
-from bonecaffe.network import mean, preflight, prototxt, weights
+from bonecaffe.files import sha256, sha256_file, write_text
+from bonecaffe.network import mean, prototxt
 from bonecaffe.recipe import Recipe
-from bonecaffe.run import RunDir, sha256, sha256_file, write_text
+from bonecaffe.run import RunDir
+from bonecaffe.training import preflight
 
 STOCK_SHA1 = "4c8d77deb20ea792f84eb5e6d0a11ca0a8660a46"
-"""BVLC's bvlc_reference_caffenet.caffemodel, the paper's ImageNet weights."""
+"""BVLC's bvlc_reference_caffenet.caffemodel, the paper's ImageNet caffemodel."""
 
 
 # ---- definition files ------------------------------------------------------------------------------------------
@@ -161,7 +163,7 @@ def initial_weights(run: RunDir, recipe: Recipe, given: Path | None) -> tuple[li
             )
         return [], "from the fillers, without pretrained weights"
     net = recipe.network
-    said = weights.initial_weights(given, run.init_weights, net.fc8_name, (net.fc8_outputs, net.fc_outputs[1]))
+    said = caffemodel.initial_weights(given, run.init_weights, net.fc8_name, (net.fc8_outputs, net.fc_outputs[1]))
     return ["--weights", run.init_weights.name], said
 
 

@@ -10,11 +10,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bonecaffe import environment
+from bonecaffe.caffe import environment
 from bonecaffe.errors import BonecaffeError, RunError
+from bonecaffe.files import sha256, sha256_file
 from bonecaffe.prepare import outputs
 from bonecaffe.recipe import Recipe
-from bonecaffe.run import SPLITS, RunDir, seal, sha256, sha256_file
+from bonecaffe.run import SPLITS, RunDir, seal
 from bonecaffe.training import train
 
 HOLDS, BROKEN, OTHER, UNSEEN = "holds", "BROKEN", "differs", "not looked at"
@@ -178,14 +179,14 @@ def _packed(run: RunDir, manifest: dict[str, Any]) -> Check:
 
 
 def _definitions(run: RunDir, manifest: dict[str, Any]) -> Check:
-    from bonecaffe.training import inputs
+    from bonecaffe.training import launch
 
-    now, then = inputs.intended(run, run.trained_recipe()), manifest["train"]["inputs"]
+    now, then = launch.intended(run, run.trained_recipe()), manifest["train"]["inputs"]
     for name in then:
         if now[name] != then[name]:
             what = {"prepare": "the images were prepared anew", "mean": "the mean is another"}
             yield what.get(name, f"{name}.prototxt: not what was trained")
-    in_use = inputs.files_in_use(run)
+    in_use = launch.files_in_use(run)
     for name, path in (("deploy", run.deploy), ("mean", run.mean_file)):
         if in_use[name] != manifest["train"]["files"][name]:
             yield f"{path.name}: not what was trained with"
@@ -233,7 +234,7 @@ def _predicted(run: RunDir, manifest: dict[str, Any]) -> Check:
 
 
 def _measured(run: RunDir, manifest: dict[str, Any]) -> Check:
-    from bonecaffe.evaluation import stage
+    from bonecaffe.evaluation import evaluate
 
     facts = manifest["evaluate"]
     for split in SPLITS:
@@ -241,8 +242,8 @@ def _measured(run: RunDir, manifest: dict[str, Any]) -> Check:
             yield f"predictions_{split}.csv were made anew since; evaluate again"
     yield from _same(run.metrics, facts["metrics"])
     said = json.loads(run.metrics.read_text(encoding="utf-8"))["splits"]
-    tables = {split: stage.read_predictions(run, split) for split in SPLITS}
-    for split, metrics in stage.measure_tables(run, tables, 0).splits.items():
+    tables = {split: evaluate.read_predictions(run, split) for split in SPLITS}
+    for split, metrics in evaluate.measure_tables(run, tables, 0).splits.items():
         for name, value in json.loads(json.dumps(asdict(metrics))).items():
             if not _alike(value, said[split].get(name)):
                 yield f"metrics.json: {split} {name} is {said[split].get(name)}, recomputed {value}"

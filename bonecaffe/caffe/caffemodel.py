@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bonecaffe.errors import WeightsError
-from bonecaffe.run import replacing
+from bonecaffe.files import replacing
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _V1_LAYERS, _V2_LAYER = 2, 100  # fields of NetParameter

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from bonecaffe.errors import PointsError
+from bonecaffe.files import write_bytes
 from bonecaffe.hands.images import encode_png, read_image
 from bonecaffe.hands.reference_points import ReferencePoints
-from bonecaffe.run import write_bytes
 
 _SIDE = 320
 _CAPTION = 54
@@ -38,7 +38,7 @@ def write_sheet(
     columns = min(columns, len(cells))
     cells += [np.full_like(cells[0], _GROUND)] * (-len(cells) % columns)
     rows = [np.hstack(cells[i : i + columns]) for i in range(0, len(cells), columns)]
-    write_bytes(path, encode_png(np.vstack(rows), 6))
+    write_bytes(path, encode_png(np.vstack(rows), 6), parents=True)
 
 
 def _cell(image: np.ndarray, hand: ReferencePoints, other: ReferencePoints | None, caption: str) -> np.ndarray:

@@ -8,9 +8,10 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from bonecaffe import __version__, caffe_tools
+from bonecaffe import __version__
+from bonecaffe.caffe import installation
 from bonecaffe.errors import BonecaffeError
-from bonecaffe.run import sha256_file
+from bonecaffe.files import sha256_file
 
 PACKAGES = (
     "numpy",
@@ -73,7 +74,7 @@ def _cpu() -> str:
 
 def _caffe() -> dict[str, Any]:
     try:
-        caffe = caffe_tools.find()
+        caffe = installation.find()
         program = caffe.program("caffe")
     except BonecaffeError:
         return {"missing": True}

@@ -12,19 +12,19 @@ from pathlib import Path
 
 import numpy as np
 
-from bonecaffe import caffe_tools
+from bonecaffe.caffe import installation, programs, snapshots
+from bonecaffe.caffe.log import Event
 from bonecaffe.errors import LocateError
-from bonecaffe.hands import parallel
+from bonecaffe.files import held, write_text
 from bonecaffe.hands.images import read_image
 from bonecaffe.hands.phantom import dataset
 from bonecaffe.hands.reference_points import ReferencePoints
 from bonecaffe.locate import frames, network, variation
-from bonecaffe.network import preflight
-from bonecaffe.run import RunDir, held, write_text
-from bonecaffe.training import snapshots
+from bonecaffe.run import RunDir
+from bonecaffe.training import preflight
 from bonecaffe.training.alarms import Alarms
 from bonecaffe.training.drive import drive
-from bonecaffe.training.log import Event
+from bonecaffe.workers import in_parallel
 
 VIEWS = ("whole", "near")
 WORK = ".train-locator"
@@ -89,7 +89,7 @@ def _write(
     """Write the squares and the labels of a split, for both views, in random order; keys are numbers."""
     import lmdb
 
-    Datum = caffe_tools.caffe_pb2().Datum
+    Datum = programs.caffe_pb2().Datum
     total = sum(count for _, _, count, _ in tasks)
     size = (1 << 26) + total * (frames.SIDE**2 + 8192) * 2
     order = rng.permutation(total)
@@ -100,7 +100,7 @@ def _write(
             stores[view, kind] = lmdb.open(str(path), map_size=size, sync=False)
     done = 0
     workers = len(os.sched_getaffinity(0))
-    for made in parallel.run(_vary, tasks, workers, LocateError):
+    for made in in_parallel(_vary, tasks, workers, LocateError):
         count = len(made[0][0])
         for view, (squares, labels) in zip(VIEWS, made, strict=True):
             with (
@@ -137,6 +137,7 @@ def at_work(out: Path) -> AbstractContextManager[int]:
     def busy(holder: str) -> LocateError:
         return LocateError(f"{out}: in use by {holder or 'another process'}. Wait for it, or give another folder.")
 
+    out.mkdir(parents=True, exist_ok=True)
     return held(out / ".lock", "train-locator", busy)
 
 
@@ -197,7 +198,7 @@ def train_view(
     write_text(run.train_val, network.train_val(view, BATCH))
     write_text(run.solver, network.solver(iterations, plan.rate, max(1, plan.tests * 2 // BATCH), plan.seed))
     run.snapshots.mkdir(exist_ok=True)
-    arguments = [str(caffe_tools.find().program("caffe")), "train", "--solver", run.solver.name]
+    arguments = [str(installation.find().program("caffe")), "train", "--solver", run.solver.name]
     last = snapshots.newest_complete(run.snapshots)
     if last and last.iteration >= iterations:
         return

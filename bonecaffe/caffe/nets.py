@@ -10,8 +10,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from bonecaffe import caffe_tools
-from bonecaffe import gpu as gpus
+from bonecaffe.caffe import gpus, programs
 from bonecaffe.errors import CaffeError, WeightsError
 
 Kind = Literal["caffe", "opencv"]
@@ -42,7 +41,7 @@ def make(kind: Kind, deploy: Path, caffemodel: Path, gpu: int | None = None) -> 
 class _Caffe:
     def __init__(self, deploy: Path, caffemodel: Path, gpu: int | None) -> None:
         try:
-            caffe = caffe_tools.import_pycaffe()
+            caffe = programs.import_pycaffe()
         except CaffeError as error:
             raise CaffeError(f"{error} Without Caffe, the same files can be used with --engine opencv.") from error
         if gpu is not None and (problem := gpus.problem(str(gpu))):

@@ -9,14 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from bonecaffe import engine as engines
+from bonecaffe.caffe import nets as engines
 from bonecaffe.errors import BonecaffeError, LocateError
+from bonecaffe.files import held, read_table, sha256, sha256_file, table_text, write_text
 from bonecaffe.hands import images as hand_images
-from bonecaffe.hands import parallel
 from bonecaffe.hands.reference_points import COLUMNS, POINT_NAMES, ReferencePoints, coordinate_text, lock_file
-from bonecaffe.hands.tables import read_table, table_text
 from bonecaffe.locate.locator import MODEL, Found, Locator, palm
-from bonecaffe.run import held, sha256, sha256_file, write_text
+from bonecaffe.workers import in_parallel
 
 FOUND_COLUMNS = (*COLUMNS, "confidence", "verdict", "key")
 _SAVE_EACH = 50
@@ -127,6 +126,7 @@ def locate(
     def busy(holder: str) -> LocateError:
         return LocateError(f"{table}: in use by {holder or 'another program'}. Stop it, or give another --points.")
 
+    table.parent.mkdir(parents=True, exist_ok=True)
     with held(lock_file(table), "locate", busy):
         return _locate(images, table, model, progress, jobs, engine)
 
@@ -152,7 +152,7 @@ def _locate(
         Locator(model, engine)  # says at once when there is none
     workers = min(jobs or len(os.sched_getaffinity(0)), max(1, len(tasks)))
     try:
-        for done, result in enumerate(parallel.run(_work, tasks, workers, LocateError) if tasks else (), start=1):
+        for done, result in enumerate(in_parallel(_work, tasks, workers, LocateError) if tasks else (), start=1):
             results[result.id] = result
             progress(done, len(tasks))
             if done % _SAVE_EACH == 0:
@@ -164,7 +164,7 @@ def _locate(
                 write_text(table, _points_text(results))
     text = _points_text(results)
     if not table.exists() or table.read_text(encoding="utf-8") != text:
-        write_text(table, text)
+        write_text(table, text, parents=True)
     return [results[case_id] for case_id in sorted(files)], len(tasks)
 
 
@@ -208,7 +208,7 @@ def _points_text(results: Mapping[str, Result]) -> str:
 
 def _write(path: Path, results: Mapping[str, Result]) -> None:
     rows = [[*_row(r), f"{r.confidence:.3f}", r.verdict, r.key] for _, r in sorted(results.items())]
-    write_text(path, table_text(FOUND_COLUMNS, rows))
+    write_text(path, table_text(FOUND_COLUMNS, rows), parents=True)
 
 
 def _read(path: Path) -> dict[str, Result]:

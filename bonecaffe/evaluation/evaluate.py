@@ -6,13 +6,14 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from bonecaffe import environment
+from bonecaffe.caffe import environment
 from bonecaffe.errors import EvaluateError
 from bonecaffe.evaluation import by_snapshot, plots, report
 from bonecaffe.evaluation.metrics import PAPER, RESAMPLES, SEED, Group, Metrics, groups, measure
+from bonecaffe.files import sha256_file, write_text
 from bonecaffe.hands.cases import Case
 from bonecaffe.prepare.outputs import split_of
-from bonecaffe.run import SPLITS, RunDir, sha256_file, write_text
+from bonecaffe.run import SPLITS, RunDir
 
 
 @dataclass(frozen=True)

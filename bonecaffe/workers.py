@@ -54,7 +54,7 @@ def _context(module: str) -> ForkServerContext:
     return context
 
 
-def run(
+def in_parallel(
     work: Callable[[Task], Result], tasks: Sequence[Task], workers: int, error: type[BonecaffeError]
 ) -> Iterator[Result]:
     """The results of ``work`` for each task, in order, as they come.

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bonecaffe import caffe_tools, gpu
+from bonecaffe.caffe import caffemodel, gpus, programs, shapes
+from bonecaffe.caffe.shapes import Shape
 from bonecaffe.errors import BonecaffeError, PreflightError, RecipeError, WeightsError
-from bonecaffe.network import mean, shapes, weights
-from bonecaffe.network.shapes import Shape
+from bonecaffe.network import mean
 from bonecaffe.run import RunDir
 
 TRAIN, TEST = 0, 1
@@ -133,7 +133,7 @@ def schedule(run: RunDir) -> Schedule:
 def _parse(path: Path, kind: str, say: Any) -> Any:
     from google.protobuf import text_format
 
-    message = getattr(caffe_tools.caffe_pb2(), kind)()
+    message = getattr(programs.caffe_pb2(), kind)()
     try:
         return text_format.Parse(path.read_text(encoding="utf-8"), message)
     except OSError as error:
@@ -170,13 +170,13 @@ def _snapshot(run: RunDir, snapshot: Path, say: Any) -> None:
         say(f"{snapshot}: a caffemodel holds weights, not a solver's state. Go on from the .solverstate beside it.")
         return
     try:
-        weights.solver_state(path)
+        caffemodel.solver_state(path)
     except WeightsError as error:
         say(str(error))
         return
-    learned = run.path / weights.learned_net(path)
+    learned = run.path / caffemodel.learned_net(path)
     if not learned.is_file():
-        say(f"{snapshot}: belongs to {weights.learned_net(path)}, which is not there. Resume from an older pair.")
+        say(f"{snapshot}: belongs to {caffemodel.learned_net(path)}, which is not there. Resume from an older pair.")
 
 
 def _databases(run: RunDir, net: Any, say: Any) -> dict[str, tuple[Shape, int]]:
@@ -218,7 +218,7 @@ def _lmdb(path: Path) -> tuple[Shape, int]:
             f"{path.name}: not readable as an LMDB ({error}). Remove it and run prepare again."
         ) from error
     try:
-        datum = caffe_tools.caffe_pb2().Datum.FromString(value)
+        datum = programs.caffe_pb2().Datum.FromString(value)
     except Exception as error:  # protobuf's DecodeError has no public base of its own
         raise PreflightError(f"{path.name}: its first record is damaged ({error}). Run prepare again.") from error
     return (datum.channels, datum.height, datum.width), records
@@ -280,7 +280,7 @@ def _weights(run: RunDir, plan: Plan, flow: shapes.Flow, report: Report) -> None
     if plan.weights is None or not flow.complete:
         return
     try:
-        with weights.Caffemodel(run.path / plan.weights) as model:
+        with caffemodel.Caffemodel(run.path / plan.weights) as model:
             stored = model.shapes()
     except WeightsError as error:
         report.problems.append(str(error))
@@ -290,7 +290,7 @@ def _weights(run: RunDir, plan: Plan, flow: shapes.Flow, report: Report) -> None
             report.fresh.append(name)
         elif len(stored[name]) != len(wanted):
             report.problems.append(
-                f"{plan.weights}: layer {name} has {len(stored[name])} blobs of weights, the net wants {len(wanted)}. Rename the layer, or take it out of the weights."
+                f"{plan.weights}: layer {name} has {len(stored[name])} blobs of weights, the net wants {len(wanted)}. Rename the layer, or take it out of the caffemodel."
             )
         else:
             clash = next(
@@ -304,7 +304,7 @@ def _weights(run: RunDir, plan: Plan, flow: shapes.Flow, report: Report) -> None
             if clash:
                 have, want = (" x ".join(map(str, shape)) for shape in clash)
                 report.problems.append(
-                    f"{plan.weights}: layer {name} is {have} in the weights and {want} in the net; Caffe would die of it. Rename the layer, or take it out of the weights."
+                    f"{plan.weights}: layer {name} is {have} in the weights and {want} in the net; Caffe would die of it. Rename the layer, or take it out of the caffemodel."
                 )
             else:
                 report.copied.append(name)
@@ -324,7 +324,7 @@ def _squeezed(shape: Shape) -> Shape:
 def _hardware(solver: Any, plan: Plan, say: Any) -> None:
     in_solver = solver is not None and solver.HasField("solver_mode") and solver.solver_mode == 1
     wanted = plan.gpu if plan.gpu is not None else ("0" if in_solver else None)
-    if wanted is not None and (problem := gpu.problem(wanted)):
+    if wanted is not None and (problem := gpus.problem(wanted)):
         say(problem)
 
 
@@ -356,7 +356,7 @@ def _memory(solver: Any, flows: dict[int, shapes.Flow], plan: Plan, say: Any) ->
     """Blobs and their differences in both phases, and the weights with theirs; against the memory they have to fit into."""
     needed = memory_bytes(solver, flows)
     if plan.gpu is not None or (solver.HasField("solver_mode") and solver.solver_mode == 1):
-        cards = gpu.chosen(plan.gpu or "0", gpu.cards())
+        cards = gpus.chosen(plan.gpu or "0", gpus.cards())
         available, where = min((card.memory for card in cards), default=0), "the card"
     else:
         available, where = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "this machine"

@@ -17,14 +17,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from bonecaffe.caffe import snapshots
 from bonecaffe.errors import BonecaffeError, RepeatError, RepeatInterrupted
-from bonecaffe.evaluation import stage as evaluation
+from bonecaffe.evaluation import evaluate as evaluation
 from bonecaffe.evaluation.metrics import PAPER
+from bonecaffe.files import sha256, sha256_file, write_text
 from bonecaffe.predict import predict_run
-from bonecaffe.prepare import stage as preparation
+from bonecaffe.prepare import prepare as preparation
 from bonecaffe.recipe import Recipe
-from bonecaffe.run import RunDir, sha256, sha256_file, write_text
-from bonecaffe.training import inputs, snapshots, train
+from bonecaffe.run import RunDir
+from bonecaffe.training import launch, train
 from bonecaffe.training.drive import Watcher
 
 WAIT_S = 300.0
@@ -52,8 +54,8 @@ class Plan:
             {"data.split_seed": seed, "solver.random_seed": seed}, f"repeat: seed {seed} of split and initialization"
         )
         if self.weights is not None:
-            recipe = inputs.declare_weights(recipe, self.weights)
-        return inputs.compute_with(recipe, self.gpu, self.cpu)[0]
+            recipe = launch.declare_weights(recipe, self.weights)
+        return launch.compute_with(recipe, self.gpu, self.cpu)[0]
 
     def key(self) -> str:
         """What is repeated, as a hash: recipe, ages, points and weights, wherever they lie."""
@@ -91,7 +93,7 @@ def one(
         pass
     preparation.prepare(run, plan.images, plan.ages, plan.points, recipe, workers=None if plan.cpu else 1)
     before = run.manifest().get("train", {})
-    if before.get("state") == "diverged" and before.get("inputs") == inputs.intended(run, recipe):
+    if before.get("state") == "diverged" and before.get("inputs") == launch.intended(run, recipe):
         return Result(seed, "diverged", before["iteration"])
     found = snapshots.find(run.snapshots)
     if found and snapshots.newest_complete(run.snapshots) is None:

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from bonecaffe import caffe_tools
+from bonecaffe.caffe import installation, programs
 
 _DRIVERS = (Path("/proc/driver/nvidia/version"), Path("/dev/dxg"))
 """What NVIDIA's driver leaves on Linux, and under Windows' own Linux."""
@@ -25,11 +25,11 @@ class Card(NamedTuple):
 def cards() -> list[Card]:
     """The cards as Caffe will number them; empty where there is none or they cannot be asked for.
 
-    nvidia-smi lists all, in the order of their slots, which `caffe_tools` has Caffe keep; ``CUDA_VISIBLE_DEVICES`` leaves
+    nvidia-smi lists all, in the order of their slots, which `programs` has Caffe keep; ``CUDA_VISIBLE_DEVICES`` leaves
     some out, and numbers the others anew.
     """
     found: dict[str, Card] = {}
-    for line in caffe_tools.nvidia_smi("index,name,compute_cap,memory.total,uuid").splitlines():
+    for line in programs.nvidia_smi("index,name,compute_cap,memory.total,uuid").splitlines():
         parts = [part.strip() for part in line.split(",")]
         if len(parts) == 5 and re.fullmatch(r"\d+", parts[0]) and re.fullmatch(r"\d+\.\d", parts[2]):
             mebibytes = re.match(r"\d+", parts[3])
@@ -54,7 +54,7 @@ def chosen(wanted: str, there: list[Card]) -> list[Card]:
 
 def problem(wanted: str) -> str | None:
     """Why this Caffe cannot compute on the cards wanted (``0``, ``0,1``, ``all``); None when nothing speaks against it."""
-    caffe = caffe_tools.find()
+    caffe = installation.find()
     if not caffe.has_gpu:
         return (
             f"--gpu {wanted}: this Caffe ({caffe.origin}) was built without GPU support. "

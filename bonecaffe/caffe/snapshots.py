@@ -10,8 +10,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from bonecaffe.caffe import caffemodel
 from bonecaffe.errors import WeightsError
-from bonecaffe.network import weights
 
 _NAME = re.compile(r"_iter_(\d+)\.caffemodel$")
 
@@ -35,7 +35,7 @@ class Snapshot:
     def model_flaw(self) -> str | None:
         """What is wrong with the caffemodel alone; None when it is complete."""
         try:
-            with weights.Caffemodel(self.caffemodel):
+            with caffemodel.Caffemodel(self.caffemodel):
                 return None
         except WeightsError as error:
             return str(error)
@@ -44,10 +44,10 @@ class Snapshot:
         if not self.solverstate.is_file():
             return f"{self.solverstate}: not there."
         try:
-            iteration, histories = weights.solver_state(self.solverstate)
+            iteration, histories = caffemodel.solver_state(self.solverstate)
         except WeightsError as error:
             return str(error)
-        with weights.Caffemodel(self.caffemodel) as model:
+        with caffemodel.Caffemodel(self.caffemodel) as model:
             blobs = sum(len(shapes) for shapes in model.shapes().values())
         if iteration != self.iteration or histories < blobs:
             return f"{self.solverstate}: cut off: iteration {iteration}, {histories} of {blobs} histories."

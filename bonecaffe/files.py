@@ -1,0 +1,420 @@
+"""Files: read safely, written whole or not at all, locked, hashed. The only place that opens a file for writing.
+
+A run folder or a data folder may come from a stranger. So a file is opened only when it is a regular file, what we write
+is never written through a link, and a run folder holds no links at all (`check_tree`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import errno
+import fcntl
+import hashlib
+import io
+import os
+import shutil
+import stat
+import struct
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from bonecaffe.errors import BonecaffeError, FilesError
+
+MEGABYTE = 1 << 20
+LARGEST = {
+    "settings": 4 * MEGABYTE,  # recipes, prototxts, plans
+    "table": 256 * MEGABYTE,
+    "record": 512 * MEGABYTE,  # manifests, other tools' annotations
+    "image": 512 * MEGABYTE,
+}
+"""The largest file of each kind that is read into memory, in bytes."""
+TEMPORARY = ".part"
+"""How the name of a file ends that is being written; such files of a killed process are swept by `sweep`."""
+
+
+# ---- reading -----------------------------------------------------------------------------------------------------
+
+
+def open_regular(path: str | os.PathLike[str], error: type[BonecaffeError] = FilesError) -> BinaryIO:
+    """Open a regular file for reading; ``error`` for a folder, a named pipe or a device, OSError where it cannot be opened.
+
+    A named pipe would make us wait for ever, a device never ends.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        _refuse_special(path, os.fstat(handle).st_mode, error)
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def _refuse_special(path: str | os.PathLike[str], mode: int, error: type[BonecaffeError]) -> None:
+    if stat.S_ISREG(mode):
+        return
+    kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFLNK: "a link", stat.S_IFSOCK: "a socket"}
+    raise error(f"{os.fspath(path)}: {kinds.get(stat.S_IFMT(mode), 'a device')}, not a file.")
+
+
+def read_bytes(path: str | os.PathLike[str], kind: str, error: type[BonecaffeError] = FilesError) -> bytes:
+    """The content of a regular file; ``error`` when it is none, or larger than its ``kind`` (see `LARGEST`) can be.
+
+    Raises OSError where it cannot be opened or read.
+    """
+    with open_regular(path, error) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > LARGEST[kind]:
+            raise error(
+                f"{os.fspath(path)}: {size / 1e6:.0f} MB; a {kind} file of more than {LARGEST[kind] / 1e6:.0f} MB is not read. Is it the right file?"
+            )
+        return file.read()
+
+
+def read_text(path: str | os.PathLike[str], kind: str, error: type[BonecaffeError] = FilesError) -> str:
+    """The text of a regular file in UTF-8; ``error`` when it is none of its kind, OSError where it cannot be read."""
+    content = read_bytes(path, kind, error)
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as cause:
+        raise error(f"{os.fspath(path)}: not text in UTF-8 ({cause.reason} at byte {cause.start}).") from cause
+
+
+def sha256(content: bytes | str) -> str:
+    """The SHA-256 of bytes or of a text's UTF-8, as 64 hexadecimal digits."""
+    return hashlib.sha256(content.encode("utf-8") if isinstance(content, str) else content).hexdigest()
+
+
+def sha256_file(path: str | os.PathLike[str]) -> str:
+    """The SHA-256 of a regular file, read in pieces."""
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# ---- writing -----------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str], parents: bool = False) -> Iterator[Path]:
+    """Give a temporary path beside ``path``; move it into place when the block ends well, remove it otherwise.
+
+    A link at ``path`` is replaced, never followed. The folder must exist, or is made where ``parents`` asks for it:
+    for what a user names, not for a run, which must not come back as a stub when it was moved meanwhile.
+    """
+    path = Path(path)
+    if parents:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_text(path: str | os.PathLike[str], content: str, parents: bool = False) -> None:
+    """Write a text file whole or not at all; see `replacing`."""
+    write_bytes(path, content.encode("utf-8"), parents)
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes, parents: bool = False) -> None:
+    """Write a file whole or not at all: beside its target, synced, then moved into place; see `replacing`."""
+    with replacing(path, parents) as temporary, open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_scratch(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write a file whole or not at all, without waiting for the disk: for many files that can be made again."""
+    part = f"{os.fspath(path)}{TEMPORARY}"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(part)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(part, flags, 0o666), "wb") as file:
+        file.write(content)
+    os.replace(part, path)
+
+
+def write_secret(path: str | os.PathLike[str], content: str) -> None:
+    """Write a new file that only its owner can read; one that exists is replaced."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(path, flags, 0o600), "w", encoding="utf-8") as file:
+        file.write(content)
+
+
+def open_append(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a file for reading and appending, made when it is missing; FilesError for a link, a special file, a second name.
+
+    A hard link would let us write into a file that is known elsewhere under another name.
+    """
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        handle = os.open(path, flags, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EMLINK):
+            raise FilesError(f"{os.fspath(path)}: a link, which is not written through. Remove it.") from None
+        raise
+    try:
+        status = os.fstat(handle)
+        _refuse_special(path, status.st_mode, FilesError)
+        if status.st_nlink > 1:
+            raise FilesError(f"{os.fspath(path)}: a file with another name elsewhere (a hard link). Remove it.")
+        return os.fdopen(handle, "a+b")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def copy_file(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Copy a regular file, whole or not at all."""
+    with open_regular(source) as file, replacing(target) as temporary, open(temporary, "wb") as out:
+        shutil.copyfileobj(file, out)
+
+
+@contextlib.contextmanager
+def folder_made(path: str | os.PathLike[str]) -> Iterator[bool]:
+    """Have a folder, its parents too; yield whether it is new. When the block fails, the folders made are removed again, with their content."""
+    path = Path(path)
+    new = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        yield bool(new)
+    except BaseException as error:
+        if new and not isinstance(error, KeyboardInterrupt):
+            shutil.rmtree(new[0], ignore_errors=True)
+            for folder in new[1:]:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+        raise
+
+
+def make_folder(path: str | os.PathLike[str]) -> None:
+    """Have a folder; its parents must exist. FilesError when something else, or a link, has its name."""
+    try:
+        os.mkdir(path)
+    except FileExistsError:
+        mode = os.lstat(path).st_mode
+        if not stat.S_ISDIR(mode):
+            what = "a link" if stat.S_ISLNK(mode) else "a file"
+            raise FilesError(f"{os.fspath(path)}: {what}, where a folder is needed. Remove it.") from None
+
+
+def remove(path: str | os.PathLike[str]) -> None:
+    """Remove a file, or a folder with its content; a link is removed, never followed; nothing there is fine."""
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    if stat.S_ISDIR(mode):
+        shutil.rmtree(path)
+    else:
+        os.unlink(path)
+
+
+# ---- folders from strangers --------------------------------------------------------------------------------------
+
+
+def check_tree(root: Path, names: Iterable[str], error: type[BonecaffeError] = FilesError) -> None:
+    """Refuse the first link or special file at or below ``root``/NAME for each of ``names``. ``root`` itself may be a link."""
+    for name in names:
+        path = os.path.join(root, name)
+        try:
+            mode = os.lstat(path).st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        _check(path, mode, error)
+        if stat.S_ISDIR(mode):
+            _check_below(path, error)
+
+
+def _check_below(folder: str, error: type[BonecaffeError]) -> None:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_file(follow_symlinks=False):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                _check_below(entry.path, error)
+            else:
+                _check(entry.path, entry.stat(follow_symlinks=False).st_mode, error)
+
+
+def _check(path: str, mode: int, error: type[BonecaffeError]) -> None:
+    if stat.S_ISLNK(mode):
+        raise error(f"{path}: a link. Nothing inside this folder is followed. Remove it, or put a copy in its place.")
+    if not stat.S_ISDIR(mode):
+        _refuse_special(path, mode, error)
+
+
+def is_inside(path: str) -> bool:
+    """Whether a path is relative and leads nowhere out of its folder, as text.
+
+    >>> is_inside("snapshots/a.caffemodel"), is_inside("../a"), is_inside("/etc/passwd"), is_inside("a/../../b")
+    (True, False, False, False)
+    """
+    parts = path.split("/")
+    return (
+        bool(path)
+        and not path.startswith("/")
+        and "\0" not in path
+        and not any(part in ("", ".", "..") for part in parts)
+    )
+
+
+def sweep(folder: Path, name: str = "") -> None:
+    """Remove the temporary files that a killed process left in a folder: all, or those of the file ``name``.
+
+    Call it only while the lock of whoever writes there is held.
+    """
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(f".{name}." if name else ".") and entry.name.endswith(TEMPORARY):
+                with contextlib.suppress(OSError):
+                    os.unlink(entry.path)
+
+
+# ---- one at a time -----------------------------------------------------------------------------------------------
+
+_FLOCK = "hhqqi4x"  # struct flock of Linux, 64 bits
+
+
+def _lock(kind: int) -> bytes:
+    return struct.pack(_FLOCK, kind, os.SEEK_SET, 0, 0, 0)
+
+
+def _locked(file: int) -> bool:
+    """Take the lock of an open file; False when another has it. The lock lasts until every copy of the open file is closed."""
+    try:
+        fcntl.fcntl(file, fcntl.F_OFD_SETLK, _lock(fcntl.F_WRLCK))
+        return True
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            return False
+        raise
+
+
+@contextlib.contextmanager
+def held(lock_file: Path, doing: str, busy: Callable[[str], BonecaffeError], wait_s: float = 0.0) -> Iterator[int]:
+    """Hold a lock file, with our name in it; what ``busy`` makes of its holder's name is raised while another has it.
+
+    Yields the open file: it is held until every process that has it open has ended, however they end. The folder must
+    exist. FilesError where the lock file is a link, or the file system has no locks.
+    """
+    patience = time.monotonic() + wait_s
+    with open_append(lock_file) as file:
+        try:
+            while not _locked(file.fileno()):
+                if time.monotonic() >= patience:
+                    raise busy(_holder(file))
+                time.sleep(0.2)
+        except OSError as error:
+            raise FilesError(
+                f"{lock_file}: this file system has no locks ({error.strerror}). Use another folder."
+            ) from error
+        with contextlib.suppress(OSError):  # the name is a courtesy; a full disk must not end in it
+            file.truncate(0)
+            file.write(f"bonecaffe {doing}, process {os.getpid()}".encode())
+            file.flush()
+        try:
+            yield file.fileno()
+        finally:
+            with contextlib.suppress(OSError):
+                file.truncate(0)
+
+
+def holder(lock_file: Path) -> str:
+    """Who holds a lock file, such as ``bonecaffe train, process 77``; empty when nobody does. Takes no lock itself."""
+    try:
+        with open_regular(lock_file) as file:
+            answer = fcntl.fcntl(file.fileno(), fcntl.F_OFD_GETLK, _lock(fcntl.F_WRLCK))
+            free = struct.unpack(_FLOCK, answer)[0] == fcntl.F_UNLCK
+            return "" if free else _holder(file) or "another process"
+    except (OSError, FilesError):
+        return ""
+
+
+def _holder(file: BinaryIO) -> str:
+    file.seek(0)
+    return file.read(200).decode("utf-8", "replace").strip()
+
+
+# ---- CSV tables as people have them ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Table:
+    """The cells of a CSV file, stripped of surrounding blanks."""
+
+    columns: tuple[str, ...]
+    cells: list[tuple[str, ...]]
+
+    def rows(self) -> Iterator[tuple[int, dict[str, str]]]:
+        """Each row with its number in the file: the header is row 1. Wholly empty rows are passed over."""
+        for number, cells in enumerate(self.cells, start=2):
+            if any(cells):
+                yield number, dict(zip(self.columns, cells, strict=True))
+
+
+def table_text(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """A table as the text of a CSV file, header first.
+
+    >>> table_text(["id", "months"], [["a,b", 12]])
+    'id,months\\n"a,b",12\\n'
+    """
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def read_table(path: str | os.PathLike[str], error: type[BonecaffeError]) -> Table:
+    """Read a CSV file with a header, every cell as text; raise ``error`` naming the file when it is not one."""
+    import pandas
+
+    try:
+        frame = pandas.read_csv(
+            io.BytesIO(read_bytes(path, "table", error)),
+            header=None,
+            dtype=str,
+            keep_default_na=False,
+            skip_blank_lines=False,
+            encoding="utf-8-sig",
+        )
+    except FileNotFoundError:
+        raise error(f"{path}: no such file.") from None
+    except pandas.errors.EmptyDataError:
+        raise error(f"{path}: the file is empty.") from None
+    except (pandas.errors.ParserError, UnicodeError, ValueError, OSError) as cause:
+        raise error(f"{path}: not readable as CSV: {str(cause).strip()}.") from cause
+    rows = [
+        tuple("" if isinstance(cell, float) else cell.strip() for cell in row) for row in frame.itertuples(index=False)
+    ]
+    columns = rows[0]
+    if len(set(columns)) < len(columns):
+        raise error(f"{path}: a column name stands twice in the header: {', '.join(columns)}.")
+    return Table(columns, rows[1:])
+
+
+# ---- the cache ---------------------------------------------------------------------------------------------------
+
+
+def cache_folder() -> Path:
+    """Where bonecaffe keeps what is costly to make or download, per user: ``BONECAFFE_CACHE``, or the user's cache folder."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(os.environ.get("BONECAFFE_CACHE") or os.path.join(home, "bonecaffe"))
