@@ -1,0 +1,377 @@
+"""What each stage leaves on record in ``manifest.json``: one frozen model per stage, validated when read.
+
+A record names what its stage read (`Record.inputs`, by name), the files it left in the run (`Record.outputs`, by path)
+and the stage's facts. A stage reads the records of the stages before it. The manifest keeps them under the names of the
+verbs: ``prepare, prototxt, train, predict, evaluate, evaluate_all``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from bonecaffe.errors import BonecaffeError, RunError
+from bonecaffe.files import is_inside, sha256, sha256_file
+
+VERSION: Literal[2] = 2
+"""Of the manifest's form. Version 0.1 of bonecaffe wrote form 1, which bore no number."""
+
+
+def _inside(path: str) -> str:
+    if not is_inside(path):
+        raise ValueError("a path inside the run is needed")
+    return path
+
+
+def _plain_name(name: str) -> str:
+    if not is_inside(name) or "/" in name or "\\" in name or name.startswith("."):
+        raise ValueError("a plain name is needed")
+    return name
+
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+RunPath = Annotated[str, AfterValidator(_inside)]
+"""The path of a file in the run, relative to it."""
+CaseId = Annotated[str, AfterValidator(_plain_name)]
+Count = Annotated[int, Field(ge=0, le=10**12)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Split = Literal["train", "test"]
+
+
+class Frozen(BaseModel):
+    """A record, or a part of one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+# ---- with what it was made ---------------------------------------------------------------------------------------
+
+
+class Host(Frozen):
+    """A machine's kind; no name of it. Memory in GB."""
+
+    system: str
+    kernel: str
+    machine: str
+    cpu: str
+    cores: Count
+    omp_num_threads: str
+    memory_gb: Finite
+
+
+class CaffeBuild(Frozen):
+    """The Caffe that was used: where it came from, how it was built, the hashes of its binaries."""
+
+    origin: str
+    build: dict[str, str]
+    blas_file: str
+    gpu: bool
+    cudnn: bool
+    nccl: bool
+    binaries: dict[str, Sha256]
+
+
+class MadeWith(Frozen):
+    """Versions of bonecaffe, Python and packages, the machine, and Caffe (None: there was none)."""
+
+    bonecaffe: str
+    python: str
+    packages: dict[str, str]
+    host: Host
+    caffe: CaffeBuild | None
+
+
+# ---- how Caffe is called -----------------------------------------------------------------------------------------
+
+
+class GivenWeights(Frozen):
+    """The weights that a user gave to start from: the file's name, its hash, whether it is BVLC's ImageNet file."""
+
+    name: str
+    sha256: Sha256
+    imagenet: bool
+
+
+class Launch(Frozen):
+    """A call of ``caffe train``: what the weights start from, and where it is computed. Paths are as Caffe gets them.
+
+    ``weights`` or ``snapshot``, not both; neither: from the fillers. ``gpus`` is ``0``, ``0,1`` or ``all``; None leaves
+    it to the solver's ``solver_mode``.
+
+    >>> Launch(weights="init.caffemodel", gpus="0").arguments()
+    ['train', '--solver', 'solver.prototxt', '--weights', 'init.caffemodel', '--gpu', '0']
+    """
+
+    weights: str | None = None
+    snapshot: str | None = None
+    gpus: Annotated[str, Field(pattern=r"^(all|\d+(,\d+)*)$")] | None = None
+    solver: str = "solver.prototxt"
+
+    @model_validator(mode="after")
+    def _one_start(self) -> Launch:
+        if self.weights is not None and self.snapshot is not None:
+            raise ValueError("--weights and --snapshot exclude each other: give weights to start, a snapshot to go on")
+        return self
+
+    def arguments(self) -> list[str]:
+        """What follows ``caffe`` on its command line."""
+        optional = (("--weights", self.weights), ("--snapshot", self.snapshot), ("--gpu", self.gpus))
+        given = [word for option, value in optional if value is not None for word in (option, value)]
+        return ["train", "--solver", self.solver, *given]
+
+    def argv(self, program: str | os.PathLike[str]) -> list[str]:
+        """The whole command line, for the ``caffe`` at ``program``."""
+        return [os.fspath(program), *self.arguments()]
+
+    def __str__(self) -> str:
+        import shlex
+
+        return shlex.join(["caffe", *self.arguments()])
+
+
+# ---- the stages --------------------------------------------------------------------------------------------------
+
+
+class Record(Frozen):
+    """What every stage records. ``stamps`` are size and time of the outputs when they were recorded: where they are the
+    same, a file is taken for unchanged without reading it (`is_intact`)."""
+
+    stage: ClassVar[str]
+
+    inputs: dict[str, Sha256]
+    outputs: dict[RunPath, Sha256]
+    stamps: dict[RunPath, tuple[int, int]] = {}
+    by: MadeWith
+
+
+class Source(Frozen):
+    """A file that a user gave: its name and hash."""
+
+    name: str
+    sha256: Sha256
+
+
+class PreparedCase(Frozen):
+    """One hand: size and time of its source file, hashes of that file, of the pixels made from it, and of how (points, settings)."""
+
+    source_stat: tuple[int, int]
+    source_sha256: Sha256
+    pixels_sha256: Sha256
+    made_from: Sha256
+
+
+class Prepared(Record):
+    """The prepare stage: the recipe, the split, and each hand's image."""
+
+    stage: ClassVar[str] = "prepare"
+
+    recipe: str
+    """The recipe as YAML, complete."""
+    sources: dict[Literal["ages", "points"], Source]
+    images_folder: str
+    left_out: dict[str, Count]
+    records: dict[Split, Count]
+    split: dict[Split, tuple[CaseId, ...]]
+    cases: dict[CaseId, PreparedCase]
+
+    @model_validator(mode="after")
+    def _whole(self) -> Prepared:
+        if set(self.split) != {"train", "test"} or self.records != {s: len(ids) for s, ids in self.split.items()}:
+            raise ValueError("the split and the number of records do not agree")
+        if {case_id for ids in self.split.values() for case_id in ids} != set(self.cases):
+            raise ValueError("the split and the cases do not agree")
+        if set(self.sources) != {"ages", "points"}:
+            raise ValueError("the tables of ages and points are needed")
+        return self
+
+    @property
+    def key(self) -> Sha256:
+        """What was prepared, as one hash: what a model that was trained on it is bound to."""
+        return digest(self.inputs)
+
+
+class Defined(Record):
+    """The definition files as they are in the run, with what they would be without edits by hand."""
+
+    stage: ClassVar[str] = "prototxt"
+
+    generated: dict[RunPath, Sha256]
+    """The hash of each file's text as bonecaffe writes it; a file of another hash was edited by hand."""
+    mean: dict[str, str]
+    """What the mean is made of: the recipe's words for it, the images or the file it comes from."""
+
+
+class State(StrEnum):
+    """Where a run stands, or how its last training ended."""
+
+    EMPTY = "empty"
+    PREPARED = "prepared"
+    RUNNING = "running"
+    TRAINING = "training"
+    FINISHED = "finished"
+    INTERRUPTED = "interrupted"
+    DIVERGED = "diverged"
+    DIED = "died"
+    KILLED = "killed"
+    MODEL_GONE = "last model gone"
+
+
+class Attempt(Frozen):
+    """One call of Caffe, and how it ended; ``state`` is None while nobody has seen its end."""
+
+    command: str
+    start: str
+    at: str
+    by: MadeWith
+    state: State | None = None
+    iteration: Count | None = None
+    seconds: Finite | None = None
+    why: str = ""
+    alarms: tuple[str, ...] = ()
+
+
+class Trained(Record):
+    """The training: how it was started first, how it ended, each attempt."""
+
+    stage: ClassVar[str] = "train"
+
+    state: State
+    iteration: Count
+    weights: GivenWeights | None
+    """What the first attempt started from; None: from the fillers."""
+    launch: Launch
+    """The last call."""
+    files: dict[Literal["deploy", "mean"], str]
+    """Hashes of the files that prediction needs again; of the mean, empty when there is no mean image."""
+    attempts: tuple[Attempt, ...]
+
+
+class Predicted(Record):
+    """The predictions for both splits, by the model of one snapshot."""
+
+    stage: ClassVar[str] = "predict"
+
+    iteration: Count
+
+
+class Evaluated(Record):
+    """Metrics, figures and report of the predictions."""
+
+    stage: ClassVar[str] = "evaluate"
+
+
+class Surveyed(Record):
+    """Every snapshot measured; its inputs are the models, by iteration."""
+
+    stage: ClassVar[str] = "evaluate_all"
+
+
+class Manifest(Frozen):
+    """All records of a run. ``seals`` are their hashes, by which an edit of the file shows."""
+
+    version: Literal[2] = VERSION
+    prepare: Prepared | None = None
+    prototxt: Defined | None = None
+    train: Trained | None = None
+    predict: Predicted | None = None
+    evaluate: Evaluated | None = None
+    evaluate_all: Surveyed | None = None
+    seals: dict[str, str] = {}
+
+    def records(self) -> dict[str, Record]:
+        """The records that there are, by stage, in the order of the work."""
+        found = {name: getattr(self, name) for name in STAGES}
+        return {name: record for name, record in found.items() if record is not None}
+
+    def with_record(self, record: Record) -> Manifest:
+        """A copy with a stage's record under its seal."""
+        seals = {**self.seals, record.stage: seal(record)}
+        return self.model_copy(update={record.stage: record, "seals": seals})
+
+    def without(self, stages: Iterable[str]) -> Manifest:
+        """A copy without the records of some stages."""
+        dropped = set(stages)
+        seals = {stage: value for stage, value in self.seals.items() if stage not in dropped}
+        return self.model_copy(update={**dict.fromkeys(dropped), "seals": seals})
+
+    def to_json(self) -> str:
+        """The text of ``manifest.json``."""
+        return json.dumps(self.model_dump(mode="json", exclude_none=True), indent=2, ensure_ascii=False) + "\n"
+
+
+STAGES = ("prepare", "prototxt", "train", "predict", "evaluate", "evaluate_all")
+
+
+def parse_manifest(content: bytes, where: str) -> Manifest:
+    """The manifest in the bytes of ``manifest.json``; RunError in one sentence when it is none, or another version's."""
+    remedy = "Prepare the run again in another folder"
+    try:
+        tree = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise RunError(f"{where}: not readable as JSON ({error}). {remedy}.") from None
+    version = tree.get("version") if isinstance(tree, dict) else None
+    if version != VERSION:
+        of = "bonecaffe 0.1" if isinstance(tree, dict) and "version" not in tree else "another version of bonecaffe"
+        raise RunError(f"{where}: a manifest of {of}, which this version does not read. {remedy}, or use that version.")
+    try:
+        return Manifest.model_validate(tree)
+    except (ValidationError, RecursionError) as error:
+        first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": "nested too deeply"}
+        place = ".".join(map(str, first["loc"])) or "it"
+        raise RunError(f"{where}: not as bonecaffe writes it ({place}: {first['msg']}). {remedy}.") from None
+
+
+def seal(record: Record) -> Sha256:
+    """The hash of a record."""
+    return sha256(json.dumps(record.model_dump(mode="json", exclude_none=True), sort_keys=True, ensure_ascii=False))
+
+
+def digest(facts: Mapping[str, str]) -> Sha256:
+    """Names and values as one hash, whatever their order."""
+    return sha256(json.dumps(dict(facts), sort_keys=True, ensure_ascii=False))
+
+
+# ---- is it still so? ---------------------------------------------------------------------------------------------
+
+
+def is_current(run: Path, record: Record | None, inputs: Mapping[str, str]) -> bool:
+    """Whether a stage is done already: recorded with these very inputs, and all it left is there, unchanged."""
+    return record is not None and dict(record.inputs) == dict(inputs) and not damaged(run, record)
+
+
+def damaged(run: Path, record: Record, names: Iterable[str] | None = None) -> list[str]:
+    """Which outputs of a record (of ``names``; all) are gone or of another content."""
+    return [name for name in (record.outputs if names is None else names) if not is_intact(run, record, name)]
+
+
+def is_intact(run: Path, record: Record, name: str) -> bool:
+    """Whether an output is there and unchanged. A file whose size and time are as recorded is not read."""
+    path = os.path.join(run, name)
+    try:
+        status = os.lstat(path)
+        if record.stamps.get(name) == (status.st_size, status.st_mtime_ns):
+            return True
+        return sha256_file(path) == record.outputs[name]
+    except (OSError, BonecaffeError):
+        return False
+
+
+def outputs_of(run: Path, paths: Iterable[Path], known: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """``outputs`` and ``stamps`` for a record, of the files that there are; ``known`` are hashes that need no reading."""
+    outputs: dict[str, str] = {}
+    stamps: dict[str, tuple[int, int]] = {}
+    for path in paths:
+        try:
+            status = os.stat(path)
+        except FileNotFoundError:
+            continue
+        name = path.relative_to(run).as_posix()
+        outputs[name] = (known or {}).get(name) or sha256_file(path)
+        stamps[name] = status.st_size, status.st_mtime_ns
+    return {"outputs": outputs, "stamps": stamps}
