@@ -132,7 +132,13 @@ def write_text(path: str | os.PathLike[str], content: str, parents: bool = False
 
 def write_bytes(path: str | os.PathLike[str], content: bytes, parents: bool = False) -> None:
     """Write a file whole or not at all: beside its target, synced, then moved into place; see `replacing`."""
-    with replacing(path, parents) as temporary, open(temporary, "wb") as file:
+    with replacing(path, parents) as temporary:
+        fill(temporary, content)
+
+
+def fill(temporary: Path, content: bytes) -> None:
+    """Write the content of a file that `replacing` gave, and wait for the disk."""
+    with open(temporary, "wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
@@ -213,6 +219,20 @@ def make_folder(path: str | os.PathLike[str]) -> None:
         if not stat.S_ISDIR(mode):
             what = "a link" if stat.S_ISLNK(mode) else "a file"
             raise FilesError(f"{os.fspath(path)}: {what}, where a folder is needed. Remove it.") from None
+
+
+def move(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Move a file or folder on the same file system; a file at the target is replaced."""
+    os.rename(source, target)
+
+
+def link_file(existing: str | os.PathLike[str], new: str | os.PathLike[str]) -> bool:
+    """Give a file a second name; False where it is gone, or the file system cannot."""
+    try:
+        os.link(existing, new, follow_symlinks=False)
+        return True
+    except OSError:
+        return False
 
 
 def remove(path: str | os.PathLike[str]) -> None:

@@ -7,27 +7,28 @@
 
 from __future__ import annotations
 
-import io
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
+from bonecaffe.caffe import environment, snapshots
 from bonecaffe.caffe import nets as engines
-from bonecaffe.caffe import snapshots
 from bonecaffe.errors import PredictError
-from bonecaffe.files import sha256_file, write_text
+from bonecaffe.files import sha256_file, table_text, write_text
 from bonecaffe.hands.cases import Case, months_text
 from bonecaffe.hands.images import read_image
 from bonecaffe.hands.reference_points import ReferencePoints
-from bonecaffe.network import mean
+from bonecaffe.network import definitions, mean
 from bonecaffe.prepare.normalize import normalize
-from bonecaffe.prepare.outputs import split_of
-from bonecaffe.run import SPLITS, RunDir
-from bonecaffe.training import launch
+from bonecaffe.prepare.outputs import prepared_of, read_prepared, split_of
+from bonecaffe.records import Predicted, is_current, outputs_of
+from bonecaffe.run import RunDir
+from bonecaffe.workers import Progress, no_progress
 
+PREDICTION_COLUMNS = ("id", "boneage_months", "predicted_months", "male")
 BATCH = 32
 
 
@@ -51,23 +52,23 @@ def model_file(run: RunDir, iteration: int | None = None) -> snapshots.Snapshot:
 
 def _check_unchanged(run: RunDir) -> None:
     """Refuse a model whose images, network or mean changed since it was trained: its numbers would mean nothing."""
-    train = run.manifest().get("train", {})
-    if "inputs" not in train or "files" not in train:
+    manifest = run.read()
+    if manifest.train is None:
         return
-    now = {"prepare": launch.prepared_key(run), **launch.files_in_use(run)}
-    then = {"prepare": train["inputs"]["prepare"], **train["files"]}
-    names = {
-        "prepare": "the images were prepared anew",
-        "deploy": "deploy.prototxt changed",
-        "mean": "the mean changed",
-    }
-    for name, changed in names.items():
-        if name == "mean" and then["mean"] and not now["mean"]:
-            raise PredictError(f"{run.mean_file}: not there, and the model was trained with it. Copy it from the run it was trained in.")  # fmt: skip
+    if manifest.prepare is not None and manifest.prepare.key != manifest.train.inputs["prepare"]:
+        raise _not_its_model(run, "the images were prepared again")
+    now, then = definitions.files_in_use(run), manifest.train.files
+    if then["mean"] and not now["mean"]:
+        raise PredictError(
+            f"{run.mean_file}: not there, and the model was trained with it. Copy it from the run it was trained in."
+        )
+    for name, what in (("deploy", "deploy.prototxt changed"), ("mean", "the mean changed")):
         if then[name] != now[name]:
-            raise PredictError(
-                f"{run}: {changed} after it was trained, so its model does not belong to it. Train it again."
-            )
+            raise _not_its_model(run, what)
+
+
+def _not_its_model(run: RunDir, what: str) -> PredictError:
+    return PredictError(f"{run}: {what} after it was trained, so its model does not belong to it. Train it again.")
 
 
 class Predictor:
@@ -88,8 +89,7 @@ class Predictor:
         engine: engines.Kind = "caffe",
     ) -> None:
         self.run = run if isinstance(run, RunDir) else RunDir(run)
-        self.run.recipe()  # says so when this is no run
-        self.recipe = self.run.trained_recipe()
+        self.recipe = self.run.recipe()
         self.snapshot = model_file(self.run, snapshot)
         _check_unchanged(self.run)
         self.batch = batch
@@ -160,56 +160,49 @@ class Predictor:
 
 
 def predict_run(
-    run: RunDir,
-    snapshot: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
-    gpu: int | None = None,
+    run: RunDir, snapshot: int | None = None, progress: Progress = no_progress, gpu: int | None = None
 ) -> int:
     """Predict both splits of a run into predictions_train.csv and predictions_test.csv; return the snapshot's iteration.
 
-    Does nothing when they stand for this very snapshot. Raises PredictError when the run was prepared anew since
-    it was trained.
+    Does nothing when they are there for this very snapshot. Raises PredictError when the images were prepared again
+    since it was trained.
     """
+    prepared = prepared_of(run)
     run.recipe()
-    manifest = run.manifest()
-    if "prepare" not in manifest:
-        raise PredictError(
-            f"{run}: not prepared, so there is nothing to predict. Start with: bonecaffe prepare {run} …"
-        )
     _check_unchanged(run)
     chosen = model_file(run, snapshot)
-    facts = {
-        "iteration": chosen.iteration,
-        "caffemodel_sha256": sha256_file(chosen.caffemodel),
-        "prepare": manifest["prepare"]["key"],
-    }
-    before = manifest.get("predict", {})
-    files = {split: run.predictions(split) for split in SPLITS}
-    if {**facts, "predictions": None} == {**before, "predictions": None} and all(
-        path.is_file() and sha256_file(path) == before["predictions"][split] for split, path in files.items()
-    ):
+    inputs = {"prepare": prepared.key, run.name_of(chosen.caffemodel): sha256_file(chosen.caffemodel)}
+    if is_current(run.path, run.read().predict, inputs):
         return chosen.iteration
     predictor = Predictor(run, chosen.iteration, gpu)
-    for split, cases, months in _predict_splits(predictor, progress or (lambda done, total: None)):
-        out = io.StringIO()
-        out.write("id,boneage_months,predicted_months,male\n")
-        for case, predicted in zip(cases, months, strict=True):
-            sex = "" if case.male is None else case.male
-            out.write(f"{_cell(case.id)},{months_text(case.boneage_months)},{predicted:.4f},{sex}\n")
-        write_text(files[split], out.getvalue())
-    run.record("predict", {**facts, "predictions": {split: sha256_file(path) for split, path in files.items()}})
+    tables = {split: _table(cases, months) for split, cases, months in _predict_splits(predictor, progress)}
+    files = [run.predictions(split) for split in tables]
+    for path, text in zip(files, tables.values(), strict=True):
+        write_text(path, text)
+    run.record(
+        Predicted(inputs=inputs, **outputs_of(run.path, files), by=environment.describe(), iteration=chosen.iteration)
+    )
     return chosen.iteration
 
 
+def _table(cases: Sequence[Case], months: Sequence[float]) -> str:
+    """The text of a predictions file."""
+    rows = (
+        (case.id, months_text(case.boneage_months), f"{predicted:.4f}", "" if case.male is None else case.male)
+        for case, predicted in zip(cases, months, strict=True)
+    )
+    return table_text(PREDICTION_COLUMNS, rows)
+
+
 def _predict_splits(
-    predictor: Predictor, progress: Callable[[int, int], None], before: int = 0, total: int = 0
+    predictor: Predictor, progress: Progress, before: int = 0, total: int = 0
 ) -> Iterator[tuple[str, list[Case], list[float]]]:
     """Predict both splits of a predictor's run: split, cases, months. ``before`` of ``total`` were done already."""
     splits = split_of(predictor.run)
     total = total or sum(len(cases) for cases in splits.values())
     for split, cases in splits.items():
         months = []
-        normals = (read_image(predictor.run.image(case.id)) for case in cases)
+        normals = (read_prepared(predictor.run, case.id) for case in cases)
         for predicted in predictor.predict_normalized(normals):
             months.append(predicted)
             before += 1
@@ -227,21 +220,20 @@ def complete_models(run: RunDir) -> list[snapshots.Snapshot]:
 
 def predict_snapshots(
     run: RunDir,
-    wanted: Sequence[snapshots.Snapshot],
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    chosen: Sequence[snapshots.Snapshot],
+    progress: Progress = no_progress,
     gpu: int | None = None,
 ) -> Iterator[tuple[snapshots.Snapshot, dict[str, tuple[list[Case], list[float]]]]]:
     """Predict both splits with one snapshot after the other; the net is built once, its weights are changed."""
-    predictor = Predictor(run, wanted[0].iteration, gpu)
+    predictor = Predictor(run, chosen[0].iteration, gpu)
     each = sum(len(cases) for cases in split_of(run).values())
-    for number, snapshot in enumerate(wanted):
+    for number, snapshot in enumerate(chosen):
         predictor.use(snapshot)
-        done = _predict_splits(predictor, progress, number * each, each * len(wanted))
+        done = _predict_splits(predictor, progress, number * each, each * len(chosen))
         yield snapshot, {split: (cases, months) for split, cases, months in done}
 
 
-def _cell(text: str) -> str:
-    return '"' + text.replace('"', '""') + '"' if any(character in text for character in ',"') else text
+# ---- images with points ------------------------------------------------------------------------------------------
 
 
 def points_for(image: Path, table: dict[str, ReferencePoints]) -> ReferencePoints:

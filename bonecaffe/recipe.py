@@ -1,4 +1,4 @@
-"""What a run shall be: a frozen, validated model read from YAML, and how it departs from the paper.
+"""What a run will be: a frozen, validated model read from YAML, and how it departs from the paper.
 
 In a recipe file every field is ``{value: …, source: …}`` or ``{value: …, reason: …}``. ``paper.yaml`` states
 all fields with their source. Any other recipe says ``extends: paper`` and holds only what differs, each with
@@ -7,7 +7,7 @@ the reason for it: a departure without a reason is refused, and so is a field th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import difflib
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -16,9 +16,12 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bonecaffe.errors import RecipeError
+from bonecaffe.files import read_text
 
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
+"""A file in the run; no path."""
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -27,7 +30,7 @@ class _Frozen(BaseModel):
 
 
 class Data(_Frozen):
-    """Which cases, and how they are told into training and test (paper II.1)."""
+    """Which cases, and how they are split into training and test (paper II.1)."""
 
     train_cases: Count
     test_cases: Count
@@ -74,7 +77,7 @@ class Network(_Frozen):
 class Solver(_Frozen):
     """The training schedule (paper II.4, appendix 2)."""
 
-    net: str
+    net: FileName
     type: Literal["SGD", "Nesterov", "Adam"]
     test_iter: Count
     test_interval: Count
@@ -88,7 +91,7 @@ class Solver(_Frozen):
     momentum: Rate
     weight_decay: Rate
     snapshot: Count
-    snapshot_prefix: str
+    snapshot_prefix: FileName
     solver_mode: Literal["GPU", "CPU"]
     random_seed: Seed
 
@@ -106,6 +109,17 @@ class Departure(NamedTuple):
     paper: Any
     here: Any
     reason: str
+
+
+class Change(NamedTuple):
+    """One field whose value differs between two recipes."""
+
+    field: str
+    before: Any
+    after: Any
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.before} before, {self.after} now"
 
 
 class Recipe(_Frozen):
@@ -158,12 +172,14 @@ class Recipe(_Frozen):
                 fields[dotted] = {"value": value, "reason": reason}
         return _build(fields, {"name": self.name, "description": self.description}, self.name)
 
-    def keeping(self, other: Recipe, fields: Iterable[str]) -> Recipe:
-        """A copy with the values that another recipe has for some fields, and with its reasons."""
-        recipe = self
-        for field in fields:
-            recipe = recipe.with_values({field: other.value_of(field)}, other.source_of(field))
-        return recipe
+    def changes(self, later: Recipe) -> list[Change]:
+        """The fields whose values differ in a later recipe, in order; reasons and names do not count."""
+        mine, theirs = self._fields(), later._fields()
+        return [
+            Change(field, mine[field]["value"], theirs[field]["value"])
+            for field in mine
+            if mine[field]["value"] != theirs[field]["value"]
+        ]
 
     def departures(self) -> list[Departure]:
         """The fields in which this recipe is not the paper's, in the paper's order."""
@@ -227,7 +243,9 @@ def _resolve(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, dict[str, An
     fields, _ = _resolve(_find(str(tree["extends"]), beside=path), (*seen, path.resolve()))
     for dotted, entry in own.items():
         if dotted not in fields:
-            raise RecipeError(f"{path}: no field {dotted} in the recipe it extends; look for a slip of the pen.")
+            nearest = difflib.get_close_matches(dotted, fields, n=1, cutoff=0.5)
+            hint = f"; perhaps a typo for {nearest[0]}" if nearest else ""
+            raise RecipeError(f"{path}: no field {dotted} in the recipe it extends{hint}.")
         if "reason" not in entry:
             raise RecipeError(f"{path}: {dotted} departs without a reason. Write {{value: …, reason: …}}.")
     return {**fields, **own}, head
@@ -256,16 +274,16 @@ def _one_line(text: str) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: not readable: {error}") from error
+        text = read_text(path, "settings", RecipeError)
+    except OSError as error:
+        raise RecipeError(f"{path}: not readable: {error.strerror}.") from error
     return _tree(text, str(path))
 
 
 def _tree(text: str, where: str) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise RecipeError(f"{where}: not readable as YAML: {error}") from error
     if not isinstance(tree, dict):
         raise RecipeError(f"{where}: a recipe is a mapping of sections; this is not.")
@@ -284,12 +302,14 @@ def _entry(path: Path, dotted: str, entry: Any) -> dict[str, Any]:
 def _build(fields: dict[str, dict[str, Any]], head: dict[str, str], where: str) -> Recipe:
     tree: dict[str, Any] = dict(head)
     notes: dict[str, dict[str, str]] = {}
+    if any(dotted.startswith("notes.") for dotted in fields):
+        raise RecipeError(f"recipe {where}: no section is named notes.")
     for dotted, entry in fields.items():
         section, _, field = dotted.partition(".")
         tree.setdefault(section, {})[field] = entry["value"]
         notes[dotted] = {key: entry[key] for key in ("source", "reason") if key in entry}
     try:
-        return Recipe(**tree, notes=notes)
+        return Recipe.model_validate({**tree, "notes": notes})
     except ValidationError as error:
-        said = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise RecipeError(f"recipe {where}: {said}") from error
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise RecipeError(f"recipe {where}: {problems}") from error

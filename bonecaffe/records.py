@@ -84,7 +84,7 @@ class MadeWith(Frozen):
     python: str
     packages: dict[str, str]
     host: Host
-    caffe: CaffeBuild | None
+    caffe: CaffeBuild | None = None
 
 
 # ---- how Caffe is called -----------------------------------------------------------------------------------------
@@ -113,6 +113,17 @@ class Launch(Frozen):
     gpus: Annotated[str, Field(pattern=r"^(all|\d+(,\d+)*)$")] | None = None
     solver: str = "solver.prototxt"
 
+    @classmethod
+    def of(cls, weights: str | None, snapshot: str | None, gpus: str | None) -> Launch:
+        """A launch as a user asks for it; RunError in words when it is none."""
+        try:
+            return cls(weights=weights, snapshot=snapshot, gpus=gpus)
+        except ValidationError as error:
+            first = error.errors()[0]
+            if first["loc"] == ("gpus",):
+                raise RunError(f"--gpu {gpus}: give 0, or several such as 0,1, or all.") from None
+            raise RunError(f"{first['msg'].removeprefix('Value error, ')}.") from None
+
     @model_validator(mode="after")
     def _one_start(self) -> Launch:
         if self.weights is not None and self.snapshot is not None:
@@ -133,6 +144,12 @@ class Launch(Frozen):
         import shlex
 
         return shlex.join(["caffe", *self.arguments()])
+
+
+def _need(entries: Mapping[str, object], *names: str) -> None:
+    missing = [name for name in names if name not in entries]
+    if missing:
+        raise ValueError(f"{', '.join(missing)} missing")
 
 
 # ---- the stages --------------------------------------------------------------------------------------------------
@@ -166,6 +183,10 @@ class PreparedCase(Frozen):
     made_from: Sha256
 
 
+PREPARED_FROM = ("cases", "points", "images", "settings")
+"""What a preparation depends on: the names of its inputs."""
+
+
 class Prepared(Record):
     """The prepare stage: the recipe, the split, and each hand's image."""
 
@@ -186,8 +207,8 @@ class Prepared(Record):
             raise ValueError("the split and the number of records do not agree")
         if {case_id for ids in self.split.values() for case_id in ids} != set(self.cases):
             raise ValueError("the split and the cases do not agree")
-        if set(self.sources) != {"ages", "points"}:
-            raise ValueError("the tables of ages and points are needed")
+        _need(self.sources, "ages", "points")
+        _need(self.inputs, *PREPARED_FROM)
         return self
 
     @property
@@ -243,13 +264,19 @@ class Trained(Record):
 
     state: State
     iteration: Count
-    weights: GivenWeights | None
+    weights: GivenWeights | None = None
     """What the first attempt started from; None: from the fillers."""
     launch: Launch
     """The last call."""
     files: dict[Literal["deploy", "mean"], str]
     """Hashes of the files that prediction needs again; of the mean, empty when there is no mean image."""
     attempts: tuple[Attempt, ...]
+
+    @model_validator(mode="after")
+    def _whole(self) -> Trained:
+        _need(self.inputs, "prepare", "train_val", "solver", "deploy", "mean")
+        _need(self.files, "deploy", "mean")
+        return self
 
 
 class Predicted(Record):
@@ -258,6 +285,11 @@ class Predicted(Record):
     stage: ClassVar[str] = "predict"
 
     iteration: Count
+
+    @model_validator(mode="after")
+    def _whole(self) -> Predicted:
+        _need(self.inputs, "prepare")
+        return self
 
 
 class Evaluated(Record):

@@ -1,32 +1,29 @@
-"""Where a run's files lie: one name for each path, one way of writing a file, and the manifest.
+"""Where a run's files are: one name for each path, its records, and its lock.
 
-A run is a folder, ``runs/NAME``. Caffe is always started in it, so that the paths in its prototxts are
-short and the folder can be moved.
+A run is a folder, ``runs/NAME``. Caffe is always started in it, so that the paths in its prototxts are short and the
+folder can be moved. The folder itself may be a link; inside it nothing is followed.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+from bonecaffe import files
 from bonecaffe.errors import RunError
-from bonecaffe.files import held, holder, sha256, write_text
-from bonecaffe.recipe import Recipe
+from bonecaffe.recipe import Change, Recipe
+from bonecaffe.records import Manifest, Record, State, parse_manifest
 
 SPLITS = ("train", "test")
 
-
-def seal(facts: dict[str, Any]) -> str:
-    """The hash of a stage's record, by which an edit of the manifest shows."""
-    return sha256(json.dumps(facts, sort_keys=True, ensure_ascii=False))
+WORK = ".prepare"
+"""The folder in a run where `prepare` works; gone when it is done."""
 
 
 class RunDir:
-    """The paths of one run, its recipe, its manifest and its lock.
+    """The paths of one run, its recipe, its records and its lock.
 
     Nothing is created by naming a path; a stage makes what it writes.
     """
@@ -37,8 +34,8 @@ class RunDir:
         self.manifest_file = self.path / "manifest.json"
         self._lock_file = self.path / ".lock"
         # prepare
+        self.work = self.path / WORK
         self.images = self.path / "images"
-        self.departures = self.path / "departures.json"
         self.cases_file = self.path / "cases.csv"
         self.example = self.path / "example"
         # network
@@ -56,6 +53,12 @@ class RunDir:
         self.by_snapshot = self.path / "metrics_by_snapshot.csv"
         self.figures = self.path / "figures"
         self.report = self.path / "report.html"
+        # studies
+        self.departures = self.path / "departures.json"
+        self.sensitivity = self.path / "sensitivity.json"
+        self.sensitivity_table = self.path / "sensitivity.csv"
+        self._read: tuple[tuple[int, int, int], Manifest] | None = None
+        self._checked = False
 
     def __repr__(self) -> str:
         return f"RunDir({str(self.path)!r})"
@@ -83,72 +86,158 @@ class RunDir:
         """The predictions for a split: ``predictions_train.csv`` or ``predictions_test.csv``."""
         return self.path / f"predictions_{split}.csv"
 
+    def name_of(self, path: Path) -> str:
+        """A path in the run as the records name it: relative, with slashes."""
+        return path.relative_to(self.path).as_posix()
+
+    # ---- a folder from a stranger ------------------------------------------------------------------------------
+
+    def _names(self) -> Iterator[str]:
+        """What we read or write at the top of a run; earlier logs among it."""
+        ours = (value for value in vars(self).values() if isinstance(value, Path) and value != self.path)
+        by_split = (
+            path
+            for split in SPLITS
+            for path in (self.list_file(split), self.lmdb(split), self.labels_lmdb(split), self.predictions(split))
+        )
+        yield from (path.name for path in (*ours, *by_split))
+        with contextlib.suppress(OSError), os.scandir(self.path) as entries:
+            yield from (entry.name for entry in entries if entry.name.startswith(f"{self.caffe_log.name}."))
+
+    def check(self) -> None:
+        """Refuse a run in which a link or a special file stands where we would read or write; RunError naming it."""
+        if not self._checked:
+            files.check_tree(self.path, self._names(), RunError)
+            self._checked = True
+
+    def inside(self, path: str, whose: str) -> Path:
+        """A path in the run that one of its files names; RunError when it leads out. ``whose`` names that file."""
+        if not files.is_inside(path):
+            raise RunError(f"{whose}: names {path!r}, which is outside of the run. Put a copy into {self.path}.")
+        return self.path / path
+
+    # ---- records -----------------------------------------------------------------------------------------------
+
+    def read(self) -> Manifest:
+        """What each stage recorded; an empty manifest for a new run. Parsed once, until the file changes.
+
+        Raises RunError in one sentence when the file is no manifest of this version, or the run holds links.
+        """
+        self.check()
+        try:
+            status = os.stat(self.manifest_file)
+        except (FileNotFoundError, NotADirectoryError):
+            return Manifest()
+        stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+        if self._read is None or self._read[0] != stamp:
+            content = files.read_bytes(self.manifest_file, "record", RunError)
+            manifest = parse_manifest(content, str(self.manifest_file))
+            named = {name.split("/")[0] for record in manifest.records().values() for name in record.outputs}
+            files.check_tree(self.path, named - set(self._names()), RunError)
+            self._read = stamp, manifest
+        return self._read[1]
+
+    def record(self, record: Record) -> None:
+        """Put a stage's record into the manifest, under its seal."""
+        self._write(self.read().with_record(record))
+
+    def forget(self, *stages: str) -> None:
+        """Take the records of stages out of the manifest."""
+        manifest = self.read()
+        if any(stage in manifest.records() for stage in stages):
+            self._write(manifest.without(stages))
+
+    def _write(self, manifest: Manifest) -> None:
+        try:
+            files.write_text(self.manifest_file, manifest.to_json())
+        except FileNotFoundError:
+            raise RunError(f"{self.path}: gone; it was moved or removed meanwhile.") from None
+        status = os.stat(self.manifest_file)
+        self._read = (status.st_mtime_ns, status.st_size, status.st_ino), manifest
+
     # ---- recipe ------------------------------------------------------------------------------------------------
 
     def recipe(self) -> Recipe:
-        """The recipe this run was prepared with; RunError when the folder holds none."""
+        """The recipe this run was prepared with.
+
+        RunError when the folder is not a prepared run, or when recipe.yaml was edited since: with what changed, and how
+        to take it up or put it back.
+        """
+        recipe, changes = self.recipe_as_edited()
+        if changes:
+            listed = "".join(f"\n  {change}" for change in changes)
+            remedy = (
+                "The run holds a model that was trained without these. Put them back, or prepare another run."
+                if self.holds_model()
+                else f"Take them up with: bonecaffe prepare {self.path} …"
+            )
+            raise RunError(f"{self.recipe_file}: edited since the run was prepared:{listed}\n{remedy}")
+        return recipe
+
+    def recipe_as_edited(self) -> tuple[Recipe, list[Change]]:
+        """The recipe in recipe.yaml, and what was edited in it since the run was prepared; RunError without a run."""
+        prepared = self.read().prepare
         if not self.recipe_file.is_file():
             raise RunError(
-                f"{self.path}: no recipe.yaml here, so this is not a prepared run. Start with: bonecaffe prepare {self.path} …"
+                f"{self.path}: no recipe.yaml here, so this is not a prepared run. "
+                f"Start with: bonecaffe prepare {self.path} …"
             )
-        return Recipe.load(self.recipe_file)
-
-    def trained_recipe(self) -> Recipe:
-        """The recipe this run was trained with, which a later prepare does not change; its own when not trained yet."""
-        kept = self.manifest().get("train", {}).get("recipe")
-        return Recipe.parse(kept, f"{self.manifest_file}, train") if kept else self.recipe()
+        recipe = Recipe.load(self.recipe_file)
+        if prepared is None or recipe.to_yaml() == prepared.recipe:
+            return recipe, []
+        before = Recipe.parse(prepared.recipe, f"{self.manifest_file}, prepare.recipe")
+        return recipe, before.changes(recipe)
 
     def write_recipe(self, recipe: Recipe) -> None:
-        """Keep the recipe, every field with its source or reason."""
-        heading = "# The recipe of this run, complete; written by bonecaffe.\n"
-        write_text(self.recipe_file, heading + recipe.to_yaml())
+        """Keep the recipe, every field with its source or reason; for `prepare` alone."""
+        heading = "# The recipe of this run, complete; written by bonecaffe prepare.\n"
+        files.write_text(self.recipe_file, heading + recipe.to_yaml())
 
-    # ---- manifest ----------------------------------------------------------------------------------------------
-
-    def manifest(self) -> dict[str, Any]:
-        """What each stage recorded; empty for a new run. RunError for a file that is not JSON."""
+    def holds_model(self) -> bool:
+        """Whether a training left weights or a solver's state here that another preparation would orphan."""
         try:
-            manifest = json.loads(self.manifest_file.read_text(encoding="utf-8"))
-            if not isinstance(manifest, dict) or not all(isinstance(facts, dict) for facts in manifest.values()):
-                raise ValueError("not an object of objects")
-            return manifest
-        except FileNotFoundError:
-            return {}
-        except (ValueError, UnicodeDecodeError) as error:
-            raise RunError(
-                f"{self.manifest_file}: not readable as JSON ({error}). Delete it and run prepare again."
-            ) from error
-
-    def record(self, stage: str, facts: dict[str, Any] | None) -> None:
-        """Put a stage's record into the manifest under its seal, or take it out (None)."""
-        manifest = self.manifest()
-        seals = manifest.pop("seals", {})
-        for entries, entry in ((manifest, facts), (seals, None if facts is None else seal(facts))):
-            if entry is None:
-                entries.pop(stage, None)
-            else:
-                entries[stage] = entry
-        content = {**manifest, "seals": seals}
-        write_text(self.manifest_file, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+            with os.scandir(self.snapshots) as entries:
+                return any(entry.name.endswith((".caffemodel", ".solverstate")) for entry in entries)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
 
     # ---- one at a time -----------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def lock(self, doing: str, wait_s: float = 0.0) -> Iterator[int]:
-        """Hold the run for one stage; RunError when another process holds it still after ``wait_s`` seconds.
+        """Hold an existing run for one stage; RunError when another process holds it still after ``wait_s`` seconds.
 
         Yields the open lock file: it is held until every process that has it open has ended, however they end.
         """
+        if not self.path.is_dir():
+            raise RunError(f"{self.path}: no such run. Start with: bonecaffe prepare {self.path} …")
+        self.check()
 
         def busy(holder: str) -> RunError:
             return RunError(
                 f"{self.path}: in use by {holder or 'another process'}. Wait for it, or stop it, and try again."
             )
 
-        self.path.mkdir(parents=True, exist_ok=True)
-        with held(self._lock_file, doing, busy, wait_s) as file:
+        with files.held(self._lock_file, doing, busy, wait_s) as file:
+            for folder in (self.path, self.figures, self.snapshots, self.example):
+                files.sweep(folder)
             yield file
 
     def holder(self) -> str:
         """Who works on the run now, such as ``bonecaffe train, process 77``; empty when nobody does."""
-        return holder(self._lock_file)
+        return files.holder(self._lock_file)
+
+    def state(self) -> State:
+        """Where the run stands, by its records.
+
+        A training that was recorded as running while nothing holds the run was killed, and its driver with it.
+        """
+        manifest = self.read()
+        trained = manifest.train
+        if trained is None:
+            return State.PREPARED if manifest.prepare else State.EMPTY
+        if trained.state is State.RUNNING:
+            return State.TRAINING if self.holder().startswith("bonecaffe train") else State.KILLED
+        if trained.state is State.FINISHED and not any(self.snapshots.glob(f"*_iter_{trained.iteration}.caffemodel")):
+            return State.MODEL_GONE
+        return trained.state

@@ -15,6 +15,14 @@ from typing import TypeVar
 
 from bonecaffe.errors import BonecaffeError
 
+Progress = Callable[[int, int], None]
+"""Told (done, in all) as work goes on."""
+
+
+def no_progress(done: int, total: int) -> None:
+    """For work that nobody watches."""
+
+
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 

@@ -73,6 +73,12 @@ def prepare_run(path: Path, data: Path, recipe: Recipe | None = None, **options)
     return run
 
 
+def with_recipe(run: RunDir, recipe: Recipe) -> RunDir:
+    """The run as if it had been prepared with another recipe for the same images."""
+    prepare.adopt(run, recipe)
+    return run
+
+
 @pytest.fixture(scope="session")
 def prepared(hands, tmp_path_factory) -> RunDir:
     """A prepared run; not to be changed."""

@@ -14,8 +14,10 @@ from bonecaffe.cli import main
 from bonecaffe.errors import RunError
 from bonecaffe.evaluation import by_snapshot, evaluate
 from bonecaffe.predict import predict_run
+from bonecaffe.records import State
 from bonecaffe.run import RunDir
 from bonecaffe.studies import verify
+from bonecaffe.studies.runs import runs_in
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +66,7 @@ def other_pixels(path):
 
 
 def doctored(path):
-    path.write_text(path.read_text().replace('"state": "finished"', '"state": "finished!"'))
+    path.write_text(path.read_text().replace('"state": "finished"', '"state": "died"'))
 
 
 BREAKS = [
@@ -113,8 +115,9 @@ def test_resealed_figures_do_not_pass(own_whole):
     metrics = json.loads(own_whole.metrics.read_text())
     metrics["splits"]["test"]["mad_months"] -= 1
     own_whole.metrics.write_text(json.dumps(metrics))
-    facts = own_whole.manifest()["evaluate"]
-    own_whole.record("evaluate", {**facts, "metrics": verify.sha256_file(own_whole.metrics)})
+    evaluated = own_whole.read().evaluate
+    outputs = {**evaluated.outputs, "metrics.json": verify.sha256_file(own_whole.metrics)}
+    own_whole.record(evaluated.model_copy(update={"outputs": outputs}))
     broken = verify.first_broken(verify.verify(own_whole))
     assert broken.name == "metrics" and "mad_months" in broken.said
 
@@ -122,9 +125,8 @@ def test_resealed_figures_do_not_pass(own_whole):
 def test_another_caffe_is_said_and_is_no_break(own_whole, monkeypatch):
     """Verified elsewhere, with other versions: told apart from a broken link."""
     real = verify.environment.describe()
-    monkeypatch.setattr(
-        verify.environment, "describe", lambda: {**real, "packages": {**real["packages"], "numpy": "1.0"}}
-    )
+    other = real.model_copy(update={"packages": {**real.packages, "numpy": "1.0"}})
+    monkeypatch.setattr(verify.environment, "describe", lambda: other)
     link = next(link for link in verify.verify(own_whole) if link.name == "Caffe and packages")
     assert link.state == verify.OTHER and "numpy" in link.said
     assert verify.first_broken(verify.verify(own_whole)) is None
@@ -132,12 +134,12 @@ def test_another_caffe_is_said_and_is_no_break(own_whole, monkeypatch):
 
 def test_manifest_holds_what_it_should_and_nothing_personal(whole):
     """Versions, build, command line; no path of the machine, no user or host name, no age or sex."""
-    manifest = whole.manifest()
+    manifest = json.loads(whole.manifest_file.read_text())
     by = manifest["train"]["attempts"][0]["by"]
     assert by["packages"]["numpy"] and by["caffe"]["binaries"]["caffe"] and by["host"]["cpu"]
     assert manifest["train"]["attempts"][0]["command"].startswith("caffe train --solver")
     assert "snapshots/SNAPSHOT_iter_12.solverstate" in manifest["train"]["outputs"]
-    assert set(manifest["seals"]) == set(manifest) - {"seals"}
+    assert set(manifest["seals"]) == set(manifest) - {"seals", "version"}
     text = whole.manifest_file.read_text()
     assert str(whole.path) not in text and os.uname().nodename not in text.replace(os.uname().release, "")
     assert "boneage" not in text and '"male"' not in text
@@ -149,13 +151,13 @@ def test_runs_are_listed(own_whole, hands, tmp_path):
     prepare_run(folder / "fresh", hands, tiny(solver__max_iter=7))
     shutil.copytree(own_whole.path, folder / "repeat" / "seed-1")
     killed = RunDir(shutil.copytree(own_whole.path, folder / "killed"))
-    killed.record("train", {**killed.manifest()["train"], "state": "running"})
+    killed.record(killed.read().train.model_copy(update={"state": State.RUNNING}))
     broken = folder / "spoiled"
     broken.mkdir()
     (broken / "manifest.json").write_text("{")
     (broken / "recipe.yaml").write_text("name: x")
     (folder / "notes").mkdir()
-    found = {summary.run: summary for summary in verify.runs_in(folder)}
+    found = {summary.run: summary for summary in runs_in(folder)}
     assert list(found) == ["fresh", "killed", "repeat/seed-1", "spoiled"]
     assert (found["fresh"].state, found["fresh"].iteration, found["fresh"].max_iter) == ("prepared", 0, 7)
     assert found["killed"].state == "killed" and found["spoiled"].state.startswith("unreadable")
@@ -166,7 +168,7 @@ def test_runs_are_listed(own_whole, hands, tmp_path):
     assert "seed-1" in output and "finished" in output
     assert len(json.loads(CliRunner().invoke(main, ["runs", str(folder), "--json"]).output)) == 4
     with pytest.raises(RunError):
-        verify.runs_in(tmp_path / "nowhere")
+        runs_in(tmp_path / "nowhere")
     with pytest.raises(RunError, match="nothing to verify"):
         verify.verify(RunDir(tmp_path / "nowhere"))
 
@@ -175,13 +177,13 @@ def test_runs_are_listed(own_whole, hands, tmp_path):
     lambda m: m.update(train=None),
     lambda m: m["train"].update(iteration=None, attempts=[{"by": {}}]),
     lambda m: m["prepare"].pop("records"),
-    lambda m: m["prepare"].pop("files"),
+    lambda m: m["prepare"].pop("outputs"),
     lambda m: m.pop("seals"),
-    lambda m: m["evaluate"].update(figures=None),
+    lambda m: m["evaluate"].update(outputs=None),
 ], ids=range(6))  # fmt: skip
 def test_odd_manifests_make_no_traceback(own_whole, change):
     """Fields gone or of another kind: each command ends in words."""
-    manifest = own_whole.manifest()
+    manifest = json.loads(own_whole.manifest_file.read_text())
     change(manifest)
     own_whole.manifest_file.write_text(json.dumps(manifest))
     for command in (["verify", str(own_whole)], ["runs", str(own_whole.path.parent)], ["evaluate", str(own_whole)]):

@@ -8,14 +8,17 @@ import pytest
 from conftest import prepare_run
 
 from bonecaffe.caffe import gpus, installation, programs
+from bonecaffe.network import definitions
 from bonecaffe.recipe import Recipe
-from bonecaffe.training import launch, preflight
+from bonecaffe.records import Launch
+from bonecaffe.training import preflight
 
 
 class GpuCaffe:
     """What a Caffe built with CUDA would answer."""
 
-    origin, has_gpu, has_nccl = "a pretended GPU build", True, True
+    origin, has_gpu, has_nccl, has_cudnn = "a pretended GPU build", True, True, True
+    libraries, blas = {}, "unknown"
     build = {"gpu": "CUDA 13.0, cuDNN 9; compute capability 75 86"}  # noqa: RUF012
 
 
@@ -94,8 +97,8 @@ def test_a_card_too_small_is_told_a_batch_that_fits(request, hands, tmp_path):
     )
     run = prepare_run(tmp_path / "run", hands, recipe)  # by the real Caffe; then one with a card is pretended
     request.getfixturevalue("smi")("0, small, 8.6, 2048 MiB")
-    launch.write_prototxts(run, recipe)
-    (said,) = [line for line in preflight.examine(run, preflight.Plan(gpu="0")).problems if "memory" in line]
+    definitions.write(run, recipe)
+    (said,) = [line for line in preflight.examine(run, Launch(gpus="0")).problems if "memory" in line]
     assert "the card has 2.1 GB" in said
     batch, steps = int(said.split("train_batch: ")[1].split()[0]), int(said.split("iter_size: ")[1].split(",")[0])
     assert batch * steps == 256 and batch >= 4
@@ -103,9 +106,9 @@ def test_a_card_too_small_is_told_a_batch_that_fits(request, hands, tmp_path):
         {"network.train_batch": batch, "solver.iter_size": steps}, "tests: the batch that was named"
     )
     run.write_recipe(smaller)
-    launch.write_prototxts(run, smaller)
+    definitions.write(run, smaller)
     assert f"iter_size: {steps}" in run.solver.read_text()
-    assert not [line for line in preflight.examine(run, preflight.Plan(gpu="0")).problems if "memory" in line]
+    assert not [line for line in preflight.examine(run, Launch(gpus="0")).problems if "memory" in line]
     assert preflight.schedule(run).images == 256
 
 
@@ -119,8 +122,8 @@ def test_advice_keeps_the_images_of_a_step(request, hands, tmp_path, iter_size):
     )  # fmt: skip
     run = prepare_run(tmp_path / "run", hands, recipe)
     request.getfixturevalue("smi")("0, small, 8.6, 1100 MiB")
-    launch.write_prototxts(run, recipe)
-    assert not [line for line in preflight.examine(run, preflight.Plan()).problems if "memory" in line]
-    (said,) = [line for line in preflight.examine(run, preflight.Plan(gpu="0")).problems if "memory" in line]
+    definitions.write(run, recipe)
+    assert not [line for line in preflight.examine(run, Launch()).problems if "memory" in line]
+    (said,) = [line for line in preflight.examine(run, Launch(gpus="0")).problems if "memory" in line]
     batch, steps = int(said.split("train_batch: ")[1].split()[0]), int(said.split("iter_size: ")[1].split(",")[0])
     assert batch * steps == 64 * iter_size and f"from {64 * iter_size} images" in said

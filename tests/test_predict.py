@@ -15,12 +15,12 @@ import pandas
 import pytest
 from conftest import losses_of_test, tiny
 
-from bonecaffe.caffe import nets, programs, snapshots
-from bonecaffe.errors import BonecaffeError, CaffeError, ImageError, PredictError
+from bonecaffe.caffe import lmdb, nets, programs, snapshots
+from bonecaffe.errors import BonecaffeError, CaffeError, ImageError, PredictError, RunError
 from bonecaffe.hands.images import find_images, read_image
 from bonecaffe.hands.reference_points import read_points
+from bonecaffe.network import definitions
 from bonecaffe.predict import Predictor, predict_run
-from bonecaffe.prepare import imageset
 
 
 @pytest.fixture(scope="module")
@@ -117,19 +117,21 @@ def test_what_cannot_be_predicted_is_refused(predictor, hands, own_run, tmp_path
         predictor.predict(files["1001"], [(x + 1000, y) for x, y in hand.points])
 
 
-def test_model_of_other_images_is_refused(own_trained, hands):
-    """Prepared anew after it was trained: its model does not belong to its images."""
+def test_model_of_other_images_is_refused(own_trained, hands, tmp_path):
+    """Put into a run of other images: the model does not belong to them."""
     from conftest import prepare_run
 
-    prepare_run(own_trained.path, hands, tiny(data__split_seed=77))
-    with pytest.raises(BonecaffeError, match="prepared anew"):
-        predict_run(own_trained)
+    other = prepare_run(tmp_path / "other", hands, tiny(data__split_seed=77))
+    shutil.copytree(own_trained.snapshots, other.snapshots)
+    other.record(own_trained.read().train)
+    with pytest.raises(BonecaffeError, match="prepared again"):
+        predict_run(other)
 
 
 def test_nothing_half_written_is_left_in_an_lmdb_read(prepared):
     """Reading an LMDB leaves its data as they were."""
     before = (prepared.lmdb("train") / "data.mdb").read_bytes()
-    assert len(list(imageset.records(prepared.lmdb("train")))) == 8
+    assert len(list(lmdb.records(prepared.lmdb("train")))) == 8
     assert (prepared.lmdb("train") / "data.mdb").read_bytes() == before
 
 
@@ -143,8 +145,8 @@ def test_full_size_net_equals_opencv_on_a_hundred_images(tmp_path):
 
     caffe = programs.import_pycaffe()
     recipe, run = Recipe.load("smoke"), RunDir(tmp_path / "run")
-    run.write_recipe(recipe)
     prototxt.write(run.path, recipe)
+    run.write_recipe(recipe)
     run.snapshots.mkdir()
     filled = tmp_path / "filled.prototxt"  # deploy with fillers, so that its weights are not all zero
     text = run.deploy.read_text().replace(
@@ -168,18 +170,16 @@ def test_full_size_net_equals_opencv_on_a_hundred_images(tmp_path):
 
 
 def test_recipe_changed_after_training_does_not_reach_the_model(own_trained, hands, tmp_path):
-    """A later prepare with another mean says `nothing changed` and changes no prediction; another deploy is refused."""
+    """A later prepare with another mean is refused and changes no prediction; another deploy is refused."""
     from conftest import prepare_run
-
-    from bonecaffe.training import launch
 
     points, files = read_points(hands / "points.csv"), find_images(hands / "images")
     before = Predictor(own_trained).predict(files["1003"], points["1003"])
-    other = tiny(network__mean="none")
-    prepare_run(own_trained.path, hands, other)
-    assert own_trained.recipe() == other
+    with pytest.raises(RunError, match="network.mean: imagenet_values before, none now"):
+        prepare_run(own_trained.path, hands, tiny(network__mean="none"))
+    assert own_trained.recipe() == tiny()
     assert Predictor(own_trained).predict(files["1003"], points["1003"]) == before
-    launch.write_prototxts(own_trained, tiny(network__fc_outputs=(16, 8)))
+    definitions.write(own_trained, tiny(network__fc_outputs=(16, 8)))
     with pytest.raises(PredictError, match=r"deploy\.prototxt changed"):
         Predictor(own_trained)
 

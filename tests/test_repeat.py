@@ -24,6 +24,7 @@ from bonecaffe.errors import RepeatError, RepeatInterrupted
 from bonecaffe.files import write_text
 from bonecaffe.run import RunDir
 from bonecaffe.studies import repeat, verify
+from bonecaffe.training.launch import recipe_as_trained
 
 
 def plan_for(out, hands, **changes) -> repeat.Plan:
@@ -89,7 +90,7 @@ def test_weights_stay_declared_when_it_goes_on(hands, trained, tmp_path):
     for _ in range(2):
         assert repeat.one(plan, 1).state == "finished"
         run = RunDir(tmp_path / "seed-1")
-        assert run.trained_recipe().training.initial_weights == "given"
+        assert recipe_as_trained(run).training.initial_weights == "given"
         assert verify.first_broken(verify.verify(run)) is None
 
 
@@ -105,7 +106,7 @@ def test_interrupted_seed_goes_on(hands, tmp_path):
     with pytest.raises(RepeatInterrupted, match="Call repeat again"):
         repeat.one(plan, 1, stop)
     assert repeat.one(plan, 1).state == "finished"
-    assert [a["state"] for a in RunDir(tmp_path / "seed-1").manifest()["train"]["attempts"]] == [
+    assert [a.state for a in RunDir(tmp_path / "seed-1").read().train.attempts] == [
         "interrupted",
         "finished",
     ]
@@ -198,7 +199,7 @@ def test_cluster_loses_a_worker_and_completes(hands, tmp_path):
     assert not failed and not thread.is_alive(), failed
     assert sorted(result.seed for result in results) == [1, 2, 3]
     assert {result.state for result in results} == {"finished"} and {result.iteration for result in results} == {150}
-    attempts = [len(RunDir(tmp_path / f"seed-{seed}").manifest()["train"]["attempts"]) for seed in (1, 2, 3)]
+    attempts = [len(RunDir(tmp_path / f"seed-{seed}").read().train.attempts) for seed in (1, 2, 3)]
     assert max(attempts) == 2, attempts  # the killed worker's
 
 

@@ -90,6 +90,7 @@ def test_repro_writes_departures(tmp_path):
 
     for name, recipe in (("paper", Recipe.load("paper")), ("tiny", tiny())):
         run = RunDir(tmp_path / name)
+        run.path.mkdir()
         run.write_recipe(recipe)
         assert CliRunner().invoke(main, ["repro", str(run)]).exit_code == 0
         facts = json.loads(run.departures.read_text())

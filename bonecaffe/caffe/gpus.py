@@ -82,3 +82,11 @@ def problem(wanted: str) -> str | None:
 def _runs_on(capability: int, built: list[int]) -> bool:
     """Machine code serves newer cards of the same generation; the newest is there as PTX too, for all later ones."""
     return capability >= max(built) or any(one <= capability and one // 10 == capability // 10 for one in built)
+
+
+def count(wanted: str | None) -> int:
+    """How many GPUs ``0``, ``0,1`` or ``all`` means; 1 for None, the CPU. Each takes a whole batch of its own."""
+    if wanted is None:
+        return 1
+    visible = cards()
+    return max(1, len(chosen(wanted, visible)) if visible or wanted == "all" else len(wanted.split(",")))

@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from types import ModuleType
 from typing import BinaryIO
@@ -72,6 +73,49 @@ def call(program: str, arguments: list[str], cwd: Path | None = None) -> subproc
     return done
 
 
+class Call:
+    """One of Caffe's programs, started: wait for its end with `finish`, or end it with `stop`.
+
+    It is ended when we are killed. CaffeError when it cannot be started.
+    """
+
+    def __init__(self, program: str, arguments: list[str], cwd: Path | None = None) -> None:
+        self._name = program
+        self._command = [str(installation.find().program(program)), *arguments]
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115  closed by `stop`
+        try:
+            self._process = subprocess.Popen(
+                self._command,
+                cwd=cwd,
+                env=_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=self._output,
+                preexec_fn=functools.partial(_end_with, os.getpid(), signal.SIGKILL, ctypes.CDLL(None)),
+            )
+        except OSError as error:
+            self._output.close()
+            raise CaffeError(f"{self._command[0]}: cannot be started: {error.strerror}. {REMEDY}") from error
+
+    def finish(self) -> str:
+        """Wait for its end and give what it wrote to stderr; CaffeError with command and last words when it failed."""
+        status = self._process.wait()
+        self._output.seek(0)
+        output = self._output.read().decode("utf-8", "replace")
+        if status:
+            raise CaffeError(
+                f"{self._name} failed with exit status {status}: {fatal_line(output)}\n  command: {' '.join(self._command)}"
+            )
+        return output
+
+    def stop(self) -> None:
+        """End it at once if it still runs."""
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        self._output.close()
+
+
 Process = subprocess.Popen[bytes]
 """A running program of Caffe's."""
 
@@ -91,13 +135,13 @@ def start(command: list[str], cwd: Path, log: BinaryIO, holding: tuple[int, ...]
         stderr=subprocess.STDOUT,
         start_new_session=True,
         pass_fds=holding,
-        preexec_fn=functools.partial(_stop_with, os.getpid(), ctypes.CDLL(None, use_errno=True)),
+        preexec_fn=functools.partial(_end_with, os.getpid(), signal.SIGINT, ctypes.CDLL(None)),
     )
 
 
-def _stop_with(parent: int, libc: ctypes.CDLL) -> None:
-    """In the child: ask for SIGINT when the parent ends; if it has ended already, don't begin."""
-    libc.prctl(1, int(signal.SIGINT))  # PR_SET_PDEATHSIG
+def _end_with(parent: int, how: signal.Signals, libc: ctypes.CDLL) -> None:
+    """In the child: ask for a signal when the parent ends; if it has ended already, don't begin."""
+    libc.prctl(1, int(how))  # PR_SET_PDEATHSIG
     if os.getppid() != parent:
         os._exit(1)
 

@@ -242,6 +242,7 @@ def locate(images: Path, table: Path, model: Path | None, sheet: Path | None, jo
     """
     from bonecaffe.hands.contact_sheet import write_sheet
     from bonecaffe.hands.images import find_images
+    from bonecaffe.hands.provenance import found_file
     from bonecaffe.locate import locate
     from bonecaffe.locate.locator import MODEL
 
@@ -259,7 +260,7 @@ def locate(images: Path, table: Path, model: Path | None, sheet: Path | None, jo
         click.echo(f"{sheet}: not written, because there is no guess in doubt to show")
     seen = "nothing changed" if not new else f"{new} looked at"
     click.echo(
-        f"{table}: {seen}; {len(results) - len(doubtful)} hands sure, {len(doubtful)} not; all in {locate.found_file(table)}"
+        f"{table}: {seen}; {len(results) - len(doubtful)} hands sure, {len(doubtful)} not; all in {found_file(table)}"
     )
 
 
@@ -290,33 +291,9 @@ def train_locator(
     On two cores: with --images a few minutes, without it an hour and a half; OUT holds 4 GB
     meanwhile. Interrupted, it goes on when called again.
     """
-    from dataclasses import replace
-
-    from bonecaffe.errors import LocateError
-    from bonecaffe.hands.images import find_images, missing
-    from bonecaffe.hands.reference_points import read_points
     from bonecaffe.locate import learn
-    from bonecaffe.locate.locator import MODEL
 
     if (images is None) != (table is None):
         raise click.UsageError("--images and --points belong together")
-    plan, hands = learn.ANEW, []
-    if images is not None and table is not None:
-        marked, files = read_points(table), find_images(images)
-        if lost := missing(marked, files):
-            raise LocateError(f"{images}: no image of {', '.join(lost[:5])}, whose points {table} holds.")
-        if not marked:
-            raise LocateError(f"{table}: holds no marked hand to learn from.")
-        hands = [(files[case_id], hand) for case_id, hand in marked.items()]
-        plan, start = learn.IMPROVE, start or MODEL
-    plan = replace(plan, seed=seed, phantoms=phantoms or plan.phantoms)
-    if iterations:
-        plan = replace(plan, iterations=(iterations, iterations))
-    with learn.at_work(out):
-        with progress_bar("variations") as progress:
-            learn.prepare(out, plan, hands, start, progress, click.echo)
-        for view in learn.VIEWS:
-            with progress_bar(f"train {view}") as progress:
-                learn.train_view(out, view, plan, start, progress, click.echo)
-        learn.finish(out, plan, len(hands))
+    learn.train_locator(out, images, table, start, phantoms, iterations, seed, progress_bar, click.echo)
     click.echo(f"{out}: a locator; use it with: bonecaffe locate IMAGES --points POINTS --model {out}")

@@ -49,29 +49,21 @@ def prepare(
 
     Fails without leaving anything half-made; picks up where it was interrupted; does nothing when nothing changed.
     """
-    from bonecaffe.annotate.marking import accepted_suggestions
-    from bonecaffe.locate.locate import located
     from bonecaffe.prepare import prepare
-    from bonecaffe.recipe import Recipe
+    from bonecaffe.prepare.inputs import recipe_for, with_split
     from bonecaffe.run import RunDir
 
     folder = RunDir(run)
-    recipe = (
-        Recipe.load(recipe_name)
-        if recipe_name
-        else (folder.recipe() if folder.recipe_file.is_file() else Recipe.load("paper"))
-    )
-    recipe = prepare.with_split(recipe, train_cases, test_cases, seed, labels, origin)
-    if origin is None and (found := max(located(points), accepted_suggestions(points))):
-        recipe = recipe.with_values(
-            {"data.points": "found"}, f"{found} hands' points are as bonecaffe locate or another program suggested them"
-        )
+    recipe = with_split(recipe_for(folder, recipe_name), train_cases, test_cases, seed, labels)
     with progress_bar("prepare") as progress:
-        changed = prepare.prepare(folder, images, ages, points, recipe, progress, jobs)
-    facts = folder.manifest()["prepare"]
-    left_out = "".join(f", {count} {reason}" for reason, count in facts["left_out"].items())
-    counts = f"{facts['records']['train']} hands for training, {facts['records']['test']} for test{left_out}"
-    click.echo(f"{run}: {'prepared' if changed else 'nothing changed; prepared already'}: {counts}")
+        done = prepare.prepare(folder, images, ages, points, recipe, progress, jobs, origin)
+    record = done.record
+    left_out = "".join(f", {count} {reason}" for reason, count in record.left_out.items())
+    counts = f"{record.records['train']} hands for training, {record.records['test']} for test{left_out}"
+    for change in done.changes:
+        click.echo(f"{run}: recipe: {change}")
+    what = "prepared" if done.made else "recipe taken up" if done.changes else "nothing changed; prepared already"
+    click.echo(f"{run}: {what}: {counts}")
 
 
 @main.command()
@@ -106,11 +98,11 @@ def histeq(image: Path, out: Path | None, table: Path | None, levels: int) -> No
 @click.option("--verbatim", is_flag=True, help="Print appendices 1 and 2 as the paper has them, misprints named.")
 def prototxt(run: Path | None, out: Path | None, recipe_name: str | None, verbatim: bool) -> None:
     """Write train_val, solver and deploy .prototxt for a run, or for a recipe into --out."""
-    from bonecaffe.network import appendices
-    from bonecaffe.network import prototxt as definitions
+    from bonecaffe.network import appendices, definitions
+    from bonecaffe.network import prototxt as texts
     from bonecaffe.recipe import Recipe
     from bonecaffe.run import RunDir
-    from bonecaffe.training import launch
+    from bonecaffe.training.launch import recipe_as_trained
 
     if verbatim:
         click.echo(appendices.text(), nl=False)
@@ -118,12 +110,12 @@ def prototxt(run: Path | None, out: Path | None, recipe_name: str | None, verbat
     if (run is None) == (out is None):
         raise click.UsageError("give a RUN, or --out DIR with --recipe R")
     if out is not None:
-        for path in definitions.write(out, Recipe.load(recipe_name or "paper")):
+        for path in texts.write(out, Recipe.load(recipe_name or "paper")):
             click.echo(path)
         return
     folder = RunDir(run)
     with folder.lock("prototxt"):
-        kept = launch.write_prototxts(folder, folder.recipe())
+        kept = definitions.write(folder, recipe_as_trained(folder))
     for path in (folder.train_val, folder.solver, folder.deploy):
         click.echo(f"{path}{' (edited by hand; kept)' if path.name in kept else ''}")
 
@@ -138,13 +130,13 @@ def preflight(run: Path, weights: Path | None, snapshot: Path | None, gpu: str |
 
     `train` does this by itself. WEIGHTS are taken as they are: `train` takes their fc8 out first.
     """
+    from bonecaffe.records import Launch
     from bonecaffe.run import RunDir
     from bonecaffe.training import preflight as checks
 
     folder = RunDir(run)
     folder.recipe()
-    absolute = [path.absolute() if path else None for path in (weights, snapshot)]
-    report = checks.examine(folder, checks.Plan(*absolute, gpu))
+    report = checks.examine(folder, Launch.of(_absolute(weights), _absolute(snapshot), gpu))
     for what, layers in (("copied", report.copied), ("fresh", report.fresh), ("ignored", report.ignored)):
         if layers:
             click.echo(f"weights {what}: {' '.join(layers)}")
@@ -155,6 +147,10 @@ def preflight(run: Path, weights: Path | None, snapshot: Path | None, gpu: str |
         )
         return
     click.echo(f"{run}: nothing found that Caffe would refuse")
+
+
+def _absolute(path: Path | None) -> str | None:
+    return str(path.absolute()) if path else None
 
 
 @main.command()
@@ -170,11 +166,11 @@ def train(run: Path, weights: Path | None, gpu: str | None, cpu: bool, resume: b
     """
     from bonecaffe.errors import TrainError
     from bonecaffe.run import RunDir
-    from bonecaffe.training import train as training
     from bonecaffe.training.display import Display
+    from bonecaffe.training.train import train as run_training
 
     with Display() as display:
-        outcome = training.train(RunDir(run), weights, gpu, cpu, resume, display.show, display.say)
+        outcome = run_training(RunDir(run), weights, gpu, cpu, resume, display.show, display.say)
     if outcome is None:
         click.echo(f"{run}: trained already; nothing to do")
         return
@@ -256,8 +252,8 @@ def predict(
 @click.option("--gpu", type=click.IntRange(0), help="GPU to compute on. [default: the CPU]")
 def evaluate(run: Path, snapshot: int | None, every: bool, gpu: int | None) -> None:
     """Predict both splits; print MAD, CCC and maximum beside the paper's; write figures and report.html."""
-    from bonecaffe.evaluation import by_snapshot, evaluate
-    from bonecaffe.predict import predict_run
+    from bonecaffe.evaluation import by_snapshot
+    from bonecaffe.evaluation.evaluate import predict_and_evaluate
     from bonecaffe.run import RunDir
 
     folder = RunDir(run)
@@ -268,8 +264,7 @@ def evaluate(run: Path, snapshot: int | None, every: bool, gpu: int | None) -> N
             with progress_bar("every snapshot") as progress:
                 rows = by_snapshot.evaluate_all(folder, progress, gpu)
         with progress_bar("predict") as progress:
-            predict_run(folder, snapshot, progress, gpu)
-        evaluation = evaluate.evaluate(folder)
+            evaluation = predict_and_evaluate(folder, snapshot, progress, gpu)
     if rows:
         _show_snapshots(run, rows)
     _show_evaluation(run, evaluation)

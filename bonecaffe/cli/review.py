@@ -116,9 +116,9 @@ def verify(run: Path, images: Path | None, ages: Path | None, points: Path | Non
 @click.option("--json", "as_json", is_flag=True, help="Print the runs as JSON.")
 def runs(folder: Path, as_json: bool) -> None:
     """List the runs in FOLDER (runs): recipe, state, iteration, test MAD and CCC."""
-    from bonecaffe.studies import verify
+    from bonecaffe.studies.runs import runs_in
 
-    found = verify.runs_in(folder)
+    found = runs_in(folder)
     if as_json:
         click.echo(json.dumps([summary._asdict() for summary in found], indent=2, ensure_ascii=False))
         return
@@ -174,7 +174,7 @@ def repeat(
 
     Each seed is a run, OUT/seed-N. Called again, it goes on where it stopped.
     """
-    from bonecaffe.prepare.prepare import with_split
+    from bonecaffe.prepare.inputs import with_split
     from bonecaffe.recipe import Recipe
     from bonecaffe.studies import repeat as repeats
     from bonecaffe.training.display import Display
@@ -224,14 +224,10 @@ def _show_spread(out: Path, results: list[Any]) -> None:
 @RUN
 def repro(run: Path) -> None:
     """Show how a run departs from the paper, field by field, with the reason; write departures.json."""
-    from bonecaffe.files import write_text
     from bonecaffe.run import RunDir
+    from bonecaffe.studies.repro import write_departures
 
-    folder = RunDir(run)
-    recipe = folder.trained_recipe()
-    departures = recipe.departures()
-    content = {"recipe": recipe.name, "departures": [departure._asdict() for departure in departures]}
-    write_text(folder.departures, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    recipe, departures = write_departures(RunDir(run))
     if not departures:
         click.echo(f"{run}: departs from the paper in no field")
         return

@@ -6,15 +6,18 @@ Choosing a snapshot by the test split is choosing by the test split: its figure 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
+from bonecaffe.caffe import environment
 from bonecaffe.caffe.snapshots import find
 from bonecaffe.errors import EvaluateError
 from bonecaffe.evaluation.metrics import ccc, mad, max_error
-from bonecaffe.files import sha256_file, write_text
+from bonecaffe.files import read_bytes, sha256_file, table_text, write_text
 from bonecaffe.predict import complete_models, predict_snapshots
+from bonecaffe.records import Surveyed, is_intact, outputs_of
 from bonecaffe.run import RunDir
+from bonecaffe.workers import Progress
 
 COLUMNS = ("iteration", "split", "cases", "mad_months", "ccc", "max_error_months")
 WARNING = (
@@ -29,7 +32,7 @@ def read(run: RunDir) -> list[dict[str, Any]]:
     if not run.by_snapshot.is_file():
         return []
     try:
-        table = pandas.read_csv(run.by_snapshot)
+        table = pandas.read_csv(io.BytesIO(read_bytes(run.by_snapshot, "table", EvaluateError)))
     except ValueError as error:
         raise EvaluateError(f"{run.by_snapshot}: not readable as CSV: {error}. Delete it.") from error
     if tuple(table.columns) != COLUMNS or (len(table) and not table["split"].eq("test").any()):
@@ -37,31 +40,37 @@ def read(run: RunDir) -> list[dict[str, Any]]:
     return table.to_dict("records")
 
 
+def _known(run: RunDir) -> Mapping[str, str]:
+    """The hashes of the models that the table was measured from, by path; none when the table is another."""
+    surveyed = run.read().evaluate_all
+    name = run.by_snapshot.name
+    return surveyed.inputs if surveyed and name in surveyed.outputs and is_intact(run.path, surveyed, name) else {}
+
+
 def current(run: RunDir) -> list[dict[str, Any]]:
-    """The rows that belong to the models of the run's training as they lie there now; those of another are left out."""
-    known = run.manifest().get("evaluate_all", {})
-    if not run.by_snapshot.is_file() or known.get("table") != sha256_file(run.by_snapshot):
+    """The rows that belong to the models of the run's training as they are now; those of another are left out."""
+    trained = run.read().train
+    known = _known(run)
+    if not known or trained is None:
         return []
-    left = run.manifest().get("train", {}).get("outputs", {})
-    here = {str(s.iteration): left.get(str(s.caffemodel.relative_to(run.path))) for s in find(run.snapshots)}
-    models = known.get("models", {})
-    return [row for row in read(run) if here.get(str(row["iteration"])) == models.get(str(row["iteration"]), "")]
+    names = {snapshot.iteration: run.name_of(snapshot.caffemodel) for snapshot in find(run.snapshots)}
+    same = {i for i, name in names.items() if name in known and trained.outputs.get(name) == known[name]}
+    return [row for row in read(run) if row["iteration"] in same]
 
 
-def evaluate_all(run: RunDir, progress: Callable[[int, int], None], gpu: int | None = None) -> list[dict[str, Any]]:
+def evaluate_all(run: RunDir, progress: Progress, gpu: int | None = None) -> list[dict[str, Any]]:
     """Measure every complete snapshot, once: what is known of a model that is still the same file is kept.
 
     Writes metrics_by_snapshot.csv after each, so that an interrupted pass goes on where it was. Raises PredictError
     when the run holds no model.
     """
-    models = complete_models(run)
-    hashes = {str(model.iteration): sha256_file(model.caffemodel) for model in models}
-    known = run.manifest().get("evaluate_all", {})
-    file_stands = run.by_snapshot.is_file() and known.get("table") == sha256_file(run.by_snapshot)
-    same = {i for i, model in known.get("models", {}).items() if hashes.get(i) == model} if file_stands else set()
-    rows = [row for row in read(run) if str(row["iteration"]) in same] if same else []
-    todo = [model for model in models if str(model.iteration) not in same]
-    done = {iteration: hashes[iteration] for iteration in same}
+    models = {run.name_of(model.caffemodel): model for model in complete_models(run)}
+    hashes = {name: sha256_file(model.caffemodel) for name, model in models.items()}
+    known = _known(run)
+    done = {name: hashes[name] for name in models if known.get(name) == hashes[name]}
+    kept = {models[name].iteration for name in done}
+    rows = [row for row in read(run) if row["iteration"] in kept] if kept else []
+    todo = [model for name, model in models.items() if name not in done]
     if not todo:
         _keep(run, rows, done)
         return rows
@@ -74,24 +83,22 @@ def evaluate_all(run: RunDir, progress: Callable[[int, int], None], gpu: int | N
                 raise EvaluateError(f"{model.caffemodel}, {split} split: {error}") from error
             rows.append(dict(zip(COLUMNS, (model.iteration, split, len(cases), *figures), strict=True)))
         rows.sort(key=lambda row: (row["iteration"], row["split"]))
-        done[str(model.iteration)] = hashes[str(model.iteration)]
+        name = run.name_of(model.caffemodel)
+        done[name] = hashes[name]
         _keep(run, rows, done)
     return read(run)
 
 
 def _keep(run: RunDir, rows: list[dict[str, Any]], models: dict[str, str]) -> None:
-    """Write the table and remember of which models it speaks."""
+    """Write the table and record of which models it tells."""
     write_text(run.by_snapshot, _csv(rows))
-    run.record("evaluate_all", {"models": models, "table": sha256_file(run.by_snapshot)})
+    run.record(Surveyed(inputs=models, **outputs_of(run.path, [run.by_snapshot]), by=environment.describe()))
 
 
 def _csv(rows: list[dict[str, Any]]) -> str:
-    out = io.StringIO()
-    out.write(",".join(COLUMNS) + "\n")
-    for row in rows:
-        numbers = (f"{row[name]:.6g}" for name in COLUMNS[3:])
-        out.write(f"{row['iteration']},{row['split']},{row['cases']},{','.join(numbers)}\n")
-    return out.getvalue()
+    return table_text(
+        COLUMNS, ([*(row[name] for name in COLUMNS[:3]), *(f"{row[name]:.6g}" for name in COLUMNS[3:])] for row in rows)
+    )
 
 
 def best_and_last(rows: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:

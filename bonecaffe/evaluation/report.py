@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -13,13 +13,13 @@ from bonecaffe.errors import BonecaffeError
 from bonecaffe.evaluation import by_snapshot
 from bonecaffe.evaluation.metrics import PAPER
 from bonecaffe.evaluation.plots import Plot
+from bonecaffe.evaluation.verdict import Evaluation
 from bonecaffe.network import outline
+from bonecaffe.prepare.outputs import read_prepared
 from bonecaffe.recipe import Recipe
+from bonecaffe.records import Manifest
 from bonecaffe.run import SPLITS, RunDir
-from bonecaffe.training import train as training
-
-if TYPE_CHECKING:
-    from bonecaffe.evaluation.evaluate import Evaluation
+from bonecaffe.training.launch import recipe_as_trained
 
 DOZEN, DOZEN_SEED = 12, 2018
 SIDE = 224
@@ -31,7 +31,6 @@ def render(
     evaluation: Evaluation,
     tables: dict[str, Any],
     plots: list[Plot],
-    manifest: dict[str, Any],
     snapshots: list[dict[str, Any]],
 ) -> str:
     """The report as HTML; images are inside it, and it asks nothing of any other file or host."""
@@ -45,8 +44,8 @@ def render(
     template = environment.from_string(
         (resources.files("bonecaffe.evaluation") / "report.html.jinja").read_text(encoding="utf-8")
     )
-    recipe = run.trained_recipe()
-    train = manifest.get("train", {})
+    recipe = recipe_as_trained(run)
+    manifest = run.read()
     best, last = by_snapshot.best_and_last(snapshots) if snapshots else (None, None)
     return template.render(
         run=run.path.resolve().name,
@@ -66,10 +65,10 @@ def render(
         best=best,
         last=last,
         snapshot_warning=by_snapshot.WARNING,
-        attempts=[attempt for attempt in train.get("attempts", []) if {"command", "start"} <= attempt.keys()],
-        state=training.state(run),
-        made=_made(run, manifest),
-        prepare=manifest.get("prepare", {}),
+        attempts=manifest.train.attempts if manifest.train else (),
+        state=run.state(),
+        made=_made(manifest),
+        prepare=manifest.prepare,
         hashes=_hashes(manifest),
         version=__version__,
     )
@@ -112,48 +111,43 @@ def _by_iteration(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [entry for entry in found.values() if all(split in entry for split in SPLITS)]
 
 
-def _made(run: RunDir, manifest: dict[str, Any]) -> list[tuple[str, str]]:
+def _made(manifest: Manifest) -> list[tuple[str, str]]:
     """With what the model was made: machine, packages, Caffe."""
-    attempts = manifest.get("train", {}).get("attempts", [])
-    by = attempts[-1].get("by") if attempts else None
-    if not by or not {"host", "caffe", "packages"} <= by.keys():
+    if manifest.train is None or not manifest.train.attempts:
         return []
-    host, caffe = by["host"], by["caffe"]
-    gpu = "with CUDA" if caffe.get("gpu") else "CPU only"
-    said = [
-        (
-            "machine",
-            f"{host['system']}, {host['kernel']}, {host['cpu']}, {host['cores']} cores, {host['memory_gb']} GB",
-        ),
-        ("bonecaffe, Python", f"{by['bonecaffe']}, {by['python']}"),
-        ("packages", ", ".join(f"{name} {version}" for name, version in by["packages"].items())),
-        (
-            "Caffe",
-            "; ".join(str(caffe[key]) for key in ("origin", "commit", "compiler", "blas", "flags") if caffe.get(key)),
-        ),
-        (
-            "Caffe, GPU",
-            f"{gpu}; cuDNN {'yes' if caffe.get('cudnn') else 'no'}; NCCL {'yes' if caffe.get('nccl') else 'no'}",
-        ),
+    by = manifest.train.attempts[-1].by
+    host = by.host
+    made = [
+        ("machine", f"{host.system}, {host.kernel}, {host.cpu}, {host.cores} cores, {host.memory_gb} GB"),
+        ("bonecaffe, Python", f"{by.bonecaffe}, {by.python}"),
+        ("packages", ", ".join(f"{name} {version}" for name, version in by.packages.items())),
     ]
-    if caffe.get("edits_sha256"):
-        said.append(("Caffe, edits to its source", f"sha256 {caffe['edits_sha256']}"))
-    return said
+    if (caffe := by.caffe) is None:
+        return made
+    facts = {"origin": caffe.origin, **caffe.build}
+    made.append(
+        ("Caffe", "; ".join(facts[key] for key in ("origin", "commit", "compiler", "blas", "flags") if facts.get(key)))
+    )
+    gpu = "with CUDA" if caffe.gpu else "CPU only"
+    libraries = f"cuDNN {'yes' if caffe.cudnn else 'no'}; NCCL {'yes' if caffe.nccl else 'no'}"
+    made.append(("Caffe, GPU", f"{gpu}; {libraries}"))
+    if caffe.build.get("edits_sha256"):
+        made.append(("Caffe, edits to its source", f"sha256 {caffe.build['edits_sha256']}"))
+    return made
 
 
-def _hashes(manifest: dict[str, Any]) -> list[tuple[str, str]]:
+def _hashes(manifest: Manifest) -> list[tuple[str, str]]:
     """The chain in short: name and SHA-256 of what the result rests on."""
-    prepare, train, predict = (manifest.get(stage, {}) for stage in ("prepare", "train", "predict"))
-    found = [
-        (entry["name"], entry["sha256"])
-        for entry in (prepare.get("inputs", {}).get(k) for k in ("ages", "points"))
-        if entry
-    ]
-    found += [(name, facts["sha256"]) for name, facts in prepare.get("files", {}).items()]
-    if train.get("weights_sha256"):
-        found.append(("weights given", train["weights_sha256"]))
-    found += list(train.get("outputs", {}).items())
-    found += [(f"predictions_{split}.csv", value) for split, value in predict.get("predictions", {}).items()]
+    found: list[tuple[str, str]] = []
+    if manifest.prepare is not None:
+        found += [(source.name, source.sha256) for source in manifest.prepare.sources.values()]
+        found += [(name, value) for name, value in manifest.prepare.outputs.items() if not name.startswith("images/")]
+    if manifest.train is not None:
+        if manifest.train.weights is not None:
+            found.append(("weights given", manifest.train.weights.sha256))
+        found += manifest.train.outputs.items()
+    if manifest.predict is not None:
+        found += manifest.predict.outputs.items()
     return found
 
 
@@ -184,8 +178,6 @@ def _by_chance(table) -> list[int]:
 
 
 def _hands(run: RunDir, table, chosen: list[int]) -> list[dict[str, Any]]:
-    from bonecaffe.hands.images import read_image
-
     hands = []
     for row in table.loc[chosen].itertuples():
         path = run.image(row.id)
@@ -195,7 +187,7 @@ def _hands(run: RunDir, table, chosen: list[int]) -> list[dict[str, Any]]:
                     "id": row.id,
                     "true": row.boneage_months,
                     "predicted": row.predicted_months,
-                    "image": jpeg(read_image(path), SIDE),
+                    "image": jpeg(read_prepared(run, row.id), SIDE),
                 }
             )
     return hands

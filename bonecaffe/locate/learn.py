@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from bonecaffe.caffe import installation, programs, snapshots
+from bonecaffe.caffe import programs, snapshots
+from bonecaffe.caffe.lmdb import Writer
 from bonecaffe.caffe.log import Event
 from bonecaffe.errors import LocateError
-from bonecaffe.files import held, write_text
-from bonecaffe.hands.images import read_image
+from bonecaffe.files import copy_file, held, make_folder, read_text, remove, write_text
+from bonecaffe.hands.images import find_images, missing, read_image
 from bonecaffe.hands.phantom import dataset
-from bonecaffe.hands.reference_points import ReferencePoints
+from bonecaffe.hands.reference_points import ReferencePoints, read_points
 from bonecaffe.locate import frames, network, variation
+from bonecaffe.locate.locator import MODEL
+from bonecaffe.records import Launch, State
 from bonecaffe.run import RunDir
 from bonecaffe.training import preflight
 from bonecaffe.training.alarms import Alarms
-from bonecaffe.training.drive import drive
-from bonecaffe.workers import in_parallel
+from bonecaffe.training.drive import Say, drive, silent
+from bonecaffe.workers import Progress, in_parallel, no_progress
 
 VIEWS = ("whole", "near")
 WORK = ".train-locator"
@@ -58,7 +60,8 @@ Hand = tuple[str, tuple[tuple[float, float], ...]]
 """An image's path and the seven points in it."""
 Task = tuple[int, int, int, "Hand | None"]
 """Seed, number, how many variations; the hand, or None for the phantom of that number."""
-Progress = Callable[[int, int], None]
+Show = Callable[[str], AbstractContextManager[Progress]]
+"""Shows the progress of a part of the work under its name."""
 
 
 # ---- what is learnt from -----------------------------------------------------------------------------------------
@@ -84,40 +87,34 @@ def _vary(task: Task) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def _write(
-    run: dict[str, RunDir], split: str, tasks: Sequence[Task], rng: np.random.Generator, progress: Callable[[int], None]
+    runs: dict[str, RunDir],
+    split: str,
+    tasks: Sequence[Task],
+    rng: np.random.Generator,
+    progress: Callable[[int], None],
 ) -> None:
     """Write the squares and the labels of a split, for both views, in random order; keys are numbers."""
-    import lmdb
-
     Datum = programs.caffe_pb2().Datum
     total = sum(count for _, _, count, _ in tasks)
     size = (1 << 26) + total * (frames.SIDE**2 + 8192) * 2
     order = rng.permutation(total)
-    stores = {}
-    for view, of in run.items():
-        for kind, path in (("squares", of.lmdb(split)), ("labels", of.labels_lmdb(split))):
-            shutil.rmtree(path, ignore_errors=True)
-            stores[view, kind] = lmdb.open(str(path), map_size=size, sync=False)
-    done = 0
-    workers = len(os.sched_getaffinity(0))
-    for made in in_parallel(_vary, tasks, workers, LocateError):
-        count = len(made[0][0])
-        for view, (squares, labels) in zip(VIEWS, made, strict=True):
-            with (
-                stores[view, "squares"].begin(write=True) as pixels,
-                stores[view, "labels"].begin(write=True) as places,
-            ):
-                for offset, (square, label) in enumerate(zip(squares, labels, strict=True)):
-                    key = f"{order[done + offset]:08d}".encode()
-                    datum = Datum(channels=1, height=frames.SIDE, width=frames.SIDE, data=square.tobytes())
-                    pixels.put(key, datum.SerializeToString())
-                    truth = Datum(channels=network.OUTPUTS, height=1, width=1, float_data=label.tolist())
-                    places.put(key, truth.SerializeToString())
-        done += count
-        progress(done)
-    for store in stores.values():
-        store.sync(True)
-        store.close()
+    with ExitStack() as stack:
+        stores = {}
+        for view, run in runs.items():
+            for kind, path in (("squares", run.lmdb(split)), ("labels", run.labels_lmdb(split))):
+                remove(path)
+                stores[view, kind] = stack.enter_context(Writer(path, size, sync=False))
+        done = 0
+        for made in in_parallel(_vary, tasks, len(os.sched_getaffinity(0)), LocateError):
+            count = len(made[0][0])
+            keys = [f"{order[done + offset]:08d}" for offset in range(count)]
+            for view, (squares, labels) in zip(VIEWS, made, strict=True):
+                images = (Datum(channels=1, height=frames.SIDE, width=frames.SIDE, data=s.tobytes()) for s in squares)
+                places = (Datum(channels=network.OUTPUTS, height=1, width=1, float_data=v.tolist()) for v in labels)
+                for kind, data in (("squares", images), ("labels", places)):
+                    stores[view, kind].put((k, d.SerializeToString()) for k, d in zip(keys, data, strict=True))
+            done += count
+            progress(done)
 
 
 # ---- the training ------------------------------------------------------------------------------------------------
@@ -141,6 +138,46 @@ def at_work(out: Path) -> AbstractContextManager[int]:
     return held(out / ".lock", "train-locator", busy)
 
 
+def train_locator(
+    out: Path,
+    images: Path | None,
+    table: Path | None,
+    start: Path | None,
+    phantoms: int | None,
+    iterations: int | None,
+    seed: int,
+    show: Show,
+    say: Say,
+) -> None:
+    """Train a locator into a new folder ``out``: on phantoms, or made better with the hands in ``images`` that ``table`` marks.
+
+    ``start`` is a locator to go on from; with own hands, the one that comes with bonecaffe. None for ``phantoms`` and
+    ``iterations`` takes the plan's. Goes on where it was interrupted. Raises LocateError.
+    """
+    own = _own_hands(images, table) if images is not None and table is not None else []
+    plan = IMPROVE if own else ANEW
+    start = start or (MODEL if own else None)
+    plan = replace(plan, seed=seed, phantoms=phantoms or plan.phantoms)
+    if iterations:
+        plan = replace(plan, iterations=(iterations, iterations))
+    with at_work(out):
+        with show("variations") as progress:
+            prepare(out, plan, own, start, progress, say)
+        for view in VIEWS:
+            with show(f"train {view}") as progress:
+                train_view(out, view, plan, start, progress, say)
+        finish(out, plan, len(own))
+
+
+def _own_hands(images: Path, table: Path) -> list[tuple[Path, ReferencePoints]]:
+    marked, files = read_points(table), find_images(images)
+    if lacking := missing(marked, files):
+        raise LocateError(f"{images}: no image of {', '.join(lacking[:5])}, whose points {table} holds.")
+    if not marked:
+        raise LocateError(f"{table}: holds no marked hand to learn from.")
+    return [(files[case_id], hand) for case_id, hand in marked.items()]
+
+
 def _run(out: Path, view: str) -> RunDir:
     return RunDir(out / WORK / view)
 
@@ -150,8 +187,8 @@ def prepare(
     plan: Plan,
     hands: Sequence[tuple[Path, ReferencePoints]] = (),
     start: Path | None = None,
-    progress: Progress = lambda done, total: None,
-    say: Callable[[str], None] = lambda sentence: None,
+    progress: Progress = no_progress,
+    say: Say = silent,
 ) -> None:
     """Write what a locator in the new folder ``out`` is to learn from, into ``OUT/.train-locator``, where it lies while it is needed.
 
@@ -163,18 +200,19 @@ def prepare(
         raise LocateError(f"{start}: no locator here to go on from.")
     own = [(str(path.resolve()), points.points) for path, points in hands]
     note = out / WORK / "plan.json"
-    wanted = json.dumps({"plan": asdict(plan), "own": own, "start": str(start and start.resolve())})
-    if note.is_file() and note.read_text(encoding="utf-8") == wanted:
+    expected = json.dumps({"plan": asdict(plan), "own": own, "start": str(start and start.resolve())})
+    if note.is_file() and read_text(note, "record", LocateError) == expected:
         say("what is learnt from is there already")
         return
     if any(snapshots.newest_complete(_run(out, view).snapshots) for view in VIEWS):
         raise LocateError(
             f"{out}: holds an unfinished training from other hands, options or files. Call it as before to go on, or remove {out / WORK} to begin anew."
         )
-    shutil.rmtree(out / WORK, ignore_errors=True)
+    remove(out / WORK)
+    (out / WORK).mkdir(parents=True)
     runs = {view: _run(out, view) for view in VIEWS}
     for run in runs.values():
-        run.path.mkdir(parents=True)
+        make_folder(run.path)
     train: list[Task] = [(plan.seed, number, plan.variations, None) for number in range(plan.phantoms)]
     train += [(plan.seed, 10**6 + number, plan.own_variations, hand) for number, hand in enumerate(own)]
     test: list[Task] = [(plan.seed + 1, number, 2, None) for number in range(plan.tests)]
@@ -182,7 +220,7 @@ def prepare(
     before, after = (sum(count for _, _, count, _ in tasks) for tasks in (train, test))
     _write(runs, "train", train, rng, lambda done: progress(done, before + after))
     _write(runs, "test", test, rng, lambda done: progress(before + done, before + after))
-    write_text(note, wanted)
+    write_text(note, expected)
 
 
 def train_view(
@@ -190,40 +228,40 @@ def train_view(
     view: str,
     plan: Plan,
     start: Path | None = None,
-    progress: Progress = lambda done, total: None,
-    say: Callable[[str], None] = lambda sentence: None,
+    progress: Progress = no_progress,
+    say: Say = silent,
 ) -> None:
     """Train the net of one view to its last iteration, from the newest snapshot when there is one. Raises LocateError."""
     run, iterations = _run(out, view), dict(zip(VIEWS, plan.iterations, strict=True))[view]
     write_text(run.train_val, network.train_val(view, BATCH))
     write_text(run.solver, network.solver(iterations, plan.rate, max(1, plan.tests * 2 // BATCH), plan.seed))
-    run.snapshots.mkdir(exist_ok=True)
-    arguments = [str(installation.find().program("caffe")), "train", "--solver", run.solver.name]
+    make_folder(run.snapshots)
     last = snapshots.newest_complete(run.snapshots)
     if last and last.iteration >= iterations:
         return
+    launch = Launch()
     if last:
-        arguments += ["--snapshot", os.path.relpath(last.solverstate, run.path)]
+        launch = Launch(snapshot=run.name_of(last.solverstate))
         say(f"{view}: goes on from iteration {last.iteration}")
     elif start:
-        shutil.copyfile(start / f"{view}.caffemodel", run.init_weights)
-        arguments += ["--weights", run.init_weights.name]
+        copy_file(start / f"{view}.caffemodel", run.init_weights)
+        launch = Launch(weights=run.init_weights.name)
     schedule = preflight.schedule(run)
     alarms = _Room(folder=run.snapshots, snapshot_bytes=schedule.snapshot_bytes)
     with run.lock("train-locator") as lock:
         outcome = drive(
             run,
             schedule,
-            arguments,
+            launch,
             last.iteration if last else 0,
             lock,
             alarms,
             lambda where: progress(where.iteration, where.max_iter),
             say,
         )
-    if outcome.state == "interrupted":
+    if outcome.state is State.INTERRUPTED:
         raise KeyboardInterrupt
-    if outcome.state != "finished":
+    if outcome.state is not State.FINISHED:
         raise LocateError(f"{view}: training {outcome.state} at iteration {outcome.iteration}: {outcome.why}")
 
 
@@ -233,8 +271,8 @@ def finish(out: Path, plan: Plan, own_hands: int) -> None:
         last = snapshots.newest_complete(_run(out, view).snapshots)
         if last is None:
             raise LocateError(f"{out}: the last snapshot of the net {view} is gone. Remove {out} and begin anew.")
-        shutil.copyfile(last.caffemodel, out / f"{view}.caffemodel")
+        copy_file(last.caffemodel, out / f"{view}.caffemodel")
     write_text(out / "deploy.prototxt", network.deploy())
     facts = {"learnt from": {"phantoms": plan.phantoms, "own hands": own_hands}, "plan": asdict(plan)}
     write_text(out / "locator.json", json.dumps(facts, indent=2) + "\n")
-    shutil.rmtree(out / WORK)
+    remove(out / WORK)

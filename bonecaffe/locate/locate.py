@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from bonecaffe.caffe import nets as engines
 from bonecaffe.errors import BonecaffeError, LocateError
-from bonecaffe.files import held, read_table, sha256, sha256_file, table_text, write_text
+from bonecaffe.files import held, read_table, read_text, sha256, sha256_file, sweep, table_text, write_text
 from bonecaffe.hands import images as hand_images
-from bonecaffe.hands.reference_points import COLUMNS, POINT_NAMES, ReferencePoints, coordinate_text, lock_file
+from bonecaffe.hands.provenance import FoundHand, found_file, read_found, write_found
+from bonecaffe.hands.reference_points import COLUMNS, POINT_NAMES, ReferencePoints, lock_file
 from bonecaffe.locate.locator import MODEL, Found, Locator, palm
-from bonecaffe.workers import in_parallel
+from bonecaffe.workers import Progress, in_parallel, no_progress
 
-FOUND_COLUMNS = (*COLUMNS, "confidence", "verdict", "key")
 _SAVE_EACH = 50
 _OUTSIDE = 0.02
 """Of the image's height: a point found further outside is said to be cut off."""
@@ -25,29 +24,7 @@ _AT_BORDER = 0.10
 """Of the palm: a point found nearer to the border than this may be cut off; the nets have not learnt to look beyond it."""
 
 
-@dataclass(frozen=True)
-class Result:
-    """One image: the points (a guess where the verdict is not ``sure``; none where it cannot be read), the confidence, the verdict."""
-
-    id: str
-    width: int
-    height: int
-    points: tuple[tuple[float, float], ...] | None
-    confidence: float
-    verdict: str
-    key: str
-
-    @property
-    def sure(self) -> bool:
-        """Whether the points are good enough to be used unseen."""
-        return self.verdict == "sure"
-
-    def hand(self) -> ReferencePoints | None:
-        """The points as points.csv has them; None when there are none."""
-        return ReferencePoints(self.id, self.width, self.height, self.points) if self.points else None
-
-
-def judge(case_id: str, shape: tuple[int, int], found: Found, key: str = "") -> Result:
+def judge(case_id: str, shape: tuple[int, int], found: Found, key: str = "") -> FoundHand:
     """What to say of what was found in an image (height, width)."""
     height, width = shape
     x, y = found.points[:, 0], found.points[:, 1]
@@ -66,7 +43,7 @@ def judge(case_id: str, shape: tuple[int, int], found: Found, key: str = "") -> 
         verdict = f"unsure: {hand.problems()[0]}"
     else:
         verdict = "sure"
-    return Result(
+    return FoundHand(
         case_id, width, height, points if not hand.problems() else None, round(found.confidence, 3), verdict, key
     )
 
@@ -76,7 +53,7 @@ def judge(case_id: str, shape: tuple[int, int], found: Found, key: str = "") -> 
 _locators: dict[str, Locator] = {}
 
 
-def _work(task: tuple[str, str, str, str, engines.Kind]) -> Result:
+def _work(task: tuple[str, str, str, str, engines.Kind]) -> FoundHand:
     case_id, path, model, key, engine = task
     if model not in _locators:
         os.environ["OMP_NUM_THREADS"] = "1"  # the processes are what runs in parallel
@@ -85,7 +62,7 @@ def _work(task: tuple[str, str, str, str, engines.Kind]) -> Result:
         image = hand_images.read_image(path)
         return judge(case_id, image.shape, _locators[model].find(image), key)
     except BonecaffeError as error:
-        return Result(case_id, 0, 0, None, 0.0, f"unreadable: {error}", key)
+        return FoundHand(case_id, 0, 0, None, 0.0, f"unreadable: {error}", key)
 
 
 def points_of(image: Path, model: Path = MODEL, engine: engines.Kind = "caffe") -> ReferencePoints:
@@ -103,19 +80,14 @@ def points_of(image: Path, model: Path = MODEL, engine: engines.Kind = "caffe") 
 # ---- the stage -------------------------------------------------------------------------------------------------
 
 
-def found_file(table: Path) -> Path:
-    """Where all that was found lies beside the points: confidences, verdicts, guesses."""
-    return table.with_name(f"{table.stem}.found.csv")
-
-
 def locate(
     images: Path,
     table: Path,
     model: Path,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = no_progress,
     jobs: int | None = None,
     engine: engines.Kind = "caffe",
-) -> tuple[list[Result], int]:
+) -> tuple[list[FoundHand], int]:
     """Find the points of every hand in a folder; the folder's results, by id, and how many are new.
 
     ``table`` gets the hands that are sure, the others as empty rows; `found_file` gets everything. What was found
@@ -128,18 +100,21 @@ def locate(
 
     table.parent.mkdir(parents=True, exist_ok=True)
     with held(lock_file(table), "locate", busy):
+        for name in (table.name, found_file(table).name):
+            sweep(table.parent, name)
         return _locate(images, table, model, progress, jobs, engine)
 
 
 def _locate(
-    images: Path, table: Path, model: Path, progress: Callable[[int, int], None], jobs: int | None, engine: engines.Kind
-) -> tuple[list[Result], int]:
+    images: Path, table: Path, model: Path, progress: Progress, jobs: int | None, engine: engines.Kind
+) -> tuple[list[FoundHand], int]:
     files = hand_images.find_images(images)
-    model_key = sha256("".join(sha256_file(model / f"{view}.caffemodel") for view in ("whole", "near"))) if (model / "near.caffemodel").is_file() else ""  # fmt: skip
-    before = _read(found_file(table))
+    model_key = _model_key(model)
+    before = read_found(table)
     if table.exists() and not _own_work(table, before):
         raise LocateError(
-            f"{table}: is there already and not as locate wrote it: marked by hand, perhaps. Give another --points, or move it away."
+            f"{table}: is there already and not as locate wrote it: marked by hand, perhaps. "
+            "Give another --points, or move it away."
         )
     keys = {case_id: _key(path, model_key) for case_id, path in files.items()}
     results = {case_id: result for case_id, result in before.items() if result.key == keys.get(case_id, result.key)}
@@ -149,85 +124,47 @@ def _locate(
         if case_id not in results
     ]
     if tasks:
-        Locator(model, engine)  # says at once when there is none
+        Locator(model, engine)  # raises at once when there is none
     workers = min(jobs or len(os.sched_getaffinity(0)), max(1, len(tasks)))
     try:
         for done, result in enumerate(in_parallel(_work, tasks, workers, LocateError) if tasks else (), start=1):
             results[result.id] = result
             progress(done, len(tasks))
             if done % _SAVE_EACH == 0:
-                _write(found_file(table), results)
+                write_found(table, results)
     finally:
         if tasks and results:
-            _write(found_file(table), results)
+            write_found(table, results)
             if table.exists():  # so that it is our own, untouched, when we go on
                 write_text(table, _points_text(results))
     text = _points_text(results)
-    if not table.exists() or table.read_text(encoding="utf-8") != text:
+    if not table.exists() or read_text(table, "table", LocateError) != text:
         write_text(table, text, parents=True)
     return [results[case_id] for case_id in sorted(files)], len(tasks)
 
 
-def _own_work(table: Path, found: Mapping[str, Result]) -> bool:
+def _own_work(table: Path, found: Mapping[str, FoundHand]) -> bool:
     """Whether every marked row of a table is what `locate` wrote; it may lack what was found since, should it have been killed."""
     for _, row in read_table(table, LocateError).rows():
         result = found.get(row.get("id", ""))
-        expected = dict(zip(COLUMNS, _row(result), strict=True)) if result and result.sure else {}
+        expected = dict(zip(COLUMNS, result.row(), strict=True)) if result and result.sure else {}
         if any(row.get(column) for column in COLUMNS[1:]) and row != expected:
             return False
     return bool(found)
 
 
-def located(table: Path) -> int:
-    """How many hands of a table have the very points that `locate` found and wrote beside it; 0 when it wrote none."""
-    found = _read(found_file(table))
-    if not found or not table.is_file():
-        return 0
-    rows = {row["id"]: row for _, row in read_table(table, LocateError).rows() if "id" in row}
-    wanted = {
-        case_id: dict(zip(COLUMNS, _row(result), strict=True)) for case_id, result in found.items() if result.sure
-    }
-    return sum(rows.get(case_id) == row for case_id, row in wanted.items())
+def _model_key(model: Path) -> str:
+    """The hash of both nets; empty where there are none."""
+    nets = [model / f"{view}.caffemodel" for view in ("whole", "near")]
+    return sha256("".join(map(sha256_file, nets))) if nets[-1].is_file() else ""
 
 
 def _key(path: Path, model_key: str) -> str:
-    about = os.stat(path)
-    return sha256(f"{about.st_size} {about.st_mtime_ns} {model_key}")[:16]
+    status = os.stat(path)
+    return sha256(f"{status.st_size} {status.st_mtime_ns} {model_key}")[:16]
 
 
-def _row(result: Result) -> list[str]:
-    coordinates = [coordinate_text(value) for point in result.points or () for value in point]
-    return [result.id, str(result.width or ""), str(result.height or ""), *(coordinates or [""] * 14)]
-
-
-def _points_text(results: Mapping[str, Result]) -> str:
+def _points_text(results: Mapping[str, FoundHand]) -> str:
     """points.csv: the sure ones; a row without points for the others, as for hands not marked yet."""
-    rows = [_row(results[case_id]) if results[case_id].sure else [case_id, *[""] * 16] for case_id in sorted(results)]
+    rows = [results[case_id].row() if results[case_id].sure else [case_id, *[""] * 16] for case_id in sorted(results)]
     return table_text(COLUMNS, rows)
-
-
-def _write(path: Path, results: Mapping[str, Result]) -> None:
-    rows = [[*_row(r), f"{r.confidence:.3f}", r.verdict, r.key] for _, r in sorted(results.items())]
-    write_text(path, table_text(FOUND_COLUMNS, rows), parents=True)
-
-
-def _read(path: Path) -> dict[str, Result]:
-    """What was found before; nothing when there is no such file."""
-    if not path.is_file():
-        return {}
-    results = {}
-    for number, row in read_table(path, LocateError).rows():
-        try:
-            values = [row[column] for column in COLUMNS[3:]]
-            pairs = (
-                tuple((float(x), float(y)) for x, y in zip(values[::2], values[1::2], strict=True))
-                if values[0]
-                else None
-            )
-            size = int(row["width"] or 0), int(row["height"] or 0)
-            results[row["id"]] = Result(row["id"], *size, pairs, float(row["confidence"]), row["verdict"], row["key"])
-        except (KeyError, ValueError) as error:
-            raise LocateError(
-                f"{path}: row {number}: not as locate writes it ({error}). Remove the file; it is made anew."
-            ) from None
-    return results

@@ -13,7 +13,7 @@ import numpy as np
 
 from bonecaffe.caffe import caffemodel, programs
 from bonecaffe.errors import PrepareError, RecipeError
-from bonecaffe.files import replacing, write_bytes
+from bonecaffe.files import fill, read_bytes
 from bonecaffe.recipe import Recipe
 from bonecaffe.run import RunDir
 
@@ -50,15 +50,14 @@ def given_file(recipe: Recipe) -> Path | None:
     return Path(os.path.expanduser(kind.removeprefix("file:"))) if kind.startswith("file:") else None
 
 
-def write(run: RunDir, recipe: Recipe) -> None:
-    """Put the mean image that the recipe wants into the run; nothing to do for numbers or none.
+def write(run: RunDir, recipe: Recipe, target: Path) -> None:
+    """Write the mean image that the recipe wants to ``target``; nothing to do for numbers or none.
 
     Raises RecipeError for a file that is no mean image of the recipe's size.
     """
     kind = recipe.network.mean
     if kind == "dataset":
-        with replacing(run.mean_file) as temporary:
-            programs.call("compute_image_mean", [str(run.lmdb("train").absolute()), str(temporary.absolute())])
+        programs.call("compute_image_mean", [str(run.lmdb("train").absolute()), str(target.absolute())])
     elif given := given_file(recipe):
         size = (3, recipe.preparation.height, recipe.preparation.width)
         if read(given).shape != size:
@@ -67,7 +66,7 @@ def write(run: RunDir, recipe: Recipe) -> None:
                 f"{given}: a mean image of {shown}, but the network's input is {' x '.join(map(str, size))}. "
                 "Caffe would stop. Use mean: dataset, or a mean image of that size."
             )
-        write_bytes(run.mean_file, given.read_bytes())
+        fill(target, read_bytes(given, "image", RecipeError))
 
 
 def read(path: Path) -> np.ndarray:

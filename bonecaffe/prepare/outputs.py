@@ -1,80 +1,73 @@
-"""What prepare leaves in a run: moved into place whole, remembered by hash, asked after by the stages that follow."""
+"""What prepare leaves in a run: moved into place whole, and read by the stages that follow, who notice what changed since."""
 
 from __future__ import annotations
 
 import os
-import shutil
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-from bonecaffe.errors import RunError
-from bonecaffe.files import sha256_file, write_bytes
+import numpy as np
+from numpy.typing import NDArray
+
+from bonecaffe.errors import CasesError, RunError
+from bonecaffe.files import make_folder, move, read_bytes, remove, sha256, write_bytes
 from bonecaffe.hands import images as hand_images
 from bonecaffe.hands.cases import Case, read_cases
 from bonecaffe.hands.reference_points import ReferencePoints, write_points
-from bonecaffe.recipe import Recipe
+from bonecaffe.records import Prepared, damaged, is_intact
 from bonecaffe.run import SPLITS, RunDir
 
 EXAMPLE_SIDE = 800
 """Pixels of the longer side of the example hand that the report shows."""
 
 
+# ---- reading -----------------------------------------------------------------------------------------------------
+
+
+def prepared_of(run: RunDir) -> Prepared:
+    """The record of a run's preparation; RunError when there is none."""
+    prepared = run.read().prepare
+    if prepared is None:
+        raise RunError(f"{run}: not a prepared run. Start with: bonecaffe prepare {run} …")
+    return prepared
+
+
 def split_of(run: RunDir) -> dict[str, list[Case]]:
-    """The cases of a run's two splits, with their exact ages, as prepare wrote them."""
+    """The cases of a run's two splits, with their exact ages, as prepare wrote them; RunError when they were changed."""
+    prepared = prepared_of(run)
+    name = run.name_of(run.cases_file)
+    if not is_intact(run.path, prepared, name):
+        raise RunError(f"{run.cases_file}: not as prepare wrote it. Run prepare again; it is repaired.")
     try:
-        train = int(run.manifest()["prepare"]["records"]["train"])
-    except (KeyError, TypeError, ValueError):
-        raise RunError(f"{run.manifest_file}: no whole record of prepare. Run prepare again.") from None
-    cases = read_cases(run.cases_file)
-    return {"train": cases[:train], "test": cases[train:]}
+        cases = {case.id: case for case in read_cases(run.cases_file)}
+        return {split: [cases[case_id] for case_id in prepared.split[split]] for split in SPLITS}
+    except (CasesError, KeyError) as error:
+        raise RunError(f"{run.cases_file}: not the cases that were prepared ({error}). Run prepare again.") from error
 
 
-def files(run: RunDir) -> list[Path]:
-    """The files that Caffe will read and that say who is in which split, so far as they are there."""
-    of_splits = [
-        path
-        for split in SPLITS
-        for path in (run.list_file(split), run.lmdb(split) / "data.mdb", run.labels_lmdb(split) / "data.mdb")
-    ]
-    return [path for path in (run.cases_file, *of_splits) if path.is_file()]
-
-
-def remember(run: RunDir) -> dict[str, dict[str, Any]]:
-    """Size, time and hash of each of them, by its path in the run."""
-    return {str(path.relative_to(run.path)): _facts(path) for path in files(run)}
-
-
-def _facts(path: Path) -> dict[str, Any]:
-    about = os.stat(path)
-    return {"bytes": about.st_size, "mtime_ns": about.st_mtime_ns, "sha256": sha256_file(path)}
+def read_prepared(run: RunDir, case_id: str) -> NDArray[np.uint8]:
+    """The normalized image of a case, uint8 (height, width); RunError when it is not the one that prepare wrote."""
+    path = run.image(case_id)
+    expected = prepared_of(run).outputs.get(run.name_of(path))
+    try:
+        content = read_bytes(path, "image", RunError)
+    except OSError as error:
+        raise RunError(f"{path}: {error.strerror}. Run prepare again; it is repaired.") from error
+    if sha256(content) != expected:
+        raise RunError(f"{path}: not the image that prepare wrote. Run prepare again; it is repaired.")
+    return hand_images.decode(content, str(path))
 
 
 def changed(run: RunDir) -> list[str]:
-    """Which files are not those that prepare wrote: gone, or of another content. A file whose size and time stand is not read."""
-    found = []
-    for name, facts in run.manifest().get("prepare", {}).get("files", {}).items():
-        try:
-            about = os.stat(run.path / name)
-        except OSError:
-            found.append(name)
-            continue
-        if (about.st_size, about.st_mtime_ns) == (facts["bytes"], facts["mtime_ns"]):
-            continue
-        if about.st_size != facts["bytes"] or sha256_file(run.path / name) != facts["sha256"]:
-            found.append(name)
-    return found
+    """Which of the files that Caffe reads are not those that prepare wrote: lists, LMDBs, cases."""
+    prepared = prepared_of(run)
+    return damaged(run.path, prepared, [name for name in prepared.outputs if not name.startswith("images/")])
 
 
-def stands(run: RunDir, key: str) -> bool:
-    """Whether the run was prepared from the same inputs, and what that made is all there."""
-    facts = run.manifest().get("prepare")
-    if not facts or facts.get("key") != key or "files" not in facts or not run.recipe_file.is_file() or changed(run):
-        return False
-    images = {f"{case_id}.png" for case_id in facts["cases"]}
-    return run.images.is_dir() and images <= set(os.listdir(run.images))
+# ---- writing -----------------------------------------------------------------------------------------------------
 
 
-def write_example(run: RunDir, image: Path, points: ReferencePoints) -> None:
+def write_example(staged: RunDir, image: Path, points: ReferencePoints) -> None:
     """Keep one hand with its points, made smaller, for the report's picture of the preparation."""
     import cv2
 
@@ -86,25 +79,33 @@ def write_example(run: RunDir, image: Path, points: ReferencePoints) -> None:
         (min(x * size[0] / points.width, size[0] - 1), min(y * size[1] / points.height, size[1] - 1))
         for x, y in points.points
     )
-    write_bytes(run.example / "hand.png", hand_images.encode_png(small), parents=True)
-    write_points(run.example / "points.csv", [ReferencePoints(points.id, *size, moved)])
+    make_folder(staged.example)
+    write_bytes(staged.example / "hand.png", hand_images.encode_png(small))
+    write_points(staged.example / "points.csv", [ReferencePoints(points.id, *size, moved)])
 
 
-def move_into_place(run: RunDir, staged: RunDir, recipe: Recipe, facts: dict[str, Any]) -> None:
-    """Swap the staged outputs in. The manifest loses its entry first and gets it last, so a torn swap is redone."""
-    run.record("prepare", None)
+def move_into_place(run: RunDir, staged: RunDir) -> None:
+    """Swap the staged outputs in. The record was taken out before and comes last, so a torn swap is done again."""
     old = staged.path / "old"
-    shutil.rmtree(old, ignore_errors=True)
-    old.mkdir()
-    of_splits = [
+    remove(old)
+    make_folder(old)
+    by_split = [
         path.name for split in SPLITS for path in (run.list_file(split), run.lmdb(split), run.labels_lmdb(split))
     ]
-    for name in [run.images.name, run.example.name, run.cases_file.name, *of_splits]:
+    for name in [run.images.name, run.example.name, run.cases_file.name, *by_split]:
         target = run.path / name
-        if target.exists():
-            os.rename(target, old / name)
+        if os.path.lexists(target):
+            move(target, old / name)
         if (staged.path / name).exists():  # exact labels are not always asked for
-            os.rename(staged.path / name, target)
-    run.write_recipe(recipe)
-    run.record("prepare", {**facts, "files": remember(run)})
-    shutil.rmtree(staged.path)
+            move(staged.path / name, target)
+
+
+def files_of(run: RunDir, case_ids: Iterable[str]) -> list[Path]:
+    """Every file that prepare leaves for the stages that follow, in order, whether it is there or not."""
+    by_split = [
+        path
+        for split in SPLITS
+        for path in (run.list_file(split), run.lmdb(split) / "data.mdb", run.labels_lmdb(split) / "data.mdb")
+    ]
+    example = [run.example / "hand.png", run.example / "points.csv"]
+    return [run.cases_file, *by_split, *example, *(run.image(case_id) for case_id in case_ids)]

@@ -8,26 +8,26 @@ other, or by Dask distributed on the workers of a cluster that share the file sy
 from __future__ import annotations
 
 import functools
-import io
 import json
 import math
-import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from bonecaffe.caffe import snapshots
 from bonecaffe.errors import BonecaffeError, RepeatError, RepeatInterrupted
-from bonecaffe.evaluation import evaluate as evaluation
+from bonecaffe.evaluation.evaluate import predict_and_evaluate
 from bonecaffe.evaluation.metrics import PAPER
-from bonecaffe.files import sha256, sha256_file, write_text
-from bonecaffe.predict import predict_run
-from bonecaffe.prepare import prepare as preparation
+from bonecaffe.files import read_text, remove, sha256, sha256_file, table_text, write_text
+from bonecaffe.network.definitions import intend
+from bonecaffe.prepare.prepare import prepare
 from bonecaffe.recipe import Recipe
+from bonecaffe.records import State
 from bonecaffe.run import RunDir
-from bonecaffe.training import launch, train
 from bonecaffe.training.drive import Watcher
+from bonecaffe.training.launch import as_launched, given_weights, gpus_for
+from bonecaffe.training.train import train
 
 WAIT_S = 300.0
 """How long a seed waits for a Caffe that a killed worker left finishing its snapshot."""
@@ -48,14 +48,11 @@ class Plan:
     gpu: str | None = None
     cpu: bool = False
 
-    def full_recipe(self, seed: int) -> Recipe:
-        """The recipe of a seed, with what it starts from and where it is computed declared, as train declares it."""
-        recipe = Recipe.parse(self.recipe, "the recipe to repeat").with_values(
+    def recipe_for(self, seed: int) -> Recipe:
+        """The recipe of a seed."""
+        return Recipe.parse(self.recipe, "the recipe to repeat").with_values(
             {"data.split_seed": seed, "solver.random_seed": seed}, f"repeat: seed {seed} of split and initialization"
         )
-        if self.weights is not None:
-            recipe = launch.declare_weights(recipe, self.weights)
-        return launch.compute_with(recipe, self.gpu, self.cpu)[0]
 
     def key(self) -> str:
         """What is repeated, as a hash: recipe, ages, points and weights, wherever they lie."""
@@ -88,35 +85,55 @@ def one(
     Raises a BonecaffeError when it cannot be done, or when Caffe died or was killed (it may be tried again).
     """
     run = RunDir(plan.out / f"seed-{seed}")
-    recipe = plan.full_recipe(seed)
-    with run.lock("repeat", WAIT_S):
-        pass
-    preparation.prepare(run, plan.images, plan.ages, plan.points, recipe, workers=None if plan.cpu else 1)
-    before = run.manifest().get("train", {})
-    if before.get("state") == "diverged" and before.get("inputs") == launch.intended(run, recipe):
-        return Result(seed, "diverged", before["iteration"])
-    found = snapshots.find(run.snapshots)
-    if found and snapshots.newest_complete(run.snapshots) is None:
-        say(f"no complete snapshot in {run.snapshots}; trained anew")
-        shutil.rmtree(run.snapshots)
-        found = []
-    finished = train.state(run) == "finished"
-    resume = bool(found) and not finished
-    weights = None if resume else plan.weights
-    outcome = train.train(run, weights, plan.gpu, plan.cpu, resume, watch, say)
-    if outcome is not None and outcome.state == "diverged":
-        return Result(seed, "diverged", outcome.iteration)
-    if outcome is not None and outcome.state == "interrupted":
+    if run.path.is_dir():
+        with run.lock("repeat", WAIT_S):  # of a Caffe that a killed worker left
+            pass
+    workers = None if plan.cpu else 1
+    prepare(run, plan.images, plan.ages, plan.points, plan.recipe_for(seed), workers=workers)
+    if (iteration := _diverged_before(run, plan)) is not None:
+        return Result(seed, State.DIVERGED, iteration)
+    if _start_again(run):
+        say(f"no complete snapshot in {run.snapshots}; trained again")
+    resume = bool(snapshots.find(run.snapshots)) and run.state() is not State.FINISHED
+    outcome = train(run, None if resume else plan.weights, plan.gpu, plan.cpu, resume, watch, say)
+    if outcome is not None and outcome.state is State.DIVERGED:
+        return Result(seed, State.DIVERGED, outcome.iteration)
+    if outcome is not None and outcome.state is State.INTERRUPTED:
         raise RepeatInterrupted(f"{run}: interrupted at iteration {outcome.iteration}. Call repeat again to go on.")
-    if outcome is not None and outcome.state != "finished":
+    if outcome is not None and outcome.state is not State.FINISHED:
         raise RepeatError(f"{run}: {outcome.state} at iteration {outcome.iteration}: {outcome.why}")
     with run.lock("evaluate"):
-        iteration = predict_run(run)
-        measured = evaluation.evaluate(run).splits
-    fit, test = measured["train"], measured["test"]
+        evaluation = predict_and_evaluate(run)
+    fit, test = evaluation.splits["train"], evaluation.splits["test"]
     return Result(
-        seed, "finished", iteration, fit.mad_months, fit.ccc, test.mad_months, test.ccc, test.max_error_months
+        seed,
+        State.FINISHED,
+        evaluation.iteration,
+        fit.mad_months,
+        fit.ccc,
+        test.mad_months,
+        test.ccc,
+        test.max_error_months,
     )
+
+
+def _diverged_before(run: RunDir, plan: Plan) -> int | None:
+    """The iteration at which this very training diverged before; None when it did not."""
+    trained = run.read().train
+    if trained is None or trained.state is not State.DIVERGED:
+        return None
+    weights = given_weights(plan.weights) if plan.weights is not None else None
+    recipe = as_launched(run.recipe(), weights, gpus_for(run.recipe(), plan.gpu, plan.cpu))
+    same = intend(run, recipe).inputs(trained.inputs["prepare"]) == trained.inputs
+    return trained.iteration if same else None
+
+
+def _start_again(run: RunDir) -> bool:
+    """Remove the snapshots of a run when none of them is complete; whether there were any."""
+    if not snapshots.find(run.snapshots) or snapshots.newest_complete(run.snapshots) is not None:
+        return False
+    remove(run.snapshots)
+    return True
 
 
 def in_sequence(
@@ -194,7 +211,7 @@ def spreads(results: list[Result]) -> list[Spread]:
     import numpy as np
     from scipy import stats
 
-    done = [result for result in results if result.state == "finished"]
+    done = [result for result in results if result.state == State.FINISHED]
     if len(done) < 2:
         return []
     found = []
@@ -211,7 +228,7 @@ def earlier(out: Path, plan: Plan) -> list[Result]:
     """The results that OUT/repeat.json holds; RepeatError when they are of another recipe or data, or not readable."""
     path = out / "repeat.json"
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
+        facts = json.loads(read_text(path, "record", RepeatError))
         same, results = facts["plan"] == plan.key(), [Result(**entry) for entry in facts["results"]]
     except FileNotFoundError:
         return []
@@ -225,13 +242,9 @@ def earlier(out: Path, plan: Plan) -> list[Result]:
 def write(out: Path, plan: Plan, results: list[Result]) -> None:
     """Write OUT/repeat.csv and OUT/repeat.json, by seed."""
     results = sorted(results, key=lambda result: result.seed)
-    text = io.StringIO()
-    columns = list(asdict(Result(0, "", 0)))
-    text.write(",".join(columns) + "\n")
-    for result in results:
-        cells = (getattr(result, column) for column in columns)
-        text.write(",".join("" if c is None else f"{c:.6g}" if isinstance(c, float) else str(c) for c in cells) + "\n")
-    write_text(out / "repeat.csv", text.getvalue())
+    columns = [field.name for field in fields(Result)]
+    rows = ([_cell(getattr(result, column)) for column in columns] for result in results)
+    write_text(out / "repeat.csv", table_text(columns, rows), parents=True)
     facts: dict[str, Any] = {
         "plan": plan.key(),
         "results": [asdict(result) for result in results],
@@ -241,10 +254,14 @@ def write(out: Path, plan: Plan, results: list[Result]) -> None:
     write_text(out / "repeat.json", json.dumps(facts, indent=2) + "\n")
 
 
+def _cell(value: object) -> str:
+    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
 def verdict(results: list[Result]) -> str:
     """What the repeats say of the paper's test MAD, in a sentence."""
     spread = next((spread for spread in spreads(results) if spread.figure == "test_mad"), None)
-    lost = sum(result.state != "finished" for result in results)
+    lost = sum(result.state != State.FINISHED for result in results)
     lost_said = f"; {lost} of {len(results)} seeds diverged and are not in it" if lost else ""
     if spread is None:
         return f"Fewer than two seeds finished: there is no spread to speak of{lost_said}."

@@ -17,13 +17,13 @@ import numpy as np
 
 from bonecaffe.errors import EvaluateError, PointsError
 from bonecaffe.evaluation import metrics
-from bonecaffe.files import write_text
+from bonecaffe.files import table_text, write_text
 from bonecaffe.hands import images as hand_images
 from bonecaffe.hands.agreement import compare, overlap, palm
 from bonecaffe.hands.reference_points import ReferencePoints
 from bonecaffe.predict import Predictor
 from bonecaffe.prepare.normalize import normalize
-from bonecaffe.prepare.outputs import split_of
+from bonecaffe.prepare.outputs import read_prepared, split_of
 from bonecaffe.run import RunDir
 
 PERCENT = (0.5, 1.0, 2.0, 4.0)
@@ -108,8 +108,7 @@ def study(
         for case in cases:
             image, own = hand_images.read_image(files[case.id]), points[case.id]
             normal = _normal(image, own, predictor)
-            kept = run.image(case.id)
-            if not kept.is_file() or not np.array_equal(normal, hand_images.read_image(kept)):
+            if not np.array_equal(normal, read_prepared(run, case.id)):
                 raise PointsError(
                     f"id {case.id}: these points or this image are not those that {run} was prepared with."
                 )
@@ -220,6 +219,7 @@ def _write(run: RunDir, split: str, outcome: Study, moved: Sequence[Moved]) -> N
         "points_moved_by": "normal deviates, percent of the palm per coordinate",
         **asdict(outcome),
     }
-    write_text(run.path / "sensitivity.json", json.dumps(facts, indent=2) + "\n")
-    lines = [f"{m.id},{m.percent:g},{m.months:.3f},{m.shift_months:.3f},{m.iou:.4f}\n" for m in moved]
-    write_text(run.path / "sensitivity.csv", "id,percent,predicted_months,shift_months,iou\n" + "".join(lines))
+    write_text(run.sensitivity, json.dumps(facts, indent=2) + "\n")
+    rows = ((m.id, f"{m.percent:g}", f"{m.months:.3f}", f"{m.shift_months:.3f}", f"{m.iou:.4f}") for m in moved)
+    columns = ("id", "percent", "predicted_months", "shift_months", "iou")
+    write_text(run.sensitivity_table, table_text(columns, rows))

@@ -1,4 +1,4 @@
-"""Run ``caffe train`` to its end: watch its log, pass signals on, say truly how it ended.
+"""Run ``caffe train`` to its end: watch its log, pass signals on, tell truly how it ended.
 
 Caffe writes its log itself, into the file; we read it there. So the log is whole and Caffe can finish its snapshot
 even when we are killed.
@@ -7,6 +7,7 @@ even when we are killed.
 from __future__ import annotations
 
 import contextlib
+import io
 import math
 import os
 import shlex
@@ -17,9 +18,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bonecaffe.caffe import log, programs, snapshots
+from bonecaffe.caffe import installation, log, programs, snapshots
 from bonecaffe.caffe.fatal import explain
-from bonecaffe.files import write_text
+from bonecaffe.files import open_append, open_regular, write_text
+from bonecaffe.records import Launch, State
 from bonecaffe.run import RunDir
 from bonecaffe.training.alarms import Alarms
 from bonecaffe.training.preflight import Schedule
@@ -81,13 +83,19 @@ class Progress:
 
 
 Watcher = Callable[[Progress], None]
+Say = Callable[[str], None]
+"""Told a sentence that a person should read."""
+
+
+def silent(sentence: str) -> None:
+    """For a training that nobody listens to."""
 
 
 @dataclass(frozen=True)
 class Outcome:
     """How a training ended: ``finished``, ``interrupted``, ``diverged``, ``died`` or ``killed``; why; the alarms on the way."""
 
-    state: str
+    state: State
     iteration: int
     why: str
     seconds: float
@@ -102,18 +110,19 @@ def now() -> str:
 def drive(
     run: RunDir,
     schedule: Schedule,
-    arguments: list[str],
+    launch: Launch,
     started_at: int,
     lock: int,
     alarms: Alarms,
     watch: Watcher | None = None,
-    say: Callable[[str], None] = lambda sentence: None,
+    say: Say = silent,
 ) -> Outcome:
     """Run Caffe, with the open file ``lock`` kept open in it, until it ends; renew curve.csv on the way."""
     progress = Progress(schedule.max_iter, started_at, schedule.test_interval, schedule.images, iteration=started_at)
     began = time.monotonic()
     ending = _Ending()
-    with open(run.caffe_log, "a+b") as written:
+    arguments = launch.argv(installation.find().program("caffe"))
+    with open_append(run.caffe_log) as written:
         _begin_attempt(written, arguments)
         curve = _earlier_curve(run)
         offset = written.seek(0, os.SEEK_END)
@@ -141,7 +150,7 @@ def drive(
     return Outcome(state, iteration, why, time.monotonic() - began, tuple(progress.alarms))
 
 
-def _renew_curve(run: RunDir, curve: log.Curve, progress: Progress, say: Callable[[str], None]) -> None:
+def _renew_curve(run: RunDir, curve: log.Curve, progress: Progress, say: Say) -> None:
     """Write curve.csv; a disk that has no room for it is no reason to stop Caffe, and the log still holds it all."""
     try:
         write_text(run.curve, curve.csv())
@@ -165,14 +174,14 @@ def _begin_attempt(written, arguments: list[str]) -> None:
 
 
 def _earlier_curve(run: RunDir) -> log.Curve:
-    with open(run.caffe_log, encoding="utf-8", errors="replace") as lines:
+    with io.TextIOWrapper(open_regular(run.caffe_log), encoding="utf-8", errors="replace") as lines:
         return log.Curve(log.parse(lines))
 
 
 def follow(path: Path, offset: int, process: programs.Process) -> Iterator[str]:
     """The lines that a running program adds to a file, as they come, until it has ended and all are read."""
     rest = b""
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         file.seek(offset)
         while True:
             over = process.poll() is not None  # asked before reading, so that nothing written before its end is missed
@@ -209,35 +218,39 @@ class _Ending:
             yield line
 
 
-def _judge(run: RunDir, max_iter: int, code: int, ending: _Ending, iteration: int) -> tuple[str, int, str]:
+def _judge(run: RunDir, max_iter: int, code: int, ending: _Ending, iteration: int) -> tuple[State, int, str]:
     """State, iteration and reason. Finished only with exit 0, no early stop, and the last snapshot there and complete."""
     if ending.diverged:
-        return "diverged", iteration, "the loss is nan or inf. Lower solver.base_lr in the recipe."
+        return State.DIVERGED, iteration, "the loss is nan or inf. Lower solver.base_lr in the recipe."
     last = next((snapshot for snapshot in snapshots.find(run.snapshots) if snapshot.iteration == max_iter), None)
     if code == 0 and not ending.stopped:
         flaw = last.flaw() if last else f"{run.snapshots}: no snapshot of iteration {max_iter}."
         if flaw is None:
-            return "finished", max_iter, ""
-        return "died", iteration, f"caffe train said it was done, but {flaw} The whole log: {run.caffe_log}"
+            return State.FINISHED, max_iter, ""
+        return (
+            State.DIED,
+            iteration,
+            f"caffe train reported that it was done, but {flaw} The whole log: {run.caffe_log}",
+        )
     newest = snapshots.newest_complete(run.snapshots)
-    go_on = "Go on with --resume." if newest else "There is no complete snapshot yet: train anew."
+    go_on = "Go on with --resume." if newest else "There is no complete snapshot yet: train again."
     if ending.stopped:
         at = newest.iteration if newest else iteration
-        return "interrupted", at, f"stopped early; Caffe wrote a snapshot. {go_on}"
+        return State.INTERRUPTED, at, f"stopped early; Caffe wrote a snapshot. {go_on}"
     how = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
     if code == -signal.SIGINT and ending.signals == 1:
-        return "interrupted", newest.iteration if newest else 0, f"stopped before Caffe had begun. {go_on}"
+        return State.INTERRUPTED, newest.iteration if newest else 0, f"stopped before Caffe had begun. {go_on}"
     if code in (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT):
         whose = (
             "at your second signal"
             if ending.signals > 1
             else "by something outside, such as the kernel short of memory"
         )
-        return "killed", iteration, f"caffe train: {how}, {whose}. {go_on} The whole log: {run.caffe_log}"
+        return State.KILLED, iteration, f"caffe train: {how}, {whose}. {go_on} The whole log: {run.caffe_log}"
     said = ending.fatal or ending.tail or "it printed nothing"
     meaning = explain(said)
     why = f"caffe train: {how}: {said}{f': that is, {meaning}' if meaning else ''}. {go_on} The whole log: {run.caffe_log}"
-    return "died", iteration, why
+    return State.DIED, iteration, why
 
 
 @contextlib.contextmanager

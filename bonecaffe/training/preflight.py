@@ -1,7 +1,7 @@
-"""Would Caffe refuse this, or silently do it wrong? Said before it is asked.
+"""Would Caffe refuse this, or silently do it wrong? Answered before it is asked.
 
 Reads what Caffe will read (solver, net, weights, LMDBs, mean, its own build) and names each thing it would die of,
-as it lies in the run folder, edits by hand included.
+as it is in the run folder, edits by hand included.
 """
 
 from __future__ import annotations
@@ -9,14 +9,17 @@ from __future__ import annotations
 import math
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bonecaffe.caffe import caffemodel, gpus, programs, shapes
+from bonecaffe.caffe import caffemodel, gpus, lmdb, programs, shapes
 from bonecaffe.caffe.shapes import Shape
-from bonecaffe.errors import BonecaffeError, PreflightError, RecipeError, WeightsError
+from bonecaffe.errors import BonecaffeError, PreflightError, RecipeError, RunError, WeightsError
+from bonecaffe.files import read_text
 from bonecaffe.network import mean
+from bonecaffe.records import Launch
 from bonecaffe.run import RunDir
 
 TRAIN, TEST = 0, 1
@@ -24,12 +27,21 @@ _STATE_FACTOR = {"SGD": 1, "Nesterov": 1, "AdaGrad": 1, "RMSProp": 1, "AdaDelta"
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How training is to be called: paths as Caffe would get them, the GPUs asked for."""
+class View:
+    """A run as Caffe would see it: its files, some of which may be written but not in place yet (``staged``, by name)."""
 
-    weights: Path | None = None
-    snapshot: Path | None = None
-    gpu: str | None = None  # "0", "0,1", "all"; None: as the solver says
+    run: RunDir
+    staged: Mapping[str, Path] = field(default_factory=dict)
+
+    def file(self, name: str, whose: str) -> Path:
+        """Where a file that another one names is read; RunError when it is outside of the run."""
+        return self.staged.get(name) or self.run.inside(name, whose)
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """How many cases prepare packed, by split; empty when it did not."""
+        prepared = self.run.read().prepare
+        return {split: count for split, count in prepared.records.items()} if prepared else {}
 
 
 @dataclass
@@ -50,34 +62,50 @@ class Report:
             raise PreflightError(f"{run}: Caffe would not train this as it is:{lines}")
 
 
-def examine(run: RunDir, plan: Plan | None = None) -> Report:
-    """Look at everything that ``caffe train`` would; never raises for what it finds."""
-    plan, report = plan or Plan(), Report()
+def examine(run: RunDir, launch: Launch | None = None, staged: Mapping[str, Path] | None = None) -> Report:
+    """Look at everything that ``caffe train`` would; never raises for what it finds.
+
+    ``staged`` are files that are written but not in place yet, by name.
+    """
+    view, launch, report = View(run, staged or {}), launch or Launch(), Report()
     say = report.problems.append
-    solver = _parse(run.solver, "SolverParameter", say)
-    net_file = run.path / solver.net if solver is not None and solver.net else run.train_val
-    net = _parse(net_file, "NetParameter", say)
+    solver = _parse(view.file(run.solver.name, ""), run.solver.name, "SolverParameter", say)
+    net_name = _net_name(run, solver)
+    net = _parse_named(view, net_name, run.solver.name, say)
     if solver is not None:
-        _solver(run, solver, plan, say)
-    _hardware(solver, plan, say)
+        _solver(view, solver, launch, say)
+    _hardware(solver, launch, say)
     if net is None:
         return report
-    stored = _databases(run, net, say)
+    stored = _databases(view, net, say)
     if solver is not None:
-        _test_pass(run, solver, net, say)
+        _test_pass(view, solver, net, say)
     flows = {}
     for phase in (TRAIN, TEST):
-        _transforms(run, net, phase, stored, say)
+        _transforms(view, net, phase, stored, say)
         flows[phase] = shapes.follow(net, phase, {source: shape for source, (shape, _) in stored.items()})
         for problem in flows[phase].problems:
-            if f"{net_file.name}: {problem}." not in report.problems:
-                say(f"{net_file.name}: {problem}.")
+            if f"{Path(net_name).name}: {problem}." not in report.problems:
+                say(f"{Path(net_name).name}: {problem}.")
     report.not_followed = flows[TRAIN].unknown or flows[TEST].unknown
-    _weights(run, plan, flows[TRAIN], report)
+    _weights(view, launch, flows[TRAIN], report)
     if solver is not None and flows[TRAIN].complete:
         _room(run, solver, flows[TRAIN], say)
-        _memory(solver, flows, plan, say)
+        _memory(solver, flows, launch, say)
     return report
+
+
+def _net_name(run: RunDir, solver: Any) -> str:
+    return solver.net if solver is not None and solver.net else run.train_val.name
+
+
+def _parse_named(view: View, name: str, whose: str, say: Any) -> Any:
+    try:
+        path = view.file(name, whose)
+    except RunError as error:
+        say(str(error))
+        return None
+    return _parse(path, Path(name).name, "NetParameter", say)
 
 
 @dataclass(frozen=True)
@@ -105,14 +133,13 @@ class Schedule:
 
 def schedule(run: RunDir) -> Schedule:
     """What the solver and net files of a run make of its training; PreflightError when they cannot be read."""
+    view = View(run)
     problems: list[str] = []
-    solver = _parse(run.solver, "SolverParameter", problems.append)
-    if solver is None:
+    solver = _parse(run.solver, run.solver.name, "SolverParameter", problems.append)
+    net = _parse_named(view, _net_name(run, solver), run.solver.name, problems.append)
+    if solver is None or net is None:
         raise PreflightError(problems[0])
-    net = _parse(run.path / solver.net if solver.net else run.train_val, "NetParameter", problems.append)
-    if net is None:
-        raise PreflightError(problems[0])
-    stored = {source: shape for source, (shape, _) in _databases(run, net, problems.append).items()}
+    stored = {source: shape for source, (shape, _) in _databases(view, net, problems.append).items()}
     flow = shapes.follow(net, TRAIN, stored)
     batches = [
         layer.data_param.batch_size for layer in net.layer if layer.type == "Data" and shapes.phase_of(layer, TRAIN)
@@ -130,56 +157,70 @@ def schedule(run: RunDir) -> Schedule:
 # ---- files -----------------------------------------------------------------------------------------------------
 
 
-def _parse(path: Path, kind: str, say: Any) -> Any:
+def _parse(path: Path, name: str, kind: str, say: Any) -> Any:
+    """A prototxt as a protobuf message; None, with the reason said, when it cannot be read. ``name`` is for errors."""
     from google.protobuf import text_format
 
     message = getattr(programs.caffe_pb2(), kind)()
     try:
-        return text_format.Parse(path.read_text(encoding="utf-8"), message)
+        return text_format.Parse(read_text(path, "settings", PreflightError), message)
     except OSError as error:
-        say(f"{path.name}: {error.strerror}. Write it with: bonecaffe prototxt {path.parent}")
-    except (text_format.ParseError, UnicodeDecodeError) as error:
-        say(f"{path.name}: Caffe cannot read it: line {error}. Mend it, or delete it and run bonecaffe prototxt.")
+        say(f"{name}: {error.strerror}. Write it with: bonecaffe prototxt {path.parent}")
+    except PreflightError as error:
+        say(str(error))
+    except text_format.ParseError as error:
+        say(f"{name}: Caffe cannot read it: line {error}. Correct it, or delete it and run bonecaffe prototxt.")
     return None
 
 
-def _solver(run: RunDir, solver: Any, plan: Plan, say: Any) -> None:
+def _solver(view: View, solver: Any, launch: Launch, say: Any) -> None:
+    run = view.run
     if solver.lr_policy not in ("fixed", "step", "exp", "inv", "multistep", "poly", "sigmoid"):
         say(
-            f"{run.solver.name}: lr_policy {solver.lr_policy or 'is missing'!r} is none Caffe knows; it would die at the first iteration."
+            f"{run.solver.name}: lr_policy {solver.lr_policy or 'is missing'!r} is none Caffe knows; "
+            "it would die at the first iteration."
         )
     if solver.lr_policy == "step" and solver.stepsize <= 0:
         say(f"{run.solver.name}: lr_policy step needs a stepsize above 0; Caffe would divide by it.")
-    prefix = run.path / solver.snapshot_prefix
+    _snapshot_prefix(view, solver.snapshot_prefix, say)
+    if launch.weights is not None and launch.snapshot is not None:
+        say("--weights and --snapshot exclude each other: give weights to start, a snapshot to go on.")
+    if launch.snapshot is not None:
+        _snapshot(run, launch.snapshot, say)
+
+
+def _snapshot_prefix(view: View, text: str, say: Any) -> None:
+    run = view.run
+    try:
+        prefix = view.file(text, run.solver.name) if text else run.path
+    except RunError as error:
+        say(str(error))
+        return
     folder = prefix if prefix.is_dir() else prefix.parent
     if folder != run.snapshots and not folder.is_dir():
         say(
-            f"{run.solver.name}: snapshot_prefix {solver.snapshot_prefix}: there is no folder {folder}; Caffe would die at its first snapshot."
+            f"{run.solver.name}: snapshot_prefix {text}: there is no folder {folder}; "
+            "Caffe would die at its first snapshot."
         )
     elif folder.is_dir() and not os.access(folder, os.W_OK):
-        say(f"{run.solver.name}: snapshot_prefix {solver.snapshot_prefix}: {folder} cannot be written to.")
-    if plan.weights is not None and plan.snapshot is not None:
-        say("--weights and --snapshot exclude each other: give weights to start anew, a snapshot to go on.")
-    if plan.snapshot is not None:
-        _snapshot(run, plan.snapshot, say)
+        say(f"{run.solver.name}: snapshot_prefix {text}: {folder} cannot be written to.")
 
 
-def _snapshot(run: RunDir, snapshot: Path, say: Any) -> None:
+def _snapshot(run: RunDir, snapshot: str, say: Any) -> None:
     path = run.path / snapshot
     if path.suffix == ".caffemodel":
         say(f"{snapshot}: a caffemodel holds weights, not a solver's state. Go on from the .solverstate beside it.")
         return
     try:
         caffemodel.solver_state(path)
-    except WeightsError as error:
+        learned = caffemodel.learned_net(path)
+        if not run.inside(learned, snapshot).is_file():
+            say(f"{snapshot}: belongs to {learned}, which is not there. Resume from an older pair.")
+    except (WeightsError, RunError) as error:
         say(str(error))
-        return
-    learned = run.path / caffemodel.learned_net(path)
-    if not learned.is_file():
-        say(f"{snapshot}: belongs to {caffemodel.learned_net(path)}, which is not there. Resume from an older pair.")
 
 
-def _databases(run: RunDir, net: Any, say: Any) -> dict[str, tuple[Shape, int]]:
+def _databases(view: View, net: Any, say: Any) -> dict[str, tuple[Shape, int]]:
     """Shape and number of records of each LMDB that the net names, by its path as written."""
     found: dict[str, tuple[Shape, int]] = {}
     for layer in net.layer:
@@ -187,51 +228,27 @@ def _databases(run: RunDir, net: Any, say: Any) -> dict[str, tuple[Shape, int]]:
             continue
         source = layer.data_param.source
         try:
-            found[source] = _lmdb(run.path / source)
+            found[source] = lmdb.shape_and_count(view.file(source, f"layer {layer.name}"))
         except BonecaffeError as error:
-            say(f"layer {layer.name}: {error}")
+            say(str(error) if isinstance(error, RunError) else f"layer {layer.name}: {error}")
             continue
-        listed = _listed(run, Path(source).name)
+        listed = _listed(view, Path(source).name)
         if listed is not None and listed != found[source][1]:
             say(
-                f"{source}: holds {found[source][1]} records for {listed} listed cases; Caffe would train on what is there without a word. Run prepare again."
+                f"{source}: holds {found[source][1]} records for {listed} listed cases; Caffe would train on what is "
+                "there without a word. Run prepare again."
             )
     return found
 
 
-def _lmdb(path: Path) -> tuple[Shape, int]:
-    import lmdb as lmdb_package
-
-    if not (path / "data.mdb").is_file():
-        raise PreflightError(f"{path.name}: no LMDB there. Make it with: bonecaffe prepare {path.parent} …")
-    try:
-        with lmdb_package.open(str(path), readonly=True, lock=False, create=False) as environment:
-            records = environment.stat()["entries"]
-            if not records:
-                raise PreflightError(
-                    f"{path.name}: the LMDB is empty; Caffe would crash on its first read. Run prepare again."
-                )
-            with environment.begin() as reader:
-                value = next(iter(reader.cursor()))[1]
-    except lmdb_package.Error as error:
-        raise PreflightError(
-            f"{path.name}: not readable as an LMDB ({error}). Remove it and run prepare again."
-        ) from error
-    try:
-        datum = programs.caffe_pb2().Datum.FromString(value)
-    except Exception as error:  # protobuf's DecodeError has no public base of its own
-        raise PreflightError(f"{path.name}: its first record is damaged ({error}). Run prepare again.") from error
-    return (datum.channels, datum.height, datum.width), records
-
-
-def _listed(run: RunDir, source: str) -> int | None:
-    counts = run.manifest().get("prepare", {}).get("records", {})
+def _listed(view: View, source: str) -> int | None:
+    counts, run = view.counts, view.run
     names = {run.lmdb(split).name: split for split in counts} | {run.labels_lmdb(split).name: split for split in counts}
     return counts.get(names.get(source, ""))
 
 
-def _test_pass(run: RunDir, solver: Any, net: Any, say: Any) -> None:
-    tests = run.manifest().get("prepare", {}).get("records", {}).get("test")
+def _test_pass(view: View, solver: Any, net: Any, say: Any) -> None:
+    run, tests = view.run, view.counts.get("test")
     batches = [
         layer.data_param.batch_size for layer in net.layer if layer.type == "Data" and shapes.phase_of(layer, TEST)
     ]
@@ -244,7 +261,7 @@ def _test_pass(run: RunDir, solver: Any, net: Any, say: Any) -> None:
         )
 
 
-def _transforms(run: RunDir, net: Any, phase: int, stored: dict[str, tuple[Shape, int]], say: Any) -> None:
+def _transforms(view: View, net: Any, phase: int, stored: dict[str, tuple[Shape, int]], say: Any) -> None:
     """Crop and mean of the Data layers, which data_transformer.cpp checks."""
     for layer in net.layer:
         if layer.type != "Data" or not shapes.phase_of(layer, phase) or layer.data_param.source not in stored:
@@ -265,8 +282,8 @@ def _transforms(run: RunDir, net: Any, phase: int, stored: dict[str, tuple[Shape
             )
         if transform.HasField("mean_file"):
             try:
-                shape = mean.read(run.path / transform.mean_file).shape
-            except RecipeError as error:
+                shape = mean.read(view.file(transform.mean_file, where)).shape
+            except (RecipeError, RunError) as error:
                 say(f"{where}: {error}")
                 continue
             if shape != (channels, height, width):
@@ -275,12 +292,12 @@ def _transforms(run: RunDir, net: Any, phase: int, stored: dict[str, tuple[Shape
                 )
 
 
-def _weights(run: RunDir, plan: Plan, flow: shapes.Flow, report: Report) -> None:
+def _weights(view: View, launch: Launch, flow: shapes.Flow, report: Report) -> None:
     """Which layers Caffe will copy from the weights, start afresh, or ignore; and those it would die of."""
-    if plan.weights is None or not flow.complete:
+    if launch.weights is None or not flow.complete:
         return
     try:
-        with caffemodel.Caffemodel(run.path / plan.weights) as model:
+        with caffemodel.Caffemodel(view.staged.get(launch.weights) or view.run.path / launch.weights) as model:
             stored = model.shapes()
     except WeightsError as error:
         report.problems.append(str(error))
@@ -290,7 +307,7 @@ def _weights(run: RunDir, plan: Plan, flow: shapes.Flow, report: Report) -> None
             report.fresh.append(name)
         elif len(stored[name]) != len(wanted):
             report.problems.append(
-                f"{plan.weights}: layer {name} has {len(stored[name])} blobs of weights, the net wants {len(wanted)}. Rename the layer, or take it out of the caffemodel."
+                f"{launch.weights}: layer {name} has {len(stored[name])} blobs of weights, the net wants {len(wanted)}. Rename the layer, or take it out of the caffemodel."
             )
         else:
             clash = next(
@@ -304,7 +321,7 @@ def _weights(run: RunDir, plan: Plan, flow: shapes.Flow, report: Report) -> None
             if clash:
                 have, want = (" x ".join(map(str, shape)) for shape in clash)
                 report.problems.append(
-                    f"{plan.weights}: layer {name} is {have} in the weights and {want} in the net; Caffe would die of it. Rename the layer, or take it out of the caffemodel."
+                    f"{launch.weights}: layer {name} is {have} in the weights and {want} in the net; Caffe would die of it. Rename the layer, or take it out of the caffemodel."
                 )
             else:
                 report.copied.append(name)
@@ -321,9 +338,9 @@ def _squeezed(shape: Shape) -> Shape:
 # ---- the machine -----------------------------------------------------------------------------------------------
 
 
-def _hardware(solver: Any, plan: Plan, say: Any) -> None:
+def _hardware(solver: Any, launch: Launch, say: Any) -> None:
     in_solver = solver is not None and solver.HasField("solver_mode") and solver.solver_mode == 1
-    wanted = plan.gpu if plan.gpu is not None else ("0" if in_solver else None)
+    wanted = launch.gpus if launch.gpus is not None else ("0" if in_solver else None)
     if wanted is not None and (problem := gpus.problem(wanted)):
         say(problem)
 
@@ -352,11 +369,11 @@ def _room(run: RunDir, solver: Any, flow: shapes.Flow, say: Any) -> None:
         )
 
 
-def _memory(solver: Any, flows: dict[int, shapes.Flow], plan: Plan, say: Any) -> None:
+def _memory(solver: Any, flows: dict[int, shapes.Flow], launch: Launch, say: Any) -> None:
     """Blobs and their differences in both phases, and the weights with theirs; against the memory they have to fit into."""
     needed = memory_bytes(solver, flows)
-    if plan.gpu is not None or (solver.HasField("solver_mode") and solver.solver_mode == 1):
-        cards = gpus.chosen(plan.gpu or "0", gpus.cards())
+    if launch.gpus is not None or (solver.HasField("solver_mode") and solver.solver_mode == 1):
+        cards = gpus.chosen(launch.gpus or "0", gpus.cards())
         available, where = min((card.memory for card in cards), default=0), "the card"
     else:
         available, where = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "this machine"

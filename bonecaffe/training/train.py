@@ -1,32 +1,33 @@
-"""Start, watch, stop and resume ``caffe train`` (paper II.3-4).
+"""Start, watch, stop and resume ``caffe train`` (paper II.3-4): check, write, drive, record.
 
 A run is finished when Caffe exited 0, had not been stopped early, and the snapshot of the last iteration is there
-and complete. ``Optimization Done.`` alone says nothing: Caffe prints it after Ctrl-C too.
+and complete. ``Optimization Done.`` alone says nothing: Caffe prints it after Ctrl-C too. A training that is refused
+leaves the run as it was.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-import os
-import shlex
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bonecaffe.caffe import environment, installation, snapshots
-from bonecaffe.errors import TrainError
-from bonecaffe.files import sha256_file
+from bonecaffe.errors import RunError, TrainError
+from bonecaffe.files import make_folder, move, replacing
 from bonecaffe.hands.cases import Case
+from bonecaffe.network import definitions
 from bonecaffe.prepare import outputs
-from bonecaffe.run import SPLITS, RunDir
-from bonecaffe.training import launch, preflight
+from bonecaffe.prepare.prepare import adopt
+from bonecaffe.recipe import Change, Recipe
+from bonecaffe.records import Attempt, GivenWeights, Launch, State, Trained, outputs_of
+from bonecaffe.run import RunDir
+from bonecaffe.training import launch as launches
+from bonecaffe.training import preflight
 from bonecaffe.training.alarms import Alarms, Constant
-from bonecaffe.training.drive import Outcome, Progress, Watcher, drive, now
+from bonecaffe.training.drive import Outcome, Say, Watcher, drive, now, silent
 
-__all__ = ["Outcome", "Progress", "Watcher", "state", "train"]
-
-
-# ---- the training ----------------------------------------------------------------------------------------------
+__all__ = ["Outcome", "train"]
 
 
 def train(
@@ -36,127 +37,97 @@ def train(
     cpu: bool = False,
     resume: bool = False,
     watch: Watcher | None = None,
-    say: Callable[[str], None] = lambda sentence: None,
+    say: Say = silent,
 ) -> Outcome | None:
     """Train a prepared run to the recipe's last iteration; None when that was done already.
 
-    Raises TrainError or CaffeError with the reason when it cannot start; how it ended is the Outcome's to tell.
+    Raises TrainError, RunError, PreflightError or CaffeError with the reason when it cannot start, and leaves the run as
+    it was then; how it ended is the Outcome's to tell.
     """
-    recipe, gpu_arguments = launch.compute_with(run.recipe(), gpu, cpu)
-    if "prepare" not in run.manifest() or not all((run.lmdb(split) / "data.mdb").is_file() for split in SPLITS):
-        raise TrainError(f"{run}: not prepared. Start with: bonecaffe prepare {run} …")
-    if resume and given_weights is not None:
-        raise TrainError("--resume goes on from a snapshot; --weights would be ignored. Give one of them.")
-    if given_weights is not None:
-        recipe = launch.declare_weights(recipe, given_weights)
+    outputs.prepared_of(run)
     with run.lock("train") as lock:
-        if spoiled := outputs.changed(run):
-            raise TrainError(f"{run}: {', '.join(spoiled)}: not as prepare wrote it. Run prepare again.")
-        before = run.manifest().get("train", {})
-        wanted = launch.intended(run, recipe)
-        earlier = snapshots.find(run.snapshots)
-        complete = bool(earlier) and earlier[-1].iteration == before.get("iteration") and earlier[-1].flaw() is None
-        if before.get("state") == "finished" and before.get("inputs") == wanted and complete:
+        start = _check(run, given_weights, gpu, cpu, resume, say)
+        if start is None:
             return None
-        if earlier and not resume:
-            raise TrainError(
-                f"{run.snapshots}: holds snapshots up to iteration {earlier[-1].iteration} of an earlier training. "
-                f"Go on from there with --resume, or remove {run.snapshots} to start anew."
-            )
-        snapshot = _to_resume(run, before, wanted, earlier, say) if resume else None
-        if snapshot is not None:
-            recipe = recipe.keeping(run.trained_recipe(), ["training.initial_weights"])
-        # nothing was written so far; from here on the run is this training's
-        if recipe != run.recipe():
-            run.write_recipe(recipe)
-        for name in launch.write_prototxts(run, recipe):
-            say(f"{name} was edited by hand and is used as it is")
-        if snapshot is not None:
-            start = ["--snapshot", os.path.relpath(snapshot.solverstate, run.path)]
-            said, started_at = f"resumed from iteration {snapshot.iteration}", snapshot.iteration
-            _say_rate(run, started_at, say)
-        else:
-            start, said = launch.initial_weights(run, recipe, given_weights)
-            started_at = 0
-        say(said)
-        report = preflight.examine(run, launch.plan(start, gpu_arguments))
-        report.raise_if_any(run)
-        if report.copied:
-            say(f"weights: copied {' '.join(report.copied)}; fresh {' '.join(report.fresh) or 'none'}")
-        run.snapshots.mkdir(exist_ok=True)
-        if snapshot is None:
-            _set_aside(run.caffe_log)
-        arguments = command(run, gpu_arguments, start)
-        shown = shlex.join(["caffe", *arguments[1:]])
-        say(f"in {run}: {shown}")
-        schedule = launch.schedule(run, gpu_arguments)
-        attempt = {"command": shown, "start": said, "at": now(), "by": environment.describe()}
-        facts = {
-            "state": "running",
-            "inputs": wanted,
-            "files": launch.files_in_use(run),
-            "recipe": recipe.to_yaml(),
-            "outputs": before.get("outputs", {}),
-            "weights_sha256": sha256_file(given_weights) if given_weights else before.get("weights_sha256", ""),
-            "attempts": [*_ended(before.get("attempts", [])), attempt],
-        }
-        run.record("train", facts)
-        try:
-            outcome = drive(run, schedule, arguments, started_at, lock, _alarms(run, schedule), watch, say)
-        except BaseException as error:  # Caffe was stopped; say by what before it goes on
-            attempt.update(state="died", why=f"the driver failed: {type(error).__name__}")
-            run.record("train", {**facts, "state": "died", "iteration": started_at})
-            raise
-        attempt.update(
-            state=outcome.state,
-            iteration=outcome.iteration,
-            seconds=round(outcome.seconds, 1),
-            why=outcome.why,
-            alarms=list(outcome.alarms),
+        launch, begun = _write(run, start, say)
+        return _drive(run, start, launch, begun, lock, watch, say)
+
+
+# ---- check -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Start:
+    """A training that may begin: the recipe as edited, and as launched; from what; on what; what it depends on."""
+
+    recipe: Recipe
+    edits: list[Change]
+    launched: Recipe
+    weights: GivenWeights | None
+    weights_file: Path | None  # None when a snapshot or nothing is started from
+    snapshot: snapshots.Snapshot | None
+    gpus: str | None
+    inputs: dict[str, str]
+    before: Trained | None
+
+    @property
+    def started_at(self) -> int:
+        """The iteration it goes on from."""
+        return self.snapshot.iteration if self.snapshot else 0
+
+
+def _check(run: RunDir, given: Path | None, gpu: str | None, cpu: bool, resume: bool, say: Say) -> Start | None:
+    """Whether and how a training may begin; None when it is done already. Writes nothing."""
+    if resume and given is not None:
+        raise TrainError("--resume goes on from a snapshot; --weights would be ignored. Give one of them.")
+    recipe, edits = _recipe(run)
+    gpus = launches.gpus_for(recipe, gpu, cpu)
+    if spoiled := outputs.changed(run):
+        raise TrainError(f"{run}: {', '.join(spoiled)}: not as prepare wrote it. Run prepare again; it is repaired.")
+    before = run.read().train
+    weights = launches.given_weights(given) if given is not None else before.weights if resume and before else None
+    launched = launches.as_launched(recipe, weights, gpus)
+    inputs = definitions.intend(run, launched).inputs(outputs.prepared_of(run).key)
+    earlier = snapshots.find(run.snapshots)
+    if before and before.state is State.FINISHED and before.inputs == inputs and _complete(earlier, before.iteration):
+        return None
+    if earlier and not resume:
+        raise TrainError(
+            f"{run.snapshots}: holds snapshots up to iteration {earlier[-1].iteration} of an earlier training. "
+            f"Go on from there with --resume (under make: RESUME=1), or remove {run.snapshots} to start again."
         )
-        facts.update(state=outcome.state, iteration=outcome.iteration, outputs=_left_behind(run))
-        run.record("train", facts)
-        return outcome
+    snapshot = _to_resume(run, before, inputs, earlier, say) if resume else None
+    if snapshot is None and given is None:
+        launches.check_weights_given(recipe)
+    installation.find().program("caffe")
+    return Start(recipe, edits, launched, weights, given, snapshot, gpus, inputs, before)
 
 
-def state(run: RunDir) -> str:
-    """Where a run stands: ``empty``, ``prepared``, ``training``, or how its last training ended.
-
-    A training that was recorded as running while nothing holds the run was killed, and its driver with it.
-    """
-    manifest = run.manifest()
-    facts = manifest.get("train", {})
-    said = facts.get("state")
-    if said == "running":
-        return "training" if run.holder().startswith("bonecaffe train") else "killed"
-    if said == "finished" and facts.get("iteration") not in {s.iteration for s in snapshots.find(run.snapshots)}:
-        return "last model gone"
-    return said or ("prepared" if "prepare" in manifest else "empty")
+def _recipe(run: RunDir) -> tuple[Recipe, list[Change]]:
+    """The run's recipe, and what was edited in it: taken up where that costs neither a model nor another preparation."""
+    recipe, edits = run.recipe_as_edited()
+    if edits and (run.holds_model() or any(edit.field.startswith(("data.", "preparation.")) for edit in edits)):
+        run.recipe()  # says what was edited, and the remedy
+    return recipe, edits
 
 
-def command(run: RunDir, gpu: list[str], start: list[str]) -> list[str]:
-    """The paper's command line: ``caffe train --solver solver.prototxt --weights … --gpu 0``, run in the run folder."""
-    return [str(installation.find().program("caffe")), "train", "--solver", run.solver.name, *start, *gpu]
+def _complete(found: list[snapshots.Snapshot], iteration: int) -> bool:
+    return bool(found) and found[-1].iteration == iteration and found[-1].flaw() is None
 
 
 def _to_resume(
-    run: RunDir,
-    before: dict[str, Any],
-    wanted: dict[str, str],
-    earlier: list[snapshots.Snapshot],
-    say: Callable[[str], None],
+    run: RunDir, before: Trained | None, inputs: dict[str, str], earlier: list[snapshots.Snapshot], say: Say
 ) -> snapshots.Snapshot:
     """The newest complete snapshot; TrainError when there is none, or when what it was trained on has changed."""
-    trained = before.get("inputs")
-    if trained not in (None, wanted):
-        changed = ", ".join(name for name in wanted if wanted[name] != trained.get(name))
+    if before is not None and before.inputs != inputs:
+        changed = ", ".join(name for name in inputs if inputs[name] != before.inputs.get(name))
         raise TrainError(
-            f"{run}: {changed} changed since the training that would be resumed. Start anew in another run folder."
+            f"{run}: {changed} changed since the training that would be resumed. Start again in another run folder."
         )
     snapshot = snapshots.newest_complete(run.snapshots)
     if snapshot is None:
         raise TrainError(
-            f"{run.snapshots}: no complete snapshot to resume from. Remove {run.snapshots} and train anew."
+            f"{run.snapshots}: no complete snapshot to resume from. Remove {run.snapshots} and train again."
         )
     for newer in earlier:
         if newer.iteration > snapshot.iteration:
@@ -164,37 +135,128 @@ def _to_resume(
     return snapshot
 
 
+# ---- write -------------------------------------------------------------------------------------------------------
+
+
+def _write(run: RunDir, start: Start, say: Say) -> tuple[Launch, str]:
+    """Write what Caffe will read, have it examined, move it into place; return the call, and in words what it starts from.
+
+    PreflightError when Caffe would die of it or do it wrong; the run is left as it was.
+    """
+    with definitions.staged(run, start.launched) as staging, contextlib.ExitStack() as stack:
+        for name in staging.edited:
+            say(f"{name} was edited by hand and is used as it is")
+        staged = dict(staging.files)
+        begun = "from the fillers, without pretrained weights"
+        if start.snapshot is not None:
+            begun = f"resumed from iteration {start.snapshot.iteration}"
+        elif start.weights_file is not None:
+            staged[run.init_weights.name] = temporary = stack.enter_context(replacing(run.init_weights))
+            begun = launches.init_weights(start.weights_file, temporary, start.launched)
+        say(begun)
+        launch = _launch(run, start)
+        report = preflight.examine(run, launch, staged)
+        report.raise_if_any(run)
+        if report.copied:
+            say(f"weights: copied {' '.join(report.copied)}; fresh {' '.join(report.fresh) or 'none'}")
+        for edit in start.edits:
+            say(f"{run.recipe_file.name} was edited: {edit}")
+        adopt(run, start.recipe)
+    make_folder(run.snapshots)
+    if start.snapshot is None:
+        _set_aside(run.caffe_log)
+    else:
+        _say_rate(run, start.started_at, say)
+    return launch, begun
+
+
+def _launch(run: RunDir, start: Start) -> Launch:
+    snapshot = run.name_of(start.snapshot.solverstate) if start.snapshot else None
+    weights = run.init_weights.name if start.weights_file is not None else None
+    return Launch(weights=weights, snapshot=snapshot, gpus=start.gpus)
+
+
 def _set_aside(log_file: Path) -> None:
     """Keep the log of an earlier training under another name: caffe.log.1, caffe.log.2, …"""
     if log_file.exists():
         names = (log_file.with_name(f"{log_file.name}.{number}") for number in itertools.count(1))
-        log_file.rename(next(name for name in names if not name.exists()))
+        move(log_file, next(name for name in names if not name.exists()))
 
 
-def _say_rate(run: RunDir, iteration: int, say: Callable[[str], None]) -> None:
+# ---- drive and record --------------------------------------------------------------------------------------------
+
+
+def _drive(
+    run: RunDir, start: Start, launch: Launch, begun: str, lock: int, watch: Watcher | None, say: Say
+) -> Outcome:
+    """Run Caffe to its end, recorded before and after."""
+    say(f"in {run}: {launch}")
+    course = launches.schedule(run, launch.gpus)
+    by = environment.describe()
+    before = start.before
+    attempt = Attempt(command=str(launch), start=begun, at=now(), by=by)
+    record = Trained(
+        inputs=start.inputs,
+        outputs=before.outputs if before else {},
+        stamps=before.stamps if before else {},
+        by=by,
+        state=State.RUNNING,
+        iteration=start.started_at,
+        weights=start.weights,
+        launch=launch,
+        files=definitions.files_in_use(run),
+        attempts=(*_ended(before.attempts if before else ()), attempt),
+    )
+    run.record(record)
+    try:
+        outcome = drive(run, course, launch, start.started_at, lock, _alarms(run, course), watch, say)
+    except BaseException as error:  # Caffe was stopped; record by what before it goes on
+        with contextlib.suppress(RunError, OSError):
+            died = attempt.model_copy(update={"state": State.DIED, "why": f"the driver failed: {type(error).__name__}"})
+            run.record(_with_last(record, died, state=State.DIED))
+        raise
+    ended = attempt.model_copy(
+        update={
+            "state": outcome.state,
+            "iteration": outcome.iteration,
+            "seconds": round(outcome.seconds, 1),
+            "why": outcome.why,
+            "alarms": outcome.alarms,
+        }
+    )
+    run.record(
+        _with_last(record, ended, state=outcome.state, iteration=outcome.iteration, **outputs_of(run.path, _left(run)))
+    )
+    return outcome
+
+
+def _with_last(record: Trained, attempt: Attempt, **facts: object) -> Trained:
+    return record.model_copy(update={**facts, "attempts": (*record.attempts[:-1], attempt)})
+
+
+def _say_rate(run: RunDir, iteration: int, say: Say) -> None:
     rate = preflight.schedule(run).rate_at(iteration)
     if rate is not None:
         say(f"learning rate in force at iteration {iteration}: {rate:g}")
 
 
-def _ended(attempts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _ended(attempts: tuple[Attempt, ...]) -> list[Attempt]:
     """Earlier attempts; one whose end nobody recorded was killed together with its driver."""
-    unseen = {"state": "killed", "why": "the driver was killed; nobody saw the end"}
-    return [attempt if "state" in attempt else {**attempt, **unseen} for attempt in attempts]
+    unseen = {"state": State.KILLED, "why": "the driver was killed; nobody saw the end"}
+    return [attempt if attempt.state is not None else attempt.model_copy(update=unseen) for attempt in attempts]
 
 
-def _alarms(run: RunDir, schedule: preflight.Schedule) -> Alarms:
+def _alarms(run: RunDir, course: preflight.Schedule) -> Alarms:
     def ages(cases: list[Case]) -> list[float]:
         return [case.boneage_months for case in cases]
 
     split = outputs.split_of(run)
-    patience = max(5 * schedule.test_interval, schedule.max_iter // 5)
+    patience = max(5 * course.test_interval, course.max_iter // 5)
     constant = Constant.of(ages(split["train"]), ages(split["test"]))
-    return Alarms(constant, patience, run.snapshots, schedule.snapshot_bytes)
+    return Alarms(constant, patience, run.snapshots, course.snapshot_bytes)
 
 
-def _left_behind(run: RunDir) -> dict[str, str]:
-    """Hashes of what the training left behind: snapshots, initial weights, log, curve."""
+def _left(run: RunDir) -> list[Path]:
+    """What a training leaves behind: snapshots, initial weights, log, curve."""
     kept = (path for snapshot in snapshots.find(run.snapshots) for path in (snapshot.caffemodel, snapshot.solverstate))
-    files = [*kept, run.init_weights, run.caffe_log, run.curve]
-    return {str(path.relative_to(run.path)): sha256_file(path) for path in files if path.is_file()}
+    return [*kept, run.init_weights, run.caffe_log, run.curve]

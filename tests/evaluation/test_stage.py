@@ -9,9 +9,11 @@ from dataclasses import replace
 
 import pandas
 import pytest
+from conftest import with_recipe
 
 from bonecaffe.errors import EvaluateError
 from bonecaffe.evaluation import by_snapshot, evaluate, metrics
+from bonecaffe.evaluation.verdict import verdict
 from bonecaffe.predict import predict_run
 
 
@@ -121,7 +123,7 @@ def test_interrupted_pass_over_snapshots_goes_on(evaluated, monkeypatch):
 def test_ids_cannot_inject_markup(evaluated):
     """The recipe's words are escaped."""
     run, _ = evaluated
-    run.write_recipe(run.recipe().with_values({"data.split_seed": 5}, "<script>alert(1)</script>"))
+    with_recipe(run, run.recipe().with_values({"data.split_seed": 5}, "<script>alert(1)</script>"))
     evaluate.evaluate(run)
     assert "<script>" not in run.report.read_text()
 
@@ -135,7 +137,7 @@ def test_ids_cannot_inject_markup(evaluated):
         (lambda text: text.splitlines()[0] + "\n", "4 ids .*no prediction"),
         (lambda text: "\n".join(text.splitlines()[:2]) + "\n", "3 ids .*no prediction"),
         (lambda text: re.sub(r"(?m)^\d+,(\d+),", r"x,\1,", text, count=1), "1 id .x.: not a case of this split"),
-        (lambda text: re.sub(r"(?m)^(\d+),\d+,", r"\1,299,", text, count=1), "row 2 .*cases.csv says"),
+        (lambda text: re.sub(r"(?m)^(\d+),\d+,", r"\1,299,", text, count=1), "row 2 .*cases.csv has"),
     ],
 )
 def test_bad_predictions_are_named(evaluated, change, said):
@@ -154,8 +156,8 @@ def test_verdict_says_what_is_so():
         some = metrics.measure([10, 50, 90, 130], [20, 45, 99, 120], guess=70, resamples=10)
         return replace(some, mad_months=mad, ccc=ccc, guess_mad_months=guess, mad_interval_95=(mad - 2, mad + 2))
 
-    assert "are reached" in evaluate.verdict(False, measured(18.0, 0.80, 34.0))
-    assert "95 % interval 16.0 to 20.0" in evaluate.verdict(False, measured(18.0, 0.80, 34.0))
-    assert "not reached" in evaluate.verdict(False, measured(25.0, 0.60, 34.0))
-    assert "departs" in evaluate.verdict(True, measured(5.0, 0.99, 34.0))
-    assert "learned nothing" in evaluate.verdict(True, measured(35.0, 0.0, 34.0))
+    assert "are reached" in verdict(False, measured(18.0, 0.80, 34.0))
+    assert "95 % interval 16.0 to 20.0" in verdict(False, measured(18.0, 0.80, 34.0))
+    assert "not reached" in verdict(False, measured(25.0, 0.60, 34.0))
+    assert "departs" in verdict(True, measured(5.0, 0.99, 34.0))
+    assert "learned nothing" in verdict(True, measured(35.0, 0.0, 34.0))

@@ -15,6 +15,7 @@ from conftest import SAMPLE
 from bonecaffe.annotate import marking
 from bonecaffe.cli import main
 from bonecaffe.errors import LocateError
+from bonecaffe.hands import provenance
 from bonecaffe.hands.agreement import overlap
 from bonecaffe.hands.images import find_images, read_image
 from bonecaffe.hands.phantom import dataset
@@ -28,7 +29,7 @@ def locator():
     return Locator()
 
 
-def iou(result: finding.Result, truth: ReferencePoints) -> float:
+def iou(result: provenance.FoundHand, truth: ReferencePoints) -> float:
     hand = result.hand()
     return overlap(hand.rectangle(), truth.rectangle()) if hand else 0.0
 
@@ -193,13 +194,13 @@ def test_a_folder_by_command(own_hands, tmp_path):
     found, truth = read_points(table), read_points(own_hands / "points.csv")
     assert len(found) >= 10 and set(found) <= set(truth)
     assert np.median([overlap(found[i].rectangle(), truth[i].rectangle()) for i in found]) > 0.85
-    with open(finding.found_file(table), newline="") as file:
+    with open(provenance.found_file(table), newline="") as file:
         rows = {row["id"]: row for row in csv.DictReader(file)}
     assert len(rows) == 14 and rows["torn"]["ulna_x"] == "" and 0 < float(rows["1001"]["confidence"]) <= 1
     assert cv2.imread(str(tmp_path / "sheet.png")).size > 1000
-    guesses = read_points(finding.found_file(table), guesses=True)  # as annotate --suggest reads it
+    guesses = read_points(provenance.found_file(table), guesses=True)  # as annotate --suggest reads it
     refused = CliRunner().invoke(
-        main, ["points", "import", str(finding.found_file(table)), "--out", str(tmp_path / "x.csv")]
+        main, ["points", "import", str(provenance.found_file(table)), "--out", str(tmp_path / "x.csv")]
     )
     assert refused.exit_code == 1 and "the unsure too" in refused.output and not (tmp_path / "x.csv").exists()
     assert set(found) <= set(guesses)
@@ -217,7 +218,7 @@ def test_work_by_hand_is_not_written_over(hands, tmp_path):
     table.write_bytes((hands / "points.csv").read_bytes())
     done = locate(hands / "images", table)
     assert done.exit_code == 1 and "not as locate wrote it" in done.output
-    assert table.read_bytes() == (hands / "points.csv").read_bytes() and not finding.found_file(table).exists()
+    assert table.read_bytes() == (hands / "points.csv").read_bytes() and not provenance.found_file(table).exists()
 
 
 def test_killed_between_two_files_is_no_work_by_hand(own_hands, tmp_path):
@@ -256,7 +257,7 @@ def test_points_that_locate_found_are_known(own_hands, tmp_path):
     images, table = own_hands / "images", tmp_path / "points.csv"
     assert locate(images, table).exit_code == 0
     count = len(read_points(table))
-    assert finding.located(table) == count >= 10 and finding.located(own_hands / "points.csv") == 0
+    assert provenance.count_found(table) == count >= 10 and provenance.count_found(own_hands / "points.csv") == 0
     first = next(iter(read_points(table)))
     edit = {"ulna_x": "150"}
     rows = list(csv.DictReader(table.open(newline="")))
@@ -266,7 +267,7 @@ def test_points_that_locate_found_are_known(own_hands, tmp_path):
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    assert finding.located(table) == count - 1
+    assert provenance.count_found(table) == count - 1
 
 
 def test_an_image_of_one_row_is_no_bug(hands, tmp_path, locator):

@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 from conftest import prepare_run, tiny
 
-from bonecaffe.caffe import programs
+from bonecaffe.caffe import lmdb, programs
 from bonecaffe.errors import BonecaffeError
 from bonecaffe.hands.images import read_image
-from bonecaffe.network import mean
+from bonecaffe.network import definitions, mean
 from bonecaffe.predict import Predictor, predict_run
-from bonecaffe.prepare import imageset
-from bonecaffe.training import launch, train
+from bonecaffe.training import train
 
 
 def mean_image(path, shape=(3, 224, 224)):
@@ -46,7 +45,7 @@ def test_feed_equals_the_data_layers_for_every_mean(option, hands, tmp_path):
     ours = np.stack([predictor.feed(read_image(run.images / line.rsplit(" ", 1)[0])) for line in lines])
     assert np.array_equal(net.blobs["data"].data, ours)
     predict_run(run)
-    facts = run.manifest()["prototxt"]["mean"]
+    facts = run.read().prototxt.mean
     assert facts["mean"] == kind and ("sha256" in facts) == (option in ("dataset", "file"))
     for path in (run.train_val, run.solver, run.deploy):
         assert f"# Mean subtracted from the input: {mean.words(recipe)}." in path.read_text()
@@ -55,14 +54,14 @@ def test_feed_equals_the_data_layers_for_every_mean(option, hands, tmp_path):
 def test_dataset_mean_is_that_of_the_training_images(hands, tmp_path):
     """compute_image_mean's file holds the mean of what was packed; made anew when the split changes, else kept."""
     run = prepare_run(tmp_path / "run", hands, tiny(network__mean="dataset"))
-    launch.write_prototxts(run, run.recipe())
-    packed = np.mean([pixels for _, _, pixels in imageset.records(run.lmdb("train"))], axis=0)
+    definitions.write(run, run.recipe())
+    packed = np.mean([pixels for _, _, pixels in lmdb.records(run.lmdb("train"))], axis=0)
     assert np.allclose(mean.read(run.mean_file), packed, atol=1e-3)
     stamp = run.mean_file.stat().st_mtime_ns
-    launch.write_prototxts(run, run.recipe())
+    definitions.write(run, run.recipe())
     assert run.mean_file.stat().st_mtime_ns == stamp
     prepare_run(run.path, hands, tiny(network__mean="dataset", data__split_seed=6))
-    launch.write_prototxts(run, run.recipe())
+    definitions.write(run, run.recipe())
     assert run.mean_file.stat().st_mtime_ns != stamp
 
 
@@ -79,5 +78,5 @@ def test_file_that_is_no_mean_of_this_size_is_refused(make, said, own_run, tmp_p
     """Before Caffe is asked; the file is named."""
     make(tmp_path / "own.binaryproto")
     with pytest.raises(BonecaffeError, match=f"own.binaryproto.*{said}"):
-        launch.write_prototxts(own_run, tiny(network__mean=f"file:{tmp_path / 'own.binaryproto'}"))
+        definitions.write(own_run, tiny(network__mean=f"file:{tmp_path / 'own.binaryproto'}"))
     assert not own_run.mean_file.exists()

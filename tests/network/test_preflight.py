@@ -10,13 +10,15 @@ import subprocess
 import lmdb
 import numpy as np
 import pytest
-from conftest import prepare_run, small_file_system, tiny
+from conftest import prepare_run, small_file_system, tiny, with_recipe
 
 from bonecaffe.caffe import installation, programs, shapes, snapshots
 from bonecaffe.errors import BonecaffeError
+from bonecaffe.network import definitions
 from bonecaffe.recipe import Recipe
+from bonecaffe.records import Launch
 from bonecaffe.run import RunDir
-from bonecaffe.training import launch, preflight, train
+from bonecaffe.training import preflight, train
 
 SHORT = {"solver__max_iter": 2, "solver__snapshot": 2, "solver__test_interval": 2}
 
@@ -24,8 +26,8 @@ SHORT = {"solver__max_iter": 2, "solver__snapshot": 2, "solver__test_interval": 
 @pytest.fixture
 def ready(own_trained) -> RunDir:
     """A good run of two iterations, with prototxts, and with the weights and solverstate of an earlier training."""
-    own_trained.write_recipe(tiny(**SHORT))
-    launch.write_prototxts(own_trained, own_trained.recipe())
+    with_recipe(own_trained, tiny(**SHORT))
+    definitions.write(own_trained, own_trained.recipe())
     old = own_trained.path / "old"
     own_trained.snapshots.rename(old)
     own_trained.snapshots.mkdir()
@@ -38,7 +40,7 @@ def caffe_train(run, plan, extra=()):
     command = [str(installation.find().program("caffe")), "train", "-solver", "solver.prototxt"]
     command += ["-weights", str(plan.weights)] if plan.weights else []
     command += ["-snapshot", str(plan.snapshot)] if plan.snapshot else []
-    command += ["-gpu", plan.gpu] if plan.gpu else []
+    command += ["-gpu", plan.gpus] if plan.gpus else []
     done = subprocess.run(
         [*command, *extra],
         cwd=run.path,
@@ -57,7 +59,13 @@ def edit(path, old, new, count=1):
     path.write_text(text.replace(old, new, count))
 
 
-PLAIN, WEIGHTS = preflight.Plan(), preflight.Plan(weights="pre.caffemodel")
+def absolute(run, plan):
+    """The same launch with absolute paths, as a user gives them."""
+    given = {name: getattr(plan, name) for name in ("weights", "snapshot")}
+    return plan.model_copy(update={name: str(run.path / path) for name, path in given.items() if path})
+
+
+PLAIN, WEIGHTS = Launch(), Launch(weights="pre.caffemodel")
 
 
 def crop(run):
@@ -143,27 +151,27 @@ def outputs_clash(run):
 def gpu_wanted(run):
     if installation.find().has_gpu:
         pytest.skip("this Caffe has a GPU build")
-    return preflight.Plan(gpu="0")
+    return Launch(gpus="0")
 
 
 def gpus_wanted(run):
     if installation.find().has_gpu:
         pytest.skip("this Caffe has a GPU build")
-    return preflight.Plan(gpu="0,1")
+    return Launch(gpus="0,1")
 
 
 def weights_and_snapshot(run):
-    return preflight.Plan(weights="pre.caffemodel", snapshot="old/SNAPSHOT_iter_4.solverstate")
+    return Launch.model_construct(weights="pre.caffemodel", snapshot="old/SNAPSHOT_iter_4.solverstate", gpus=None)
 
 
 def model_as_snapshot(run):
-    return preflight.Plan(snapshot="pre.caffemodel")
+    return Launch(snapshot="pre.caffemodel")
 
 
 def state_without_model(run):
     state = programs.caffe_pb2().SolverState.FromString((run.path / "old" / "SNAPSHOT_iter_4.solverstate").read_bytes())
     assert not (run.path / state.learned_net).exists()
-    return preflight.Plan(snapshot="old/SNAPSHOT_iter_4.solverstate")
+    return Launch(snapshot="old/SNAPSHOT_iter_4.solverstate")
 
 
 def prefix_nowhere(run):
@@ -213,7 +221,7 @@ def weights_a_page(run):
 def state_cut(run):
     path = run.path / "old" / "SNAPSHOT_iter_4.solverstate"
     path.write_bytes(path.read_bytes()[:-100])
-    return preflight.Plan(snapshot="old/SNAPSHOT_iter_4.solverstate")
+    return Launch(snapshot="old/SNAPSHOT_iter_4.solverstate")
 
 
 DEADLY = {  # misconfiguration: (how Caffe says it, how preflight does)
@@ -249,7 +257,7 @@ def test_caffe_dies_and_preflight_said_so(ready, misconfigure):
     """One line that a user understands, before Caffe's own."""
     theirs, ours = DEADLY[misconfigure]
     plan = misconfigure(ready)
-    plan = preflight.Plan(*(ready.path / path if path else None for path in (plan.weights, plan.snapshot)), plan.gpu)
+    plan = absolute(ready, plan)
     report = preflight.examine(ready, plan)
     said = [problem for problem in report.problems if ours in problem]
     assert said, report.problems
@@ -262,7 +270,7 @@ def test_caffe_dies_and_preflight_said_so(ready, misconfigure):
 def test_web_page_as_weights_is_silent_and_preflight_said_so(ready):
     """Caffe takes a page saved as .caffemodel for weights without layers, starts from the fillers, and exits 0."""
     plan = weights_a_page(ready)
-    plan = preflight.Plan(weights=ready.path / plan.weights)
+    plan = absolute(ready, plan)
     assert any("an HTML page, not a caffemodel" in problem for problem in preflight.examine(ready, plan).problems)
     code, output = caffe_train(ready, plan)
     assert code == 0 and "Finetuning from" in output
@@ -292,7 +300,7 @@ def test_full_disk_kills_caffe_at_its_snapshot_and_preflight_said_so(hands, tmp_
     """The snapshots to come don't fit."""
     with small_file_system(tmp_path / "small", "6m") as small:
         run = prepare_run(small / "run", hands, tiny(**SHORT, network__fc_outputs=(2048, 64), data__train_cases=4))
-        launch.write_prototxts(run, run.recipe())
+        definitions.write(run, run.recipe())
         run.snapshots.mkdir()
         assert any("MB free, and 1 snapshots of" in problem for problem in preflight.examine(run).problems)
         with pytest.raises(BonecaffeError, match="MB free"):
@@ -308,10 +316,10 @@ def test_memory_is_foreseen(ready, monkeypatch):
     assert any(re.search(r"training would need about [\d.]+ GB of memory", problem) for problem in problems)
 
 
-@pytest.mark.parametrize("plan", [PLAIN, preflight.Plan(weights="pre.caffemodel")], ids=["plain", "weights"])
+@pytest.mark.parametrize("plan", [PLAIN, Launch(weights="pre.caffemodel")], ids=["plain", "weights"])
 def test_no_alarm_on_a_good_run(ready, plan):
     """What Caffe trains to its end, preflight passes."""
-    plan = preflight.Plan(ready.path / plan.weights if plan.weights else None)
+    plan = absolute(ready, plan)
     report = preflight.examine(ready, plan)
     assert report.problems == []
     if plan.weights:
@@ -325,7 +333,7 @@ def test_no_alarm_on_a_resume(ready):
     """A complete pair."""
     (ready.path / "old").rename(ready.path / "older")
     shutil.copytree(ready.path / "older", ready.snapshots, dirs_exist_ok=True)
-    plan = preflight.Plan(snapshot=ready.snapshots / "SNAPSHOT_iter_4.solverstate")
+    plan = Launch(snapshot=str(ready.snapshots / "SNAPSHOT_iter_4.solverstate"))
     assert preflight.examine(ready, plan).problems == []
 
 
@@ -334,7 +342,7 @@ def test_no_alarm_on_the_recipes_but_the_gpu(name, hands, tmp_path):
     """The three recipes on a dozen hands; the paper's wants a GPU, and that is all."""
     values = {"data.train_cases": 8, "data.test_cases": 4, "solver.test_iter": 2}
     run = prepare_run(tmp_path / "run", hands, Recipe.load(name).with_values(values, "tests: a dozen hands"))
-    launch.write_prototxts(run, run.recipe())
+    definitions.write(run, run.recipe())
     problems = preflight.examine(run).problems
     assert [problem for problem in problems if "GPU" not in problem] == []
     assert len(problems) == (1 if name == "paper" and not installation.find().has_gpu else 0)
@@ -359,7 +367,7 @@ def test_shapes_are_those_of_caffe(name, tmp_path):
 
 def test_train_asks_preflight(own_run):
     """`train` refuses what preflight refuses, before Caffe is started."""
-    launch.write_prototxts(own_run, own_run.recipe())
+    definitions.write(own_run, own_run.recipe())
     crop(own_run)
     with pytest.raises(BonecaffeError, match="crop_size 227"):
         train.train(own_run)

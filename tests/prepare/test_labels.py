@@ -6,10 +6,11 @@ import pandas
 import pytest
 from conftest import edit_table, losses_of_test, prepare_run, tiny
 
+from bonecaffe.caffe import lmdb
 from bonecaffe.errors import PrepareError
 from bonecaffe.predict import predict_run
 from bonecaffe.prepare import imageset
-from bonecaffe.prepare.prepare import with_split
+from bonecaffe.prepare.inputs import with_split
 from bonecaffe.training import train
 
 
@@ -27,7 +28,7 @@ def test_convert_imageset_cuts_in_silence(own_run):
     names = [line.rsplit(" ", 1)[0] for line in own_run.list_file("train").read_text().splitlines()[:2]]
     (own_run.path / "cut.txt").write_text(f"{names[0]} 126.7\n{names[1]} abc\n")
     imageset.convert(own_run.images, own_run.path / "cut.txt", own_run.path / "cut", tiny().preparation)
-    assert [label for _, label, _ in imageset.records(own_run.path / "cut")] == [126, 0]
+    assert [label for _, label, _ in lmdb.records(own_run.path / "cut")] == [126, 0]
 
 
 def test_fractional_ages_are_refused_with_the_remedies(fractional, tmp_path):
@@ -45,7 +46,7 @@ def test_rounded_ages_are_packed_and_declared(fractional, tmp_path):
     recipe = with_split(tiny(), None, None, None, "round")
     run = prepare_run(tmp_path / "run", fractional, recipe)
     ages = pandas.read_csv(run.cases_file, dtype={"id": str}).set_index("id").boneage_months
-    for key, label, _ in imageset.records(run.lmdb("train")):
+    for key, label, _ in lmdb.records(run.lmdb("train")):
         exact = ages[key.split("_", 1)[1].removesuffix(".png")]
         assert label == int(exact + 0.5) and exact % 1 == pytest.approx(0.7)
     assert ("data.labels", "prepare --labels round") in [(d.field, d.reason) for d in run.recipe().departures()]
@@ -55,7 +56,7 @@ def test_exact_ages_reach_the_loss(fractional, tmp_path):
     """Through a second Data layer; `caffe test` reports the loss that the exact ages give."""
     run = prepare_run(tmp_path / "run", fractional, tiny(data__labels="exact"))
     ages = pandas.read_csv(run.cases_file, dtype={"id": str})
-    assert imageset.read_labels(run.labels_lmdb("train")) == pytest.approx(ages.boneage_months[:8].tolist())
+    assert lmdb.read_labels(run.labels_lmdb("train")) == pytest.approx(ages.boneage_months[:8].tolist())
     assert train.train(run).state == "finished"
     predict_run(run)
     table = pandas.read_csv(run.predictions("test"))

@@ -17,12 +17,12 @@ import pandas
 import pytest
 from conftest import REPOSITORY, edit_table, prepare_run, small_file_system, tiny
 
-from bonecaffe.caffe import programs
+from bonecaffe.caffe import lmdb, programs
 from bonecaffe.errors import BonecaffeError, CasesError, ImageError, PointsError, PrepareError, RunError
 from bonecaffe.hands.cases import read_cases
 from bonecaffe.hands.images import find_images, read_image
 from bonecaffe.hands.reference_points import read_points
-from bonecaffe.prepare import imageset, normalize, prepare
+from bonecaffe.prepare import images, imageset, normalize, prepare
 from bonecaffe.run import SPLITS, RunDir
 
 
@@ -42,7 +42,7 @@ def test_lmdbs_hold_every_case_label_and_pixel(prepared, hands):
     seen = []
     for split in SPLITS:
         listed = [line.rsplit(" ", 1) for line in prepared.list_file(split).read_text().splitlines()]
-        packed = list(imageset.records(prepared.lmdb(split)))
+        packed = list(lmdb.records(prepared.lmdb(split)))
         assert [key for key, _, _ in packed] == [f"{i:08d}_{path}" for i, (path, _) in enumerate(listed)]
         for (path, written), (_, label, pixels) in zip(listed, packed, strict=True):
             case_id = path.removesuffix(".png")
@@ -52,7 +52,7 @@ def test_lmdbs_hold_every_case_label_and_pixel(prepared, hands):
             assert np.array_equal(read_image(prepared.image(case_id)), expected)
             seen.append(case_id)
     assert len(seen) == len(set(seen)) == 12
-    assert prepared.manifest()["prepare"]["records"] == {"train": 8, "test": 4}
+    assert prepared.read().prepare.records == {"train": 8, "test": 4}
 
 
 @pytest.mark.parametrize("which", ["phantoms", "real"])
@@ -83,7 +83,7 @@ def test_bytes_equal_the_papers_own_command(which, hands, tmp_path, request):
                 str(tmp_path / split),
             ],
         )
-        ours, theirs = list(imageset.records(run.lmdb(split))), list(imageset.records(tmp_path / split))
+        ours, theirs = list(lmdb.records(run.lmdb(split))), list(lmdb.records(tmp_path / split))
         assert [record[:2] for record in ours] == [record[:2] for record in theirs]
         assert all(np.array_equal(a[2], b[2]) for a, b in zip(ours, theirs, strict=True))
 
@@ -92,9 +92,9 @@ def test_again_with_nothing_changed_does_nothing(prepared, hands, own_run):
     """And says so; a changed table or recipe is noticed."""
     before = outputs(own_run)
     arguments = (hands / "images", hands / "ages.csv", hands / "points.csv")
-    assert prepare.prepare(own_run, *arguments, tiny()) is False
+    assert prepare.prepare(own_run, *arguments, tiny()).made is False
     assert outputs(own_run) == before
-    assert prepare.prepare(own_run, *arguments, tiny(preparation__margin=0.1)) is True
+    assert prepare.prepare(own_run, *arguments, tiny(preparation__margin=0.1)).made is True
     assert outputs(own_run) != before
 
 
@@ -103,8 +103,8 @@ def test_order_and_seed_decide_the_bytes(hands, prepared, tmp_path):
     again = prepare_run(tmp_path / "again", hands, workers=1)
     for split in SPLITS:
         assert again.list_file(split).read_bytes() == prepared.list_file(split).read_bytes()
-        assert [r[2].tobytes() for r in imageset.records(again.lmdb(split))] == [
-            r[2].tobytes() for r in imageset.records(prepared.lmdb(split))
+        assert [r[2].tobytes() for r in lmdb.records(again.lmdb(split))] == [
+            r[2].tobytes() for r in lmdb.records(prepared.lmdb(split))
         ]
     other = prepare_run(tmp_path / "other", hands, tiny(data__split_seed=99))
     assert other.list_file("train").read_bytes() != prepared.list_file("train").read_bytes()
@@ -182,8 +182,8 @@ def test_half_written_lmdb_is_replaced(own_run, hands):
     """An LMDB cut off by a crash is noticed and made anew; one in the way of convert_imageset is refused."""
     data = own_run.lmdb("train") / "data.mdb"
     data.write_bytes(data.read_bytes()[:5000])
-    assert prepare.prepare(own_run, hands / "images", hands / "ages.csv", hands / "points.csv", tiny()) is True
-    assert len(list(imageset.records(own_run.lmdb("train")))) == 8
+    assert prepare.prepare(own_run, hands / "images", hands / "ages.csv", hands / "points.csv", tiny()).made is True
+    assert len(list(lmdb.records(own_run.lmdb("train")))) == 8
     with pytest.raises(PrepareError, match="exists already"):
         imageset.convert(own_run.images, own_run.list_file("train"), own_run.lmdb("train"), tiny().preparation)
 
@@ -191,7 +191,7 @@ def test_half_written_lmdb_is_replaced(own_run, hands):
 def test_skipped_image_is_noticed(own_run):
     """convert_imageset skips what it cannot read and exits 0; the audit names the first that is missing."""
     recipe, cases = own_run.recipe(), read_cases(own_run.cases_file)[:8]
-    hashes = {case_id: entry["pixels_sha256"] for case_id, entry in own_run.manifest()["prepare"]["cases"].items()}
+    hashes = {case_id: case.pixels_sha256 for case_id, case in own_run.read().prepare.cases.items()}
     own_run.image(cases[3].id).write_bytes(b"not a png")
     target = own_run.path / "again_lmdb"
     imageset.convert(own_run.images, own_run.list_file("train"), target, recipe.preparation)
@@ -202,7 +202,7 @@ def test_skipped_image_is_noticed(own_run):
 def test_every_wrong_record_is_noticed(own_run):
     """Another label, another order, another size, another pixel."""
     recipe, cases = own_run.recipe(), read_cases(own_run.cases_file)[:8]
-    hashes = {case_id: entry["pixels_sha256"] for case_id, entry in own_run.manifest()["prepare"]["cases"].items()}
+    hashes = {case_id: case.pixels_sha256 for case_id, case in own_run.read().prepare.cases.items()}
     lines = own_run.list_file("train").read_text().splitlines()
 
     def packed(name, listed, folder=own_run.images, size=recipe.preparation):
@@ -224,35 +224,36 @@ def test_every_wrong_record_is_noticed(own_run):
     image[0, 0] ^= 1
     cv2.imwrite(str(other / path), image)
     wrong["pixel"] = (packed("pixel", lines, folder=other), "its pixels are not")
-    for lmdb, said in wrong.values():
+    for database, said in wrong.values():
         with pytest.raises(PrepareError, match=said):
-            imageset.audit(lmdb, cases, hashes, recipe.preparation)
+            imageset.audit(database, cases, hashes, recipe.preparation)
 
 
 def test_training_hands_are_packed_while_test_hands_are_normalized(hands, prepared, tmp_path, monkeypatch):
     """The first test hand waits here until the training hands are packed: it would wait in vain if they waited for it."""
-    packed, convert, normalize_file = threading.Event(), imageset.convert, prepare.normalize_file
+    packed, start, normalize_file = threading.Event(), imageset.Conversion, images.normalize_file
 
-    def convert_and_tell(folder, list_file, lmdb, preparation):
-        convert(folder, list_file, lmdb, preparation)
-        packed.set()
+    def start_and_tell(*given):
+        conversion = start(*given)
+        threading.Thread(target=lambda: (conversion._call._process.wait(), packed.set())).start()
+        return conversion
 
     def wait_and_normalize(job):
         assert job.id not in tests or packed.wait(60)
         return normalize_file(job)
 
-    tests = set(prepared.manifest()["prepare"]["split"]["test"])
-    monkeypatch.setattr(imageset, "convert", convert_and_tell)
-    monkeypatch.setattr(prepare, "normalize_file", wait_and_normalize)
+    tests = set(prepared.read().prepare.split["test"])
+    monkeypatch.setattr(imageset, "Conversion", start_and_tell)
+    monkeypatch.setattr(images, "normalize_file", wait_and_normalize)
     run = prepare_run(tmp_path / "run", hands, workers=1)
     for split in SPLITS:
-        ours, theirs = imageset.records(run.lmdb(split)), imageset.records(prepared.lmdb(split))
+        ours, theirs = lmdb.records(run.lmdb(split)), lmdb.records(prepared.lmdb(split))
         assert all(a[:2] == b[:2] and np.array_equal(a[2], b[2]) for a, b in zip(ours, theirs, strict=True))
 
 
 def test_bad_test_hand_undoes_the_packed_training_hands(own_hands, prepared, tmp_path):
     """A damaged image that is met after the training hands were packed: named, and nothing is left."""
-    path = own_hands / "images" / f"{prepared.manifest()['prepare']['split']['test'][-1]}.png"
+    path = own_hands / "images" / f"{prepared.read().prepare.split['test'][-1]}.png"
     content = path.read_bytes()
     path.write_bytes(content[:3000] + bytes(200) + content[3200:])
     with pytest.raises(PrepareError, match=path.stem):
@@ -268,11 +269,11 @@ def test_added_images_cost_themselves_alone(hands, tmp_path, monkeypatch):
     run = RunDir(tmp_path / "run")
     recipe = tiny(data__train_cases=5, data__test_cases=4)
     prepare.prepare(run, hands / "images", nine, hands / "points.csv", recipe)
-    normalized, normalize_file = [], prepare.normalize_file
-    monkeypatch.setattr(prepare, "normalize_file", lambda job: normalized.append(job.id) or normalize_file(job))
+    normalized, normalize_file = [], images.normalize_file
+    monkeypatch.setattr(images, "normalize_file", lambda job: normalized.append(job.id) or normalize_file(job))
     prepare_run(run.path, hands)
     assert sorted(normalized) == sorted(table.id[9:])
-    assert run.manifest()["prepare"]["records"] == {"train": 8, "test": 4}
+    assert run.read().prepare.records == {"train": 8, "test": 4}
 
 
 def test_two_at_once_are_refused(own_run, hands):
@@ -310,7 +311,7 @@ def test_pixels_of_other_points_are_not_taken_over(hands, tmp_path, monkeypatch)
     (data / "points.csv").write_text(first)
     monkeypatch.setattr(prepare, "write_cases", write_text)
     run = prepare_run(tmp_path / "run", data)
-    assert run.manifest()["prepare"]["records"] == {"train": 8, "test": 4}
+    assert run.read().prepare.records == {"train": 8, "test": 4}
 
 
 def test_kill_and_again_picks_up(tmp_path):
@@ -380,19 +381,18 @@ def test_full_disk_is_said_and_nothing_is_left(hands, small_disk, monkeypatch):
 
 def test_manifest_holds_no_path_and_every_hash(prepared):
     """Names and hashes, so that a run can be shown to others."""
-    text = json.dumps(prepared.manifest())
+    text = prepared.manifest_file.read_text()
     assert str(prepared.path.parent) not in text
-    facts = prepared.manifest()["prepare"]
-    assert len(facts["cases"]) == 12 and all(
-        len(entry["source_sha256"]) == len(entry["pixels_sha256"]) == 64 for entry in facts["cases"].values()
-    )
+    cases = json.loads(text)["prepare"]["cases"]
+    assert len(cases) == 12
+    assert all(len(entry["source_sha256"]) == len(entry["pixels_sha256"]) == 64 for entry in cases.values())
 
 
 def test_real_hands_are_prepared(real_hands, tmp_path):
     """Real images, ages and points pass through; hands without an age are counted."""
     run = prepare_run(tmp_path / "run", real_hands, tiny(data__train_cases=39, data__test_cases=20))
-    facts = run.manifest()["prepare"]
-    assert facts["records"] == {"train": 39, "test": 20} and facts["left_out"] == {"without an age": 5}
+    record = run.read().prepare
+    assert record.records == {"train": 39, "test": 20} and record.left_out == {"without an age": 5}
 
 
 def test_refused_second_prepare_leaves_the_first_alone(own_run, hands):
@@ -405,7 +405,7 @@ def test_refused_second_prepare_leaves_the_first_alone(own_run, hands):
     assert (work / "images").is_dir()
 
 
-class KillsItsWorker(prepare.Job):
+class KillsItsWorker(images.Job):
     """A job whose arrival in a worker process ends that process as the kernel does when memory runs out."""
 
     def __reduce__(self):
@@ -414,13 +414,13 @@ class KillsItsWorker(prepare.Job):
 
 def test_killed_worker_is_an_error_not_a_wait(hands, tmp_path, monkeypatch):
     """A worker process killed: said, and nothing is left."""
-    all_jobs = prepare._jobs
+    all_jobs = prepare.jobs_of
 
     def last_one_kills(*given):
         *jobs, last = all_jobs(*given)
         return [*jobs, KillsItsWorker(**vars(last))]
 
-    monkeypatch.setattr(prepare, "_jobs", last_one_kills)
+    monkeypatch.setattr(prepare, "jobs_of", last_one_kills)
     with pytest.raises(PrepareError, match="worker process was killed"):
         prepare_run(tmp_path / "run", hands, tiny(), workers=2)
     assert not (tmp_path / "run").exists()

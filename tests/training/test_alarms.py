@@ -73,7 +73,7 @@ def test_a_net_that_answers_the_mean_is_told_on(own_run):
     assert outcome.state == "finished"
     assert any("answers the mean age" in alarm for alarm in outcome.alarms)
     assert any(sentence.startswith("ALARM: iteration 8") for sentence in said)
-    assert own_run.manifest()["train"]["attempts"][0]["alarms"] == list(outcome.alarms)
+    assert own_run.read().train.attempts[0].alarms == outcome.alarms
 
 
 def test_last_words_are_translated():

@@ -76,7 +76,7 @@ def test_closed_pipe_never_stops_a_training(own_run):
     driver.stdout.readline()
     driver.stdout.close()
     driver.wait(60)
-    assert train.state(own_run) == "finished"
+    assert own_run.state() == "finished"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="pty")

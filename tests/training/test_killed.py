@@ -83,7 +83,7 @@ def strike(run: RunDir, blow: str, where: str, seed: int) -> str:
             os.kill(pid, number)
     said = driver.communicate(timeout=60)[1]
     assert until(lambda: not caffes(run) and not run.holder(), 30), "Caffe trains on unseen"
-    state = train.state(run)
+    state = run.state()
     found = snapshots.find(run.snapshots)
     whole = bool(found) and found[-1].iteration == run.recipe().solver.max_iter and found[-1].flaw() is None
     log = run.caffe_log.read_text(errors="replace") if run.caffe_log.is_file() else ""
@@ -110,13 +110,13 @@ def strike(run: RunDir, blow: str, where: str, seed: int) -> str:
         said = again.communicate(timeout=120)[1]
         assert again.returncode == 0, said
         became += f"; resumed from {resumable.iteration}" if resumable else "; begun anew"
-    assert train.state(run) == "finished"
-    assert run.manifest()["train"]["iteration"] == run.recipe().solver.max_iter
+    assert run.state() == "finished"
+    assert run.read().train.iteration == run.recipe().solver.max_iter
     assert snapshots.find(run.snapshots)[-1].flaw() is None
     curve = pandas.read_csv(run.curve)
     wanted = list(range(run.recipe().solver.max_iter + 1))
     assert curve[curve.phase == "train"].iteration.tolist() == wanted, "the curve has a gap"
-    assert [attempt["state"] for attempt in run.manifest()["train"]["attempts"]][-1] == "finished"
+    assert [attempt.state for attempt in run.read().train.attempts][-1] == "finished"
     return became
 
 

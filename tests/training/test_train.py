@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pandas
 import pytest
-from conftest import prepare_run, tiny
+from conftest import prepare_run, tiny, with_recipe
 
 from bonecaffe.caffe import gpus, installation, snapshots
 from bonecaffe.errors import BonecaffeError, CaffeError, TrainError
-from bonecaffe.network import prototxt
+from bonecaffe.network import definitions, prototxt
 from bonecaffe.recipe import Recipe
+from bonecaffe.records import Launch
 from bonecaffe.run import RunDir
 from bonecaffe.training import launch, preflight, train
 
@@ -31,9 +32,9 @@ def test_finished_run_has_all_it_should(trained):
     assert list(curve.columns) == ["iteration", "phase", "loss", "rmse_months"]
     assert curve[curve.phase == "test"].iteration.tolist() == [0, 4, 8, 12]
     assert all(abs(row.rmse_months - math.sqrt(2 * row.loss)) < 1e-3 * row.rmse_months for row in curve.itertuples())
-    facts = trained.manifest()["train"]
-    assert facts["state"] == "finished" and facts["iteration"] == 12
-    assert facts["attempts"][0]["command"] == "caffe train --solver solver.prototxt"
+    record = trained.read().train
+    assert record.state == "finished" and record.iteration == 12
+    assert record.attempts[0].command == "caffe train --solver solver.prototxt"
 
 
 def test_finished_run_is_not_trained_again(own_trained):
@@ -56,7 +57,7 @@ def test_interrupted_run_is_not_finished(own_run):
     outcome = train.train(own_run, watch=stop)
     assert outcome.state == "interrupted" and 6 <= outcome.iteration < 4000
     assert "Optimization Done." in own_run.caffe_log.read_text()
-    assert own_run.manifest()["train"]["state"] == "interrupted"
+    assert own_run.read().train.state == "interrupted"
     with pytest.raises(TrainError, match="--resume"):
         train.train(own_run)
 
@@ -78,9 +79,9 @@ def test_interrupted_and_resumed_run_ends_where_it_should(own_run):
     curve = pandas.read_csv(own_run.curve)
     assert curve[curve.phase == "train"].iteration.tolist() == list(range(301))  # Caffe reports the last one too
     assert own_run.caffe_log.read_text().count("# bonecaffe ") == 2
-    attempts = own_run.manifest()["train"]["attempts"]
-    assert [attempt["state"] for attempt in attempts] == ["interrupted", "finished"]
-    assert f"resumed from iteration {first.iteration}" == attempts[1]["start"]
+    attempts = own_run.read().train.attempts
+    assert [attempt.state for attempt in attempts] == ["interrupted", "finished"]
+    assert f"resumed from iteration {first.iteration}" == attempts[1].start
 
 
 def test_torn_snapshot_is_passed_over(own_run):
@@ -118,13 +119,13 @@ def test_diverged_run_is_stopped_and_said(own_run):
     )
     outcome = train.train(own_run)
     assert outcome.state == "diverged" and outcome.iteration < 4000 and "base_lr" in outcome.why
-    assert own_run.manifest()["train"]["state"] == "diverged"
+    assert own_run.read().train.state == "diverged"
 
 
 def test_caffes_fatal_line_is_passed_on(own_run, monkeypatch):
     """What Caffe died of, where preflight did not foresee it, stands in the outcome, without glog's preamble."""
-    monkeypatch.setattr(preflight, "examine", lambda run, plan: preflight.Report())
-    launch.write_prototxts(own_run, own_run.recipe())
+    monkeypatch.setattr(preflight, "examine", lambda run, call, staged: preflight.Report())
+    definitions.write(own_run, own_run.recipe())
     own_run.train_val.write_text(own_run.train_val.read_text().replace('"train_lmdb"', '"nowhere_lmdb"'))
     heard = []
     outcome = train.train(own_run, say=heard.append)
@@ -138,8 +139,10 @@ def test_paper_wants_weights_and_a_gpu(hands, tmp_path):
     run = prepare_run(tmp_path / "run", hands, recipe)
     with pytest.raises(TrainError, match=r"fetch_caffenet\.py"):
         train.train(run, cpu=True)
-    assert run.recipe().solver.solver_mode == "CPU"
-    assert any(d.field == "solver.solver_mode" and "--cpu" in d.reason for d in run.recipe().departures())
+    assert run.recipe() == recipe  # refused: no trace
+    on_cpu = launch.as_launched(run.recipe(), None, None)
+    assert on_cpu.solver.solver_mode == "CPU"
+    assert any(d.field == "solver.solver_mode" and "--cpu" in d.reason for d in on_cpu.departures())
     if not installation.find().has_gpu:
         with pytest.raises(CaffeError, match="without GPU support"):
             train.train(run, gpu="0")
@@ -163,13 +166,13 @@ def test_gpu_command_lines(own_run, monkeypatch):
     monkeypatch.setattr(installation, "find", lambda: _GpuCaffe)
     monkeypatch.setattr(gpus, "_DRIVERS", (Path("/proc"),))
     paper = Recipe.load("paper")
-    assert launch.compute_with(paper, None, False) == (paper, ["--gpu", "0"])
-    assert launch.compute_with(paper, "2", False)[1] == ["--gpu", "2"]
+    assert launch.gpus_for(paper, None, False) == "0" and launch.as_launched(paper, None, "0") == paper
+    assert Launch(gpus=launch.gpus_for(paper, "2", False)).arguments()[-2:] == ["--gpu", "2"]
     with pytest.raises(CaffeError, match="NCCL"):
-        launch.compute_with(paper, "0,1", False)
+        launch.gpus_for(paper, "0,1", False)
     monkeypatch.setattr(_GpuCaffe, "has_nccl", True)
-    assert launch.compute_with(paper, "all", False)[1] == ["--gpu", "all"]
-    assert launch.compute_with(paper, None, True)[1] == []
+    assert Launch(gpus=launch.gpus_for(paper, "all", False)).arguments()[-2:] == ["--gpu", "all"]
+    assert Launch(gpus=launch.gpus_for(paper, None, True)).arguments() == ["train", "--solver", "solver.prototxt"]
 
 
 def test_pretrained_weights_reach_caffe(own_trained, tmp_path):
@@ -194,12 +197,13 @@ def test_same_seed_twice_gives_the_same_model(hands, tmp_path, trained):
     )
 
 
-def test_changed_data_are_not_trained_on_from_an_old_snapshot(own_trained, hands):
+def test_changed_data_are_not_trained_on_from_an_old_snapshot(own_trained, hands, tmp_path):
     """Resuming after the split changed is refused, with what changed."""
-    own_trained.write_recipe(tiny(solver__max_iter=20))
-    prepare_run(own_trained.path, hands, tiny(solver__max_iter=20, data__split_seed=4))
+    other = prepare_run(tmp_path / "other", hands, tiny(data__split_seed=4))
+    shutil.copytree(own_trained.snapshots, other.snapshots)
+    other.record(own_trained.read().train)
     with pytest.raises(TrainError, match="prepare.* changed"):
-        train.train(own_trained, resume=True)
+        train.train(other, resume=True)
 
 
 def test_snapshots_are_ordered_by_number(tmp_path):
@@ -219,11 +223,11 @@ def test_unprepared_run_says_what_to_do(tmp_path):
 
 def test_prototxts_follow_the_recipe_unless_edited(own_run):
     """A changed recipe renews them; an edit by hand stays, and is named."""
-    launch.write_prototxts(own_run, tiny())
-    assert launch.write_prototxts(own_run, tiny(solver__max_iter=99)) == []
+    definitions.write(own_run, tiny())
+    assert definitions.write(own_run, tiny(solver__max_iter=99)) == []
     assert "max_iter: 99" in own_run.solver.read_text()
     own_run.solver.write_text(own_run.solver.read_text().replace("max_iter: 99", "max_iter: 98"))
-    assert launch.write_prototxts(own_run, tiny(solver__max_iter=97)) == ["solver.prototxt"]
+    assert definitions.write(own_run, tiny(solver__max_iter=97)) == ["solver.prototxt"]
     assert "max_iter: 98" in own_run.solver.read_text()
     assert own_run.deploy.read_text() == prototxt.deploy(tiny(solver__max_iter=97))
 
@@ -239,7 +243,7 @@ def test_driver_works_from_a_thread(own_run):
 
 def test_refused_training_changes_nothing(own_trained):
     """`train --cpu` on a GPU's finished run, weights with --resume, another rate: refused, every file as it was."""
-    own_trained.write_recipe(tiny(solver__solver_mode="GPU"))
+    with_recipe(own_trained, tiny(solver__solver_mode="GPU"))
 
     def files():
         return {
@@ -254,7 +258,7 @@ def test_refused_training_changes_nothing(own_trained):
     with pytest.raises(TrainError, match="Give one of them"):
         train.train(own_trained, given_weights=own, cpu=True, resume=True)
     assert files() == before
-    own_trained.write_recipe(tiny(solver__base_lr=0.002))
+    with_recipe(own_trained, tiny(solver__base_lr=0.002))
     before = files()
     for resume in (False, True):
         with pytest.raises(TrainError, match="--resume|solver changed"):
@@ -293,7 +297,7 @@ def test_new_training_starts_a_new_log_and_curve(own_run):
 
 def test_edited_solver_decides_when_it_is_finished(own_run):
     """max_iter edited by hand is what Caffe trains to, and what it is judged by."""
-    launch.write_prototxts(own_run, own_run.recipe())
+    definitions.write(own_run, own_run.recipe())
     own_run.solver.write_text(own_run.solver.read_text().replace("max_iter: 12", "max_iter: 2"))
     outcome = train.train(own_run)
     assert (outcome.state, outcome.iteration) == ("finished", 2)
@@ -317,16 +321,16 @@ def test_weights_are_declared(own_trained, tmp_path):
     """Weights that are not BVLC's are named as such among the departures."""
     own_trained.snapshots.rename(tmp_path / "old")
     train.train(own_trained, given_weights=tmp_path / "old" / "SNAPSHOT_iter_12.caffemodel")
-    departure = next(d for d in own_trained.trained_recipe().departures() if d.field == "training.initial_weights")
+    departure = next(d for d in launch.departures(own_trained) if d.field == "training.initial_weights")
     assert departure.here == "given" and "not BVLC's" in departure.reason
-    assert len(own_trained.manifest()["train"]["weights_sha256"]) == 64
+    assert len(own_trained.read().train.weights.sha256) == 64
 
 
 def test_finished_without_its_last_model_is_not_done(own_trained):
     """The last snapshot removed: not "nothing to do", and not listed as finished."""
     for path in own_trained.snapshots.glob("*_iter_12.*"):
         path.unlink()
-    assert train.state(own_trained) == "last model gone"
+    assert own_trained.state() == "last model gone"
     with pytest.raises(TrainError, match="up to iteration 8"):
         train.train(own_trained)
     assert train.train(own_trained, resume=True).state == "finished"
@@ -353,8 +357,8 @@ def test_failure_of_the_driver_is_recorded(own_run, monkeypatch):
     monkeypatch.setattr(drive.Progress, "note", lambda self, event, now: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train.train(own_run)
-    attempt = own_run.manifest()["train"]["attempts"][-1]
-    assert train.state(own_run) == "died" and attempt["why"] == "the driver failed: ZeroDivisionError"
+    attempt = own_run.read().train.attempts[-1]
+    assert own_run.state() == "died" and attempt.why == "the driver failed: ZeroDivisionError"
 
 
 def test_nohup_is_respected(own_run):

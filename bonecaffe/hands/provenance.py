@@ -1,0 +1,107 @@
+"""Where the points of a table come from: marked by a hand, accepted suggestions, or found by a program.
+
+`bonecaffe locate` writes what it found beside the table it makes (``points.found.csv``), and `bonecaffe annotate` what it
+has to remember of each hand (``points.notes.csv``). Whoever uses the table learns from them which points nobody marked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from bonecaffe.errors import AnnotateError, LocateError
+from bonecaffe.files import read_table, table_text, write_text
+from bonecaffe.hands.reference_points import COLUMNS, ReferencePoints, coordinate_text
+
+FOUND_COLUMNS = (*COLUMNS, "confidence", "verdict", "key")
+
+
+@dataclass(frozen=True)
+class FoundHand:
+    """One image looked at by `locate`: points, confidence, verdict.
+
+    The points are a guess where the verdict is not ``sure``, and None where there are none. ``key`` names image and model.
+    """
+
+    id: str
+    width: int
+    height: int
+    points: tuple[tuple[float, float], ...] | None
+    confidence: float
+    verdict: str
+    key: str
+
+    @property
+    def sure(self) -> bool:
+        """Whether the points are good enough to be used unseen."""
+        return self.verdict == "sure"
+
+    def hand(self) -> ReferencePoints | None:
+        """The points as points.csv has them; None when there are none."""
+        return ReferencePoints(self.id, self.width, self.height, self.points) if self.points else None
+
+    def row(self) -> list[str]:
+        """The hand as a row of points.csv."""
+        coordinates = [coordinate_text(value) for point in self.points or () for value in point]
+        return [self.id, str(self.width or ""), str(self.height or ""), *(coordinates or [""] * 14)]
+
+
+def found_file(table: Path) -> Path:
+    """Where all that was found is kept beside the points: confidences, verdicts, guesses."""
+    return table.with_name(f"{table.stem}.found.csv")
+
+
+def notes_file(table: Path) -> Path:
+    """Where `annotate` keeps what it remembers beside the points."""
+    return table.with_name(f"{table.stem}.notes.csv")
+
+
+def read_found(table: Path) -> dict[str, FoundHand]:
+    """What `locate` found before for a table of points, by id; empty when it found nothing yet."""
+    path = found_file(table)
+    if not path.is_file() or path.is_symlink():
+        return {}
+    hands = {}
+    for number, row in read_table(path, LocateError).rows():
+        try:
+            values = [row[column] for column in COLUMNS[3:]]
+            pairs = zip(values[::2], values[1::2], strict=True)
+            points = tuple((float(x), float(y)) for x, y in pairs) if values[0] else None
+            size = int(row["width"] or 0), int(row["height"] or 0)
+            hands[row["id"]] = FoundHand(row["id"], *size, points, float(row["confidence"]), row["verdict"], row["key"])
+        except (KeyError, ValueError) as error:
+            raise LocateError(
+                f"{path}: row {number}: not as locate writes it ({error}). Remove the file; it is made again."
+            ) from None
+    return hands
+
+
+def write_found(table: Path, hands: Mapping[str, FoundHand]) -> None:
+    """Write what was found for a table of points, whole or not at all."""
+    rows = [[*hand.row(), f"{hand.confidence:.3f}", hand.verdict, hand.key] for _, hand in sorted(hands.items())]
+    write_text(found_file(table), table_text(FOUND_COLUMNS, rows))
+
+
+def count_found(table: Path) -> int:
+    """How many hands of a table have the very points that `locate` found and wrote beside it."""
+    found = read_found(table)
+    if not found or not table.is_file():
+        return 0
+    rows = {row["id"]: row for _, row in read_table(table, LocateError).rows() if "id" in row}
+    expected = {hand.id: dict(zip(COLUMNS, hand.row(), strict=True)) for hand in found.values() if hand.sure}
+    return sum(rows.get(case_id) == row for case_id, row in expected.items())
+
+
+def count_accepted(table: Path) -> int:
+    """How many hands of a table have the points of a suggestion, accepted in `annotate` as they were."""
+    notes = notes_file(table)
+    if not notes.is_file() or notes.is_symlink() or not table.is_file():
+        return 0
+    marked = {row["id"] for _, row in read_table(table, AnnotateError).rows() if row.get("id") and row.get("ulna_x")}
+    return sum(bool(row.get("suggested")) and row["id"] in marked for _, row in read_table(notes, AnnotateError).rows())
+
+
+def count_unmarked(table: Path) -> int:
+    """How many hands of a table have points that a program found or suggested, and nobody moved."""
+    return max(count_found(table), count_accepted(table))

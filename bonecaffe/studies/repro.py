@@ -1,0 +1,19 @@
+"""How a run departs from the paper, for people and for other programs."""
+
+from __future__ import annotations
+
+import json
+
+from bonecaffe.files import write_text
+from bonecaffe.recipe import Departure, Recipe
+from bonecaffe.run import RunDir
+from bonecaffe.training.launch import recipe_as_trained
+
+
+def write_departures(run: RunDir) -> tuple[Recipe, list[Departure]]:
+    """Write departures.json: the fields in which a run's recipe, and how it was started, are not the paper's; give them."""
+    recipe = recipe_as_trained(run)
+    departures = recipe.departures()
+    content = {"recipe": recipe.name, "departures": [departure._asdict() for departure in departures]}
+    write_text(run.departures, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    return recipe, departures
