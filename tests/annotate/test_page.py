@@ -239,11 +239,25 @@ def test_kill_between_two_clicks(browser, serve, truth, table):
     for place in truth[first].points[3:]:
         page.click(*place)
     page.ready(second)
+    page.wait(lambda: count(table, first) == 7)
     again.kill()
     browser.get("about:blank")
     page = Page(browser, serve().address)  # a tab that was closed meanwhile
     page.ready(second)
     assert count(table, first) == 7
+
+
+def test_a_lost_answer_is_no_conflict(browser, serve, truth, table):
+    """A server that ends after it has written and before it has answered: the page asks nothing, and sends what is newer."""
+    first = next(iter(truth))
+    page = Page(browser, serve().address)
+    page.js("const f = window.fetch; let lost = false; window.fetch = async (path, options) => { const answer = await f(path, options); if (options?.method === 'PUT' && !lost) { lost = true; throw new TypeError('no answer'); } return answer; }")  # fmt: skip
+    page.click(*truth[first].points[0])
+    page.wait(lambda: "Not saved yet" in page.text("banner"))
+    assert count(table, first) == 1
+    page.click(*truth[first].points[1])
+    page.wait(lambda: count(table, first) == 2 and page.text("banner") == "")
+    assert not page.js("return document.getElementById('conflict').open")
 
 
 def test_a_token_is_for_its_owner_and_ends_with_the_server(serve, tmp_path):
