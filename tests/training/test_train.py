@@ -233,7 +233,7 @@ def test_driver_works_from_a_thread(own_run):
     results = []
     thread = threading.Thread(target=lambda: results.append(train.train(own_run)))
     thread.start()
-    thread.join(60)
+    thread.join(300)
     assert results[0].state == "finished"
 
 
