@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs the tests under the conditions of other machines: with each of OpenBLAS's kernels that this CPU can execute, then twice
-# beside four busy processes. In every run SIGINT and SIGHUP are ignored, as in a script's background job under nohup, the
-# user is an ordinary one (root hands over to nobody), and the checkout is a copy with nothing beside it.
+# Runs the tests under the conditions of other machines: with each of OpenBLAS's kernels that this CPU can execute,
+# then twice beside four busy processes. In every run SIGINT and SIGHUP are ignored, as in a script's background job
+# under nohup, the user is an ordinary one (root hands over to nobody), and the checkout is a copy with nothing beside it.
 # Without --full, only those tests run that depend on the kernel. Exits 1 if a run failed; its log is kept.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -48,7 +48,8 @@ trap finish EXIT
 
 echo "sweep: copying the checkout and setting it up"
 mkdir "$copy" "$work/home" "$work/tmp"
-git ls-files -z --cached --others --exclude-standard | tar --create --null --files-from - --ignore-failed-read 2>/dev/null | tar --extract --directory "$copy"
+git ls-files -z --cached --others --exclude-standard |
+  tar --create --null --files-from - --ignore-failed-read 2>/dev/null | tar --extract --directory "$copy"
 as=(env "TMPDIR=$work/tmp")
 if [ "$(id -u)" -eq 0 ]; then # Caffe too, because nobody may not read root's cache
   cache=${BONECAFFE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/bonecaffe}
@@ -69,7 +70,8 @@ run() { # a name, then assignments for the environment
   local name=$1 log=$work/${1// /-}.log began=$SECONDS result=passed
   shift
   echo "sweep: $name"
-  (trap '' INT HUP && cd "$copy" && exec "${as[@]}" "$@" .venv/bin/python -m pytest -q ${tests[@]+"${tests[@]}"}) < /dev/null > "$log" 2>&1 ||
+  (trap '' INT HUP && cd "$copy" && exec "${as[@]}" "$@" .venv/bin/python -m pytest -q ${tests[@]+"${tests[@]}"}) \
+    < /dev/null > "$log" 2>&1 ||
     { result=FAILED; failed=1; grep -E '^(FAILED|ERROR)' "$log"; echo "sweep: the whole log: $log"; }
   table+=("$(printf '%-28s %-8s %5d s  %s' "$name" $result $((SECONDS - began)) "$(tail -n 1 "$log")")")
 }

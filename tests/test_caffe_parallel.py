@@ -137,9 +137,9 @@ np.savez(sys.argv[1], **arrays)
 """
 """One forward and backward pass from seeded weights, which ``nudge`` changes by that part of themselves.
 
-``hands`` is the first batch of phantoms. ``noise`` has no ties: no pooling window has two values at its maximum. ``tied``
-has many: every eight columns, two colour channels with equal weights swap, so that the first convolution's values are equal
-in exact arithmetic, and rounding decides between them.
+``hands`` is the first batch of phantoms. ``noise`` has no ties: no pooling window has two values at its maximum.
+``tied`` has many: every eight columns, two colour channels with equal weights swap, so that the first convolution's
+values are equal in exact arithmetic, and rounding decides between them.
 """
 
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
@@ -168,9 +168,9 @@ def windows(values: np.ndarray) -> np.ndarray:
 
 
 def flips(one: dict, other: dict, layer: str) -> int:
-    """Where the gradient takes another way in two passes: another maximum of a pooling window, or a ReLU on the other side.
+    """Where the gradient takes another way in two passes: another maximum in a window, or a ReLU on the other side.
 
-    Fails when such a place is not a tie: the values between which the passes decide differently differ by rounding.
+    Fails when such a place is not a tie: the values between which the passes decide differ by rounding only.
     """
     if layer == "fc8":
         return 0
@@ -207,7 +207,7 @@ def compare(one: dict, other: dict) -> tuple[int, list[str]]:
 
 @pytest.mark.parametrize(("picture", "images"), [("hands", 4), ("noise", 4), ("noise", 2), ("tied", 4), ("tied", 2)])
 def test_threads_change_a_pass_by_rounding_and_flips_only(wide_run, picture, images):
-    """One thread and three, more images than threads and fewer: the same blobs, and the same gradients but for flips."""
+    """One thread and three, more images than threads and fewer: the same blobs, the same gradients but for flips."""
     one, three = (in_caffe(ONE_PASS, threads, wide_run, picture, str(images), "0") for threads in (1, 3))
     count, differing = compare(one, three)
     if picture == "noise":
