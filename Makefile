@@ -15,6 +15,7 @@ LABELS  ?=
 ORIGIN  ?=
 SUGGEST ?=
 SHEET   ?=
+FULL    ?=
 export CAFFE_ROOT CAFFE_SOURCE CUDA_ARCH CUDA_HOME CUDNN_ROOT NCCL_ROOT
 
 VENV      := .venv
@@ -22,7 +23,7 @@ BONECAFFE := $(VENV)/bin/bonecaffe
 PYTHON    := $(VENV)/bin/python
 DEMO      := runs/demo
 
-.PHONY: help setup caffe caffe-check demo smoke annotate locate prepare train evaluate predict test lint bench prototxt pictures clean
+.PHONY: help setup caffe caffe-check demo smoke annotate locate prepare train evaluate predict test sweep lint bench prototxt pictures clean
 .DEFAULT_GOAL := help
 
 help:                ## this list
@@ -74,6 +75,10 @@ pictures: setup      ## draw the README's pictures anew
 test: setup          ## all tests, on the real Caffe and in a real browser
 	@scripts/setup.sh browser
 	@$(PYTHON) -m pytest
+
+sweep: setup         ## the tests as on other machines: each OpenBLAS kernel, ignored signals, an ordinary user, busy cores [FULL=1]
+	@scripts/setup.sh browser
+	@scripts/sweep_tests.sh $(if $(FULL),--full)
 
 lint: setup          ## ruff
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,6 +51,27 @@ def tiny(**changes) -> Recipe:
     """A net that trains in a second; ``solver__max_iter=6`` changes ``solver.max_iter``."""
     values = {**TINY, **{name.replace("__", "."): value for name, value in changes.items()}}
     return Recipe.load("paper").with_values(values, "tests: small enough to train in a second")
+
+
+@contextlib.contextmanager
+def disposition(number: signal.Signals, handler) -> Iterator[None]:
+    """What this process does with a signal, for a while."""
+    before = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def stopping_signals():
+    """Ctrl-C and SIGTERM work as usual, here and in all child processes.
+
+    A shell starts a script's background job (``make test &``) with SIGINT ignored, and children inherit that. SIGHUP is
+    left alone, so that ``nohup make test`` survives a hang-up.
+    """
+    with disposition(signal.SIGINT, signal.default_int_handler), disposition(signal.SIGTERM, signal.SIG_DFL):
+        yield
 
 
 @pytest.fixture(scope="session")

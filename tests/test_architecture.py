@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
-import time
 
 from conftest import REPOSITORY
 
@@ -92,9 +92,11 @@ def test_importing_and_help_are_light():
             [sys.executable, "-c", f"import sys; {code}; print({heavy})"], capture_output=True, text=True, check=True
         )
         assert done.stdout.strip() == "[]"
-    began = time.monotonic()
+    before = os.times()
     subprocess.run([sys.executable, "-m", "bonecaffe", "--help"], capture_output=True, check=True)
-    assert time.monotonic() - began < 5  # a gross bound only; the figure is `make bench`'s
+    after = os.times()  # of the core: on a busy machine the clock on the wall measures the others
+    spent = after.children_user + after.children_system - before.children_user - before.children_system
+    assert spent < 5  # a gross bound only; the figure is `make bench`'s
 
 
 def test_public_names_are_there():

@@ -186,7 +186,7 @@ def test_cluster_loses_a_worker_and_completes(hands, tmp_path):
 
         thread = threading.Thread(target=collect)
         thread.start()
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         at_work = []
         while not at_work and time.monotonic() < deadline:
             runs = [RunDir(tmp_path / f"seed-{seed}") for seed in (1, 2, 3)]
@@ -195,7 +195,7 @@ def test_cluster_loses_a_worker_and_completes(hands, tmp_path):
         parent = int(Path(f"/proc/{at_work[0]}/stat").read_text().rsplit(")", 1)[1].split()[1])
         assert parent in [worker.pid for worker in workers]
         os.kill(parent, signal.SIGKILL)
-        thread.join(240)
+        thread.join(600)
     assert not failed and not thread.is_alive(), failed
     assert sorted(result.seed for result in results) == [1, 2, 3]
     assert {result.state for result in results} == {"finished"} and {result.iteration for result in results} == {150}

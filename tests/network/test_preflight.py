@@ -47,7 +47,7 @@ def caffe_train(run, plan, extra=()):
         env={**os.environ, "GLOG_logtostderr": "1", "GLOG_minloglevel": "0"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     return done.returncode, done.stderr

@@ -339,7 +339,7 @@ def test_kill_and_again_picks_up(tmp_path):
     command += ["--points", str(data / "points.csv"), "--recipe", str(tmp_path / "recipe.yaml"), "--jobs", "2"]
     process = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.DEVNULL, start_new_session=True)
     journal = tmp_path / "run" / ".prepare" / "journal.jsonl"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not (journal.exists() and len(journal.read_text().splitlines()) >= 5):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.005)

@@ -58,16 +58,16 @@ def until(condition, seconds: float, pause: float = 0.005):
 
 def await_moment(run: RunDir, driver: subprocess.Popen, dice: random.Random, where: str) -> None:
     """Wait for the moment at which to strike: some iteration of the training, or while a file of a snapshot grows."""
-    assert until(lambda: caffes(run) or driver.poll() is not None, 60)
+    assert until(lambda: caffes(run) or driver.poll() is not None, 300)
     if where == "training":
         begun = f"Iteration {dice.randrange(run.recipe().solver.max_iter - 15)} "
         read = run.caffe_log.read_text
-        until(lambda: (run.caffe_log.is_file() and begun in read(errors="replace")) or driver.poll() is not None, 60)
+        until(lambda: (run.caffe_log.is_file() and begun in read(errors="replace")) or driver.poll() is not None, 300)
         return
     iteration = dice.choice((3, 6, 9))
     suffix = dice.choice((".caffemodel", ".solverstate"))
     path = run.snapshots / f"SNAPSHOT_iter_{iteration}{suffix}"
-    assert until(lambda: path.exists() or driver.poll() is not None, 60, pause=0.0005)
+    assert until(lambda: path.exists() or driver.poll() is not None, 300, pause=0.0005)
     time.sleep(dice.uniform(0, 0.02))
 
 
@@ -81,8 +81,8 @@ def strike(run: RunDir, blow: str, where: str, seed: int) -> str:
     for pid in targets:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
-    said = driver.communicate(timeout=60)[1]
-    assert until(lambda: not caffes(run) and not run.holder(), 30), "Caffe trains on unseen"
+    said = driver.communicate(timeout=300)[1]
+    assert until(lambda: not caffes(run) and not run.holder(), 300), "Caffe trains on unseen"
     state = run.state()
     found = snapshots.find(run.snapshots)
     whole = bool(found) and found[-1].iteration == run.recipe().solver.max_iter and found[-1].flaw() is None
@@ -107,7 +107,7 @@ def strike(run: RunDir, blow: str, where: str, seed: int) -> str:
             assert refused.returncode == 1 and "no complete snapshot" in refused.stderr
             shutil.rmtree(run.snapshots)
         again = start(run, *(["--resume"] if resumable else []))
-        said = again.communicate(timeout=120)[1]
+        said = again.communicate(timeout=300)[1]
         assert again.returncode == 0, said
         became += f"; resumed from {resumable.iteration}" if resumable else "; begun anew"
     assert run.state() == "finished"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas
 import pytest
-from conftest import prepare_run, tiny, with_recipe
+from conftest import disposition, prepare_run, tiny, with_recipe
 
 from bonecaffe.caffe import gpus, installation, snapshots
 from bonecaffe.errors import BonecaffeError, CaffeError, TrainError
@@ -237,7 +237,7 @@ def test_driver_works_from_a_thread(own_run):
     results = []
     thread = threading.Thread(target=lambda: results.append(train.train(own_run)))
     thread.start()
-    thread.join(60)
+    thread.join(300)
     assert results[0].state == "finished"
 
 
@@ -313,7 +313,8 @@ def test_closed_terminal_lets_caffe_snapshot(own_run):
             told.append(progress.iteration)
             os.kill(os.getpid(), signal.SIGHUP)
 
-    assert train.train(own_run, watch=hang_up).state == "interrupted"
+    with disposition(signal.SIGHUP, signal.SIG_DFL):  # the tests may run under nohup
+        assert train.train(own_run, watch=hang_up).state == "interrupted"
     assert snapshots.newest_complete(own_run.snapshots) is not None
 
 
@@ -363,17 +364,22 @@ def test_failure_of_the_driver_is_recorded(own_run, monkeypatch):
 
 def test_nohup_is_respected(own_run):
     """A signal that was ignored before stays ignored."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     def hang_up(progress):
         if progress.iteration == 3 and not told:
             told.append(os.kill(os.getpid(), signal.SIGHUP))
 
     told = []
-    try:
+    with disposition(signal.SIGHUP, signal.SIG_IGN):
         assert train.train(own_run, watch=hang_up).state == "finished" and told
-    finally:
-        signal.signal(signal.SIGHUP, before)
+
+
+def test_caffe_heeds_a_stop_where_ctrl_c_is_ignored(tmp_path):
+    """A script's background job ignores SIGINT; Caffe, which is stopped by SIGINT, must not inherit that."""
+    with disposition(signal.SIGINT, signal.SIG_IGN), open(tmp_path / "log", "wb") as log:
+        process = caffe_tools.start(["sleep", "60"], tmp_path, log)
+        process.send_signal(signal.SIGINT)
+        assert process.wait() == -signal.SIGINT
 
 
 def test_record_of_a_killed_run_holds_no_path(own_run):

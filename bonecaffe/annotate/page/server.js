@@ -29,6 +29,7 @@ export function thumbnailAddress(id, points) {
 }
 
 const AGAIN_MS = 1500;
+const marks = ({ points, skipped, flagged }) => JSON.stringify([points.map((p) => p && p.map(tenth)), skipped, flagged]);
 const content = ({ points, skipped, flagged, seconds }) => ({ points, skipped, flagged, seconds });
 
 // Writes changes in order; one that cannot be written waits and is sent again. `on.conflict(mine, theirs)` and
@@ -72,12 +73,18 @@ export class Saver {
 
   async #send(id, mine) {
     const sent = JSON.stringify(content(mine));
+    const unanswered = (mine.unanswered ??= new Set()); // may be on disk: the server can end between writing and answering
+    unanswered.add(marks(mine));
     const { status, said } = await ask(`hands/${encodeURIComponent(id)}`, { method: "PUT", body: JSON.stringify({ ...content(mine), version: mine.version }) });
-    if (status === 409) {
+    if (status === 409 && unanswered.has(marks(said.hand))) {
+      mine.version = said.hand.version; // a change of our own, no conflict; what came after it is sent again
+    } else if (status === 409) {
+      unanswered.clear();
       this.waiting.delete(id);
       this.on.conflict(mine, said.hand);
     } else if (status === 200) {
       mine.version = said.version;
+      unanswered.clear();
       if (this.waiting.get(id) === mine && sent === JSON.stringify(content(mine))) this.waiting.delete(id); // else it changed meanwhile, and waits again
     } else {
       throw new Error(status === 404 ? "another bonecaffe answers here now" : said.error);
