@@ -78,8 +78,8 @@ test: setup          ## all tests, on the real Caffe and in a real browser
 lint: setup          ## ruff
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
 
-bench: setup         ## benchmarks, as ratios measured side by side [ONLY=phantom]
-	@$(PYTHON) scripts/bench.py $(ONLY)
+bench: setup         ## benchmarks, as ratios measured side by side [ONLY="prepare train"]
+	@$(PYTHON) -m scripts.bench $(ONLY)
 
 clean:               ## remove the demo's runs (Caffe's cache and .venv stay)
 	rm -rf $(DEMO) $(DEMO)-data
