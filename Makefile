@@ -68,7 +68,7 @@ predict: setup       ## RUN IMAGES=file... [POINTS; else they are found] -> mont
 prototxt: setup      ## write prototxt/ anew from the recipes
 	@for recipe in paper demo smoke; do $(BONECAFFE) prototxt --out prototxt/$$recipe --recipe $$recipe; done
 
-pictures: setup      ## draw the README's pictures anew
+pictures: setup      ## draw the pictures of README and docs again
 	@$(PYTHON) scripts/pictures.py
 
 test: setup          ## all tests, on the real Caffe and in a real browser
