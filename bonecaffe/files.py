@@ -132,8 +132,17 @@ def write_text(path: str | os.PathLike[str], content: str, parents: bool = False
 
 def write_bytes(path: str | os.PathLike[str], content: bytes, parents: bool = False) -> None:
     """Write a file whole or not at all: beside its target, synced, then moved into place; see `replacing`."""
+    write_pieces(path, [content], parents)
+
+
+def write_pieces(path: str | os.PathLike[str], pieces: Iterable[bytes], parents: bool = False) -> None:
+    """Write a file too large for memory, such as a download, whole or not at all; see `replacing`.
+
+    What ``pieces`` raises, so that half a file or a wrong one is not kept, is raised here.
+    """
     with replacing(path, parents) as temporary, open(temporary, "wb") as file:
-        file.write(content)
+        for piece in pieces:
+            file.write(piece)
         file.flush()
         os.fsync(file.fileno())
 
