@@ -69,7 +69,7 @@ predict: setup       ## RUN IMAGES=file... [POINTS; else they are found] -> mont
 prototxt: setup      ## write prototxt/ anew from the recipes
 	@for recipe in paper demo smoke; do $(BONECAFFE) prototxt --out prototxt/$$recipe --recipe $$recipe; done
 
-pictures: setup      ## draw the README's pictures anew
+pictures: setup      ## draw the pictures of README and docs again
 	@$(PYTHON) scripts/pictures.py
 
 test: setup          ## all tests, on the real Caffe and in a real browser
@@ -83,8 +83,8 @@ sweep: setup         ## the tests as on other machines: each OpenBLAS kernel, ig
 lint: setup          ## ruff
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
 
-bench: setup         ## benchmarks, as ratios measured side by side [ONLY=phantom]
-	@$(PYTHON) scripts/bench.py $(ONLY)
+bench: setup         ## benchmarks, as ratios measured side by side [ONLY="prepare train"]
+	@$(PYTHON) -m scripts.bench $(ONLY)
 
 clean:               ## remove the demo's runs (Caffe's cache and .venv stay)
 	rm -rf $(DEMO) $(DEMO)-data

@@ -133,13 +133,23 @@ def write_text(path: str | os.PathLike[str], content: str, parents: bool = False
 def write_bytes(path: str | os.PathLike[str], content: bytes, parents: bool = False) -> None:
     """Write a file whole or not at all: beside its target, synced, then moved into place; see `replacing`."""
     with replacing(path, parents) as temporary:
-        fill(temporary, content)
+        fill(temporary, [content])
 
 
-def fill(temporary: Path, content: bytes) -> None:
+def write_pieces(path: str | os.PathLike[str], pieces: Iterable[bytes], parents: bool = False) -> None:
+    """Write a file too large for memory, such as a download, whole or not at all; see `replacing`.
+
+    What ``pieces`` raises, so that half a file or a wrong one is not kept, is raised here.
+    """
+    with replacing(path, parents) as temporary:
+        fill(temporary, pieces)
+
+
+def fill(temporary: Path, pieces: Iterable[bytes]) -> None:
     """Write the content of a file that `replacing` gave, and wait for the disk."""
     with open(temporary, "wb") as file:
-        file.write(content)
+        for piece in pieces:
+            file.write(piece)
         file.flush()
         os.fsync(file.fileno())
 

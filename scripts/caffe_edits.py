@@ -3,14 +3,17 @@
 
     caffe_edits.py SOURCE_DIR
 
-Each edit names one passage that must stand in the file exactly once. An edit that the source
-already has (Debian's source package carries some of them) is left as it is; a passage found
-neither in its old nor in its new form stops the build, because then this is not the Caffe we know.
+Each edit names one passage that must be in the file exactly once. An edit that the source already has
+(Debian's source package has some of them) is left as it is; a passage found neither in its old nor in its
+new form stops the build, because then this is not the Caffe that the edits were made for.
 Standard library only: this runs before anything is installed.
 """
 
+from __future__ import annotations
+
 import shutil
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +22,7 @@ import caffe_parallel
 
 
 class Edit(NamedTuple):
-    """One passage of one file: what stands there, what shall stand there, and why."""
+    """One passage of one file: as it is, as it must be, and why."""
 
     file: str
     old: str
@@ -30,8 +33,8 @@ class Edit(NamedTuple):
 OPENCV4 = "OpenCV 4 moved the CV_LOAD_IMAGE_* constants that Caffe uses into this header"
 
 
-def _opencv4_include(file, before, brackets):
-    left, right = brackets
+def _opencv4_include(file: str, before: str, brackets: str) -> Edit:
+    left, right = brackets[0], brackets[1]
     header = f"{left}opencv2/imgcodecs/legacy/constants_c.h{right}"
     guard = f"#if CV_MAJOR_VERSION >= 4\n#include {header}\n#endif\n"
     after = f"#include {left}opencv2/imgproc/imgproc.hpp{right}\n"
@@ -101,7 +104,8 @@ EDITS = [
             ),
             (
                 "src/caffe/common.cpp",
-                '  LOG(INFO) << "Kernel execution timeout:      "\n      << (prop.kernelExecTimeoutEnabled ? "Yes" : "No");\n',
+                '  LOG(INFO) << "Kernel execution timeout:      "\n'
+                '      << (prop.kernelExecTimeoutEnabled ? "Yes" : "No");\n',
             ),
             (TEST_PLATFORM, '  printf("Clock rate:                    %d\\n", CAFFE_TEST_CUDA_PROP.clockRate);\n'),
             (
@@ -144,9 +148,9 @@ EDITS = [
 ]
 
 
-def apply_edits(source: Path, edits=EDITS) -> list[str]:
-    """Apply every edit below ``source`` and return one line an edit; raise SystemExit when one does not fit."""
-    said = []
+def apply_edits(source: Path, edits: Iterable[Edit] = EDITS) -> list[str]:
+    """Apply every edit below ``source`` and return one line per edit; raise SystemExit when one does not fit."""
+    lines = []
     for edit in edits:
         path = source / edit.file
         if not path.is_file():
@@ -157,21 +161,26 @@ def apply_edits(source: Path, edits=EDITS) -> list[str]:
             found = 0  # the new form holds the old one
         if found == 1:
             path.write_text(text.replace(edit.old, edit.new), encoding="utf-8")
-            said.append(f"edited  {edit.file}: {edit.why}")
+            lines.append(f"edited  {edit.file}: {edit.why}")
         elif found == 0 and text.count(edit.new) == 1:
-            said.append(f"already {edit.file}: {edit.why}")
+            lines.append(f"already {edit.file}: {edit.why}")
         else:
             raise SystemExit(
-                f"{path}: the passage {edit.old.splitlines()[0]!r} stands there {found} times, not once. "
+                f"{path}: the passage {edit.old.splitlines()[0]!r} was found {found} times, not once. "
                 "This is not Caffe's source at 99bd99795; give that one with CAFFE_SOURCE."
             )
-    return said
+    return lines
 
 
-if __name__ == "__main__":
-    if len(sys.argv) != 2:
+def main(arguments: list[str]) -> None:
+    """Apply the edits to a source folder, print them, and put our two headers into it."""
+    if len(arguments) != 1:
         raise SystemExit(__doc__)
-    source = Path(sys.argv[1])
+    source = Path(arguments[0])
     print("\n".join(apply_edits(source)))
     for name, place in (("caffe_parallel.hpp", caffe_parallel.HEADER), ("caffe_cuda.h", CUDA_HEADER)):
         shutil.copy(Path(__file__).parent / name, source / place)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

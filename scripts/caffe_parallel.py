@@ -1,13 +1,15 @@
-"""Where Caffe's source takes ours, on all cores of a CPU: caffe_parallel.hpp instead of its own loops, in a build with OpenMP.
+"""Where Caffe's source calls caffe_parallel.hpp instead of its own loops: on all cores, in a build with OpenMP.
 
-Without OpenMP (`FAST=0`) each of these passages compiles to what stood there before. Applied by caffe_edits.py, whose form they
-have: a file, what stands there, what shall stand there, why.
+Without OpenMP (`FAST=0`) each of these passages compiles to what it was before. caffe_edits.py applies them; they have
+its form: a file, the passage as it is, as it must be, and why.
 """
 
-HEADER = "include/caffe/util/parallel.hpp"
-"""Where caffe_parallel.hpp comes to lie in Caffe's source."""
+from __future__ import annotations
 
-WHY = "on all cores, in a build with OpenMP; without it Caffe's own loop as it stands"
+HEADER = "include/caffe/util/parallel.hpp"
+"""Where caffe_parallel.hpp is put in Caffe's source."""
+
+WHY = "on all cores, in a build with OpenMP; without it Caffe's own loop, unchanged"
 INCLUDE = '#include "caffe/util/parallel.hpp"\n'
 MATH = "src/caffe/util/math_functions.cpp"
 VSL = "include/caffe/util/mkl_alternate.hpp"
@@ -18,12 +20,12 @@ RELU = "src/caffe/layers/relu_layer.cpp"
 
 
 def _between(file: str, before: str, ours: str, after: str) -> tuple[str, str, str, str]:
-    """Our lines between two passages of a file that follow on each other."""
+    """Our lines between two consecutive passages of a file."""
     return (file, before + after, f"{before}#ifdef _OPENMP\n{ours}#endif\n{after}", WHY)
 
 
 def _shared(file: str, count: str, loop: str) -> tuple[str, str, str, str]:
-    """A loop of Caffe's whose turns are independent, shared by the threads."""
+    """A loop of Caffe's whose iterations are independent, shared by the threads."""
     indent = loop[: len(loop) - len(loop.lstrip())]
     return (file, loop, f"{indent}OMP_MANY({count})\n{loop}", WHY)
 

@@ -6,57 +6,70 @@
 Without --out they go to bonecaffe's cache, where `bonecaffe doctor` looks for them; the path is printed.
 """
 
+from __future__ import annotations
+
 import argparse
 import hashlib
+import http.client
 import sys
-import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 from bonecaffe.doctor import stock_weights
-from bonecaffe.files import replacing
+from bonecaffe.errors import BonecaffeError
+from bonecaffe.files import open_regular, write_pieces
 from bonecaffe.training.launch import STOCK_SHA1
 
 URL = "http://dl.caffe.berkeleyvision.org/bvlc_reference_caffenet.caffemodel"
+PIECE = 1 << 20
 
 
-def sha1(path: Path) -> str:
-    """The SHA-1 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha1").hexdigest()
+class FetchError(Exception):
+    """Why the weights were not downloaded, and what to do."""
 
 
-def fetch(url: str, out: Path) -> None:
-    """Download into ``out``, whole and with the right sha1, or not at all; RuntimeError says why not."""
+def is_complete(path: Path) -> bool:
+    """Whether the right file is there already."""
+    if not path.is_file():
+        return False
     digest = hashlib.sha1()
-    with replacing(out) as temporary:
-        try:
-            with urllib.request.urlopen(url, timeout=60) as answer, open(temporary, "wb") as file:
-                total, done = int(answer.headers.get("Content-Length") or 0), 0
-                while piece := answer.read(1 << 20):
-                    file.write(piece)
-                    digest.update(piece)
-                    done += len(piece)
-                    if sys.stderr.isatty() and total:
-                        print(f"\r{done / 1e6:.0f} of {total / 1e6:.0f} MB", end="", file=sys.stderr)
-        except (urllib.error.URLError, OSError, ValueError) as error:
-            raise RuntimeError(
-                f"{url} could not be fetched: {error}. Fetch it on another machine and give it with --weights."
-            ) from error
-        if digest.hexdigest() != STOCK_SHA1:
-            raise RuntimeError(f"{url}: what came has the sha1 {digest.hexdigest()}, not {STOCK_SHA1}; not kept.")
+    with open_regular(path) as file:
+        while piece := file.read(PIECE):
+            digest.update(piece)
+    return digest.hexdigest() == STOCK_SHA1
+
+
+def download(url: str) -> Iterator[bytes]:
+    """The file in pieces; FetchError when it cannot be downloaded, and at its end when it has another sha1."""
+    digest, done = hashlib.sha1(), 0
+    try:
+        with urllib.request.urlopen(url, timeout=60) as answer:
+            total = int(answer.headers.get("Content-Length") or 0)
+            while piece := answer.read(PIECE):
+                digest.update(piece)
+                done += len(piece)
+                if sys.stderr.isatty() and total:
+                    print(f"\r{done / 1e6:.0f} of {total / 1e6:.0f} MB", end="", file=sys.stderr)
+                yield piece
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise FetchError(
+            f"{url} could not be downloaded: {error}. Download it on another machine and give it with --weights."
+        ) from error
+    if digest.hexdigest() != STOCK_SHA1:
+        raise FetchError(f"{url}: the download has the sha1 {digest.hexdigest()}, not {STOCK_SHA1}; not kept.")
 
 
 def main() -> int:
-    """Fetch unless the right file is there already."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Download, unless the right file is there already."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=stock_weights(), help="where to put the file")
-    parser.add_argument("--url", default=URL, help="where to get it from")
+    parser.add_argument("--url", default=URL, help="where to download it from")
     arguments = parser.parse_args()
     try:
-        if not (arguments.out.is_file() and sha1(arguments.out) == STOCK_SHA1):
-            fetch(arguments.url, arguments.out)
-    except (RuntimeError, OSError) as error:
+        if not is_complete(arguments.out):
+            write_pieces(arguments.out, download(arguments.url), parents=True)
+    except (FetchError, BonecaffeError, OSError) as error:
         print(f"fetch_caffenet: {error}", file=sys.stderr)
         return 1
     print(arguments.out)

@@ -1,24 +1,60 @@
 #!/usr/bin/env python3
-"""Draw the pictures of README and docs anew from phantoms: pipeline, phantoms, histeq, annotate; print HISTEQ.md's table."""
+"""Draw the pictures of README and docs from phantoms: pipeline, phantoms, histeq, annotate; print HISTEQ.md's table."""
 
+from __future__ import annotations
+
+import contextlib
+import io
 import shutil
 import tempfile
 import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import cv2
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from selenium import webdriver
 from selenium.webdriver.support.ui import WebDriverWait
 from skimage.exposure import equalize_hist
 
-from bonecaffe import Recipe
-from bonecaffe.evaluation import figures
+from bonecaffe import Recipe, histeq
+from bonecaffe.annotate.marking import Marks, opened
+from bonecaffe.annotate.server import Server
+from bonecaffe.files import write_bytes
 from bonecaffe.hands.images import encode_png
 from bonecaffe.hands.phantom import dataset
+from bonecaffe.hands.reference_points import POINT_NAMES, ReferencePoints
 from bonecaffe.prepare.crop import crop
-from bonecaffe.prepare.histeq import histeq
+from bonecaffe.prepare.normalize import equalized_crop, normalize
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
+BLUE = "#2f6db3"
+GROUND = 60
+SHOWN = "const t = document.getElementById('thumbnail'); return !t.hidden && t.complete && t.naturalWidth > 0"
+
+
+def main() -> None:
+    """Draw all."""
+    hand = the_hand()
+    plain = crop(hand.image, hand.points.rectangle())
+    equalized = equalizations(plain)
+    side_by_side({"crop": plain, **equalized}, DOCS / "histeq.png")
+    print("\n".join(comparison(equalized)))
+    preparation(hand.image, hand.points, DOCS / "pipeline.png")
+    sheet = [dataset.make(2018, number, (700, 910), age_months=15 + 14 * number).image for number in range(16)]
+    contact_sheet(sheet, DOCS / "phantoms.png", columns=8, cell=(150, 195))
+    the_page(hand, DOCS / "annotate.png")
+
+
+def the_hand() -> dataset.Phantom:
+    """The phantom of the pictures: a girl of 118 months."""
+    return dataset.make(2018, 11, (1000, 1300), age_months=118, male=False)
+
+
+# ---- histogram equalization ----------------------------------------------------------------------------------------
 
 
 def equalizations(image: np.ndarray) -> dict[str, np.ndarray]:
@@ -31,69 +67,140 @@ def equalizations(image: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def comparison(image: np.ndarray) -> list[str]:
-    """The table of docs/HISTEQ.md, a line each."""
-    results = equalizations(image)
-    first = next(iter(results.values())).astype(int)
+def comparison(equalized: Mapping[str, np.ndarray]) -> list[str]:
+    """The table of docs/HISTEQ.md, a line each: levels, least, mean, mean and largest difference from the first."""
+    first = next(iter(equalized.values())).astype(int)
     lines = []
-    for name, result in results.items():
+    for name, result in equalized.items():
         difference = np.abs(result - first)
-        lines.append(
-            f"| {name} | {len(np.unique(result))} | {result.min()} | {result.mean():.1f} | {difference.mean():.2f} | {difference.max()} |"
-        )
+        values = f"{len(np.unique(result))} | {result.min()} | {result.mean():.1f}"
+        lines.append(f"| {name} | {values} | {difference.mean():.2f} | {difference.max()} |")
     return lines
 
 
-def the_hand() -> dataset.Phantom:
-    """The phantom of the pictures: a girl of 118 months."""
-    return dataset.make(2018, 11, (1000, 1300), age_months=118, male=False)
+def side_by_side(pictures: Mapping[str, np.ndarray], path: Path) -> None:
+    """Grey images under their titles, each with its histogram below; ``pictures`` maps titles to uint8 arrays."""
+    figure = _figure(2.5 * len(pictures), 3.8)
+    above, below = figure.subplots(2, len(pictures), height_ratios=(3, 1))
+    for (title, picture), image_axes, axes in zip(pictures.items(), above, below, strict=True):
+        _show(image_axes, title, picture)
+        axes.hist(picture.ravel(), bins=256, range=(0, 256), color=BLUE)
+        axes.set_yticks([])
+        axes.set_xticks([0, 255])
+        axes.spines[["top", "right", "left"]].set_visible(False)
+    _save(figure, path)
 
 
-def the_crop() -> np.ndarray:
-    """Its crop, not equalized."""
-    hand = the_hand()
-    return crop(hand.image, hand.points.rectangle())
+# ---- the pipeline --------------------------------------------------------------------------------------------------
 
 
-def the_page(path: Path) -> None:
+def preparation(image: np.ndarray, points: ReferencePoints, path: Path) -> None:
+    """The paper's figures 2 and 3: image, points and rectangle, crop, equalized, as the network sees it."""
+    settings = Recipe.load("paper").preparation
+    rectangle = points.rectangle(settings.margin)
+    steps = {
+        f"radiograph, {points.width} × {points.height}": image,
+        "seven reference points": image,
+        f"crop, {rectangle.width} × {rectangle.height}": crop(image, rectangle),
+        f"histeq, {settings.histeq_levels} levels": equalized_crop(image, points, settings),
+        f"resized, {settings.width} × {settings.height}": normalize(image, points, settings),
+    }
+    figure = _figure(12, 3.4)
+    grid = figure.subplots(1, len(steps))
+    for axes, (title, picture) in zip(grid, steps.items(), strict=True):
+        _show(axes, title, picture)
+    _mark(grid[1], points)
+    left, right, top, bottom = rectangle.left, rectangle.right, rectangle.top, rectangle.bottom
+    outline = ([left, right, right, left, left], [top, top, bottom, bottom, top])
+    grid[1].plot(*outline, color="#5fb0ff", linewidth=1.2)
+    _save(figure, path)
+
+
+def _mark(axes: Axes, points: ReferencePoints) -> None:
+    """Dots with the names of the points; the ulna's name to the left, where there is room."""
+    for name, (x, y) in zip(POINT_NAMES, points.points, strict=True):
+        axes.plot(x, y, "o", color="#ff9a3c", markersize=4, markeredgecolor="black", markeredgewidth=0.5)
+        axes.annotate(
+            name.replace("phalanx", ""),
+            (x, y),
+            (-6, 0) if name == "ulna" else (6, 0),
+            textcoords="offset points",
+            color="#ffb870",
+            fontsize=7,
+            ha="right" if name == "ulna" else "left",
+            va="center",
+        )
+
+
+# ---- phantoms ------------------------------------------------------------------------------------------------------
+
+
+def contact_sheet(images: list[np.ndarray], path: Path, columns: int, cell: tuple[int, int]) -> None:
+    """Write grey images side by side as one PNG, each in a cell of (width, height) pixels."""
+    cells = []
+    for image in images:
+        height, width = image.shape
+        scale = min(cell[0] / width, cell[1] / height)
+        small = cv2.resize(image, (int(width * scale), int(height * scale)), interpolation=cv2.INTER_AREA)
+        padded = np.full((cell[1], cell[0]), GROUND, np.uint8)
+        padded[: small.shape[0], : small.shape[1]] = small
+        cells.append(padded)
+    cells += [np.full((cell[1], cell[0]), GROUND, np.uint8)] * (-len(cells) % columns)
+    rows = [np.hstack(cells[i : i + columns]) for i in range(0, len(cells), columns)]
+    write_bytes(path, encode_png(np.vstack(rows), 6))
+
+
+# ---- the page of annotate ------------------------------------------------------------------------------------------
+
+
+def the_page(hand: dataset.Phantom, path: Path) -> None:
     """The page of annotate in Debian's chromium, five points set on the hand of the pictures."""
-    from selenium import webdriver
-
-    from bonecaffe.annotate.marking import Marks, opened
-    from bonecaffe.annotate.server import Server
-
-    hand = the_hand()
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1180,860"):
-        options.add_argument(argument)
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / f"{hand.case.id}.png").write_bytes(encode_png(hand.image))
+        write_bytes(Path(folder) / f"{hand.case.id}.png", encode_png(hand.image))
         with opened(Path(folder), Path(folder) / "points.csv") as marking:
             marking.change(hand.case.id, Marks((*hand.points.points[:5], None, None)))
             server = Server(marking, Recipe.load("paper").preparation)
             threading.Thread(target=server.run, daemon=True).start()
-            browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
-            browser.get(server.address)
-            seen = (
-                "const t = document.getElementById('thumbnail'); return !t.hidden && t.complete && t.naturalWidth > 0"
-            )
-            WebDriverWait(browser, 20).until(lambda window: window.execute_script(seen))
-            browser.save_screenshot(str(path))
-            browser.quit()
+            with _browser() as browser:
+                browser.get(server.address)
+                WebDriverWait(browser, 20).until(lambda window: window.execute_script(SHOWN))
+                write_bytes(path, browser.get_screenshot_as_png())
             server.close()
 
 
-def main() -> None:
-    """Draw all."""
-    results = equalizations(the_crop())
-    figures.side_by_side({"crop": the_crop(), **results}, DOCS / "histeq.png")
-    print("\n".join(comparison(the_crop())))
-    hand = the_hand()
-    figures.preparation(hand.image, hand.points, Recipe.load("paper"), DOCS / "pipeline.png")
-    sheet = [dataset.make(2018, number, (700, 910), age_months=15 + 14 * number) for number in range(16)]
-    dataset.write_contact_sheet(DOCS / "phantoms.png", sheet, columns=8, cell=(150, 195))
-    the_page(DOCS / "annotate.png")
+@contextlib.contextmanager
+def _browser() -> Iterator[webdriver.Chrome]:
+    """Debian's chromium, headless."""
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium") or ""
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1180,860"):
+        options.add_argument(argument)
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
+    try:
+        yield browser
+    finally:
+        browser.quit()
+
+
+# ---- figures -------------------------------------------------------------------------------------------------------
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _show(axes: Axes, title: str, picture: np.ndarray) -> None:
+    axes.imshow(picture, cmap="gray", vmin=0, vmax=255)
+    axes.set_title(title, fontsize=9)
+    axes.axis("off")
+
+
+def _save(figure: Figure, path: Path) -> None:
+    png = io.BytesIO()
+    figure.savefig(png, dpi=130, format="png", metadata={"Software": None})
+    write_bytes(path, png.getvalue())
 
 
 if __name__ == "__main__":

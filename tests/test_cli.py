@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import json
 import re
 import shutil
@@ -192,11 +194,28 @@ def test_fetch_script_says_no_when_it_cannot(tmp_path):
         "--url",
     ]
     (tmp_path / "wrong").write_bytes(b"not the weights")
-    for url, said in (("http://127.0.0.1:9/none", "could not be fetched"), ((tmp_path / "wrong").as_uri(), "sha1")):
+    for url, said in (("http://127.0.0.1:9/none", "could not be downloaded"), ((tmp_path / "wrong").as_uri(), "sha1")):
         done = subprocess.run([*command, url], capture_output=True, text=True, check=False)
         assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr
         assert not (tmp_path / "w.caffemodel").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["wrong"]
+
+
+def test_fetch_script_keeps_the_right_file(tmp_path, monkeypatch, capsys):
+    """The right file goes into a folder that is made for it, and is not downloaded again."""
+    spec = importlib.util.spec_from_file_location("fetch_caffenet", REPOSITORY / "scripts" / "fetch_caffenet.py")
+    fetch = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(fetch)
+    content = bytes(range(256)) * 10_000  # several pieces
+    (tmp_path / "source").write_bytes(content)
+    monkeypatch.setattr(fetch, "STOCK_SHA1", hashlib.sha1(content).hexdigest())
+    out = tmp_path / "cache" / "w.caffemodel"
+    for url in ((tmp_path / "source").as_uri(), "http://127.0.0.1:9/none"):
+        monkeypatch.setattr(sys, "argv", ["fetch_caffenet.py", "--out", str(out), "--url", url])
+        assert fetch.main() == 0
+        assert capsys.readouterr() == (f"{out}\n", "")
+        assert out.read_bytes() == content
+    assert [path.name for path in out.parent.iterdir()] == ["w.caffemodel"]
 
 
 def test_a_folder_of_our_name_where_it_is_called(tmp_path):

@@ -137,6 +137,7 @@ def test_no_address_and_no_path_of_a_machine_is_committed():
     """The mirror is read from the machine's own configuration; nothing names a registry."""
     for path in [
         *REPOSITORY.glob("scripts/*"),
+        *REPOSITORY.glob("scripts/bench/*.py"),
         REPOSITORY / "Makefile",
         REPOSITORY / "requirements.txt",
         *REPOSITORY.glob("bonecaffe/**/*.py"),

@@ -78,7 +78,7 @@ def staged(run: RunDir, recipe: Recipe) -> Iterator[Staging]:
         for path, text in plan.texts.items():
             if path not in plan.edited:
                 files[path.name] = temporary = stack.enter_context(replacing(path))
-                fill(temporary, text.encode("utf-8"))
+                fill(temporary, [text.encode("utf-8")])
         facts = _stage_mean(run, recipe, plan.mean, files, stack)
         yield Staging(files, [path.name for path in plan.edited])
     run.record(

@@ -66,7 +66,7 @@ def write(run: RunDir, recipe: Recipe, target: Path) -> None:
                 f"{given}: a mean image of {shown}, but the network's input is {' x '.join(map(str, size))}. "
                 "Caffe would stop. Use mean: dataset, or a mean image of that size."
             )
-        fill(target, read_bytes(given, "image", RecipeError))
+        fill(target, [read_bytes(given, "image", RecipeError)])
 
 
 def read(path: Path) -> np.ndarray:

@@ -13,7 +13,7 @@ import pandas
 import pytest
 from conftest import disposition, prepare_run, tiny, with_recipe
 
-from bonecaffe.caffe import gpus, installation, snapshots
+from bonecaffe.caffe import gpus, installation, programs, snapshots
 from bonecaffe.errors import BonecaffeError, CaffeError, TrainError
 from bonecaffe.network import definitions, prototxt
 from bonecaffe.recipe import Recipe
@@ -377,7 +377,7 @@ def test_nohup_is_respected(own_run):
 def test_caffe_heeds_a_stop_where_ctrl_c_is_ignored(tmp_path):
     """A script's background job ignores SIGINT; Caffe, which is stopped by SIGINT, must not inherit that."""
     with disposition(signal.SIGINT, signal.SIG_IGN), open(tmp_path / "log", "wb") as log:
-        process = caffe_tools.start(["sleep", "60"], tmp_path, log)
+        process = programs.start(["sleep", "60"], tmp_path, log)
         process.send_signal(signal.SIGINT)
         assert process.wait() == -signal.SIGINT
 

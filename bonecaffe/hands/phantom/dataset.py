@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 
 from bonecaffe.errors import BonecaffeError
-from bonecaffe.files import write_bytes
 from bonecaffe.hands import images
 from bonecaffe.hands.cases import Case, write_cases
 from bonecaffe.hands.phantom import render, skeleton
@@ -172,23 +171,3 @@ def write(
             progress(len(made), count)
     write_points(out / "points.csv", [points for _, points in made])
     write_cases(out / "ages.csv", [case for case, _ in made], RSNA_COLUMNS)
-
-
-def write_contact_sheet(
-    path: Path, phantoms: list[Phantom], columns: int = 8, cell: tuple[int, int] = (260, 330)
-) -> None:
-    """Write phantoms side by side as one PNG, for looking at."""
-    import cv2
-
-    cells = []
-    for phantom in phantoms:
-        height, width = phantom.image.shape
-        scale = min(cell[0] / width, cell[1] / height)
-        small = cv2.resize(phantom.image, (int(width * scale), int(height * scale)), interpolation=cv2.INTER_AREA)
-        padded = np.full((cell[1], cell[0]), 60, np.uint8)
-        padded[: small.shape[0], : small.shape[1]] = small
-        cells.append(padded)
-    while len(cells) % columns:
-        cells.append(np.full((cell[1], cell[0]), 60, np.uint8))
-    rows = [np.hstack(cells[i : i + columns]) for i in range(0, len(cells), columns)]
-    write_bytes(path, images.encode_png(np.vstack(rows), 6), parents=True)
