@@ -61,7 +61,11 @@ def main(arguments: Sequence[str], keep: Path = Path("runs/bench.json")) -> int:
         return 1
     with tempfile.TemporaryDirectory() as folder:
         figures = table(parts, Workbench(Path(folder), int(os.environ.get("BENCH_COUNT", "600"))))
-    kept = {"machine": environment.describe(), "at": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "figures": figures}
+    kept = {
+        "machine": environment.describe().model_dump(mode="json"),
+        "at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "figures": figures,
+    }
     write_text(keep, json.dumps(kept, indent=2, ensure_ascii=False) + "\n", parents=True)
     return 0
 
