@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bonecaffe.errors import AnnotateError, PointsError, Problems
-from bonecaffe.files import held, read_table, sha256, table_text, write_text
+from bonecaffe.files import check_tree, held, read_table, sha256, table_text, write_text
 from bonecaffe.hands.images import find_images, image_size
 from bonecaffe.hands.reference_points import (
     COLUMNS,
@@ -76,7 +76,7 @@ class _File:
 
     @classmethod
     def read(cls, path: Path) -> _File:
-        if not path.exists() or path.stat().st_size == 0:
+        if not path.exists() or (path.is_file() and path.stat().st_size == 0):
             return cls()
         table = read_points_table(path)
         rows: dict[str, dict[str, str]] = {}
@@ -165,6 +165,7 @@ class Marking:
         self._sizes: dict[str, tuple[int, int]] = {}
         with ExitStack() as stack:
             self.table.parent.mkdir(parents=True, exist_ok=True)
+            check_tree(self.table.parent, [self.notes.name, lock_file(self.table).name], AnnotateError)
             stack.enter_context(held(lock_file(self.table), "annotate", self._busy))
             self._refresh()
             self._held = stack.pop_all()
@@ -217,9 +218,7 @@ class Marking:
         file = _File.read(self.table)
         self._check_sizes(file)
         self._file, self._signature = file, signature
-        if self.notes.is_file():
-            notes = read_table(self.notes, AnnotateError)
-            self._notes = {row["id"]: row for _, row in notes.rows() if row.get("id")}
+        self._notes = _read_notes(self.notes)
 
     def _check_sizes(self, file: _File) -> None:
         problems = Problems()
@@ -297,11 +296,19 @@ class Marking:
 
 def accepted_suggestions(table: Path) -> int:
     """How many hands of a table have the points of a suggestion, accepted as they were; 0 when annotate did not mark it."""
-    notes = notes_file(table)
-    if not notes.is_file() or not table.is_file():
+    notes = _read_notes(notes_file(table))
+    if not notes or not table.is_file():
         return 0
     marked = {row["id"] for _, row in read_table(table, AnnotateError).rows() if row.get("id") and row.get("ulna_x")}
-    return sum(bool(row.get("suggested")) and row["id"] in marked for _, row in read_table(notes, AnnotateError).rows())
+    return sum(bool(row.get("suggested")) and case_id in marked for case_id, row in notes.items())
+
+
+def _read_notes(path: Path) -> dict[str, dict[str, str]]:
+    """What is noted of each hand, by id; nothing when there is no such file. A link is refused: it may lead anywhere."""
+    check_tree(path.parent, [path.name], AnnotateError)
+    if not path.exists():
+        return {}
+    return {row["id"]: row for _, row in read_table(path, AnnotateError).rows() if row.get("id")}
 
 
 def notes_file(table: Path) -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hmac
 import json
-import os
 import secrets
 import threading
 from pathlib import Path
@@ -15,7 +14,8 @@ from flask import Flask, Response, abort, jsonify, request, send_from_directory
 
 from bonecaffe.annotate.marking import Conflict, Marking, Marks
 from bonecaffe.annotate.pictures import Pictures
-from bonecaffe.errors import AnnotateError, BonecaffeError, ImageError
+from bonecaffe.errors import AnnotateError, BonecaffeError, FilesError, ImageError
+from bonecaffe.files import check_tree, read_text, remove, write_secret
 from bonecaffe.hands.reference_points import POINT_NAMES
 from bonecaffe.recipe import Preparation
 
@@ -193,11 +193,11 @@ class Server:
         self.port = int(self._server.effective_port)
         self._box["app"] = make_app(marking, preparation, token, self.port)
         self.address = f"http://{ADDRESS}:{self.port}/{token}/"
-        self._remembered.unlink(missing_ok=True)
-        with open(
-            os.open(self._remembered, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8"
-        ) as file:
-            json.dump({"port": self.port, "token": token}, file)
+        try:
+            write_secret(self._remembered, json.dumps({"port": self.port, "token": token}))
+        except OSError as error:
+            self._server.close()
+            raise AnnotateError(f"{self._remembered}: {error.strerror}. Remove it, or make room.") from None
 
     def _listen(self, port: int) -> Any:
         from waitress.server import create_server
@@ -207,8 +207,9 @@ class Server:
 
     def _last(self) -> tuple[int, str]:
         """Port and token of a server that was killed; none, and a new token, when there was none."""
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            last = json.loads(self._remembered.read_text(encoding="utf-8"))
+        with contextlib.suppress(OSError, FilesError, ValueError, KeyError, TypeError):
+            check_tree(self._remembered.parent, [self._remembered.name])
+            last = json.loads(read_text(self._remembered, "settings"))
             port, token = int(last["port"]), str(last["token"])
             if len(token) >= 24 and 0 < port < 65536:
                 return port, token
@@ -221,4 +222,4 @@ class Server:
     def close(self) -> None:
         """Stop serving; the address is not used again."""
         self._server.close()
-        self._remembered.unlink(missing_ok=True)
+        remove(self._remembered)

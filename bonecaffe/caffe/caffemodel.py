@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bonecaffe.errors import WeightsError
-from bonecaffe.files import replacing
+from bonecaffe.files import open_regular, writing
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _V1_LAYERS, _V2_LAYER = 2, 100  # fields of NetParameter
@@ -135,7 +135,7 @@ class Caffemodel:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         try:
-            with open(self.path, "rb") as file:
+            with open_regular(self.path, WeightsError) as file:
                 head = file.read(512)
                 if not head:
                     raise WeightsError(f"{self.path}: the file is empty. Download it again.")
@@ -169,7 +169,7 @@ class Caffemodel:
 
     def write_without(self, names: set[str], target: Path) -> None:
         """Copy the file to ``target`` without these layers, every other byte as it is, whole or not at all."""
-        with replacing(target) as temporary, open(temporary, "wb") as out:
+        with writing(target) as out:
             at = 0
             for layer in self.layers:
                 if layer.name in names:
@@ -206,7 +206,7 @@ def initial_weights(weights: Path, target: Path, head: str, head_shape: tuple[in
 def solver_state(path: Path) -> tuple[int, int]:
     """The iteration of a solverstate and the number of histories it holds; WeightsError when it is cut off."""
     try:
-        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        with open_regular(path, WeightsError) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             iteration = histories = 0
             for field in _fields(data, 0, len(data)):
                 if field.number == 1 and field.wire == _VARINT:
@@ -221,7 +221,8 @@ def solver_state(path: Path) -> tuple[int, int]:
 def learned_net(path: Path) -> str:
     """The caffemodel that a solverstate names; WeightsError when it cannot be read."""
     try:
-        data = path.read_bytes()[:65536]
+        with open_regular(path, WeightsError) as file:
+            data = file.read(65536)
         for field in _fields(data, 0, len(data)):
             if field.number == 2 and field.wire == _BYTES:
                 return data[field.value : field.end].decode("utf-8")

@@ -14,9 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
-from xml.etree import ElementTree
+from xml.etree.ElementTree import Element, ParseError
+
+import defusedxml.ElementTree
 
 from bonecaffe.errors import ImageError, PointsError, Problems
+from bonecaffe.files import read_bytes
 from bonecaffe.hands.fingers import Incomplete, boxes_to_points
 from bonecaffe.hands.images import find_images, image_size
 from bonecaffe.hands.reference_points import POINT_NAMES, ReferencePoints, read_points
@@ -105,7 +108,7 @@ def _files(sources: Iterable[Path]) -> list[Path]:
     for source in sources:
         if source.is_dir():
             files += sorted(p for p in source.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
-        elif source.is_file():
+        elif source.exists():
             files.append(source)
         else:
             raise PointsError(f"{source}: no such file or folder.")
@@ -124,7 +127,9 @@ def _parse(path: Path) -> Iterator[Hand]:
             raise ValueError(str(error).removeprefix(f"{path}: ")) from error
         return
     try:
-        content = path.read_bytes()
+        content = read_bytes(path, "record", PointsError)
+    except PointsError as error:
+        raise ValueError(str(error).removeprefix(f"{path}: ")) from error
     except OSError as error:
         raise ValueError(error.strerror) from error
     reader, tree = _reader(content)
@@ -139,11 +144,11 @@ def _parse(path: Path) -> Iterator[Hand]:
 def _reader(content: bytes) -> tuple[Callable[[Any], Iterator[Hand]], Any]:
     """Which reader understands a file, and the file parsed; ValueError when none does."""
     if content.lstrip()[:1] == b"<":
-        if b"<!DOCTYPE" in content or b"<!ENTITY" in content:
-            raise ValueError("XML with a document type; no annotation tool writes one, and it is not read")
         try:
-            tree = ElementTree.fromstring(content)
-        except (ElementTree.ParseError, ValueError, LookupError) as error:
+            tree = defusedxml.ElementTree.fromstring(content, forbid_dtd=True)
+        except defusedxml.DefusedXmlException:
+            raise ValueError("XML with a document type; no annotation tool writes one, and it is not read") from None
+        except (ParseError, ValueError, LookupError) as error:
             raise ValueError(f"not readable as XML: {error}") from error
         if tree.tag == "annotation":
             return _voc, tree
@@ -195,14 +200,14 @@ def _put(points: dict[str, tuple[float, float]], label: Any, x: Any, y: Any, ima
     points[name] = _number(x), _number(y)
 
 
-def _text(node: ElementTree.Element, path: str) -> str:
+def _text(node: Element, path: str) -> str:
     found = node.findtext(path)
     if found is None or not found.strip():
         raise ValueError(f"no <{path}> in <{node.tag}>")
     return found.strip()
 
 
-def _voc(tree: ElementTree.Element) -> Iterator[Hand]:
+def _voc(tree: Element) -> Iterator[Hand]:
     """Pascal VOC boxes of bones: centres of MCP, Radius and Ulna (two public vocabularies)."""
     boxes = []
     for node in tree.iter("object"):
@@ -214,7 +219,7 @@ def _voc(tree: ElementTree.Element) -> Iterator[Hand]:
     yield Hand(_stem(_text(tree, "filename")), width, height, boxes_to_points(boxes))
 
 
-def _cvat(tree: ElementTree.Element) -> Iterator[Hand]:
+def _cvat(tree: Element) -> Iterator[Hand]:
     """CVAT for images: seven <points> by label, in a skeleton or not, or one <points> of seven pairs in our order."""
     for image in tree.iter("image"):
         name = _stem(image.get("name"))

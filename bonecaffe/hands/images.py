@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bonecaffe.errors import ImageError
+from bonecaffe.files import open_regular, read_bytes
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 GREY_TOLERANCE = 8
@@ -47,24 +48,30 @@ def find_images(folder: str | Path) -> dict[str, Path]:
     return found
 
 
-def image_size(path: str | Path) -> tuple[int, int]:
+def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """Width and height in pixels from a file's header, without decoding it; ImageError when it is no image."""
     try:
-        with open(path, "rb") as file:
-            header = _png_header(file.read(_PNG_HEADER))
-        if header:
-            return header.width, header.height
-    except OSError:
-        pass  # Pillow says why
-    import PIL.Image
-
-    try:
-        with PIL.Image.open(path) as image:
-            return image.size
+        file = open_regular(path, ImageError)
     except FileNotFoundError:
         raise ImageError(f"{path}: no such image.") from None
-    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
-        raise ImageError(f"{path}: not a readable image: {error}.") from error
+    except OSError as error:
+        raise ImageError(f"{path}: {error.strerror or error}.") from error
+    with file:
+        try:
+            if header := _png_header(file.read(_PNG_HEADER)):
+                return header.width, header.height
+            file.seek(0)
+        except OSError as error:
+            raise ImageError(f"{path}: {error.strerror or error}.") from error
+        import PIL.Image
+
+        try:
+            with PIL.Image.open(file, formats=("PNG", "JPEG")) as image:
+                return image.size
+        except PIL.UnidentifiedImageError:
+            raise ImageError(f"{path}: neither a PNG nor a JPEG file.") from None
+        except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+            raise ImageError(f"{path}: not a readable image: {error}.") from error
 
 
 class _PngHeader(NamedTuple):
@@ -88,15 +95,15 @@ def _png_header(content: bytes) -> _PngHeader | None:
     return header if 0 < header.width * header.height <= _PIXELS_AT_MOST else None
 
 
-def read_image(path: str | Path) -> np.ndarray:
+def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     """Read a radiograph as uint8, shape (height, width).
 
     Taken are 8-bit grey, colour files that are really grey, and 16-bit grey, which is stretched from its own
     smallest and largest value to 0…255 (the paper's images are 8-bit; see README). Raises ImageError naming the
-    file for one that is missing, cut off, damaged, in colour, or transparent.
+    file for one that is missing, a named pipe or a device, too large, cut off, damaged, in colour, or transparent.
     """
     try:
-        content = Path(path).read_bytes()
+        content = read_bytes(path, "image", ImageError)
     except OSError as error:
         raise ImageError(f"{path}: {error.strerror or error}.") from error
     return decode(content, str(path))

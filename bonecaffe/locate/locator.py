@@ -16,6 +16,7 @@ import numpy as np
 
 from bonecaffe.caffe import nets as engines
 from bonecaffe.errors import LocateError
+from bonecaffe.files import read_text
 from bonecaffe.hands import fingers
 from bonecaffe.hands.images import read_image
 from bonecaffe.locate import frames
@@ -62,7 +63,7 @@ class Locator:
 
     def __init__(self, model: Path = MODEL, engine: engines.Kind = "caffe") -> None:
         try:
-            self.facts = json.loads((model / "locator.json").read_text(encoding="utf-8"))
+            self.facts = json.loads(read_text(model / "locator.json", "settings", LocateError))
         except (OSError, ValueError) as error:
             raise LocateError(
                 f"{model}: no locator here ({error}). Train one with: bonecaffe train-locator {model}"
@@ -70,8 +71,9 @@ class Locator:
         self._nets = {}
         for view in ("whole", "near"):
             weights = model / f"{view}.caffemodel"
-            if not weights.is_file():
-                raise LocateError(f"{weights}: not there. Train the locator anew, or install bonecaffe again.")
+            for path in (model / "deploy.prototxt", weights):
+                if not path.is_file():
+                    raise LocateError(f"{path}: not there. Train the locator again, or install bonecaffe again.")
             self._nets[view] = engines.make(engine, model / "deploy.prototxt", weights)
 
     def find(self, image: str | os.PathLike[str] | np.ndarray) -> Found:

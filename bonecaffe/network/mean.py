@@ -13,7 +13,7 @@ import numpy as np
 
 from bonecaffe.caffe import caffemodel, programs
 from bonecaffe.errors import PrepareError, RecipeError
-from bonecaffe.files import replacing, write_bytes
+from bonecaffe.files import read_bytes, replacing, write_bytes
 from bonecaffe.recipe import Recipe
 from bonecaffe.run import RunDir
 
@@ -61,21 +61,32 @@ def write(run: RunDir, recipe: Recipe) -> None:
             programs.call("compute_image_mean", [str(run.lmdb("train").absolute()), str(temporary.absolute())])
     elif given := given_file(recipe):
         size = (3, recipe.preparation.height, recipe.preparation.width)
-        if read(given).shape != size:
-            shown = " x ".join(map(str, read(given).shape))
+        content = _read(given)
+        shape = _parse(content, given).shape
+        if shape != size:
+            shown = " x ".join(map(str, shape))
             raise RecipeError(
                 f"{given}: a mean image of {shown}, but the network's input is {' x '.join(map(str, size))}. "
                 "Caffe would stop. Use mean: dataset, or a mean image of that size."
             )
-        write_bytes(run.mean_file, given.read_bytes())
+        write_bytes(run.mean_file, content)
 
 
 def read(path: Path) -> np.ndarray:
     """A mean image, float32 (channel, row, column); RecipeError naming the file when it is none."""
+    return _parse(_read(path), path)
+
+
+def _read(path: Path) -> bytes:
     try:
-        shape, values = caffemodel.read_blob(path.read_bytes())
+        return read_bytes(path, "image", RecipeError)
     except OSError as error:
         raise RecipeError(f"{path}: {error.strerror}. The recipe's mean needs it.") from error
+
+
+def _parse(content: bytes, path: Path) -> np.ndarray:
+    try:
+        shape, values = caffemodel.read_blob(content)
     except ValueError as error:
         raise RecipeError(f"{path}: not a mean image (binaryproto): {error}.") from error
     shape = shape[-3:]

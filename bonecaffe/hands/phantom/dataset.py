@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from bonecaffe.errors import BonecaffeError
-from bonecaffe.files import write_bytes
+from bonecaffe.files import write_bytes, write_scratch
 from bonecaffe.hands import images
 from bonecaffe.hands.cases import Case, write_cases
 from bonecaffe.hands.phantom import render, skeleton
@@ -141,9 +141,7 @@ def _write_one(task: tuple[int, int, tuple[int, int] | None, str]) -> tuple[Case
     seed, number, size, folder = task
     phantom = make(seed, number, size)
     path = os.path.join(folder, f"{phantom.case.id}.png")
-    with open(f"{path}.part", "wb") as file:
-        file.write(images.encode_png(phantom.image))
-    os.replace(f"{path}.part", path)
+    write_scratch(path, images.encode_png(phantom.image))
     return phantom.case, phantom.points
 
 
