@@ -16,7 +16,7 @@ import numpy as np
 
 from bonecaffe.errors import EvaluateError
 from bonecaffe.evaluation.metrics import AGE_BANDS, limits_of_agreement
-from bonecaffe.files import make_folder, replacing
+from bonecaffe.files import make_folder, writing
 from bonecaffe.run import SPLITS, RunDir
 
 INK, TRAIN, TEST = "#1c2126", "#2f6db3", "#c4501e"
@@ -250,8 +250,8 @@ def read_curve(run: RunDir):
 
 def save(figure, path: Path) -> Path:
     """Save a figure as PNG, whole or not at all."""
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=130, format="png", metadata={"Software": None})
+    with writing(path) as file:
+        figure.savefig(file, dpi=130, format="png", metadata={"Software": None})
     figure.set_layout_engine("none")  # laid out now: what is saved of it next has the same places, and sooner
     return path
 
