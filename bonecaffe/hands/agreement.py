@@ -23,7 +23,10 @@ class Difference(NamedTuple):
 
 
 def palm(hand: ReferencePoints) -> float:
-    """Pixels from the middle between ulna and radius to the middle finger's point: the length that the points themselves give."""
+    """Pixels from the middle between ulna and radius to the middle finger's point.
+
+    The length that a hand's own points give, so that hands of every size and scan can be compared.
+    """
     (ulna_x, ulna_y), (radius_x, radius_y) = hand.points[:2]
     return math.dist(((ulna_x + radius_x) / 2, (ulna_y + radius_y) / 2), hand.points[POINT_NAMES.index("phalanx3")])
 

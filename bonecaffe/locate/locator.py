@@ -43,9 +43,10 @@ _HALF = 0.06
 
 
 class Found(NamedTuple):
-    """What was found in an image: seven points (7, 2) in pixels; how far looks at it disagree, in parts of the palm.
+    """What was found in an image: seven points (7, 2) in pixels, and how far looks at the hand disagree.
 
-    ``steady`` is how far the last two steps lay apart, in the same measure.
+    ``spread`` is the median distance of the looks from the points, ``steady`` that of the last two steps from each
+    other, both in parts of `wrist_to_knuckles`.
     """
 
     points: np.ndarray
@@ -54,7 +55,7 @@ class Found(NamedTuple):
 
     @property
     def confidence(self) -> float:
-        """1 where the looks agree, 0.5 where they disagree by `_HALF` of the palm, towards 0 beyond. Not a probability."""
+        """1 where the looks agree, 0.5 at a spread of `_HALF`, towards 0 beyond. Not a probability."""
         return 1 / (1 + (self.spread / _HALF) ** 3)
 
 
@@ -105,14 +106,21 @@ class Locator:
         return np.stack([frame.to_image(at) for frame, at in zip(places, said, strict=True)])
 
 
-def palm(points: np.ndarray) -> float:
-    """Length of the palm, from the middle between ulna and radius to that of the four fingers' points (7, 2)."""
+def wrist_to_knuckles(points: np.ndarray) -> float:
+    """Pixels from the middle between ulna and radius to the mean of the four fingers' points (7, 2), thumb left out.
+
+    A mean of four is steadier than one point, and these points are a net's guesses. The palm of a marked hand
+    (`bonecaffe.hands.agreement.palm`) ends at the middle finger's point instead, and is a little longer.
+    """
     return float(np.hypot(*(points[3:].mean(axis=0) - points[:2].mean(axis=0)))) + 1e-6
 
 
+palm = wrist_to_knuckles  # the name until locate.py has changed over
+
+
 def _apart(a: np.ndarray, b: np.ndarray) -> float:
-    """Mean distance of two guesses' points, in parts of the palm."""
-    return float(np.hypot(*(a - b).T).mean()) / palm(a)
+    """Mean distance of two guesses' points, in parts of the first one's `wrist_to_knuckles`."""
+    return float(np.hypot(*(a - b).T).mean()) / wrist_to_knuckles(a)
 
 
 def _strange(points: np.ndarray) -> bool:
