@@ -100,7 +100,7 @@ class _File:
 
 def _places(row: Mapping[str, str]) -> Places:
     """The points of a row, some of which may be empty; ValueError for a half or no number."""
-    places = []
+    places: list[tuple[float, float] | None] = []
     for name in POINT_NAMES:
         x, y = row[f"{name}_x"], row[f"{name}_y"]
         if bool(x) != bool(y):
@@ -134,8 +134,10 @@ def _kept_text(points: Places) -> str:
 
 def _kept(text: str) -> Places:
     """What `_kept_text` wrote; none where it is not that."""
-    places = tuple(tuple(map(float, pair.split(","))) if pair else None for pair in text.split(";"))
-    return places if len(places) == len(POINT_NAMES) and all(p is None or len(p) == 2 for p in places) else NONE_SET
+    numbers = [[float(number) for number in pair.split(",")] if pair else [] for pair in text.split(";")]
+    if len(numbers) != len(POINT_NAMES) or not all(len(pair) in (0, 2) for pair in numbers):
+        return NONE_SET
+    return tuple((pair[0], pair[1]) if pair else None for pair in numbers)
 
 
 class Marking:
@@ -317,7 +319,9 @@ def notes_file(table: Path) -> Path:
 
 
 def _rounded(points: Places) -> Places:
-    return tuple(tuple(float(coordinate_text(value)) for value in place) if place else None for place in points)
+    return tuple(
+        (float(coordinate_text(place[0])), float(coordinate_text(place[1]))) if place else None for place in points
+    )
 
 
 def opened(

@@ -7,9 +7,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from bonecaffe.hands.images import encode_png, read_image
+from bonecaffe.hands.images import Image, encode_png, read_image
 from bonecaffe.hands.reference_points import ReferencePoints
 from bonecaffe.prepare.normalize import normalize
 from bonecaffe.recipe import Preparation
@@ -23,11 +21,11 @@ class Pictures:
 
     def __init__(self, preparation: Preparation) -> None:
         self._preparation = preparation
-        self._kept: OrderedDict[Path, tuple[np.ndarray, bytes]] = OrderedDict()
+        self._kept: OrderedDict[Path, tuple[Image, bytes]] = OrderedDict()
         self._mutex = threading.Lock()
         self._busy: dict[Path, threading.Lock] = {}
 
-    def _get(self, path: Path) -> tuple[np.ndarray, bytes]:
+    def _get(self, path: Path) -> tuple[Image, bytes]:
         import cv2
 
         with self._mutex:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bonecaffe.errors import WeightsError
 from bonecaffe.files import open_regular, writing
@@ -97,7 +98,7 @@ def _shape(data: mmap.mmap | bytes, blob: _Field) -> tuple[int, ...]:
     return tuple(dims) if dims else tuple(legacy.values())
 
 
-def read_blob(data: bytes) -> tuple[tuple[int, ...], np.ndarray]:
+def read_blob(data: bytes) -> tuple[tuple[int, ...], NDArray[np.float32]]:
     """A BlobProto's shape and its numbers, float32; ValueError when it is none."""
     blob = _Field(0, _BYTES, 0, 0, len(data))
     parts = [

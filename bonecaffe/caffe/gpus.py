@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 from bonecaffe.caffe import installation, programs
 
@@ -13,7 +13,8 @@ _DRIVERS = (Path("/proc/driver/nvidia/version"), Path("/dev/dxg"))
 """What NVIDIA's driver leaves on Linux, and under Windows' own Linux."""
 
 
-class Card(NamedTuple):
+@dataclass(frozen=True)
+class Card:
     """A card: its number, its name, its compute capability (86 for 8.6), its memory in bytes."""
 
     index: int
@@ -38,12 +39,12 @@ def cards() -> list[Card]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return list(found.values())
-    seen = []
+    seen: list[Card] = []
     for wish in visible.split(","):
         card = next((c for uuid, c in found.items() if wish.strip() == str(c.index) or (wish.startswith("GPU-") and uuid.startswith(wish.strip()))), None)  # fmt: skip
         if card is None:  # CUDA looks no further
             break
-        seen.append(card._replace(index=len(seen)))
+        seen.append(replace(card, index=len(seen)))
     return seen
 
 

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bonecaffe.evaluation.plots import TRAIN, save
+from bonecaffe.hands.images import Image
+from bonecaffe.hands.reference_points import POINT_NAMES, ReferencePoints
+from bonecaffe.prepare.crop import crop
+from bonecaffe.prepare.normalize import equalized_crop, normalize
+from bonecaffe.recipe import Recipe
+
+if TYPE_CHECKING:  # loaded when something is drawn
+    from matplotlib.figure import Figure
 
 
-def _figure(width: float, height: float):
+def _figure(width: float, height: float) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -16,7 +26,7 @@ def _figure(width: float, height: float):
     return figure
 
 
-def side_by_side(pictures, path: Path) -> Path:
+def side_by_side(pictures: Mapping[str, Image], path: Path) -> Path:
     """Grey images under their titles, each with its histogram below; ``pictures`` maps titles to uint8 arrays."""
     figure = _figure(2.5 * len(pictures), 3.8)
     above, below = figure.subplots(2, len(pictures), height_ratios=(3, 1))
@@ -31,12 +41,8 @@ def side_by_side(pictures, path: Path) -> Path:
     return save(figure, path)
 
 
-def preparation(image, points, recipe, path: Path) -> Path:
-    """The pipeline in pictures (figures 2 and 3): image, points and rectangle, crop, equalized, as the network sees it."""
-    from bonecaffe.hands.reference_points import POINT_NAMES
-    from bonecaffe.prepare.crop import crop
-    from bonecaffe.prepare.normalize import equalized_crop, normalize
-
+def preparation(image: Image, points: ReferencePoints, recipe: Recipe, path: Path) -> Path:
+    """The pipeline in pictures (figures 2 and 3): image, points, rectangle, crop, equalized, as the network sees it."""
     settings = recipe.preparation
     rectangle = points.rectangle(settings.margin)
     steps = [

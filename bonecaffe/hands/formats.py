@@ -350,7 +350,7 @@ def coco(hands: Iterable[ReferencePoints]) -> dict[str, Any]:
 
 def labelme(hand: ReferencePoints) -> dict[str, Any]:
     """A hand as a labelme file; the image is not in it."""
-    shapes = [
+    shapes: list[dict[str, Any]] = [
         {"label": name, "points": [[x, y]], "group_id": None, "shape_type": "point", "flags": {}}
         for name, (x, y) in zip(POINT_NAMES, hand.points, strict=True)
     ]

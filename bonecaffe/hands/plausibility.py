@@ -46,7 +46,7 @@ def doubts(hand: ReferencePoints) -> list[str]:
 def all_doubts(hands: Mapping[str, ReferencePoints]) -> dict[str, list[str]]:
     """The doubts about each hand that raises any, by id; the same points under two ids among them."""
     found = {case_id: doubts(hand) for case_id, hand in hands.items()}
-    first: dict[tuple, str] = {}
+    first: dict[tuple[tuple[float, float], ...], str] = {}
     for case_id, hand in hands.items():
         if (twin := first.setdefault(hand.points, case_id)) != case_id:
             found[case_id].append(f"the very points of id {twin}")

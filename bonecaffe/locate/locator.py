@@ -18,9 +18,9 @@ from bonecaffe.caffe import nets as engines
 from bonecaffe.errors import LocateError
 from bonecaffe.files import read_text
 from bonecaffe.hands import fingers
-from bonecaffe.hands.images import read_image
+from bonecaffe.hands.images import Image, read_image
 from bonecaffe.locate import frames
-from bonecaffe.locate.frames import Frame
+from bonecaffe.locate.frames import Frame, Places
 from bonecaffe.locate.network import OUTPUTS
 
 MODEL = Path(__file__).parent / "model"
@@ -49,7 +49,7 @@ class Found(NamedTuple):
     other, both in parts of `wrist_to_knuckles`.
     """
 
-    points: np.ndarray
+    points: Places
     spread: float
     steady: float
 
@@ -77,7 +77,7 @@ class Locator:
                     raise LocateError(f"{path}: not there. Train the locator again, or install bonecaffe again.")
             self._nets[view] = engines.make(engine, model / "deploy.prototxt", weights)
 
-    def find(self, image: str | os.PathLike[str] | np.ndarray) -> Found:
+    def find(self, image: str | os.PathLike[str] | Image) -> Found:
         """The seven points of the hand in a radiograph, a file or uint8 (height, width); how sure they are is the caller's to judge.
 
         Raises ImageError for a file that cannot be read.
@@ -96,17 +96,17 @@ class Locator:
         spread = float(np.median([_apart(points, other) for other in seen]))
         return Found((points + 0.5) / scale - 0.5, spread, float(moves[best]))
 
-    def _see(self, view: str, image: np.ndarray, places: list[Frame], inverted: int = -1) -> np.ndarray:
+    def _see(self, view: str, image: Image, places: list[Frame], inverted: int = -1) -> Places:
         """What a net says of squares of the image: points in pixels (n, 7, 2)."""
         squares = np.stack([frames.even(frames.cut(image, frame)) for frame in places]).astype(np.float32)
         if inverted >= 0:
             squares[inverted] = 255 - squares[inverted]
-        said = self._nets[view].forward((squares[:, None] - 128) / 64)
-        said = said.reshape(len(places), OUTPUTS // 2, 2) / frames.LABEL_SCALE
-        return np.stack([frame.to_image(at) for frame, at in zip(places, said, strict=True)])
+        outputs = self._nets[view].forward((squares[:, None] - np.float32(128)) / np.float32(64))
+        found = outputs.reshape(len(places), OUTPUTS // 2, 2) / frames.LABEL_SCALE
+        return np.stack([frame.to_image(at) for frame, at in zip(places, found, strict=True)])
 
 
-def wrist_to_knuckles(points: np.ndarray) -> float:
+def wrist_to_knuckles(points: Places) -> float:
     """Pixels from the middle between ulna and radius to the mean of the four fingers' points (7, 2), thumb left out.
 
     A mean of four is steadier than one point, and these points are a net's guesses. The palm of a marked hand
@@ -118,14 +118,14 @@ def wrist_to_knuckles(points: np.ndarray) -> float:
 palm = wrist_to_knuckles  # the name until locate.py has changed over
 
 
-def _apart(a: np.ndarray, b: np.ndarray) -> float:
+def _apart(a: Places, b: Places) -> float:
     """Mean distance of two guesses' points, in parts of the first one's `wrist_to_knuckles`."""
     return float(np.hypot(*(a - b).T).mean()) / wrist_to_knuckles(a)
 
 
-def _strange(points: np.ndarray) -> bool:
+def _strange(points: Places) -> bool:
     """Whether the points are in no order that a hand has."""
-    ulna, radius, *joints = (tuple(map(float, point)) for point in points)
+    ulna, radius, *joints = ((float(x), float(y)) for x, y in points)
     try:
         return fingers.order(ulna, radius, joints) != joints
     except ValueError:

@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bonecaffe.caffe import caffemodel, programs
 from bonecaffe.errors import PrepareError, RecipeError
@@ -72,7 +73,7 @@ def write(run: RunDir, recipe: Recipe) -> None:
         write_bytes(run.mean_file, content)
 
 
-def read(path: Path) -> np.ndarray:
+def read(path: Path) -> NDArray[np.float32]:
     """A mean image, float32 (channel, row, column); RecipeError naming the file when it is none."""
     return _parse(_read(path), path)
 
@@ -84,7 +85,7 @@ def _read(path: Path) -> bytes:
         raise RecipeError(f"{path}: {error.strerror}. The recipe's mean needs it.") from error
 
 
-def _parse(content: bytes, path: Path) -> np.ndarray:
+def _parse(content: bytes, path: Path) -> NDArray[np.float32]:
     try:
         shape, values = caffemodel.read_blob(content)
     except ValueError as error:
@@ -95,7 +96,7 @@ def _parse(content: bytes, path: Path) -> np.ndarray:
     return values.reshape(shape)
 
 
-def array(run: RunDir, recipe: Recipe) -> np.ndarray:
+def array(run: RunDir, recipe: Recipe) -> NDArray[np.float32]:
     """What the Data layer subtracts, float32, (3, 1, 1) or (3, height, width)."""
     kind = recipe.network.mean
     if kind == "imagenet_values":

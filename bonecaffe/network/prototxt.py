@@ -21,7 +21,7 @@ class Enum(str):
     """A name of an enumeration in Caffe's protocol, written without quotes: ``MAX``, ``LMDB``, ``GPU``."""
 
 
-class Block(list):
+class Block(list[tuple[str, "Value"]]):
     """A message: (field, value) pairs in the order in which they are printed; a field may repeat."""
 
     def __init__(self, *pairs: tuple[str, Value]) -> None:

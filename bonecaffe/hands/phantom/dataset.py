@@ -26,7 +26,7 @@ RSNA_COLUMNS = ("id", "boneage", "male")
 class Phantom:
     """A synthetic hand: its radiograph, uint8 (height, width), its case and its points."""
 
-    image: np.ndarray
+    image: images.Image
     case: Case
     points: ReferencePoints
 
@@ -102,7 +102,7 @@ def _look(rng: np.random.Generator) -> render.Look:
         for _ in range(5)
     )
     framed = rng.random() < 0.42
-    frame = tuple(
+    left, top, right, bottom = (
         float(v)
         for v in (
             rng.uniform(-0.02, 0.05),
@@ -122,7 +122,7 @@ def _look(rng: np.random.Generator) -> render.Look:
         blur_px=float(rng.uniform(0.7, 1.2)),
         ceiling=float(rng.uniform(0.9, 1.0)),
         shading=(float(rng.normal(0, 0.025)), float(rng.normal(0, 0.025))),
-        frame=frame if framed else None,
+        frame=(left, top, right, bottom) if framed else None,
         frame_value=float(rng.uniform(0.0, 0.12) if rng.random() < 0.5 else rng.uniform(0.4, 0.95)),
         frame_angle=float(rng.normal(0, 0.008)),
         frame_edge=float(rng.uniform(0, 0.5)),
