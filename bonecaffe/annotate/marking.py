@@ -1,8 +1,9 @@
 """The hands that are being marked: read from points.csv, written back after every click, nothing of it lost.
 
-points.csv keeps its form; a hand marked in part has some of its coordinates, and whoever reads it says so. What else is
-to be remembered of a hand lies beside it in ``points.notes.csv``: skipped and why, flagged, seconds, the points of a hand
-that is skipped (its row in points.csv is empty, so that nobody uses it), whether the points are a suggestion's, accepted.
+points.csv keeps its form; a hand marked in part has some of its coordinates, and whoever reads it says so. What else
+is to be remembered of a hand is kept beside it in ``points.notes.csv``: skipped and why, flagged, seconds, the points
+of a hand that is skipped (its row in points.csv is empty, so that nobody uses it), whether the points are a
+suggestion's, accepted.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ class _File:
                 _places(row)
             except ValueError as error:
                 problems.add(f"{where}: {error}")
-        problems.raise_if_any(PointsError, str(path), "Mend these rows.")
+        problems.raise_if_any(PointsError, str(path), "Fix these rows.")
         return cls(table.columns, rows)
 
     def text(self) -> str:
@@ -121,14 +122,17 @@ def _places(row: Mapping[str, str]) -> Places:
 def _signature(path: Path) -> tuple[int, ...]:
     """What changes when a file does; empty when there is none."""
     try:
-        about = os.stat(path)
+        stat = os.stat(path)
     except FileNotFoundError:
         return ()
-    return about.st_mtime_ns, about.st_size, about.st_ino
+    return stat.st_mtime_ns, stat.st_size, stat.st_ino
 
 
 def _kept_text(points: Places) -> str:
-    """The points of a skipped hand, as its note keeps them: ``x,y`` seven times, empty where not set; empty for none."""
+    """The points of a skipped hand, as its note keeps them: ``x,y`` seven times, empty where not set.
+
+    Empty for none.
+    """
     return ";".join(",".join(map(coordinate_text, place)) if place else "" for place in points) if any(points) else ""
 
 
@@ -153,7 +157,10 @@ class Marking:
         self.images = {case_id: path for case_id, path in found.items() if path.resolve().is_relative_to(inside)}
         self.left_out = sorted(found.keys() - self.images.keys())
         if not self.images:
-            raise AnnotateError(f"{images}: all its images are links that lead out of it, which are not shown. Give the folder they lead to.")  # fmt: skip
+            raise AnnotateError(
+                f"{images}: all its images are links that lead out of it, which are not shown. "
+                "Give the folder they lead to."
+            )
         self.ids = sorted(
             self.images, key=lambda case_id: (len(case_id), case_id) if case_id.isdigit() else (99, case_id)
         )
@@ -174,7 +181,8 @@ class Marking:
 
     def _busy(self, holder: str) -> AnnotateError:
         return AnnotateError(
-            f"{self.table}: is being marked by {holder or 'another program'}. Open the page it printed, or stop it; to mark in two places, mark two tables."
+            f"{self.table}: is being marked by {holder or 'another program'}. "
+            "Open the page it printed, or stop it; to mark in two places, mark two tables."
         )
 
     def close(self) -> None:
@@ -230,7 +238,8 @@ class Marking:
                 marked, real = (row["width"], row["height"]), tuple(map(str, self.size(case_id)))
                 if marked != real:
                     problems.add(
-                        f"id {case_id}: marked in {' x '.join(marked) or 'no size'}, but the image is {' x '.join(real)}"
+                        f"id {case_id}: marked in {' x '.join(marked) or 'no size'}, "
+                        f"but the image is {' x '.join(real)}"
                     )
         problems.raise_if_any(
             PointsError, str(self.table), "Scale them with: bonecaffe points import OLD --images … --out NEW"
@@ -257,7 +266,7 @@ class Marking:
             marks = replace(marks, skipped=" ".join(reason.split()))
             points = _rounded(marks.points)
             if points == _rounded(before.points):
-                points = before.points  # not rounded anew, when somebody wrote them finer
+                points = before.points  # not rounded again, when somebody wrote them finer
             suggestion, noted = self.suggestions.get(case_id), self._notes.get(case_id, {}).get("suggested")
             accepted = (suggestion and points == _rounded(suggestion.points)) or (noted and points == before.points)
             note = {
@@ -268,10 +277,13 @@ class Marking:
                 "points": _kept_text(points) if marks.skipped else "",
                 "suggested": "yes" if accepted and any(points) else "",
             }
-            # the order in which a crash between the two loses nothing: a skipped hand's points are noted before its row is emptied
-            writes = [lambda: self._write_note(note), lambda: self._write_points(case_id, NONE_SET if marks.skipped else points)]  # fmt: skip
-            for write in writes if marks.skipped else reversed(writes):
-                write()
+            # in the order in which a crash between the two loses nothing
+            if marks.skipped:  # its points are noted before its row is emptied
+                self._write_note(note)
+                self._write_points(case_id, NONE_SET)
+            else:
+                self._write_points(case_id, points)
+                self._write_note(note)
             return self._marks(case_id)
 
     def _write_points(self, case_id: str, points: Places) -> None:
@@ -292,12 +304,16 @@ class Marking:
         if {**dict.fromkeys(NOTE_COLUMNS, ""), **self._notes.get(note["id"], empty)} == note:
             return
         notes = {**self._notes, note["id"]: dict(note)}
-        write_text(self.notes, table_text(NOTE_COLUMNS, ([each.get(c, "") for c in NOTE_COLUMNS] for each in notes.values())))  # fmt: skip
+        rows = ([each.get(column, "") for column in NOTE_COLUMNS] for each in notes.values())
+        write_text(self.notes, table_text(NOTE_COLUMNS, rows))
         self._notes = notes
 
 
 def accepted_suggestions(table: Path) -> int:
-    """How many hands of a table have the points of a suggestion, accepted as they were; 0 when annotate did not mark it."""
+    """How many hands of a table have the points of a suggestion, accepted as they were.
+
+    0 when annotate did not mark it.
+    """
     notes = _read_notes(notes_file(table))
     if not notes or not table.is_file():
         return 0
@@ -306,7 +322,10 @@ def accepted_suggestions(table: Path) -> int:
 
 
 def _read_notes(path: Path) -> dict[str, dict[str, str]]:
-    """What is noted of each hand, by id; nothing when there is no such file. A link is refused: it may lead anywhere."""
+    """What is noted of each hand, by id; nothing when there is no such file.
+
+    A link is refused: it may lead anywhere.
+    """
     check_tree(path.parent, [path.name], AnnotateError)
     if not path.exists():
         return {}
@@ -314,7 +333,7 @@ def _read_notes(path: Path) -> dict[str, dict[str, str]]:
 
 
 def notes_file(table: Path) -> Path:
-    """Where what annotate remembers beside the points lies."""
+    """The file in which annotate remembers what is not in the table of points."""
     return table.with_name(f"{table.stem}.notes.csv")
 
 

@@ -49,7 +49,10 @@ class Pictures:
         return self._get(path)[1]
 
     def thumbnail(self, path: Path, points: Sequence[tuple[float, float]]) -> bytes:
-        """What the network would see of an image with these points, by `normalize` itself, as PNG. ValueError for too few."""
+        """What the network would see of an image with these points, by `normalize` itself, as PNG.
+
+        Raises ValueError for too few points.
+        """
         image = self._get(path)[0]
         if len(points) < 2:
             raise ValueError("two points at least span a rectangle")

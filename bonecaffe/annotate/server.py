@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flask import Flask, Response, abort, jsonify, request, send_from_directory
+from waitress.server import create_server
 
 from bonecaffe.annotate.marking import Conflict, Marking, Marks
 from bonecaffe.annotate.pictures import Pictures
@@ -22,7 +23,10 @@ from bonecaffe.recipe import Preparation
 ADDRESS = "127.0.0.1"
 _PAGE = Path(__file__).parent / "page"
 _HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+        "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+    ),
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -61,7 +65,7 @@ def make_app(marking: Marking, preparation: Preparation, token: str, port: int) 
         return response
 
     @app.errorhandler(BonecaffeError)
-    def _said(error: BonecaffeError) -> tuple[Response, int]:
+    def _refused(error: BonecaffeError) -> tuple[Response, int]:
         return jsonify(error=str(error)), 422
 
     @app.errorhandler(OSError)
@@ -80,7 +84,10 @@ def make_app(marking: Marking, preparation: Preparation, token: str, port: int) 
 
     @app.get("/<token>/hands")
     def _hands(token: str) -> Response:
-        listed = [{"id": case_id, "state": marks.state, "flagged": marks.flagged, "seconds": marks.seconds} for case_id, marks in marking.all()]  # fmt: skip
+        listed = [
+            {"id": case_id, "state": marks.state, "flagged": marks.flagged, "seconds": marks.seconds}
+            for case_id, marks in marking.all()
+        ]
         return jsonify(
             hands=listed,
             table=str(marking.table),
@@ -155,16 +162,16 @@ def _look_ahead(marking: Marking, pictures: Pictures) -> None:
         pictures.jpeg(marking.images[first])
 
 
-def _parse(said: Any) -> Marks:
+def _parse(message: Any) -> Marks:
     """Marks from what the page sent; AnnotateError when it is not that."""
     try:
-        points = tuple(None if place is None else (float(place[0]), float(place[1])) for place in said["points"])
+        points = tuple(None if place is None else (float(place[0]), float(place[1])) for place in message["points"])
         marks = Marks(
             points,
-            str(said["skipped"])[:_LONGEST_REASON].strip(),
-            bool(said["flagged"]),
-            float(said["seconds"]),
-            str(said["version"]),
+            str(message["skipped"])[:_LONGEST_REASON].strip(),
+            bool(message["flagged"]),
+            float(message["seconds"]),
+            str(message["version"]),
         )
     except (TypeError, KeyError, ValueError, IndexError, OverflowError):
         raise AnnotateError("not what this page sends") from None
@@ -200,10 +207,11 @@ class Server:
             raise AnnotateError(f"{self._remembered}: {error.strerror}. Remove it, or make room.") from None
 
     def _listen(self, port: int) -> Any:
-        from waitress.server import create_server
-
         # the port is known only when it is taken, and the application wants to know it
-        return create_server(lambda environ, start: self._box["app"](environ, start), host=ADDRESS, port=port, threads=8, ident=None)  # fmt: skip
+        def application(environ: Any, start: Any) -> Any:
+            return self._box["app"](environ, start)
+
+        return create_server(application, host=ADDRESS, port=port, threads=8, ident=None)
 
     def _last(self) -> tuple[int, str]:
         """Port and token of a server that was killed; none, and a new token, when there was none."""

@@ -38,7 +38,7 @@ class _Field(NamedTuple):
 
 @dataclass(frozen=True)
 class StoredLayer:
-    """A layer with the shapes of its weights, and where it lies in the file."""
+    """A layer with the shapes of its weights, and where it is in the file."""
 
     name: str
     shapes: tuple[tuple[int, ...], ...]
@@ -142,7 +142,8 @@ class Caffemodel:
                     raise WeightsError(f"{self.path}: the file is empty. Download it again.")
                 if head.lstrip()[:1] == b"<" or b"<html" in head.lower():
                     raise WeightsError(
-                        f"{self.path}: an HTML page, not a caffemodel; the download was answered with a web page. Download it again."
+                        f"{self.path}: an HTML page, not a caffemodel; the download was answered with a web page. "
+                        "Download it again."
                     )
                 if head.startswith(b"\x89HDF"):
                     raise WeightsError(f"{self.path}: a caffemodel in HDF5. Save it with snapshot_format: BINARYPROTO.")
@@ -189,7 +190,8 @@ def initial_weights(weights: Path, target: Path, head: str, head_shape: tuple[in
         shapes = model.shapes()
         if "conv1" not in shapes or "fc7" not in shapes:
             raise WeightsError(
-                f"{weights}: another network than CaffeNet: it has {', '.join(list(shapes)[:6])}, … but conv1 and fc7 are needed."
+                f"{weights}: another network than CaffeNet: it has {', '.join(list(shapes)[:6])}, … "
+                "but conv1 and fc7 are needed."
             )
         stored = shapes.get(head)
         if stored is None:

@@ -20,7 +20,8 @@ from bonecaffe.errors import CaffeError
 
 UNLESS_SET = {
     "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # GPUs are numbered as nvidia-smi numbers them
-    "GOMP_SPINCOUNT": "1000",  # a thread that waits gives its core away soon: on a busy machine twice as fast, else as fast
+    # a thread that waits gives its core away soon: twice as fast on a busy machine, as fast on an idle one
+    "GOMP_SPINCOUNT": "1000",
 }
 """What Caffe's programs and pycaffe find in their environment, unless the user has set it otherwise."""
 
@@ -67,7 +68,8 @@ def call(program: str, arguments: list[str], cwd: Path | None = None) -> subproc
     done = _run(command, cwd)
     if done.returncode:
         raise CaffeError(
-            f"{program} failed with exit status {done.returncode}: {fatal_line(done.stderr)}\n  command: {' '.join(command)}"
+            f"{program} failed with exit status {done.returncode}: {fatal_line(done.stderr)}\n"
+            f"  command: {' '.join(command)}"
         )
     return done
 
@@ -103,7 +105,7 @@ def _stop_with(parent: int, libc: ctypes.CDLL) -> None:
 
 
 def nvidia_smi(fields: str) -> str:
-    """What nvidia-smi says of the cards, a line each, comma-separated; empty where it is not there or fails."""
+    """What nvidia-smi reports of the GPUs, a line each, comma-separated; empty where it is not installed or fails."""
     command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=30, check=False)

@@ -6,6 +6,7 @@ compared; a figure that is not defined for the data is None in `Metrics`, with t
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -83,8 +84,6 @@ def _ccc(x: NDArray[np.float64], y: NDArray[np.float64], ddof: int = 0, axis: in
 
 def pearson(truth: Months, predicted: Months) -> float:
     """Pearson's r, which unlike the CCC forgives a bias. Raises EvaluateError where one of the two is constant."""
-    import warnings
-
     from scipy import stats
 
     x, y = _pair(truth, predicted)
@@ -96,7 +95,9 @@ def pearson(truth: Months, predicted: Months) -> float:
 
 
 def limits_of_agreement(truth: Months, predicted: Months) -> tuple[float, float]:
-    """Bland and Altman's 95 % limits (Lancet 1986;1:307-310): bias ∓ 1.96 standard deviations (over n - 1) of the differences.
+    """Bland and Altman's 95 % limits: bias ∓ 1.96 standard deviations (over n - 1) of the differences.
+
+    Source: Lancet 1986;1:307-310.
 
     Raises EvaluateError for fewer than two cases.
     """
@@ -117,7 +118,7 @@ def interval(
     resamples: int = RESAMPLES,
     seed: int = SEED,
 ) -> tuple[float, float] | None:
-    """The bootstrap's 95 % interval of MAD or CCC: hands drawn anew with replacement, percentiles, the same for the same seed.
+    """The bootstrap's 95 % interval of MAD or CCC: hands drawn with replacement, percentiles, reproducible by seed.
 
     None where it is not defined: fewer than three cases, or constant predictions for the CCC.
     """

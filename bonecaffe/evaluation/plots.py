@@ -191,11 +191,11 @@ def draw_all(run: RunDir, tables: Mapping[str, DataFrame]) -> list[Plot]:
     """
     import matplotlib
 
-    wanted: list[tuple[str, str, str, Callable[[], Figure]]] = []
+    planned: list[tuple[str, str, str, Callable[[], Figure]]] = []
     if (curve := read_curve(run)) is not None:
         both = "Root mean squared error of the training batch (thin line) and of the test split (line with marks)"
         for scale in ("linear", "log"):
-            wanted.append(
+            planned.append(
                 (
                     f"error_against_iteration_{scale}",
                     f"Error against iteration, {scale} scale",
@@ -204,7 +204,7 @@ def draw_all(run: RunDir, tables: Mapping[str, DataFrame]) -> list[Plot]:
                 )
             )
     for split in reversed(SPLITS):
-        wanted.append(
+        planned.append(
             (
                 f"predicted_against_true_{split}",
                 f"Predicted against true, {split} split",
@@ -213,15 +213,15 @@ def draw_all(run: RunDir, tables: Mapping[str, DataFrame]) -> list[Plot]:
             )
         )
     for split in reversed(SPLITS):
-        wanted.append(
+        planned.append(
             (
                 f"bland_altman_{split}",
                 f"Bland and Altman, {split} split",
-                "Difference against mean. Between the dotted lines lie 95 % of the differences, were they normal.",
+                "Difference against mean. Between the dotted lines are 95 % of the differences, were they normal.",
                 partial(_bland_altman, tables[split], split),
             )
         )
-    wanted += [
+    planned += [
         (
             "error_by_age",
             "Error by age",
@@ -238,7 +238,7 @@ def draw_all(run: RunDir, tables: Mapping[str, DataFrame]) -> list[Plot]:
     plots = []
     make_folder(run.figures)
     with matplotlib.rc_context(STYLE):
-        for name, title, caption, draw in wanted:
+        for name, title, caption, draw in planned:
             figure = draw()
             save(figure, run.figures / f"{name}.png")
             plots.append(Plot(name, title, caption, svg(figure, name)))

@@ -96,8 +96,11 @@ def read(
         except (ValueError, ImageError) as error:
             problems.add(f"{path}: {str(error).rstrip('.')}")
     problems.raise_if_any(
-        PointsError, "import", "Mend these files or take them away (--skip-incomplete leaves out hands that lack points or their image); nothing was written."
-    )  # fmt: skip
+        PointsError,
+        "import",
+        "Fix these files or take them away (--skip-incomplete leaves out hands that lack points or their image); "
+        "nothing was written.",
+    )
     if not hands:
         raise PointsError(f"no marked hands in {', '.join(map(str, sources))}.")
     return [hands[key] for key in sorted(hands)]
@@ -298,9 +301,9 @@ _FORMATS = {
 
 def _whole(hand: Hand, images: dict[str, Path] | None) -> ReferencePoints:
     """All seven points in the pixels of the image; ValueError with what is wrong."""
-    lost = [name for name in POINT_NAMES if name not in hand.points]
-    if lost:
-        raise Incomplete(f"image {hand.id}: not marked: {', '.join(lost)}")
+    missing = [name for name in POINT_NAMES if name not in hand.points]
+    if missing:
+        raise Incomplete(f"image {hand.id}: not marked: {', '.join(missing)}")
     if not (1 <= hand.width <= 100_000 and 1 <= hand.height <= 100_000):
         raise ValueError(f"image {hand.id}: its size is {hand.width:g} x {hand.height:g}")
     width, height = round(hand.width), round(hand.height)

@@ -140,7 +140,7 @@ def decode(content: bytes, name: str) -> Image:
 
 
 def _decode_grey_png(content: bytes) -> Image | None:
-    """An 8-bit grey PNG, as RSNA's are, in half of OpenCV's time; None when it is another or damaged: OpenCV judges then.
+    """An 8-bit grey PNG, as RSNA's are, in half of OpenCV's time; None for another or a damaged one: OpenCV judges it.
 
     It believes the checksum of each chunk, so a file that was damaged on its way is seen.
     """

@@ -1,4 +1,4 @@
-"""What a locator's net sees: a square cut from the image, turned, mirrored, scaled, its local contrast made even. Pure."""
+"""What a locator's net sees: a square of the image, turned, mirrored, scaled, its local contrast made even. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Find the seven points of a hand: a guess from afar for each way it may lie, made better from near, and how sure it is.
+"""Find the seven points of a hand: a guess from afar for each way up, made better from near, with a confidence.
 
 >>> from bonecaffe import Locator                         # doctest: +SKIP
 >>> Locator().find("hand.png").points                     # doctest: +SKIP
@@ -26,7 +26,7 @@ from bonecaffe.locate.network import OUTPUTS
 MODEL = Path(__file__).parent / "model"
 """The locator that comes with bonecaffe, trained on phantoms alone."""
 _TURNS = (0.0, 0.5 * math.pi, math.pi, 1.5 * math.pi)
-"""The ways an image may lie; between them, the nets have learnt to see."""
+"""The ways up that an image may have; between them, the nets have learnt to see."""
 _LOOKS = (
     (0, 0, 0, 1),
     (0.07, 0, 0.12, 1.1),
@@ -35,9 +35,9 @@ _LOOKS = (
     (0, -0.07, 0.12, 0.91),
     (0, 0, 0, 1),
 )
-"""How the hand is looked at in the end: moved across and down (in sides), turned (radians), scaled. The last one is inverted.
+"""How the hand is looked at in the end: moved across and down (in sides), turned (radians), scaled.
 
-So wide apart that a net which answers the same whatever it sees is found out.
+The last one is inverted. They are so wide apart that a net which answers the same whatever it sees is found out.
 """
 _HALF = 0.06
 
@@ -74,13 +74,13 @@ class Locator:
             weights = model / f"{view}.caffemodel"
             for path in (model / "deploy.prototxt", weights):
                 if not path.is_file():
-                    raise LocateError(f"{path}: not there. Train the locator again, or install bonecaffe again.")
+                    raise LocateError(f"{path}: no such file. Train the locator again, or install bonecaffe again.")
             self._nets[view] = engines.make(engine, model / "deploy.prototxt", weights)
 
     def find(self, image: str | os.PathLike[str] | Image) -> Found:
-        """The seven points of the hand in a radiograph, a file or uint8 (height, width); how sure they are is the caller's to judge.
+        """The seven points of the hand in a radiograph, a file or uint8 (height, width).
 
-        Raises ImageError for a file that cannot be read.
+        Whether their confidence is enough is the caller's to judge. Raises ImageError for a file that cannot be read.
         """
         small, scale = frames.smaller(image if isinstance(image, np.ndarray) else read_image(image))
         guesses = self._see("whole", small, [frames.whole(small.shape, turn) for turn in _TURNS])

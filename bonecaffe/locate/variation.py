@@ -21,7 +21,7 @@ Picture = NDArray[np.float32]
 
 
 class Sample(NamedTuple):
-    """One thing to learn: what the net sees, uint8 (SIDE, SIDE), and the places of the points in it, (7, 2) in sides."""
+    """One thing to learn: what the net sees, uint8 (SIDE, SIDE), and the points' places in it, (7, 2) in sides."""
 
     square: NDArray[np.uint8]
     places: Places
@@ -70,14 +70,14 @@ def _bend(rng: np.random.Generator, strength: float) -> Places:
 
 
 def _unbent(places: Places, bend: Places) -> Places:
-    """Where the points lie after bending: the place p that looks at q fulfils p + bend(p) = q."""
+    """Where the points are after bending: the place p that looks at q fulfils p + bend(p) = q."""
     found = places.copy()
     for _ in range(12):
         at = ((found + 0.5) * SIDE - 0.5).astype(np.float32)
-        there = cv2.remap(
+        moved = cv2.remap(
             bend.astype(np.float32), at[None, :, 0], at[None, :, 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
         )
-        found = places - there[0]
+        found = places - moved[0]
     return found
 
 
@@ -138,7 +138,10 @@ def _cover(picture: NDArray[np.floating[Any]], rng: np.random.Generator) -> None
 
 
 def _edge(picture: NDArray[np.floating[Any]], rng: np.random.Generator) -> None:
-    """A collimator's or a cassette's edge: beyond a straight line near a border the film is of one grey, with or without a rim."""
+    """A collimator's or a cassette's edge: beyond a straight line near a border the film is of one grey.
+
+    With or without a rim.
+    """
     for _ in range(int(rng.integers(1, 4))):
         angle, reach = float(rng.choice([0, 90, 180, 270]) + rng.normal(0, 5)), float(rng.uniform(0.36, 0.55))
         normal = np.array([np.cos(np.radians(angle)), np.sin(np.radians(angle))])

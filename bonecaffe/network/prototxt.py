@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple, Union
 
+from bonecaffe.files import write_text
 from bonecaffe.network import mean
 from bonecaffe.recipe import Recipe
 
@@ -252,8 +253,6 @@ def solver(recipe: Recipe, snapshot_prefix: str | None = None) -> str:
 
 def write(folder: Path, recipe: Recipe, snapshot_prefix: str | None = None) -> list[Path]:
     """Write train_val, solver and deploy into a folder, each moved into place whole; return their paths."""
-    from bonecaffe.files import write_text
-
     texts = {
         "train_val.prototxt": train_val(recipe),
         "solver.prototxt": solver(recipe, snapshot_prefix),

@@ -50,9 +50,9 @@ def transform(counts: Counts, levels: int = 64) -> NDArray[np.uint8]:
         raise ValueError(f"{levels} levels; 2 to 256 are possible")
     half = counts / 2.0
     half[[0, 255]] = 0.0
-    wanted = np.cumsum(counts) - half
+    needed = np.cumsum(counts) - half
     offered = np.arange(1, levels + 1) * (total / levels) + total * np.sqrt(np.finfo(float).eps)
-    k = np.minimum(np.searchsorted(offered, wanted, side="left"), levels - 1)  # zero-based
+    k = np.minimum(np.searchsorted(offered, needed, side="left"), levels - 1)  # zero-based
     return np.floor(255.0 * k / (levels - 1) + 0.5).astype(np.uint8)
 
 

@@ -28,7 +28,8 @@ def equalized_crop(image: Image, points: ReferencePoints, preparation: Preparati
     """The full-size equalized crop, which the paper hands to convert_imageset."""
     if image.shape != (points.height, points.width):
         raise ValueError(
-            f"the image is {image.shape[1]} x {image.shape[0]}, but its points were marked in {points.width} x {points.height}"
+            f"the image is {image.shape[1]} x {image.shape[0]}, "
+            f"but its points were marked in {points.width} x {points.height}"
         )
     return histeq(crop(image, points.rectangle(preparation.margin)), preparation.histeq_levels)
 

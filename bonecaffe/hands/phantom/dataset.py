@@ -36,7 +36,8 @@ def make(
 ) -> Phantom:
     """The phantom ``number`` of the data set ``seed``; the same arguments give the same bytes.
 
-    ``size`` is (width, height) in pixels, drawn like RSNA's when None; age and sex are drawn when None. Ids run from 1001.
+    ``size`` is (width, height) in pixels, drawn like RSNA's when None; age and sex are drawn when None. Ids begin at
+    1001.
     """
     rng = np.random.default_rng([seed, number])
     male_drawn = bool(rng.random() < 0.54)
@@ -154,7 +155,7 @@ def write(
 ) -> None:
     """Write ``ages.csv`` (RSNA's training header), ``points.csv`` and ``images/`` with ``count`` phantoms.
 
-    Raises BonecaffeError when the folder holds something else already; images of the same call are made anew.
+    Raises BonecaffeError when the folder holds something else already; images of the same call are made again.
     """
     out = Path(out)
     if (out / "ages.csv").exists() or (out.exists() and not out.is_dir()):

@@ -24,7 +24,7 @@ _TILE = 1024
 
 @dataclass(frozen=True)
 class View:
-    """From the hand's frame to pixels: scale, rotation, mirroring, where the origin lies."""
+    """From the hand's frame to pixels: scale, rotation, mirroring, the place of the origin."""
 
     width: int
     height: int
@@ -147,7 +147,10 @@ def draw_bone(picture: Picture, bone: Bone, view: View, rng: np.random.Generator
 
 
 def draw_flesh(skeleton: Skeleton, view: View) -> Picture:
-    """Thickness of the soft tissue, about 1 in the palm, (height, width) float32; worked out at a quarter of the size."""
+    """Thickness of the soft tissue, about 1 in the palm, (height, width) float32.
+
+    Worked out at a quarter of the size.
+    """
     quarter = (-(-view.height // 4), -(-view.width // 4))
     mask = np.zeros(quarter, np.uint8)
     for line, radii in skeleton.limbs:
@@ -224,13 +227,20 @@ def _stamp(picture: Picture, look: Look, marker: tuple[str, str], flesh: Picture
     height, width = picture.shape
     letter, initials = marker
     size = max(24, int(look.marker_size * width))
-    card = np.zeros((2 * size, 2 * size), np.float32)
+    letters = np.zeros((2 * size, 2 * size), np.float32)
     thick = max(2, size // 7)
     cv2.putText(
-        card, letter, (int(0.68 * size), int(1.05 * size)), cv2.FONT_HERSHEY_SIMPLEX, size / 32, 1.0, thick, cv2.LINE_AA
+        letters,
+        letter,
+        (int(0.68 * size), int(1.05 * size)),
+        cv2.FONT_HERSHEY_SIMPLEX,
+        size / 32,
+        1.0,
+        thick,
+        cv2.LINE_AA,
     )
     cv2.putText(
-        card,
+        letters,
         initials,
         (int(0.52 * size), int(1.5 * size)),
         cv2.FONT_HERSHEY_SIMPLEX,
@@ -239,10 +249,12 @@ def _stamp(picture: Picture, look: Look, marker: tuple[str, str], flesh: Picture
         max(1, thick // 2),
         cv2.LINE_AA,
     )
-    plate = np.zeros_like(card)
+    plate = np.zeros_like(letters)
     cv2.rectangle(plate, (int(0.42 * size), int(0.1 * size)), (int(1.5 * size), int(1.62 * size)), 1.0, -1, cv2.LINE_AA)
     turn = cv2.getRotationMatrix2D((size, size), look.marker_angle, 1.0)
-    card, plate = (np.asarray(cv2.warpAffine(layer, turn, (2 * size, 2 * size)), np.float32) for layer in (card, plate))
+    letters, plate = (
+        np.asarray(cv2.warpAffine(layer, turn, (2 * size, 2 * size)), np.float32) for layer in (letters, plate)
+    )
     corners = [(int(x * width) - size, int(y * height) - size) for x, y in look.marker_at]
     windows = [(max(0, x), max(0, y), min(width, x + 2 * size), min(height, y + 2 * size)) for x, y in corners]
     covered = [
@@ -254,9 +266,12 @@ def _stamp(picture: Picture, look: Look, marker: tuple[str, str], flesh: Picture
         return
     (left, top), (x0, y0, x1, y1) = corners[best], windows[best]
     part = picture[y0:y1, x0:x1]
-    card, plate = card[y0 - top : y1 - top, x0 - left : x1 - left], plate[y0 - top : y1 - top, x0 - left : x1 - left]
+    letters, plate = (
+        letters[y0 - top : y1 - top, x0 - left : x1 - left],
+        plate[y0 - top : y1 - top, x0 - left : x1 - left],
+    )
     part += look.marker_plate * plate
-    part[...] = part * (1 - card) + 0.97 * card
+    part[...] = part * (1 - letters) + 0.97 * letters
 
 
 def _collimate(picture: Picture, look: Look, frame: tuple[float, float, float, float]) -> Picture:

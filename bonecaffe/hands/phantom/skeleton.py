@@ -73,11 +73,17 @@ _CARPAL_AT = {
     "scaphoid": (0.16, -0.41), "trapezium": (0.37, -0.22), "trapezoid": (0.21, -0.14), "pisiform": (-0.37, -0.36),
 }  # fmt: skip
 _CARPAL_SHAPE = {
-    "capitate": [(-0.10, 0.17), (0.02, 0.20), (0.11, 0.17), (0.09, 0.03), (0.12, -0.09), (0.05, -0.20), (-0.06, -0.20), (-0.11, -0.06)],
+    "capitate": [
+        (-0.10, 0.17), (0.02, 0.20), (0.11, 0.17), (0.09, 0.03), (0.12, -0.09), (0.05, -0.20), (-0.06, -0.20),
+        (-0.11, -0.06),
+    ],
     "hamate": [(-0.13, 0.14), (0.05, 0.17), (0.12, 0.14), (0.10, -0.04), (0.06, -0.17), (-0.03, -0.14), (-0.13, -0.02)],
     "triquetrum": [(-0.10, 0.06), (0.0, 0.11), (0.10, 0.05), (0.09, -0.07), (-0.02, -0.11), (-0.11, -0.05)],
     "lunate": [(-0.13, 0.05), (-0.05, 0.11), (0.05, 0.10), (0.13, 0.04), (0.12, -0.07), (0.0, -0.12), (-0.11, -0.08)],
-    "scaphoid": [(-0.13, -0.03), (-0.06, 0.05), (0.03, 0.12), (0.14, 0.16), (0.18, 0.08), (0.11, -0.04), (0.02, -0.12), (-0.09, -0.12)],
+    "scaphoid": [
+        (-0.13, -0.03), (-0.06, 0.05), (0.03, 0.12), (0.14, 0.16), (0.18, 0.08), (0.11, -0.04), (0.02, -0.12),
+        (-0.09, -0.12),
+    ],
     "trapezium": [(-0.09, 0.10), (0.03, 0.13), (0.13, 0.03), (0.09, -0.10), (-0.05, -0.11), (-0.11, -0.02)],
     "trapezoid": [(-0.09, 0.10), (0.06, 0.11), (0.09, 0.0), (0.04, -0.10), (-0.06, -0.08)],
     "pisiform": [(-0.06, 0.06), (0.05, 0.07), (0.07, -0.03), (0.0, -0.08), (-0.07, -0.04)],
@@ -108,7 +114,7 @@ _ALONG = np.concatenate([np.linspace(0, 0.14, 14), np.linspace(0.16, 0.84, 22), 
 def _shaft(
     start: Vector, end: Vector, knots: list[tuple[float, float]], round_start: float, round_end: float
 ) -> Outline:
-    """The outline of a long bone: half-widths at positions along its axis, its ends rounded over a part of its length."""
+    """The outline of a long bone: half-widths at positions along its axis, its ends rounded over part of its length."""
     at, half = (np.array(values) for values in zip(*knots, strict=True))
     s = _ALONG
     piece = np.clip(np.searchsorted(at, s, side="right") - 1, 0, len(at) - 2)
@@ -425,10 +431,20 @@ class _Builder:
         }
         thumb = np.array(_BASE[1]) + 0.75 * self.between(_METACARPAL[1]) * _direction(_ANGLE[1] - self.pose.thumb)
         edge = (0.17 + 0.06 * (1 - self.mature)) * plump
-        self.hand.palm = np.array([
-            heads[5] + (-edge, 0.02), heads[4] + (-0.03, 0.14), heads[3] + (0, 0.16), heads[2] + (edge, 0.02), (heads[2] + thumb) / 2 + (-0.06, -0.16),
-            thumb + np.array([0.06, -0.10]), np.array([0.50 + edge, -0.20]), np.array([0.44 + 0.3 * edge, -0.55 - lower]), np.array([-0.46 - 0.4 * edge, -0.60 - lower]), np.array([-0.46 - 0.7 * edge, -0.12]),
-        ])  # fmt: skip
+        self.hand.palm = np.array(
+            [
+                heads[5] + (-edge, 0.02),
+                heads[4] + (-0.03, 0.14),
+                heads[3] + (0, 0.16),
+                heads[2] + (edge, 0.02),
+                (heads[2] + thumb) / 2 + (-0.06, -0.16),
+                thumb + np.array([0.06, -0.10]),
+                np.array([0.50 + edge, -0.20]),
+                np.array([0.44 + 0.3 * edge, -0.55 - lower]),
+                np.array([-0.46 - 0.4 * edge, -0.60 - lower]),
+                np.array([-0.46 - 0.7 * edge, -0.12]),
+            ]
+        )
 
 
 def build(age_months: float, male: bool, pose: Pose) -> Skeleton:
