@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bonecaffe.caffe import gpus, programs
+from bonecaffe.caffe.caffemodel import Caffemodel
 from bonecaffe.errors import CaffeError, WeightsError
 
 Batch = NDArray[np.float32]
@@ -33,7 +34,13 @@ class Engine(Protocol):
 
 
 def make(kind: Kind, deploy: Path, caffemodel: Path, gpu: int | None = None) -> Engine:
-    """A net of a deploy file and its weights. Raises CaffeError when there is no Caffe, or no GPU in it."""
+    """A net of a deploy file and its weights.
+
+    Raises CaffeError when there is no Caffe, or no GPU in it, and WeightsError for a caffemodel that is cut off or none:
+    Caffe would take this process down with it.
+    """
+    with Caffemodel(caffemodel):
+        pass
     if kind == "opencv":
         if gpu is not None:
             raise CaffeError("OpenCV's engine computes on the CPU; leave --gpu out, or take --engine caffe.")

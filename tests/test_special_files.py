@@ -14,6 +14,7 @@ import pytest
 from conftest import SAMPLE
 
 from bonecaffe.hands.images import read_image
+from bonecaffe.locate.locator import MODEL
 
 TIMEOUT_S = 60
 
@@ -163,6 +164,14 @@ def test_xml_with_entities_is_refused_in_every_encoding(tmp_path):
         path.write_bytes(text.encode(encoding))
         code = "from bonecaffe.hands.formats import read; read([path])"
         assert f"{encoding}.xml: XML with a document type" in refusal(code, path)
+
+
+def test_cut_off_model_of_a_locator_is_refused(tmp_path):
+    """Caffe would abort, and this process with it."""
+    shutil.copytree(MODEL, tmp_path / "model")
+    os.truncate(tmp_path / "model" / "whole.caffemodel", 50_000)
+    message = refusal("from bonecaffe.locate.locator import Locator; Locator(path)", tmp_path / "model")
+    assert "whole.caffemodel: cut off" in message
 
 
 def test_only_png_and_jpeg_are_asked_for_their_size(tmp_path):
