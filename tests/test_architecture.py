@@ -173,7 +173,8 @@ def test_importing_and_help_are_light():
     heavy = "[m for m in ('caffe', 'cv2', 'matplotlib', 'pandas', 'numpy', 'pydantic') if m in sys.modules]"
     for code in (
         "import bonecaffe",
-        "from click.testing import CliRunner; from bonecaffe.cli import main; assert CliRunner().invoke(main, ['--help']).exit_code == 0",
+        "from click.testing import CliRunner; from bonecaffe.cli import main; "
+        "assert CliRunner().invoke(main, ['--help']).exit_code == 0",
     ):
         done = subprocess.run(
             [sys.executable, "-c", f"import sys; {code}; print({heavy})"], capture_output=True, text=True, check=True

@@ -36,7 +36,7 @@ class Engine(Protocol):
 def make(kind: Kind, deploy: Path, caffemodel: Path, gpu: int | None = None) -> Engine:
     """A net of a deploy file and its weights.
 
-    Raises CaffeError when there is no Caffe, or no GPU in it, and WeightsError for a caffemodel that is cut off or none:
+    Raises CaffeError when there is no Caffe, or no GPU in it, WeightsError for a caffemodel that is cut off or none:
     Caffe would take this process down with it.
     """
     with Caffemodel(caffemodel):
