@@ -1,4 +1,4 @@
-"""What is installed here, and the command that mends what is missing."""
+"""What is installed here, and the command that fixes what is missing."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ def _caffe() -> list[Finding]:
     except BonecaffeError as error:
         findings.append(Finding("Caffe", "missing", str(error), SETUP))
     for program in installation.PROGRAMS:
-        there = os.access(caffe.bin / program, os.X_OK)
+        installed = os.access(caffe.bin / program, os.X_OK)
         findings.append(
             Finding(
                 program,
-                "ok" if there else "missing",
-                str(caffe.bin / program) if there else "not there",
-                "" if there else SETUP,
+                "ok" if installed else "missing",
+                str(caffe.bin / program) if installed else "not there",
+                "" if installed else SETUP,
             )
         )
     findings.append(_pycaffe())

@@ -40,7 +40,7 @@ TEMPORARY = ".part"
 # ---- reading -----------------------------------------------------------------------------------------------------
 
 
-def open_regular(path: str | os.PathLike[str], error: type[BonecaffeError] = FilesError) -> BinaryIO:
+def open_regular(path: str | os.PathLike[str], error: type[BonecaffeError] = FilesError) -> io.BufferedReader:
     """Open a regular file for reading; ``error`` for a folder, a named pipe or a device, OSError where it cannot be opened.
 
     A named pipe would make us wait for ever, a device never ends.
@@ -130,6 +130,16 @@ def write_text(path: str | os.PathLike[str], content: str, parents: bool = False
     write_bytes(path, content.encode("utf-8"), parents)
 
 
+@contextlib.contextmanager
+def writing(path: str | os.PathLike[str], parents: bool = False) -> Iterator[BinaryIO]:
+    """Give an open file whose content replaces ``path``, whole, when the block ends well; see `replacing`.
+
+    For content that is written piece by piece. It does not wait for the disk.
+    """
+    with replacing(path, parents) as temporary, open(temporary, "wb") as file:
+        yield file
+
+
 def write_bytes(path: str | os.PathLike[str], content: bytes, parents: bool = False) -> None:
     """Write a file whole or not at all: beside its target, synced, then moved into place; see `replacing`."""
     with replacing(path, parents) as temporary:
@@ -199,7 +209,7 @@ def open_append(path: str | os.PathLike[str]) -> BinaryIO:
 
 def copy_file(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
     """Copy a regular file, whole or not at all."""
-    with open_regular(source) as file, replacing(target) as temporary, open(temporary, "wb") as out:
+    with open_regular(source) as file, writing(target) as out:
         shutil.copyfileobj(file, out)
 
 

@@ -1,4 +1,4 @@
-"""Cards that are not there can only be pretended: what is asked of nvidia-smi, and what is said before Caffe would die."""
+"""GPUs that do not exist can only be pretended: what is asked of nvidia-smi, what is refused before Caffe would die."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_cards_are_read(smi):
 
 
 def test_cards_are_numbered_as_caffe_numbers_them(smi, monkeypatch):
-    """CUDA_VISIBLE_DEVICES leaves cards out and numbers the others anew; Caffe is told to keep the order of the slots."""
+    """CUDA_VISIBLE_DEVICES leaves GPUs out and numbers the others from 0; Caffe keeps the order of the slots."""
     smi("0, GTX 1060, 6.1, 6144 MiB", "1, A6000, 8.6, 49140 MiB", "2, L4, 8.9, 23034 MiB")
     for wish, names in (
         ("1", ["A6000"]),
@@ -73,8 +73,14 @@ def test_cards_are_numbered_as_caffe_numbers_them(smi, monkeypatch):
 
 
 def test_what_speaks_against_a_card(smi, monkeypatch):
-    """Older than the build, in a gap of it, not there, no driver, no NCCL: named with the remedy; a newer card is served by PTX."""
-    smi("0, GTX 1060, 6.1, 6144 MiB", "1, A100, 8.0, 40960 MiB", "2, A6000, 8.6, 49140 MiB", "3, B200, 10.0, 180000 MiB", "4, L4, 8.9, 23034 MiB")  # fmt: skip
+    """Older than the build, in a gap of it, missing, no driver, no NCCL: with the remedy. PTX serves a newer one."""
+    smi(
+        "0, GTX 1060, 6.1, 6144 MiB",
+        "1, A100, 8.0, 40960 MiB",
+        "2, A6000, 8.6, 49140 MiB",
+        "3, B200, 10.0, 180000 MiB",
+        "4, L4, 8.9, 23034 MiB",
+    )
     assert "compute capability 6.1" in gpus.problem("0") and "built for 7.5, 8.6" in gpus.problem("0")
     assert "compute capability 8.0" in gpus.problem("1")
     assert gpus.problem("2") is None and gpus.problem("3") is None and gpus.problem("4") is None
@@ -114,12 +120,19 @@ def test_a_card_too_small_is_told_a_batch_that_fits(request, hands, tmp_path):
 
 @pytest.mark.parametrize("iter_size", [1, 4])
 def test_advice_keeps_the_images_of_a_step(request, hands, tmp_path, iter_size):
-    """A batch that is summed over already; and a recipe for the CPU that is sent to a card, whose memory then counts."""
+    """A batch that is summed over already; and a recipe for the CPU that is sent to a GPU, whose memory then counts."""
     recipe = Recipe.load("paper").with_values(
-        {"data.train_cases": 8, "data.test_cases": 4, "network.test_batch": 1, "solver.test_iter": 4, "network.train_batch": 64,
-         "solver.iter_size": iter_size, "solver.solver_mode": "CPU"},
+        {
+            "data.train_cases": 8,
+            "data.test_cases": 4,
+            "network.test_batch": 1,
+            "solver.test_iter": 4,
+            "network.train_batch": 64,
+            "solver.iter_size": iter_size,
+            "solver.solver_mode": "CPU",
+        },
         "tests: a dozen hands",
-    )  # fmt: skip
+    )
     run = prepare_run(tmp_path / "run", hands, recipe)
     request.getfixturevalue("smi")("0, small, 8.6, 1100 MiB")
     definitions.write(run, recipe)

@@ -1,8 +1,9 @@
 """The hands that are being marked: read from points.csv, written back after every click, nothing of it lost.
 
-points.csv keeps its form; a hand marked in part has some of its coordinates, and whoever reads it says so. What else is
-to be remembered of a hand lies beside it in ``points.notes.csv``: skipped and why, flagged, seconds, the points of a hand
-that is skipped (its row in points.csv is empty, so that nobody uses it), whether the points are a suggestion's, accepted.
+points.csv keeps its form; a hand marked in part has some of its coordinates, and whoever reads it says so. What else
+is to be remembered of a hand is kept beside it in ``points.notes.csv``: skipped and why, flagged, seconds, the points
+of a hand that is skipped (its row in points.csv is empty, so that nobody uses it), whether the points are a
+suggestion's, accepted.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bonecaffe.errors import AnnotateError, PointsError, Problems
-from bonecaffe.files import held, read_table, sha256, table_text, write_text
+from bonecaffe.files import check_tree, held, read_table, sha256, table_text, write_text
 from bonecaffe.hands.images import find_images, image_size
 from bonecaffe.hands.reference_points import (
     COLUMNS,
@@ -76,7 +77,7 @@ class _File:
 
     @classmethod
     def read(cls, path: Path) -> _File:
-        if not path.exists() or path.stat().st_size == 0:
+        if not path.exists() or (path.is_file() and path.stat().st_size == 0):
             return cls()
         table = read_points_table(path)
         rows: dict[str, dict[str, str]] = {}
@@ -91,7 +92,7 @@ class _File:
                 _places(row)
             except ValueError as error:
                 problems.add(f"{where}: {error}")
-        problems.raise_if_any(PointsError, str(path), "Mend these rows.")
+        problems.raise_if_any(PointsError, str(path), "Fix these rows.")
         return cls(table.columns, rows)
 
     def text(self) -> str:
@@ -100,7 +101,7 @@ class _File:
 
 def _places(row: Mapping[str, str]) -> Places:
     """The points of a row, some of which may be empty; ValueError for a half or no number."""
-    places = []
+    places: list[tuple[float, float] | None] = []
     for name in POINT_NAMES:
         x, y = row[f"{name}_x"], row[f"{name}_y"]
         if bool(x) != bool(y):
@@ -121,21 +122,26 @@ def _places(row: Mapping[str, str]) -> Places:
 def _signature(path: Path) -> tuple[int, ...]:
     """What changes when a file does; empty when there is none."""
     try:
-        about = os.stat(path)
+        stat = os.stat(path)
     except FileNotFoundError:
         return ()
-    return about.st_mtime_ns, about.st_size, about.st_ino
+    return stat.st_mtime_ns, stat.st_size, stat.st_ino
 
 
 def _kept_text(points: Places) -> str:
-    """The points of a skipped hand, as its note keeps them: ``x,y`` seven times, empty where not set; empty for none."""
+    """The points of a skipped hand, as its note keeps them: ``x,y`` seven times, empty where not set.
+
+    Empty for none.
+    """
     return ";".join(",".join(map(coordinate_text, place)) if place else "" for place in points) if any(points) else ""
 
 
 def _kept(text: str) -> Places:
     """What `_kept_text` wrote; none where it is not that."""
-    places = tuple(tuple(map(float, pair.split(","))) if pair else None for pair in text.split(";"))
-    return places if len(places) == len(POINT_NAMES) and all(p is None or len(p) == 2 for p in places) else NONE_SET
+    numbers = [[float(number) for number in pair.split(",")] if pair else [] for pair in text.split(";")]
+    if len(numbers) != len(POINT_NAMES) or not all(len(pair) in (0, 2) for pair in numbers):
+        return NONE_SET
+    return tuple((pair[0], pair[1]) if pair else None for pair in numbers)
 
 
 class Marking:
@@ -151,7 +157,10 @@ class Marking:
         self.images = {case_id: path for case_id, path in found.items() if path.resolve().is_relative_to(inside)}
         self.left_out = sorted(found.keys() - self.images.keys())
         if not self.images:
-            raise AnnotateError(f"{images}: all its images are links that lead out of it, which are not shown. Give the folder they lead to.")  # fmt: skip
+            raise AnnotateError(
+                f"{images}: all its images are links that lead out of it, which are not shown. "
+                "Give the folder they lead to."
+            )
         self.ids = sorted(
             self.images, key=lambda case_id: (len(case_id), case_id) if case_id.isdigit() else (99, case_id)
         )
@@ -165,13 +174,15 @@ class Marking:
         self._sizes: dict[str, tuple[int, int]] = {}
         with ExitStack() as stack:
             self.table.parent.mkdir(parents=True, exist_ok=True)
+            check_tree(self.table.parent, [self.notes.name, lock_file(self.table).name], AnnotateError)
             stack.enter_context(held(lock_file(self.table), "annotate", self._busy))
             self._refresh()
             self._held = stack.pop_all()
 
     def _busy(self, holder: str) -> AnnotateError:
         return AnnotateError(
-            f"{self.table}: is being marked by {holder or 'another program'}. Open the page it printed, or stop it; to mark in two places, mark two tables."
+            f"{self.table}: is being marked by {holder or 'another program'}. "
+            "Open the page it printed, or stop it; to mark in two places, mark two tables."
         )
 
     def close(self) -> None:
@@ -217,9 +228,7 @@ class Marking:
         file = _File.read(self.table)
         self._check_sizes(file)
         self._file, self._signature = file, signature
-        if self.notes.is_file():
-            notes = read_table(self.notes, AnnotateError)
-            self._notes = {row["id"]: row for _, row in notes.rows() if row.get("id")}
+        self._notes = _read_notes(self.notes)
 
     def _check_sizes(self, file: _File) -> None:
         problems = Problems()
@@ -229,7 +238,8 @@ class Marking:
                 marked, real = (row["width"], row["height"]), tuple(map(str, self.size(case_id)))
                 if marked != real:
                     problems.add(
-                        f"id {case_id}: marked in {' x '.join(marked) or 'no size'}, but the image is {' x '.join(real)}"
+                        f"id {case_id}: marked in {' x '.join(marked) or 'no size'}, "
+                        f"but the image is {' x '.join(real)}"
                     )
         problems.raise_if_any(
             PointsError, str(self.table), "Scale them with: bonecaffe points import OLD --images … --out NEW"
@@ -256,7 +266,7 @@ class Marking:
             marks = replace(marks, skipped=" ".join(reason.split()))
             points = _rounded(marks.points)
             if points == _rounded(before.points):
-                points = before.points  # not rounded anew, when somebody wrote them finer
+                points = before.points  # not rounded again, when somebody wrote them finer
             suggestion, noted = self.suggestions.get(case_id), self._notes.get(case_id, {}).get("suggested")
             accepted = (suggestion and points == _rounded(suggestion.points)) or (noted and points == before.points)
             note = {
@@ -267,10 +277,13 @@ class Marking:
                 "points": _kept_text(points) if marks.skipped else "",
                 "suggested": "yes" if accepted and any(points) else "",
             }
-            # the order in which a crash between the two loses nothing: a skipped hand's points are noted before its row is emptied
-            writes = [lambda: self._write_note(note), lambda: self._write_points(case_id, NONE_SET if marks.skipped else points)]  # fmt: skip
-            for write in writes if marks.skipped else reversed(writes):
-                write()
+            # in the order in which a crash between the two loses nothing
+            if marks.skipped:  # its points are noted before its row is emptied
+                self._write_note(note)
+                self._write_points(case_id, NONE_SET)
+            else:
+                self._write_points(case_id, points)
+                self._write_note(note)
             return self._marks(case_id)
 
     def _write_points(self, case_id: str, points: Places) -> None:
@@ -291,26 +304,43 @@ class Marking:
         if {**dict.fromkeys(NOTE_COLUMNS, ""), **self._notes.get(note["id"], empty)} == note:
             return
         notes = {**self._notes, note["id"]: dict(note)}
-        write_text(self.notes, table_text(NOTE_COLUMNS, ([each.get(c, "") for c in NOTE_COLUMNS] for each in notes.values())))  # fmt: skip
+        rows = ([each.get(column, "") for column in NOTE_COLUMNS] for each in notes.values())
+        write_text(self.notes, table_text(NOTE_COLUMNS, rows))
         self._notes = notes
 
 
 def accepted_suggestions(table: Path) -> int:
-    """How many hands of a table have the points of a suggestion, accepted as they were; 0 when annotate did not mark it."""
-    notes = notes_file(table)
-    if not notes.is_file() or not table.is_file():
+    """How many hands of a table have the points of a suggestion, accepted as they were.
+
+    0 when annotate did not mark it.
+    """
+    notes = _read_notes(notes_file(table))
+    if not notes or not table.is_file():
         return 0
     marked = {row["id"] for _, row in read_table(table, AnnotateError).rows() if row.get("id") and row.get("ulna_x")}
-    return sum(bool(row.get("suggested")) and row["id"] in marked for _, row in read_table(notes, AnnotateError).rows())
+    return sum(bool(row.get("suggested")) and case_id in marked for case_id, row in notes.items())
+
+
+def _read_notes(path: Path) -> dict[str, dict[str, str]]:
+    """What is noted of each hand, by id; nothing when there is no such file.
+
+    A link is refused: it may lead anywhere.
+    """
+    check_tree(path.parent, [path.name], AnnotateError)
+    if not path.exists():
+        return {}
+    return {row["id"]: row for _, row in read_table(path, AnnotateError).rows() if row.get("id")}
 
 
 def notes_file(table: Path) -> Path:
-    """Where what annotate remembers beside the points lies."""
+    """The file in which annotate remembers what is not in the table of points."""
     return table.with_name(f"{table.stem}.notes.csv")
 
 
 def _rounded(points: Places) -> Places:
-    return tuple(tuple(float(coordinate_text(value)) for value in place) if place else None for place in points)
+    return tuple(
+        (float(coordinate_text(place[0])), float(coordinate_text(place[1]))) if place else None for place in points
+    )
 
 
 def opened(

@@ -7,9 +7,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from bonecaffe.hands.images import encode_png, read_image
+from bonecaffe.hands.images import Image, encode_png, read_image
 from bonecaffe.hands.reference_points import ReferencePoints
 from bonecaffe.prepare.normalize import normalize
 from bonecaffe.recipe import Preparation
@@ -23,11 +21,11 @@ class Pictures:
 
     def __init__(self, preparation: Preparation) -> None:
         self._preparation = preparation
-        self._kept: OrderedDict[Path, tuple[np.ndarray, bytes]] = OrderedDict()
+        self._kept: OrderedDict[Path, tuple[Image, bytes]] = OrderedDict()
         self._mutex = threading.Lock()
         self._busy: dict[Path, threading.Lock] = {}
 
-    def _get(self, path: Path) -> tuple[np.ndarray, bytes]:
+    def _get(self, path: Path) -> tuple[Image, bytes]:
         import cv2
 
         with self._mutex:
@@ -51,7 +49,10 @@ class Pictures:
         return self._get(path)[1]
 
     def thumbnail(self, path: Path, points: Sequence[tuple[float, float]]) -> bytes:
-        """What the network would see of an image with these points, by `normalize` itself, as PNG. ValueError for too few."""
+        """What the network would see of an image with these points, by `normalize` itself, as PNG.
+
+        Raises ValueError for too few points.
+        """
         image = self._get(path)[0]
         if len(points) < 2:
             raise ValueError("two points at least span a rectangle")

@@ -5,24 +5,28 @@ from __future__ import annotations
 import contextlib
 import hmac
 import json
-import os
 import secrets
 import threading
 from pathlib import Path
 from typing import Any
 
 from flask import Flask, Response, abort, jsonify, request, send_from_directory
+from waitress.server import create_server
 
 from bonecaffe.annotate.marking import Conflict, Marking, Marks
 from bonecaffe.annotate.pictures import Pictures
-from bonecaffe.errors import AnnotateError, BonecaffeError, ImageError
+from bonecaffe.errors import AnnotateError, BonecaffeError, FilesError, ImageError
+from bonecaffe.files import check_tree, read_text, remove, write_secret
 from bonecaffe.hands.reference_points import POINT_NAMES
 from bonecaffe.recipe import Preparation
 
 ADDRESS = "127.0.0.1"
 _PAGE = Path(__file__).parent / "page"
 _HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+        "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+    ),
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -61,7 +65,7 @@ def make_app(marking: Marking, preparation: Preparation, token: str, port: int) 
         return response
 
     @app.errorhandler(BonecaffeError)
-    def _said(error: BonecaffeError) -> tuple[Response, int]:
+    def _refused(error: BonecaffeError) -> tuple[Response, int]:
         return jsonify(error=str(error)), 422
 
     @app.errorhandler(OSError)
@@ -80,7 +84,10 @@ def make_app(marking: Marking, preparation: Preparation, token: str, port: int) 
 
     @app.get("/<token>/hands")
     def _hands(token: str) -> Response:
-        listed = [{"id": case_id, "state": marks.state, "flagged": marks.flagged, "seconds": marks.seconds} for case_id, marks in marking.all()]  # fmt: skip
+        listed = [
+            {"id": case_id, "state": marks.state, "flagged": marks.flagged, "seconds": marks.seconds}
+            for case_id, marks in marking.all()
+        ]
         return jsonify(
             hands=listed,
             table=str(marking.table),
@@ -155,16 +162,16 @@ def _look_ahead(marking: Marking, pictures: Pictures) -> None:
         pictures.jpeg(marking.images[first])
 
 
-def _parse(said: Any) -> Marks:
+def _parse(message: Any) -> Marks:
     """Marks from what the page sent; AnnotateError when it is not that."""
     try:
-        points = tuple(None if place is None else (float(place[0]), float(place[1])) for place in said["points"])
+        points = tuple(None if place is None else (float(place[0]), float(place[1])) for place in message["points"])
         marks = Marks(
             points,
-            str(said["skipped"])[:_LONGEST_REASON].strip(),
-            bool(said["flagged"]),
-            float(said["seconds"]),
-            str(said["version"]),
+            str(message["skipped"])[:_LONGEST_REASON].strip(),
+            bool(message["flagged"]),
+            float(message["seconds"]),
+            str(message["version"]),
         )
     except (TypeError, KeyError, ValueError, IndexError, OverflowError):
         raise AnnotateError("not what this page sends") from None
@@ -193,22 +200,24 @@ class Server:
         self.port = int(self._server.effective_port)
         self._box["app"] = make_app(marking, preparation, token, self.port)
         self.address = f"http://{ADDRESS}:{self.port}/{token}/"
-        self._remembered.unlink(missing_ok=True)
-        with open(
-            os.open(self._remembered, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8"
-        ) as file:
-            json.dump({"port": self.port, "token": token}, file)
+        try:
+            write_secret(self._remembered, json.dumps({"port": self.port, "token": token}))
+        except OSError as error:
+            self._server.close()
+            raise AnnotateError(f"{self._remembered}: {error.strerror}. Remove it, or make room.") from None
 
     def _listen(self, port: int) -> Any:
-        from waitress.server import create_server
-
         # the port is known only when it is taken, and the application wants to know it
-        return create_server(lambda environ, start: self._box["app"](environ, start), host=ADDRESS, port=port, threads=8, ident=None)  # fmt: skip
+        def application(environ: Any, start: Any) -> Any:
+            return self._box["app"](environ, start)
+
+        return create_server(application, host=ADDRESS, port=port, threads=8, ident=None)
 
     def _last(self) -> tuple[int, str]:
         """Port and token of a server that was killed; none, and a new token, when there was none."""
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            last = json.loads(self._remembered.read_text(encoding="utf-8"))
+        with contextlib.suppress(OSError, FilesError, ValueError, KeyError, TypeError):
+            check_tree(self._remembered.parent, [self._remembered.name])
+            last = json.loads(read_text(self._remembered, "settings"))
             port, token = int(last["port"]), str(last["token"])
             if len(token) >= 24 and 0 < port < 65536:
                 return port, token
@@ -221,4 +230,4 @@ class Server:
     def close(self) -> None:
         """Stop serving; the address is not used again."""
         self._server.close()
-        self._remembered.unlink(missing_ok=True)
+        remove(self._remembered)

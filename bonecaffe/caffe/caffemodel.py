@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bonecaffe.errors import WeightsError
-from bonecaffe.files import replacing
+from bonecaffe.files import open_regular, writing
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _V1_LAYERS, _V2_LAYER = 2, 100  # fields of NetParameter
@@ -37,7 +38,7 @@ class _Field(NamedTuple):
 
 @dataclass(frozen=True)
 class StoredLayer:
-    """A layer with the shapes of its weights, and where it lies in the file."""
+    """A layer with the shapes of its weights, and where it is in the file."""
 
     name: str
     shapes: tuple[tuple[int, ...], ...]
@@ -97,7 +98,7 @@ def _shape(data: mmap.mmap | bytes, blob: _Field) -> tuple[int, ...]:
     return tuple(dims) if dims else tuple(legacy.values())
 
 
-def read_blob(data: bytes) -> tuple[tuple[int, ...], np.ndarray]:
+def read_blob(data: bytes) -> tuple[tuple[int, ...], NDArray[np.float32]]:
     """A BlobProto's shape and its numbers, float32; ValueError when it is none."""
     blob = _Field(0, _BYTES, 0, 0, len(data))
     parts = [
@@ -135,13 +136,14 @@ class Caffemodel:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         try:
-            with open(self.path, "rb") as file:
+            with open_regular(self.path, WeightsError) as file:
                 head = file.read(512)
                 if not head:
                     raise WeightsError(f"{self.path}: the file is empty. Download it again.")
                 if head.lstrip()[:1] == b"<" or b"<html" in head.lower():
                     raise WeightsError(
-                        f"{self.path}: an HTML page, not a caffemodel; the download was answered with a web page. Download it again."
+                        f"{self.path}: an HTML page, not a caffemodel; the download was answered with a web page. "
+                        "Download it again."
                     )
                 if head.startswith(b"\x89HDF"):
                     raise WeightsError(f"{self.path}: a caffemodel in HDF5. Save it with snapshot_format: BINARYPROTO.")
@@ -169,7 +171,7 @@ class Caffemodel:
 
     def write_without(self, names: set[str], target: Path) -> None:
         """Copy the file to ``target`` without these layers, every other byte as it is, whole or not at all."""
-        with replacing(target) as temporary, open(temporary, "wb") as out:
+        with writing(target) as out:
             at = 0
             for layer in self.layers:
                 if layer.name in names:
@@ -188,7 +190,8 @@ def initial_weights(weights: Path, target: Path, head: str, head_shape: tuple[in
         shapes = model.shapes()
         if "conv1" not in shapes or "fc7" not in shapes:
             raise WeightsError(
-                f"{weights}: another network than CaffeNet: it has {', '.join(list(shapes)[:6])}, … but conv1 and fc7 are needed."
+                f"{weights}: another network than CaffeNet: it has {', '.join(list(shapes)[:6])}, … "
+                "but conv1 and fc7 are needed."
             )
         stored = shapes.get(head)
         if stored is None:
@@ -206,7 +209,7 @@ def initial_weights(weights: Path, target: Path, head: str, head_shape: tuple[in
 def solver_state(path: Path) -> tuple[int, int]:
     """The iteration of a solverstate and the number of histories it holds; WeightsError when it is cut off."""
     try:
-        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        with open_regular(path, WeightsError) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             iteration = histories = 0
             for field in _fields(data, 0, len(data)):
                 if field.number == 1 and field.wire == _VARINT:
@@ -221,7 +224,8 @@ def solver_state(path: Path) -> tuple[int, int]:
 def learned_net(path: Path) -> str:
     """The caffemodel that a solverstate names; WeightsError when it cannot be read."""
     try:
-        data = path.read_bytes()[:65536]
+        with open_regular(path, WeightsError) as file:
+            data = file.read(65536)
         for field in _fields(data, 0, len(data)):
             if field.number == 2 and field.wire == _BYTES:
                 return data[field.value : field.end].decode("utf-8")

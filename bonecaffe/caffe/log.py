@@ -24,7 +24,7 @@ _RESTORED = re.compile(r"(?:Resuming|Restoring previous solver status) from (?P<
 
 @dataclass(frozen=True)
 class Event:
-    """What a line said: ``kind`` is one of attempt, train_loss, train_output, test_output, testing, lr, snapshot,
+    """What a line reports: ``kind`` is one of attempt, train_loss, train_output, test_output, testing, lr, snapshot,
     restored, stopped_early, done or fatal. ``iteration`` is the one the line belongs to, None before the first."""
 
     kind: str
@@ -106,7 +106,7 @@ class CurvePoint:
 
 
 class Curve:
-    """Error against iteration, for training and test; what a resumed log repeats replaces what it said before."""
+    """Error against iteration, for training and test; what a resumed log repeats replaces what it reported before."""
 
     def __init__(self, events: Iterable[Event] = (), loss_name: str = "loss") -> None:
         self._points: dict[tuple[int, str], CurvePoint] = {}

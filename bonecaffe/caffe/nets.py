@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bonecaffe.caffe import gpus, programs
+from bonecaffe.caffe.caffemodel import Caffemodel
 from bonecaffe.errors import CaffeError, WeightsError
 
+Batch = NDArray[np.float32]
+"""Inputs (count, channels, height, width), or outputs (count, outputs)."""
 Kind = Literal["caffe", "opencv"]
 KINDS: tuple[Kind, ...] = ("caffe", "opencv")
 
@@ -20,7 +24,7 @@ KINDS: tuple[Kind, ...] = ("caffe", "opencv")
 class Engine(Protocol):
     """A net with its weights."""
 
-    def forward(self, data: np.ndarray) -> np.ndarray:
+    def forward(self, data: Batch) -> Batch:
         """What the net says of a batch, float32 (count, channels, height, width): (count, outputs)."""
         ...
 
@@ -30,7 +34,13 @@ class Engine(Protocol):
 
 
 def make(kind: Kind, deploy: Path, caffemodel: Path, gpu: int | None = None) -> Engine:
-    """A net of a deploy file and its weights. Raises CaffeError when there is no Caffe, or no GPU in it."""
+    """A net of a deploy file and its weights.
+
+    Raises CaffeError when there is no Caffe, or no GPU in it, WeightsError for a caffemodel that is cut off or none:
+    Caffe would take this process down with it.
+    """
+    with Caffemodel(caffemodel):
+        pass
     if kind == "opencv":
         if gpu is not None:
             raise CaffeError("OpenCV's engine computes on the CPU; leave --gpu out, or take --engine caffe.")
@@ -59,14 +69,14 @@ class _Caffe:
             self._caffe.set_device(self._gpu)
             self._caffe.set_mode_gpu()
 
-    def forward(self, data: np.ndarray) -> np.ndarray:
+    def forward(self, data: Batch) -> Batch:
         self._set_mode()
         blob = self._net.blobs["data"]
         if tuple(blob.shape) != data.shape:
             blob.reshape(*data.shape)
             self._net.reshape()
         blob.data[...] = data
-        return self._net.forward()[self._output].reshape(len(data), -1).copy()
+        return np.array(self._net.forward()[self._output], np.float32).reshape(len(data), -1)
 
     def load(self, caffemodel: Path) -> None:
         self._net.copy_from(str(caffemodel))
@@ -77,9 +87,9 @@ class _OpenCV:
         self._deploy = deploy
         self.load(caffemodel)
 
-    def forward(self, data: np.ndarray) -> np.ndarray:
+    def forward(self, data: Batch) -> Batch:
         self._net.setInput(np.ascontiguousarray(data, np.float32))
-        return self._net.forward().reshape(len(data), -1).copy()
+        return np.array(self._net.forward(), np.float32).reshape(len(data), -1)
 
     def load(self, caffemodel: Path) -> None:
         import cv2

@@ -21,7 +21,8 @@ from bonecaffe.errors import CaffeError
 
 UNLESS_SET = {
     "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # GPUs are numbered as nvidia-smi numbers them
-    "GOMP_SPINCOUNT": "1000",  # a thread that waits gives its core away soon: on a busy machine twice as fast, else as fast
+    # a thread that waits gives its core away soon: twice as fast on a busy machine, as fast on an idle one
+    "GOMP_SPINCOUNT": "1000",
 }
 """What Caffe's programs and pycaffe find in their environment, unless the user has set it otherwise."""
 
@@ -68,7 +69,8 @@ def call(program: str, arguments: list[str], cwd: Path | None = None) -> subproc
     done = _run(command, cwd)
     if done.returncode:
         raise CaffeError(
-            f"{program} failed with exit status {done.returncode}: {fatal_line(done.stderr)}\n  command: {' '.join(command)}"
+            f"{program} failed with exit status {done.returncode}: {fatal_line(done.stderr)}\n"
+            f"  command: {' '.join(command)}"
         )
     return done
 
@@ -152,7 +154,7 @@ def _end_with(parent: int, how: signal.Signals, libc: ctypes.CDLL) -> None:
 
 
 def nvidia_smi(fields: str) -> str:
-    """What nvidia-smi says of the cards, a line each, comma-separated; empty where it is not there or fails."""
+    """What nvidia-smi reports of the GPUs, a line each, comma-separated; empty where it is not installed or fails."""
     command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=30, check=False)

@@ -27,7 +27,7 @@ class _DoesNotFit(Exception):
 
 
 class _DataMissing(Exception):
-    """An LMDB that is not there; said by whoever looked for it."""
+    """An LMDB that does not exist; reported by whoever looked for it."""
 
 
 def phase_of(layer: Any, phase: int) -> bool:

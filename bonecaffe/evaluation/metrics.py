@@ -6,15 +6,19 @@ compared; a figure that is not defined for the data is None in `Metrics`, with t
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from bonecaffe.errors import EvaluateError
 from bonecaffe.hands.cases import MONTHS_LIMIT
 
+Months = ArrayLike
+"""Ages or predictions in months, one for each hand: a sequence, a column of a table, an array."""
 PAPER = {
     "train": {"mad_months": 6.4, "ccc": 0.98, "max_error_months": 24.4},
     "test": {"mad_months": 18.9, "ccc": 0.78, "max_error_months": 69.2},
@@ -22,7 +26,7 @@ PAPER = {
 """The paper's results (II.3 and abstract), 400 training and 200 test images."""
 
 
-def _pair(truth: Sequence[float], predicted: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+def _pair(truth: Months, predicted: Months) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     x, y = np.asarray(truth, float), np.asarray(predicted, float)
     if x.shape != y.shape or x.ndim != 1:
         raise EvaluateError(f"{x.shape} ages and {y.shape} predictions cannot be compared.")
@@ -33,7 +37,7 @@ def _pair(truth: Sequence[float], predicted: Sequence[float]) -> tuple[np.ndarra
     return x, y
 
 
-def mad(truth: Sequence[float], predicted: Sequence[float]) -> float:
+def mad(truth: Months, predicted: Months) -> float:
     """Mean absolute *difference* in months, the paper's MAD; not a median or a deviation from a centre.
 
     Raises EvaluateError for no cases, unequal numbers, or a value that is not finite.
@@ -45,13 +49,13 @@ def mad(truth: Sequence[float], predicted: Sequence[float]) -> float:
     return float(np.abs(x - y).mean())
 
 
-def max_error(truth: Sequence[float], predicted: Sequence[float]) -> float:
+def max_error(truth: Months, predicted: Months) -> float:
     """The largest absolute difference in months (paper II.3: "the maximum error")."""
     x, y = _pair(truth, predicted)
     return float(np.abs(x - y).max())
 
 
-def ccc(truth: Sequence[float], predicted: Sequence[float], ddof: int = 0) -> float:
+def ccc(truth: Months, predicted: Months, ddof: int = 0) -> float:
     """Lin's concordance correlation coefficient: 2 s_xy / (s_x² + s_y² + (mean x - mean y)²).
 
     ``ddof`` 0 takes variances and covariance over n, as the paper's Lin (Biometrics 1989;45:255-268) does; 1 over
@@ -69,7 +73,7 @@ def ccc(truth: Sequence[float], predicted: Sequence[float], ddof: int = 0) -> fl
     return float(_ccc(x, y, ddof))
 
 
-def _ccc(x: np.ndarray, y: np.ndarray, ddof: int = 0, axis: int = -1) -> np.ndarray:
+def _ccc(x: NDArray[np.float64], y: NDArray[np.float64], ddof: int = 0, axis: int = -1) -> NDArray[np.float64]:
     mean_x, mean_y = x.mean(axis, keepdims=True), y.mean(axis, keepdims=True)
     share = x.shape[axis] / (x.shape[axis] - ddof)
     covariance = ((x - mean_x) * (y - mean_y)).mean(axis) * share
@@ -78,10 +82,8 @@ def _ccc(x: np.ndarray, y: np.ndarray, ddof: int = 0, axis: int = -1) -> np.ndar
         return 2 * covariance / spread
 
 
-def pearson(truth: Sequence[float], predicted: Sequence[float]) -> float:
+def pearson(truth: Months, predicted: Months) -> float:
     """Pearson's r, which unlike the CCC forgives a bias. Raises EvaluateError where one of the two is constant."""
-    import warnings
-
     from scipy import stats
 
     x, y = _pair(truth, predicted)
@@ -92,8 +94,10 @@ def pearson(truth: Sequence[float], predicted: Sequence[float]) -> float:
         return float(stats.pearsonr(x, y).statistic)
 
 
-def limits_of_agreement(truth: Sequence[float], predicted: Sequence[float]) -> tuple[float, float]:
-    """Bland and Altman's 95 % limits (Lancet 1986;1:307-310): bias ∓ 1.96 standard deviations (over n - 1) of the differences.
+def limits_of_agreement(truth: Months, predicted: Months) -> tuple[float, float]:
+    """Bland and Altman's 95 % limits: bias ∓ 1.96 standard deviations (over n - 1) of the differences.
+
+    Source: Lancet 1986;1:307-310.
 
     Raises EvaluateError for fewer than two cases.
     """
@@ -108,13 +112,13 @@ RESAMPLES, SEED = 10000, 2018
 
 
 def interval(
-    truth: Sequence[float],
-    predicted: Sequence[float],
+    truth: Months,
+    predicted: Months,
     figure: Literal["mad", "ccc"],
     resamples: int = RESAMPLES,
     seed: int = SEED,
 ) -> tuple[float, float] | None:
-    """The bootstrap's 95 % interval of MAD or CCC: hands drawn anew with replacement, percentiles, the same for the same seed.
+    """The bootstrap's 95 % interval of MAD or CCC: hands drawn with replacement, percentiles, reproducible by seed.
 
     None where it is not defined: fewer than three cases, or constant predictions for the CCC.
     """
@@ -124,7 +128,7 @@ def interval(
     if x.size < 3 or (figure == "ccc" and (np.ptp(x) == 0 or np.ptp(y) == 0)):
         return None
 
-    def statistic(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
+    def statistic(a: NDArray[np.float64], b: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64]:
         return np.abs(a - b).mean(axis) if figure == "mad" else _ccc(a, b, 0, axis)
 
     found = stats.bootstrap(
@@ -171,7 +175,7 @@ class Metrics:
     """What is to be known when reading these figures."""
 
 
-def measure(truth: Sequence[float], predicted: Sequence[float], guess: float, resamples: int = RESAMPLES) -> Metrics:
+def measure(truth: Months, predicted: Months, guess: float, resamples: int = RESAMPLES) -> Metrics:
     """All figures of a split; ``guess`` is the mean age of the training cases, in months."""
     x, y = _pair(truth, predicted)
     errors = np.abs(x - y)
@@ -216,7 +220,7 @@ class Group:
     ccc: float | None
 
 
-def groups(truth: Sequence[float], predicted: Sequence[float], male: Sequence[bool | None]) -> list[Group]:
+def groups(truth: Months, predicted: Months, male: Sequence[bool | None]) -> list[Group]:
     """The figures by age band, lower end included, and by sex; groups without a case are left out."""
     x, y = _pair(truth, predicted)
     sex = np.array(["unknown" if value is None else ("male" if value else "female") for value in male])

@@ -8,16 +8,23 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from bonecaffe.errors import EvaluateError
 from bonecaffe.evaluation.metrics import AGE_BANDS, limits_of_agreement
-from bonecaffe.files import make_folder, replacing
+from bonecaffe.files import make_folder, read_bytes, writing
 from bonecaffe.run import SPLITS, RunDir
+
+if TYPE_CHECKING:  # loaded when something is drawn
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.typing import RcKeyType
+    from pandas import DataFrame
 
 INK, TRAIN, TEST = "#1c2126", "#2f6db3", "#c4501e"
 COLOUR = {"train": TRAIN, "test": TEST}
@@ -36,7 +43,7 @@ class Plot(NamedTuple):
     svg: str
 
 
-def _axes(xlabel: str, ylabel: str):
+def _axes(xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -50,7 +57,7 @@ def _axes(xlabel: str, ylabel: str):
     return figure, axes
 
 
-STYLE = {
+STYLE: dict[RcKeyType, Any] = {
     "font.size": 11,
     "font.family": "sans-serif",
     "svg.fonttype": "none",
@@ -61,12 +68,13 @@ STYLE = {
 }
 
 
-def _curve(curve, scale: str):
+def _curve(curve: DataFrame, scale: str) -> Figure:
     figure, axes = _axes("iteration", f"error: RMSE, months ({scale})")
-    for phase, label, line in (
+    lines: tuple[tuple[str, str, dict[str, Any]], ...] = (
         ("train", "training batch", {"linewidth": 0.8, "alpha": 0.8}),
         ("test", "test split", {"linewidth": 1.8, "marker": MARK["test"], "markersize": 3.5}),
-    ):
+    )
+    for phase, label, line in lines:
         part = curve[(curve["phase"] == phase) & curve["rmse_months"].gt(0)]
         axes.plot(part["iteration"], part["rmse_months"], color=COLOUR[phase], label=label, **line)
     axes.set_yscale(scale)
@@ -82,7 +90,7 @@ def _curve(curve, scale: str):
     return figure
 
 
-def _predicted(table, split: str):
+def _predicted(table: DataFrame, split: str) -> Figure:
     figure, axes = _axes("true bone age, months", "predicted bone age, months")
     ages = table[["boneage_months", "predicted_months"]].to_numpy()
     low, high = min(0.0, ages.min() * 1.05), ages.max() * 1.05
@@ -109,7 +117,7 @@ def _predicted(table, split: str):
     return figure
 
 
-def _bland_altman(table, split: str):
+def _bland_altman(table: DataFrame, split: str) -> Figure:
     figure, axes = _axes("mean of true and predicted, months", "predicted less true, months")
     truth, predicted = table["boneage_months"].to_numpy(), table["predicted_months"].to_numpy()
     low, high = limits_of_agreement(truth, predicted)
@@ -131,7 +139,7 @@ def _bland_altman(table, split: str):
     return figure
 
 
-def _by_age(tables):
+def _by_age(tables: Mapping[str, DataFrame]) -> Figure:
     figure, axes = _axes("true bone age, years", "absolute error, months")
     names = [f"{low // 12}–{high // 12}" for low, high in AGE_BANDS[:-1]] + [f"{AGE_BANDS[-1][0] // 12}+"]
     for shift, split in ((-0.2, "train"), (0.2, "test")):
@@ -154,10 +162,10 @@ def _by_age(tables):
     return figure
 
 
-def _ages(tables):
+def _ages(tables: Mapping[str, DataFrame]) -> Figure:
     figure, axes = _axes("true bone age, months", "hands")
     top = max(float(table["boneage_months"].max()) for table in tables.values())
-    bins = np.arange(0, top + 24, 12)
+    bins = np.arange(0, top + 24, 12).tolist()
     for split in SPLITS:
         axes.hist(
             tables[split]["boneage_months"],
@@ -176,87 +184,93 @@ def _ages(tables):
 # ---- all of them -----------------------------------------------------------------------------------------------
 
 
-def draw_all(run: RunDir, tables) -> list[Plot]:
-    """Draw every plot of a run into RUN/figures, and give them for the report. ``tables`` are the predictions by split."""
+def draw_all(run: RunDir, tables: Mapping[str, DataFrame]) -> list[Plot]:
+    """Draw every plot of a run into RUN/figures, and give them for the report.
+
+    ``tables`` are the predictions by split.
+    """
     import matplotlib
 
-    wanted: list[tuple[str, str, str, Callable]] = []
+    planned: list[tuple[str, str, str, Callable[[], Figure]]] = []
     if (curve := read_curve(run)) is not None:
         both = "Root mean squared error of the training batch (thin line) and of the test split (line with marks)"
         for scale in ("linear", "log"):
-            wanted.append(
+            planned.append(
                 (
                     f"error_against_iteration_{scale}",
                     f"Error against iteration, {scale} scale",
                     f"{both}, as in the paper’s figure 5.",
-                    lambda scale=scale: _curve(curve, scale),
+                    partial(_curve, curve, scale),
                 )
             )
     for split in reversed(SPLITS):
-        wanted.append(
+        planned.append(
             (
                 f"predicted_against_true_{split}",
                 f"Predicted against true, {split} split",
                 "Each mark is a hand; on the dashed line the prediction is the true age.",
-                lambda split=split: _predicted(tables[split], split),
+                partial(_predicted, tables[split], split),
             )
         )
     for split in reversed(SPLITS):
-        wanted.append(
+        planned.append(
             (
                 f"bland_altman_{split}",
                 f"Bland and Altman, {split} split",
-                "Difference against mean. Between the dotted lines lie 95 % of the differences, were they normal.",
-                lambda split=split: _bland_altman(tables[split], split),
+                "Difference against mean. Between the dotted lines are 95 % of the differences, were they normal.",
+                partial(_bland_altman, tables[split], split),
             )
         )
-    wanted += [
+    planned += [
         (
             "error_by_age",
             "Error by age",
             "Mean (bars) and largest (dashes) absolute error by true age; the numbers count the hands. Hatched: test.",
-            lambda: _by_age(tables),
+            partial(_by_age, tables),
         ),
         (
             "ages",
             "Ages of both splits",
             "Hands a year of true bone age. Dashed and hatched: test.",
-            lambda: _ages(tables),
+            partial(_ages, tables),
         ),
     ]
     plots = []
     make_folder(run.figures)
     with matplotlib.rc_context(STYLE):
-        for name, title, caption, draw in wanted:
+        for name, title, caption, draw in planned:
             figure = draw()
             save(figure, run.figures / f"{name}.png")
             plots.append(Plot(name, title, caption, svg(figure, name)))
     return plots
 
 
-def read_curve(run: RunDir):
-    """The table of curve.csv; None when there is none or it is empty. EvaluateError for a file that is no such table."""
+def read_curve(run: RunDir) -> DataFrame | None:
+    """The table of curve.csv; None when there is none or it is empty.
+
+    Raises EvaluateError for a file that is no such table.
+    """
     import pandas
 
     if not run.curve.is_file():
         return None
     try:
-        curve = pandas.read_csv(run.curve)
+        curve = pandas.read_csv(io.BytesIO(read_bytes(run.curve, "table", EvaluateError)))
         numbers = curve[["iteration", "loss", "rmse_months"]].apply(pandas.to_numeric)
     except (ValueError, KeyError) as error:
         raise EvaluateError(f"{run.curve}: not a curve ({error}). Delete it; caffe.log holds the same.") from error
     return curve.assign(**numbers) if "phase" in curve and len(curve) else None
 
 
-def save(figure, path: Path) -> Path:
+def save(figure: Figure, path: Path) -> Path:
     """Save a figure as PNG, whole or not at all."""
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=130, format="png", metadata={"Software": None})
+    with writing(path) as file:
+        figure.savefig(file, dpi=130, format="png", metadata={"Software": None})
     figure.set_layout_engine("none")  # laid out now: what is saved of it next has the same places, and sooner
     return path
 
 
-def svg(figure, name: str) -> str:
+def svg(figure: Figure, name: str) -> str:
     """A figure as an SVG element for the middle of a page: the page's colours, ids of its own, no foreign address."""
     out = io.StringIO()
     figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})

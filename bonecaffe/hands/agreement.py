@@ -1,4 +1,4 @@
-"""Two markings of the same hands against each other: how far the points lie apart, and what it does to the rectangle.
+"""Two markings of the same hands against each other: how far apart the points are, and what it does to the rectangle.
 
 Done twice by one person, this is the repeat-marking error that the paper does not give.
 """
@@ -14,7 +14,7 @@ from bonecaffe.hands.reference_points import POINT_NAMES, Rectangle, ReferencePo
 
 
 class Difference(NamedTuple):
-    """One hand marked twice: the distance of each point, in pixels and in percent of the palm; the rectangles' overlap."""
+    """One hand marked twice: each point's distance in pixels and in percent of the `palm`; the rectangles' overlap."""
 
     id: str
     pixels: tuple[float, ...]
@@ -23,7 +23,10 @@ class Difference(NamedTuple):
 
 
 def palm(hand: ReferencePoints) -> float:
-    """Pixels from the middle between ulna and radius to the middle finger's point: the length that the points themselves give."""
+    """Pixels from the middle between ulna and radius to the middle finger's point.
+
+    The length that a hand's own points give, so that hands of every size and scan can be compared.
+    """
     (ulna_x, ulna_y), (radius_x, radius_y) = hand.points[:2]
     return math.dist(((ulna_x + radius_x) / 2, (ulna_y + radius_y) / 2), hand.points[POINT_NAMES.index("phalanx3")])
 
@@ -41,13 +44,17 @@ def overlap(a: Rectangle, b: Rectangle) -> float:
 
 
 def compare(first: Mapping[str, ReferencePoints], second: Mapping[str, ReferencePoints]) -> list[Difference]:
-    """The differences for the hands that both hold, by id. PointsError when they share none, or an image's size differs."""
+    """The differences for the hands that both hold, by id.
+
+    Raises PointsError when they share none, or an image's size differs.
+    """
     found = []
     for case_id in sorted(first.keys() & second.keys()):
         a, b = first[case_id], second[case_id]
         if (a.width, a.height) != (b.width, b.height):
             raise PointsError(
-                f"id {case_id}: marked in {a.width} x {a.height} and in {b.width} x {b.height}; the same image is needed."
+                f"id {case_id}: marked in {a.width} x {a.height} and in {b.width} x {b.height}; "
+                "the same image is needed."
             )
         length = palm(a)
         if length == 0:

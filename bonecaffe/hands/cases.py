@@ -7,8 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from bonecaffe.errors import CasesError, Problems
-from bonecaffe.files import read_table, table_text
+from bonecaffe.files import read_table, table_text, write_text
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,8 @@ def read_cases(path: str | Path) -> list[Case]:
     table = read_table(path, CasesError)
     by_lower = {column.lower(): column for column in table.columns}
     for header in HEADERS:
-        wanted = [header.id, header.age] + ([header.male] if header.male_required else [])
-        if all(name.lower() in by_lower for name in wanted):
+        needed = [header.id, header.age] + ([header.male] if header.male_required else [])
+        if all(name.lower() in by_lower for name in needed):
             break
     else:
         known = "; ".join(f"{h.id},{h.age},{h.male} ({h.whose})" for h in HEADERS)
@@ -90,7 +92,7 @@ def read_cases(path: str | Path) -> list[Case]:
             continue
         first_row[case_id] = number
         cases.append(case)
-    problems.raise_if_any(CasesError, str(path), "Mend or delete these rows.")
+    problems.raise_if_any(CasesError, str(path), "Fix or delete these rows.")
     if not cases:
         raise CasesError(f"{path}: no cases below the header.")
     return cases
@@ -115,19 +117,18 @@ def _case(case_id: str, age: str, male: str) -> Case:
 
 
 def split_cases(cases: Sequence[Case], train: int, test: int, seed: int) -> tuple[list[Case], list[Case]]:
-    """Draw ``train`` and ``test`` cases at random, without overlap, in the order in which Caffe shall read them.
+    """Draw ``train`` and ``test`` cases at random, without overlap, in the order in which Caffe reads them.
 
     The draw depends on the set of ids and the seed alone (NumPy's PCG64), not on the order of the table.
     Raises CasesError when there are too few cases.
     """
-    import numpy
-
     if train + test > len(cases):
         raise CasesError(
-            f"{len(cases)} cases are usable, but {train} for training and {test} for test are {train + test}. Add cases, or ask for fewer with --train and --test."
+            f"{len(cases)} cases are usable, but {train} for training and {test} for test are {train + test}. "
+            "Add cases, or ask for fewer with --train and --test."
         )
     ordered = sorted(cases, key=lambda case: case.id)
-    drawn = [ordered[i] for i in numpy.random.default_rng(seed).permutation(len(ordered))]
+    drawn = [ordered[i] for i in np.random.default_rng(seed).permutation(len(ordered))]
     return drawn[:train], drawn[train : train + test]
 
 
@@ -140,7 +141,5 @@ def write_cases(
     path: str | Path, cases: Iterable[Case], header: Sequence[str] = ("id", "boneage_months", "male")
 ) -> None:
     """Write a table of ages, whole or not at all, under our header or another with the same three columns."""
-    from bonecaffe.files import write_text
-
     rows = ([c.id, months_text(c.boneage_months), "" if c.male is None else c.male] for c in cases)
     write_text(Path(path), table_text(header, rows), parents=True)

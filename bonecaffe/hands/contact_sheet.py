@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bonecaffe.errors import PointsError
 from bonecaffe.files import write_bytes
-from bonecaffe.hands.images import encode_png, read_image
+from bonecaffe.hands.images import Image, encode_png, read_image
 from bonecaffe.hands.reference_points import ReferencePoints
 
 _SIDE = 320
@@ -32,7 +33,8 @@ def write_sheet(
 
     Points are yellow dots, those of ``others`` blue crosses. Raises PointsError when there is no hand to show.
     """
-    cells = [_cell(read_image(images[hand.id]), hand, (others or {}).get(hand.id), captions.get(hand.id, "")) for hand in hands]  # fmt: skip
+    others = others or {}
+    cells = [_cell(read_image(images[hand.id]), hand, others.get(hand.id), captions.get(hand.id, "")) for hand in hands]
     if not cells:
         raise PointsError(f"{path}: there is no hand to show.")
     columns = min(columns, len(cells))
@@ -41,10 +43,10 @@ def write_sheet(
     write_bytes(path, encode_png(np.vstack(rows), 6), parents=True)
 
 
-def _cell(image: np.ndarray, hand: ReferencePoints, other: ReferencePoints | None, caption: str) -> np.ndarray:
+def _cell(image: Image, hand: ReferencePoints, other: ReferencePoints | None, caption: str) -> Image:
     import cv2
 
-    def places(marked: ReferencePoints) -> np.ndarray:  # in the image's own pixels
+    def places(marked: ReferencePoints) -> NDArray[np.float64]:  # in the image's own pixels
         return np.array(marked.points) * (image.shape[1] / marked.width, image.shape[0] / marked.height)
 
     marks = [(places(hand), _OURS)] + ([(places(other), _OTHERS)] if other else [])
@@ -52,10 +54,12 @@ def _cell(image: np.ndarray, hand: ReferencePoints, other: ReferencePoints | Non
     room = _AROUND * float(np.ptp(spanned, axis=0).max())
     left, top = np.maximum(0, np.floor(spanned.min(axis=0) - room)).astype(int)
     right, bottom = np.ceil(spanned.max(axis=0) + room).astype(int)
-    part = cv2.normalize(image[top : bottom + 1, left : right + 1], None, 0, 255, cv2.NORM_MINMAX)
+    cut = image[top : bottom + 1, left : right + 1]
+    part = cv2.normalize(cut, np.empty_like(cut), 0, 255, cv2.NORM_MINMAX)
     scale = _SIDE / max(part.shape)
     size = tuple(max(1, round(side * scale)) for side in part.shape[::-1])
-    shown = cv2.cvtColor(cv2.resize(part, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR), cv2.COLOR_GRAY2BGR)  # fmt: skip
+    resized = cv2.resize(part, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    shown = cv2.cvtColor(resized, cv2.COLOR_GRAY2BGR)
     for points, colour in reversed(marks):
         here = np.round((points - (left, top)) * scale).astype(int)
         cv2.rectangle(shown, here.min(axis=0).tolist(), here.max(axis=0).tolist(), colour, 1)
@@ -65,7 +69,8 @@ def _cell(image: np.ndarray, hand: ReferencePoints, other: ReferencePoints | Non
                 continue
             cv2.circle(shown, place, 4, (0, 0, 0), -1)
             cv2.circle(shown, place, 3, colour, -1)
-            cv2.putText(shown, "UR12345"[number], (place[0] + 5, place[1] - 4), cv2.FONT_HERSHEY_PLAIN, 1, colour, 1, cv2.LINE_AA)  # fmt: skip
+            beside = place[0] + 5, place[1] - 4
+            cv2.putText(shown, "UR12345"[number], beside, cv2.FONT_HERSHEY_PLAIN, 1, colour, 1, cv2.LINE_AA)
     cell = np.full((_SIDE + _CAPTION + 6, _SIDE + 8, 3), _GROUND, np.uint8)
     cell[_CAPTION : _CAPTION + shown.shape[0], 4 : 4 + shown.shape[1]] = shown
     cv2.putText(cell, hand.id[:30], (4, 16), cv2.FONT_HERSHEY_PLAIN, 1.1, _WHITE, 1, cv2.LINE_AA)

@@ -20,9 +20,10 @@ class Incomplete(ValueError):
 
 
 def boxes_to_points(boxes: Sequence[tuple[str, Point]]) -> dict[str, Point]:
-    """The seven points from named boxes' centres: MCP (five, or four and MCPFirst), Radius, Ulna; other names are passed over.
+    """The seven points from named boxes' centres: MCP (five, or four and MCPFirst), Radius, Ulna.
 
-    Raises Incomplete for a bone that is missing or there too often, ValueError when the fan does not tell the fingers apart.
+    Other names are passed over. Raises Incomplete for a bone that is missing or found too often, ValueError when the
+    fan does not tell the fingers apart.
     """
     by_name: dict[str, list[Point]] = {}
     for name, centre in boxes:
@@ -54,7 +55,7 @@ def order(ulna: Point, radius: Point, joints: Sequence[Point]) -> list[Point]:
         raise ValueError("two joints are at the same place")
     middle = sum(x for x, _ in joints) / len(joints) - wrist[0], sum(y for _, y in joints) / len(joints) - wrist[1]
     if math.hypot(*middle) == 0:
-        raise ValueError("the joints lie around the wrist")
+        raise ValueError("the joints are all around the wrist")
     side = math.copysign(1.0, middle[0] * across[1] - middle[1] * across[0])
 
     def angle(joint: Point) -> float:  # from the fan's middle, towards the radius

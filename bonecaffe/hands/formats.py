@@ -14,9 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
-from xml.etree import ElementTree
+from xml.etree.ElementTree import Element, ParseError
+
+import defusedxml.ElementTree
 
 from bonecaffe.errors import ImageError, PointsError, Problems
+from bonecaffe.files import read_bytes
 from bonecaffe.hands.fingers import Incomplete, boxes_to_points
 from bonecaffe.hands.images import find_images, image_size
 from bonecaffe.hands.reference_points import POINT_NAMES, ReferencePoints, read_points
@@ -93,8 +96,11 @@ def read(
         except (ValueError, ImageError) as error:
             problems.add(f"{path}: {str(error).rstrip('.')}")
     problems.raise_if_any(
-        PointsError, "import", "Mend these files or take them away (--skip-incomplete leaves out hands that lack points or their image); nothing was written."
-    )  # fmt: skip
+        PointsError,
+        "import",
+        "Fix these files or take them away (--skip-incomplete leaves out hands that lack points or their image); "
+        "nothing was written.",
+    )
     if not hands:
         raise PointsError(f"no marked hands in {', '.join(map(str, sources))}.")
     return [hands[key] for key in sorted(hands)]
@@ -105,7 +111,7 @@ def _files(sources: Iterable[Path]) -> list[Path]:
     for source in sources:
         if source.is_dir():
             files += sorted(p for p in source.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
-        elif source.is_file():
+        elif source.exists():
             files.append(source)
         else:
             raise PointsError(f"{source}: no such file or folder.")
@@ -124,7 +130,9 @@ def _parse(path: Path) -> Iterator[Hand]:
             raise ValueError(str(error).removeprefix(f"{path}: ")) from error
         return
     try:
-        content = path.read_bytes()
+        content = read_bytes(path, "record", PointsError)
+    except PointsError as error:
+        raise ValueError(str(error).removeprefix(f"{path}: ")) from error
     except OSError as error:
         raise ValueError(error.strerror) from error
     reader, tree = _reader(content)
@@ -139,11 +147,11 @@ def _parse(path: Path) -> Iterator[Hand]:
 def _reader(content: bytes) -> tuple[Callable[[Any], Iterator[Hand]], Any]:
     """Which reader understands a file, and the file parsed; ValueError when none does."""
     if content.lstrip()[:1] == b"<":
-        if b"<!DOCTYPE" in content or b"<!ENTITY" in content:
-            raise ValueError("XML with a document type; no annotation tool writes one, and it is not read")
         try:
-            tree = ElementTree.fromstring(content)
-        except (ElementTree.ParseError, ValueError, LookupError) as error:
+            tree = defusedxml.ElementTree.fromstring(content, forbid_dtd=True)
+        except defusedxml.DefusedXmlException:
+            raise ValueError("XML with a document type; no annotation tool writes one, and it is not read") from None
+        except (ParseError, ValueError, LookupError) as error:
             raise ValueError(f"not readable as XML: {error}") from error
         if tree.tag == "annotation":
             return _voc, tree
@@ -195,14 +203,14 @@ def _put(points: dict[str, tuple[float, float]], label: Any, x: Any, y: Any, ima
     points[name] = _number(x), _number(y)
 
 
-def _text(node: ElementTree.Element, path: str) -> str:
+def _text(node: Element, path: str) -> str:
     found = node.findtext(path)
     if found is None or not found.strip():
         raise ValueError(f"no <{path}> in <{node.tag}>")
     return found.strip()
 
 
-def _voc(tree: ElementTree.Element) -> Iterator[Hand]:
+def _voc(tree: Element) -> Iterator[Hand]:
     """Pascal VOC boxes of bones: centres of MCP, Radius and Ulna (two public vocabularies)."""
     boxes = []
     for node in tree.iter("object"):
@@ -214,7 +222,7 @@ def _voc(tree: ElementTree.Element) -> Iterator[Hand]:
     yield Hand(_stem(_text(tree, "filename")), width, height, boxes_to_points(boxes))
 
 
-def _cvat(tree: ElementTree.Element) -> Iterator[Hand]:
+def _cvat(tree: Element) -> Iterator[Hand]:
     """CVAT for images: seven <points> by label, in a skeleton or not, or one <points> of seven pairs in our order."""
     for image in tree.iter("image"):
         name = _stem(image.get("name"))
@@ -293,9 +301,9 @@ _FORMATS = {
 
 def _whole(hand: Hand, images: dict[str, Path] | None) -> ReferencePoints:
     """All seven points in the pixels of the image; ValueError with what is wrong."""
-    lost = [name for name in POINT_NAMES if name not in hand.points]
-    if lost:
-        raise Incomplete(f"image {hand.id}: not marked: {', '.join(lost)}")
+    missing = [name for name in POINT_NAMES if name not in hand.points]
+    if missing:
+        raise Incomplete(f"image {hand.id}: not marked: {', '.join(missing)}")
     if not (1 <= hand.width <= 100_000 and 1 <= hand.height <= 100_000):
         raise ValueError(f"image {hand.id}: its size is {hand.width:g} x {hand.height:g}")
     width, height = round(hand.width), round(hand.height)
@@ -345,7 +353,7 @@ def coco(hands: Iterable[ReferencePoints]) -> dict[str, Any]:
 
 def labelme(hand: ReferencePoints) -> dict[str, Any]:
     """A hand as a labelme file; the image is not in it."""
-    shapes = [
+    shapes: list[dict[str, Any]] = [
         {"label": name, "points": [[x, y]], "group_id": None, "shape_type": "point", "flags": {}}
         for name, (x, y) in zip(POINT_NAMES, hand.points, strict=True)
     ]

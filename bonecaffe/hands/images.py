@@ -7,12 +7,16 @@ import struct
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bonecaffe.errors import ImageError
+from bonecaffe.files import open_regular, read_bytes
 
+Image = NDArray[np.uint8]
+"""Pixels of a radiograph, ``[row, column]``, 0 black."""
 SUFFIXES = (".png", ".jpg", ".jpeg")
 GREY_TOLERANCE = 8
 """Largest difference between channels, in grey levels, that still counts as grey (JPEG's colour rounding)."""
@@ -47,24 +51,30 @@ def find_images(folder: str | Path) -> dict[str, Path]:
     return found
 
 
-def image_size(path: str | Path) -> tuple[int, int]:
+def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """Width and height in pixels from a file's header, without decoding it; ImageError when it is no image."""
     try:
-        with open(path, "rb") as file:
-            header = _png_header(file.read(_PNG_HEADER))
-        if header:
-            return header.width, header.height
-    except OSError:
-        pass  # Pillow says why
-    import PIL.Image
-
-    try:
-        with PIL.Image.open(path) as image:
-            return image.size
+        file = open_regular(path, ImageError)
     except FileNotFoundError:
         raise ImageError(f"{path}: no such image.") from None
-    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
-        raise ImageError(f"{path}: not a readable image: {error}.") from error
+    except OSError as error:
+        raise ImageError(f"{path}: {error.strerror or error}.") from error
+    with file:
+        try:
+            if header := _png_header(file.read(_PNG_HEADER)):
+                return header.width, header.height
+            file.seek(0)
+        except OSError as error:
+            raise ImageError(f"{path}: {error.strerror or error}.") from error
+        import PIL.Image
+
+        try:
+            with PIL.Image.open(file, formats=("PNG", "JPEG")) as image:
+                return image.size
+        except PIL.UnidentifiedImageError:
+            raise ImageError(f"{path}: neither a PNG nor a JPEG file.") from None
+        except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+            raise ImageError(f"{path}: not a readable image: {error}.") from error
 
 
 class _PngHeader(NamedTuple):
@@ -88,39 +98,38 @@ def _png_header(content: bytes) -> _PngHeader | None:
     return header if 0 < header.width * header.height <= _PIXELS_AT_MOST else None
 
 
-def read_image(path: str | Path) -> np.ndarray:
+def read_image(path: str | os.PathLike[str]) -> Image:
     """Read a radiograph as uint8, shape (height, width).
 
     Taken are 8-bit grey, colour files that are really grey, and 16-bit grey, which is stretched from its own
     smallest and largest value to 0…255 (the paper's images are 8-bit; see README). Raises ImageError naming the
-    file for one that is missing, cut off, damaged, in colour, or transparent.
+    file for one that is missing, a named pipe or a device, too large, cut off, damaged, in colour, or transparent.
     """
     try:
-        content = Path(path).read_bytes()
+        content = read_bytes(path, "image", ImageError)
     except OSError as error:
         raise ImageError(f"{path}: {error.strerror or error}.") from error
     return decode(content, str(path))
 
 
-def decode(content: bytes, name: str) -> np.ndarray:
+def decode(content: bytes, name: str) -> Image:
     """`read_image` for the bytes of a file; ``name`` is for errors."""
     import cv2
 
     if not _complete(content):
         raise ImageError(f"{name}: the file is cut off or not an image. Fetch it again, or take it out of the tables.")
-    image = _decode_grey_png(content)
-    if image is not None:
-        return image
+    quickly = _decode_grey_png(content)
+    if quickly is not None:
+        return quickly
     try:
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+        decoded = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
         raise ImageError(f"{name}: cannot be decoded: {error.err}.") from error
-    if image is None:
+    if decoded is None:
         raise ImageError(
             f"{name}: cannot be decoded; the file is damaged. Fetch it again, or take it out of the tables."
         )
-    if image.ndim == 3:
-        image = _grey(image, name)
+    image: NDArray[Any] = decoded if decoded.ndim == 2 else _grey(decoded, name)
     if image.dtype == np.uint16:
         low, high = int(image.min()), int(image.max())
         scale = 255.0 / max(1, high - low)
@@ -130,8 +139,8 @@ def decode(content: bytes, name: str) -> np.ndarray:
     return image
 
 
-def _decode_grey_png(content: bytes) -> np.ndarray | None:
-    """An 8-bit grey PNG, as RSNA's are, in half of OpenCV's time; None when it is another or damaged: OpenCV judges then.
+def _decode_grey_png(content: bytes) -> Image | None:
+    """An 8-bit grey PNG, as RSNA's are, in half of OpenCV's time; None for another or a damaged one: OpenCV judges it.
 
     It believes the checksum of each chunk, so a file that was damaged on its way is seen.
     """
@@ -156,7 +165,7 @@ def _complete(content: bytes) -> bool:
     return False
 
 
-def _grey(image: np.ndarray, name: str) -> np.ndarray:
+def _grey(image: NDArray[Any], name: str) -> NDArray[Any]:
     if image.shape[2] == 4:
         if image[..., 3].min() < np.iinfo(image.dtype).max:
             raise ImageError(f"{name}: partly transparent; a radiograph is not. Save it without an alpha channel.")
@@ -169,7 +178,7 @@ def _grey(image: np.ndarray, name: str) -> np.ndarray:
     return np.ascontiguousarray(image[..., 1])
 
 
-def encode_png(image: np.ndarray, level: int = 1) -> bytes:
+def encode_png(image: Image, level: int = 1) -> bytes:
     """A uint8 image as the bytes of a PNG file; level 0 is not compressed and quickest."""
     import cv2
 

@@ -10,9 +10,9 @@ from bonecaffe.hands.agreement import palm
 from bonecaffe.hands.reference_points import POINT_NAMES, ReferencePoints
 
 ASPECT = (0.5, 1.6)
-"""Width over height of the rectangle: phantoms lie between 0.75 and 1.05; turned hands further out."""
+"""Width over height of the rectangle: phantoms are between 0.75 and 1.05; turned hands further out."""
 SHORT_PALM = 0.1
-"""Of the image's longer side: a shorter palm is a hand marked on a picture of something else."""
+"""Of the image's longer side: a shorter `palm` is a hand marked on a picture of something else."""
 CLOSE = 0.03
 """Of the palm: two points nearer to each other are one point marked twice."""
 BORDER = 2
@@ -22,32 +22,32 @@ BORDER = 2
 def doubts(hand: ReferencePoints) -> list[str]:
     """What is strange about one hand, in words; empty when nothing is."""
     ulna, radius, *joints = hand.points
-    said = []
+    found = []
     try:
         if fingers.order(ulna, radius, joints) != joints:
-            said.append("the fingers are not in order from thumb to little finger, seen from the wrist")
+            found.append("the fingers are not in order from thumb to little finger, seen from the wrist")
     except ValueError as error:
-        said.append(str(error))
+        found.append(str(error))
     aspect = hand.rectangle().width / hand.rectangle().height
     if not ASPECT[0] <= aspect <= ASPECT[1]:
-        said.append(f"the rectangle is {aspect:.2f} times as wide as high")
+        found.append(f"the rectangle is {aspect:.2f} times as wide as high")
     if palm(hand) < SHORT_PALM * max(hand.width, hand.height):
-        said.append(f"the palm is {palm(hand):.0f} pixels long in an image of {hand.width} x {hand.height}")
+        found.append(f"the palm is {palm(hand):.0f} pixels long in an image of {hand.width} x {hand.height}")
     for number, (name, point) in enumerate(zip(POINT_NAMES, hand.points, strict=True)):
         for other, place in zip(POINT_NAMES[number + 1 :], hand.points[number + 1 :], strict=True):
             if math.dist(point, place) < CLOSE * max(palm(hand), 1):
-                said.append(f"{name} and {other} are at the same place")
+                found.append(f"{name} and {other} are at the same place")
         x, y = point
         if min(x, y, hand.width - 1 - x, hand.height - 1 - y) < BORDER:
-            said.append(f"{name} is on the image's border")
-    return said
+            found.append(f"{name} is on the image's border")
+    return found
 
 
 def all_doubts(hands: Mapping[str, ReferencePoints]) -> dict[str, list[str]]:
     """The doubts about each hand that raises any, by id; the same points under two ids among them."""
     found = {case_id: doubts(hand) for case_id, hand in hands.items()}
-    first: dict[tuple, str] = {}
+    first: dict[tuple[tuple[float, float], ...], str] = {}
     for case_id, hand in hands.items():
         if (twin := first.setdefault(hand.points, case_id)) != case_id:
             found[case_id].append(f"the very points of id {twin}")
-    return {case_id: said for case_id, said in found.items() if said}
+    return {case_id: strange for case_id, strange in found.items() if strange}

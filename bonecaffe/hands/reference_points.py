@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bonecaffe.errors import PointsError, Problems
-from bonecaffe.files import Table, read_table, table_text
+from bonecaffe.files import Table, read_table, table_text, write_text
 
 POINT_NAMES = ("ulna", "radius", "phalanx1", "phalanx2", "phalanx3", "phalanx4", "phalanx5")
 """In the order of the table; phalanx1 is the thumb's."""
@@ -21,8 +21,8 @@ POINT_NAMES = ("ulna", "radius", "phalanx1", "phalanx2", "phalanx3", "phalanx4",
 COLUMNS = ("id", "width", "height", *(f"{name}_{axis}" for name in POINT_NAMES for axis in "xy"))
 
 REMEDY = (
-    "Mend these rows, in bonecaffe annotate or by hand; leave all fourteen coordinates of a row empty to say that the "
-    "hand is not marked yet."
+    "Fix these rows, in bonecaffe annotate or by hand; leave all fourteen coordinates of a row empty when the hand is "
+    "not marked yet."
 )
 
 
@@ -48,7 +48,7 @@ class Rectangle:
 
 @dataclass(frozen=True)
 class ReferencePoints:
-    """The seven points of one hand, in the order of `POINT_NAMES`, and the size of the image they lie in."""
+    """The seven points of one hand, in the order of `POINT_NAMES`, and the size of their image."""
 
     id: str
     width: int
@@ -76,17 +76,18 @@ class ReferencePoints:
 
     def problems(self) -> list[str]:
         """What is wrong with these points, in words; empty when nothing is."""
-        said = []
+        found = []
         for name, (x, y) in zip(POINT_NAMES, self.points, strict=True):
             if not (0 <= x <= self.width - 1 and 0 <= y <= self.height - 1):
-                said.append(f"{name} at ({x:g}, {y:g}) lies outside the image of {self.width} x {self.height}")
-        if not said:
+                found.append(f"{name} at ({x:g}, {y:g}) lies outside the image of {self.width} x {self.height}")
+        if not found:
             rectangle = self.rectangle()
             if rectangle.width < 8 or rectangle.height < 8:
-                said.append(
-                    f"the rectangle of the points is {rectangle.width} x {rectangle.height} pixels, too small to be a hand"
+                found.append(
+                    f"the rectangle of the points is {rectangle.width} x {rectangle.height} pixels, "
+                    "too small to be a hand"
                 )
-        return said
+        return found
 
 
 def read_points_table(path: str | Path) -> Table:
@@ -100,13 +101,15 @@ def read_points_table(path: str | Path) -> Table:
 def read_points(path: str | Path, guesses: bool = False) -> dict[str, ReferencePoints]:
     """Read ``points.csv``: the marked hands by id. Rows without any coordinate are hands not marked yet, left out.
 
-    All that `locate` found, with its verdicts, is read only where ``guesses`` will do. Raises PointsError naming the file and every faulty row: a missing column, a duplicate id, some but not all
-    coordinates, a text that is no number, a point outside the image.
+    All that `locate` found, with its verdicts, is read only where ``guesses`` will do. Raises PointsError naming the
+    file and every faulty row: a missing column, a duplicate id, some but not all coordinates, a text that is no
+    number, a point outside the image.
     """
     table = read_points_table(path)
     if "verdict" in table.columns and not guesses:
         raise PointsError(
-            f"{path}: all that bonecaffe locate found, the unsure too; these are no marked points. Give the table that it wrote beside it, which holds the sure ones."
+            f"{path}: all that bonecaffe locate found, the unsure too; these are no marked points. "
+            "Give the table that it wrote beside it, which holds the sure ones."
         )
     hands: dict[str, ReferencePoints] = {}
     first_row: dict[str, int] = {}
@@ -132,7 +135,7 @@ def read_points(path: str | Path, guesses: bool = False) -> dict[str, ReferenceP
 
 
 def lock_file(table: Path) -> Path:
-    """What a program holds while it writes a table of points, beside it; see `bonecaffe.run.held`."""
+    """What a program holds while it writes a table of points, beside it; see `bonecaffe.files.held`."""
     return table.with_name(f".{table.name}.lock")
 
 
@@ -174,7 +177,8 @@ def coordinate_text(value: float) -> str:
 
 def write_points(path: str | Path, hands: Iterable[ReferencePoints]) -> None:
     """Write ``points.csv`` whole or not at all; coordinates to a tenth of a pixel."""
-    from bonecaffe.files import write_text
-
-    rows = [[hand.id, hand.width, hand.height, *(coordinate_text(v) for point in hand.points for v in point)] for hand in hands]  # fmt: skip
+    rows = (
+        [hand.id, hand.width, hand.height, *(coordinate_text(value) for point in hand.points for value in point)]
+        for hand in hands
+    )
     write_text(Path(path), table_text(COLUMNS, rows), parents=True)

@@ -1,4 +1,4 @@
-"""What a locator's net sees: a square cut from the image, turned, mirrored, scaled, its local contrast made even. Pure."""
+"""What a locator's net sees: a square of the image, turned, mirrored, scaled, its local contrast made even. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
+from bonecaffe.hands.images import Image
+
+Places = NDArray[np.float64]
+"""Points (…, 2), each (x, y): pixels of an image, or sides of a square from its middle."""
 SIDE = 128
 """Pixels of the square, each way."""
 READ_SIDE = 640
@@ -33,15 +38,15 @@ class Frame:
     angle: float = 0.0
     mirror: bool = False
 
-    def _turn(self) -> np.ndarray:
+    def _turn(self) -> NDArray[np.float64]:
         c, s = math.cos(self.angle), math.sin(self.angle)
         return np.array([[c, -s], [s, c]]) @ np.diag([-1.0 if self.mirror else 1.0, 1.0])
 
-    def to_image(self, places: np.ndarray) -> np.ndarray:
+    def to_image(self, places: Places) -> Places:
         """Places in the square, from its middle in sides (…, 2), as pixels of the image."""
         return np.asarray(places) @ (self.size * self._turn()).T + (self.x, self.y)
 
-    def to_square(self, points: np.ndarray) -> np.ndarray:
+    def to_square(self, points: Places) -> Places:
         """Pixels of the image (…, 2) as places in the square; the way back of `to_image`."""
         return (np.asarray(points) - (self.x, self.y)) @ self._turn() / self.size
 
@@ -57,7 +62,7 @@ def whole(shape: tuple[int, int], angle: float = 0.0) -> Frame:
     return Frame((width - 1) / 2, (height - 1) / 2, max(height, width) * ROOM, angle)
 
 
-def near(points: np.ndarray) -> Frame:
+def near(points: Places) -> Frame:
     """The frame of a hand by its seven points (7, 2): the palm upright, the thumb to the right."""
     ulna, radius, thumb, *fingers = np.asarray(points, float)
     wrist, knuckles = (ulna + radius) / 2, np.mean(fingers, axis=0)
@@ -70,20 +75,19 @@ def near(points: np.ndarray) -> Frame:
     return Frame(float(middle[0]), float(middle[1]), length / HAND_SHARE, angle, mirror)
 
 
-def smaller(image: np.ndarray) -> tuple[np.ndarray, float]:
+def smaller(image: Image) -> tuple[Image, float]:
     """An image as the nets look at it and learn from it, its longer side `READ_SIDE` at most; and the scale of it."""
     scale = min(1.0, READ_SIDE / max(image.shape))
     if scale == 1:
         return image, scale
     if min(image.shape) * scale < 1:  # a line; of it, one pixel is kept
         size = tuple(max(1, round(side * scale)) for side in image.shape[::-1])
-        return cv2.resize(image, size, interpolation=cv2.INTER_AREA), scale
-    return cv2.resize(
-        image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA
-    ), scale  # exactly this scale, both ways
+        return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8), scale
+    small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)  # exactly this scale, both ways
+    return np.asarray(small, np.uint8), scale
 
 
-def even(square: np.ndarray) -> np.ndarray:
+def even(square: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Local contrast made even, float32 in, uint8 out: what is left is structure, whatever the exposure."""
     square = square.astype(np.float32)
     spread = square.shape[0] / 10
@@ -93,7 +97,7 @@ def even(square: np.ndarray) -> np.ndarray:
     return np.clip(rest / scale * 44 + 128, 0, 255).astype(np.uint8)
 
 
-def cut(image: np.ndarray, frame: Frame, bend: np.ndarray | None = None) -> np.ndarray:
+def cut(image: Image, frame: Frame, bend: Places | None = None) -> NDArray[np.float32]:
     """The pixels of a frame, float32 (SIDE, SIDE); black outside the image.
 
     ``bend`` (SIDE, SIDE, 2), in sides, moves the places that are looked at, for variation.
@@ -101,7 +105,7 @@ def cut(image: np.ndarray, frame: Frame, bend: np.ndarray | None = None) -> np.n
     scale = min(1.0, SIDE / frame.size)
     if scale < 1:
         size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
     places = _GRID if bend is None else _GRID + bend
     at = ((frame.to_image(places) + 0.5) * scale - 0.5).astype(np.float32)
     return cv2.remap(image, at[..., 0], at[..., 1], cv2.INTER_LINEAR, borderValue=0).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Find the seven points of a hand: a guess from afar for each way it may lie, made better from near, and how sure it is.
+"""Find the seven points of a hand: a guess from afar for each way up, made better from near, with a confidence.
 
 >>> from bonecaffe import Locator                         # doctest: +SKIP
 >>> Locator().find("hand.png").points                     # doctest: +SKIP
@@ -16,16 +16,17 @@ import numpy as np
 
 from bonecaffe.caffe import nets as engines
 from bonecaffe.errors import LocateError
+from bonecaffe.files import read_text
 from bonecaffe.hands import fingers
-from bonecaffe.hands.images import read_image
+from bonecaffe.hands.images import Image, read_image
 from bonecaffe.locate import frames
-from bonecaffe.locate.frames import Frame
+from bonecaffe.locate.frames import Frame, Places
 from bonecaffe.locate.network import OUTPUTS
 
 MODEL = Path(__file__).parent / "model"
 """The locator that comes with bonecaffe, trained on phantoms alone."""
 _TURNS = (0.0, 0.5 * math.pi, math.pi, 1.5 * math.pi)
-"""The ways an image may lie; between them, the nets have learnt to see."""
+"""The ways up that an image may have; between them, the nets have learnt to see."""
 _LOOKS = (
     (0, 0, 0, 1),
     (0.07, 0, 0.12, 1.1),
@@ -34,26 +35,27 @@ _LOOKS = (
     (0, -0.07, 0.12, 0.91),
     (0, 0, 0, 1),
 )
-"""How the hand is looked at in the end: moved across and down (in sides), turned (radians), scaled. The last one is inverted.
+"""How the hand is looked at in the end: moved across and down (in sides), turned (radians), scaled.
 
-So wide apart that a net which answers the same whatever it sees is found out.
+The last one is inverted. They are so wide apart that a net which answers the same whatever it sees is found out.
 """
 _HALF = 0.06
 
 
 class Found(NamedTuple):
-    """What was found in an image: seven points (7, 2) in pixels; how far looks at it disagree, in parts of the palm.
+    """What was found in an image: seven points (7, 2) in pixels, and how far looks at the hand disagree.
 
-    ``steady`` is how far the last two steps lay apart, in the same measure.
+    ``spread`` is the median distance of the looks from the points, ``steady`` that of the last two steps from each
+    other, both in parts of `wrist_to_knuckles`.
     """
 
-    points: np.ndarray
+    points: Places
     spread: float
     steady: float
 
     @property
     def confidence(self) -> float:
-        """1 where the looks agree, 0.5 where they disagree by `_HALF` of the palm, towards 0 beyond. Not a probability."""
+        """1 where the looks agree, 0.5 at a spread of `_HALF`, towards 0 beyond. Not a probability."""
         return 1 / (1 + (self.spread / _HALF) ** 3)
 
 
@@ -62,7 +64,7 @@ class Locator:
 
     def __init__(self, model: Path = MODEL, engine: engines.Kind = "caffe") -> None:
         try:
-            self.facts = json.loads((model / "locator.json").read_text(encoding="utf-8"))
+            self.facts = json.loads(read_text(model / "locator.json", "settings", LocateError))
         except (OSError, ValueError) as error:
             raise LocateError(
                 f"{model}: no locator here ({error}). Train one with: bonecaffe train-locator {model}"
@@ -70,14 +72,15 @@ class Locator:
         self._nets = {}
         for view in ("whole", "near"):
             weights = model / f"{view}.caffemodel"
-            if not weights.is_file():
-                raise LocateError(f"{weights}: not there. Train the locator anew, or install bonecaffe again.")
+            for path in (model / "deploy.prototxt", weights):
+                if not path.is_file():
+                    raise LocateError(f"{path}: no such file. Train the locator again, or install bonecaffe again.")
             self._nets[view] = engines.make(engine, model / "deploy.prototxt", weights)
 
-    def find(self, image: str | os.PathLike[str] | np.ndarray) -> Found:
-        """The seven points of the hand in a radiograph, a file or uint8 (height, width); how sure they are is the caller's to judge.
+    def find(self, image: str | os.PathLike[str] | Image) -> Found:
+        """The seven points of the hand in a radiograph, a file or uint8 (height, width).
 
-        Raises ImageError for a file that cannot be read.
+        Whether their confidence is enough is the caller's to judge. Raises ImageError for a file that cannot be read.
         """
         small, scale = frames.smaller(image if isinstance(image, np.ndarray) else read_image(image))
         guesses = self._see("whole", small, [frames.whole(small.shape, turn) for turn in _TURNS])
@@ -93,29 +96,36 @@ class Locator:
         spread = float(np.median([_apart(points, other) for other in seen]))
         return Found((points + 0.5) / scale - 0.5, spread, float(moves[best]))
 
-    def _see(self, view: str, image: np.ndarray, places: list[Frame], inverted: int = -1) -> np.ndarray:
+    def _see(self, view: str, image: Image, places: list[Frame], inverted: int = -1) -> Places:
         """What a net says of squares of the image: points in pixels (n, 7, 2)."""
         squares = np.stack([frames.even(frames.cut(image, frame)) for frame in places]).astype(np.float32)
         if inverted >= 0:
             squares[inverted] = 255 - squares[inverted]
-        said = self._nets[view].forward((squares[:, None] - 128) / 64)
-        said = said.reshape(len(places), OUTPUTS // 2, 2) / frames.LABEL_SCALE
-        return np.stack([frame.to_image(at) for frame, at in zip(places, said, strict=True)])
+        outputs = self._nets[view].forward((squares[:, None] - np.float32(128)) / np.float32(64))
+        found = outputs.reshape(len(places), OUTPUTS // 2, 2) / frames.LABEL_SCALE
+        return np.stack([frame.to_image(at) for frame, at in zip(places, found, strict=True)])
 
 
-def palm(points: np.ndarray) -> float:
-    """Length of the palm, from the middle between ulna and radius to that of the four fingers' points (7, 2)."""
+def wrist_to_knuckles(points: Places) -> float:
+    """Pixels from the middle between ulna and radius to the mean of the four fingers' points (7, 2), thumb left out.
+
+    A mean of four is steadier than one point, and these points are a net's guesses. The palm of a marked hand
+    (`bonecaffe.hands.agreement.palm`) ends at the middle finger's point instead, and is a little longer.
+    """
     return float(np.hypot(*(points[3:].mean(axis=0) - points[:2].mean(axis=0)))) + 1e-6
 
 
-def _apart(a: np.ndarray, b: np.ndarray) -> float:
-    """Mean distance of two guesses' points, in parts of the palm."""
-    return float(np.hypot(*(a - b).T).mean()) / palm(a)
+palm = wrist_to_knuckles  # the name until locate.py has changed over
 
 
-def _strange(points: np.ndarray) -> bool:
+def _apart(a: Places, b: Places) -> float:
+    """Mean distance of two guesses' points, in parts of the first one's `wrist_to_knuckles`."""
+    return float(np.hypot(*(a - b).T).mean()) / wrist_to_knuckles(a)
+
+
+def _strange(points: Places) -> bool:
     """Whether the points are in no order that a hand has."""
-    ulna, radius, *joints = (tuple(map(float, point)) for point in points)
+    ulna, radius, *joints = ((float(x), float(y)) for x, y in points)
     try:
         return fingers.order(ulna, radius, joints) != joints
     except ValueError:

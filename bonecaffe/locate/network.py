@@ -8,7 +8,14 @@ from bonecaffe.locate.frames import SIDE
 from bonecaffe.network.prototxt import Block, Enum, Value, layer, rates, text
 
 OUTPUTS = 14
-_CONVOLUTIONS = ((24, 5, 2, True), (32, 3, 1, False), (48, 3, 1, True), (64, 3, 1, False), (64, 3, 1, True), (64, 3, 1, False))  # fmt: skip
+_CONVOLUTIONS = (
+    (24, 5, 2, True),
+    (32, 3, 1, False),
+    (48, 3, 1, True),
+    (64, 3, 1, False),
+    (64, 3, 1, True),
+    (64, 3, 1, False),
+)
 """Maps, kernel, stride, whether a pooling by two follows."""
 _FULL = 192
 
@@ -57,7 +64,7 @@ def train_val(view: str, batch: int) -> str:
 
 
 def deploy() -> str:
-    """The net in use: squares less 128, over 64, in; 14 numbers out, x and y of each point in the order of points.csv."""
+    """The net in use: squares less 128, over 64, in; 14 numbers out, x and y of each point in points.csv's order."""
     shape = Block(*[("dim", dim) for dim in (1, 1, SIDE, SIDE)])
     return _net(
         "deploy", [layer("data", "Input", [], ["data"], ("input_param", Block(("shape", shape)))), *_body(False)]
@@ -68,10 +75,21 @@ def solver(iterations: int, rate: float, test_iter: int, seed: int) -> str:
     """Adam, its rate falling to nothing in a straight line."""
     return text(
         Block(
-            ("net", "train_val.prototxt"), ("type", "Adam"), ("base_lr", rate), ("momentum", 0.9),
-            ("lr_policy", "poly"), ("power", 1.0), ("weight_decay", 0.0001), ("max_iter", iterations), ("display", 20),
-            ("test_iter", test_iter), ("test_interval", max(1, iterations // 8)), ("test_initialization", False),
-            ("snapshot", max(1, iterations // 8)), ("snapshot_prefix", "snapshots/SNAPSHOT"), ("solver_mode", Enum("CPU")),
+            ("net", "train_val.prototxt"),
+            ("type", "Adam"),
+            ("base_lr", rate),
+            ("momentum", 0.9),
+            ("lr_policy", "poly"),
+            ("power", 1.0),
+            ("weight_decay", 0.0001),
+            ("max_iter", iterations),
+            ("display", 20),
+            ("test_iter", test_iter),
+            ("test_interval", max(1, iterations // 8)),
+            ("test_initialization", False),
+            ("snapshot", max(1, iterations // 8)),
+            ("snapshot_prefix", "snapshots/SNAPSHOT"),
+            ("solver_mode", Enum("CPU")),
             ("random_seed", seed),
         )
-    )  # fmt: skip
+    )

@@ -6,23 +6,28 @@ Phantoms look more alike than hands do; what is varied here is what differs betw
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
+from bonecaffe.hands.images import Image
 from bonecaffe.locate import frames
-from bonecaffe.locate.frames import SIDE, Frame
+from bonecaffe.locate.frames import SIDE, Frame, Places
+
+Picture = NDArray[np.float32]
+"""Brightness in a square, (SIDE, SIDE)."""
 
 
 class Sample(NamedTuple):
-    """One thing to learn: what the net sees, uint8 (SIDE, SIDE), and the places of the points in it, (7, 2) in sides."""
+    """One thing to learn: what the net sees, uint8 (SIDE, SIDE), and the points' places in it, (7, 2) in sides."""
 
-    square: np.ndarray
-    places: np.ndarray
+    square: NDArray[np.uint8]
+    places: Places
 
 
-def draw(image: np.ndarray, points: np.ndarray, view: str, rng: np.random.Generator) -> Sample:
+def draw(image: Image, points: Places, view: str, rng: np.random.Generator) -> Sample:
     """One variation of a hand for the net of a ``view``, ``whole`` or ``near``; points in pixels (7, 2)."""
     frame = _frame(image, points, view, rng)
     bend = _bend(rng, 0.024 if view == "whole" else 0.028)
@@ -31,12 +36,13 @@ def draw(image: np.ndarray, points: np.ndarray, view: str, rng: np.random.Genera
     return Sample(frames.even(_expose(square, rng)), places)
 
 
-def _frame(image: np.ndarray, points: np.ndarray, view: str, rng: np.random.Generator) -> Frame:
+def _frame(image: Image, points: Places, view: str, rng: np.random.Generator) -> Frame:
     if view == "whole":
         frame = frames.whole(image.shape)
         turn = rng.normal(0, 0.30) if rng.random() < 0.75 else rng.uniform(-0.9, 0.9)
         scale = float(rng.uniform(0.82, 1.35))
-        frame = frame.shifted(*rng.normal(0, 0.055, 2), float(turn), scale)
+        across, down = rng.normal(0, 0.055, 2)
+        frame = frame.shifted(across, down, float(turn), scale)
         return Frame(frame.x, frame.y, frame.size, frame.angle, bool(rng.random() < 0.5))
     frame = frames.near(points)
     wild = 1.6 if rng.random() < 0.3 else 0.8
@@ -48,14 +54,13 @@ def _frame(image: np.ndarray, points: np.ndarray, view: str, rng: np.random.Gene
     return frame
 
 
-def _smooth(rng: np.random.Generator, knots: int) -> np.ndarray:
+def _smooth(rng: np.random.Generator, knots: int) -> Picture:
     """A smooth random field of about unit size, (SIDE, SIDE)."""
-    return cv2.resize(
-        rng.standard_normal((knots, knots)).astype(np.float32), (SIDE, SIDE), interpolation=cv2.INTER_CUBIC
-    )
+    coarse = rng.standard_normal((knots, knots)).astype(np.float32)
+    return np.asarray(cv2.resize(coarse, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC), np.float32)
 
 
-def _bend(rng: np.random.Generator, strength: float) -> np.ndarray:
+def _bend(rng: np.random.Generator, strength: float) -> Places:
     """A smooth displacement (SIDE, SIDE, 2), in sides: other fingers, other proportions; with a stretch and a shear."""
     amount = strength * rng.uniform(0.2, 1.0)
     field = np.stack([_smooth(rng, 5), _smooth(rng, 5)], axis=-1) * amount
@@ -64,19 +69,19 @@ def _bend(rng: np.random.Generator, strength: float) -> np.ndarray:
     return field + frames._GRID @ stretch
 
 
-def _unbent(places: np.ndarray, bend: np.ndarray) -> np.ndarray:
-    """Where the points lie after bending: the place p that looks at q fulfils p + bend(p) = q."""
+def _unbent(places: Places, bend: Places) -> Places:
+    """Where the points are after bending: the place p that looks at q fulfils p + bend(p) = q."""
     found = places.copy()
     for _ in range(12):
         at = ((found + 0.5) * SIDE - 0.5).astype(np.float32)
-        there = cv2.remap(
+        moved = cv2.remap(
             bend.astype(np.float32), at[None, :, 0], at[None, :, 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
         )
-        found = places - there[0]
+        found = places - moved[0]
     return found
 
 
-def _expose(square: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _expose(square: Picture, rng: np.random.Generator) -> Picture:
     """Another film: gamma, shading, letters, collimation, haze, noise, blur, a clipped scale, inverted grey."""
     low, high = float(square.min()), float(square.max())
     picture = (square - low) / max(1.0, high - low)
@@ -95,7 +100,7 @@ def _expose(square: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     if rng.random() < 0.35:
         _edge(picture, rng)
     if rng.random() < 0.5:
-        picture = cv2.GaussianBlur(picture, (0, 0), float(rng.uniform(0.3, 1.3)))
+        picture = np.asarray(cv2.GaussianBlur(picture, (0, 0), float(rng.uniform(0.3, 1.3))), np.float32)
     if rng.random() < 0.4:  # sharpened, as many readers do
         picture = picture + float(rng.uniform(0.2, 1.2)) * (picture - cv2.GaussianBlur(picture, (0, 0), 1.2))
     if rng.random() < 0.3:
@@ -107,7 +112,7 @@ def _expose(square: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.round((picture - picture.min()) / max(1e-6, float(np.ptp(picture))) * span).astype(np.float32)
 
 
-def _cover(picture: np.ndarray, rng: np.random.Generator) -> None:
+def _cover(picture: NDArray[np.floating[Any]], rng: np.random.Generator) -> None:
     """Letters, plates, markers."""
     for _ in range(int(rng.integers(1, 4))):
         at = tuple(int(v) for v in rng.integers(-5, SIDE, 2))
@@ -132,8 +137,11 @@ def _cover(picture: np.ndarray, rng: np.random.Generator) -> None:
             cv2.circle(picture, at, int(rng.integers(1, 7)), bright, -1, cv2.LINE_AA)
 
 
-def _edge(picture: np.ndarray, rng: np.random.Generator) -> None:
-    """A collimator's or a cassette's edge: beyond a straight line near a border the film is of one grey, with or without a rim."""
+def _edge(picture: NDArray[np.floating[Any]], rng: np.random.Generator) -> None:
+    """A collimator's or a cassette's edge: beyond a straight line near a border the film is of one grey.
+
+    With or without a rim.
+    """
     for _ in range(int(rng.integers(1, 4))):
         angle, reach = float(rng.choice([0, 90, 180, 270]) + rng.normal(0, 5)), float(rng.uniform(0.36, 0.55))
         normal = np.array([np.cos(np.radians(angle)), np.sin(np.radians(angle))])

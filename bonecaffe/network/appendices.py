@@ -60,4 +60,7 @@ MISPRINTS = (
 def text() -> str:
     """Both appendices as printed, each under its heading, with the misprints named in comments."""
     notes = "".join(f"# {note}\n" for note in MISPRINTS)
-    return f"{notes}\n# Appendix 1: final layer for regression network\n{APPENDIX_1}\n# Appendix 2: training parameter values\n{APPENDIX_2}"
+    return (
+        f"{notes}\n# Appendix 1: final layer for regression network\n{APPENDIX_1}"
+        f"\n# Appendix 2: training parameter values\n{APPENDIX_2}"
+    )

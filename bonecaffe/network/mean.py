@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bonecaffe.caffe import caffemodel, programs
 from bonecaffe.errors import PrepareError, RecipeError
@@ -60,21 +61,32 @@ def write(run: RunDir, recipe: Recipe, target: Path) -> None:
         programs.call("compute_image_mean", [str(run.lmdb("train").absolute()), str(target.absolute())])
     elif given := given_file(recipe):
         size = (3, recipe.preparation.height, recipe.preparation.width)
-        if read(given).shape != size:
-            shown = " x ".join(map(str, read(given).shape))
+        content = _read(given)
+        shape = _parse(content, given).shape
+        if shape != size:
+            shown = " x ".join(map(str, shape))
             raise RecipeError(
                 f"{given}: a mean image of {shown}, but the network's input is {' x '.join(map(str, size))}. "
                 "Caffe would stop. Use mean: dataset, or a mean image of that size."
             )
-        fill(target, [read_bytes(given, "image", RecipeError)])
+        fill(target, [content])
 
 
-def read(path: Path) -> np.ndarray:
+def read(path: Path) -> NDArray[np.float32]:
     """A mean image, float32 (channel, row, column); RecipeError naming the file when it is none."""
+    return _parse(_read(path), path)
+
+
+def _read(path: Path) -> bytes:
     try:
-        shape, values = caffemodel.read_blob(path.read_bytes())
+        return read_bytes(path, "image", RecipeError)
     except OSError as error:
         raise RecipeError(f"{path}: {error.strerror}. The recipe's mean needs it.") from error
+
+
+def _parse(content: bytes, path: Path) -> NDArray[np.float32]:
+    try:
+        shape, values = caffemodel.read_blob(content)
     except ValueError as error:
         raise RecipeError(f"{path}: not a mean image (binaryproto): {error}.") from error
     shape = shape[-3:]
@@ -83,7 +95,7 @@ def read(path: Path) -> np.ndarray:
     return values.reshape(shape)
 
 
-def array(run: RunDir, recipe: Recipe) -> np.ndarray:
+def array(run: RunDir, recipe: Recipe) -> NDArray[np.float32]:
     """What the Data layer subtracts, float32, (3, 1, 1) or (3, height, width)."""
     kind = recipe.network.mean
     if kind == "imagenet_values":

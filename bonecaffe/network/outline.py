@@ -36,18 +36,25 @@ def steps(recipe: Recipe) -> list[Step]:
     found = [Step("data", "hand, less the mean", 3, high, wide)]
     for layer in prototxt.layers(recipe):
         of = dict(layer)
-        if of["type"] == "Convolution":
-            p = dict(of["convolution_param"])
+        name, kind = str(of["name"]), of["type"]
+        if kind == "Convolution":
+            p = _numbers(of["convolution_param"])
             k, s, pad = p["kernel_size"], p.get("stride", 1), p.get("pad", 0)
             high, wide = ((side + 2 * pad - k) // s + 1 for side in (high, wide))
             does = f"{k} × {k} convolution" + (f", every {s}th pixel" if s > 1 else "")
-            found.append(Step(of["name"], does, p["num_output"], high, wide))
-        elif of["type"] == "Pooling":
-            p = dict(of["pooling_param"])
+            found.append(Step(name, does, p["num_output"], high, wide))
+        elif kind == "Pooling":
+            p = _numbers(of["pooling_param"])
             high, wide = (math.ceil((side - p["kernel_size"]) / p["stride"]) + 1 for side in (high, wide))
             does = f"largest of {p['kernel_size']} × {p['kernel_size']}"
-            found.append(Step(of["name"], does, found[-1].channels, high, wide))
-        elif of["type"] == "InnerProduct":
+            found.append(Step(name, does, found[-1].channels, high, wide))
+        elif kind == "InnerProduct":
             high = wide = 1
-            found.append(Step(of["name"], "fully connected", dict(of["inner_product_param"])["num_output"], 1, 1))
+            found.append(Step(name, "fully connected", _numbers(of["inner_product_param"])["num_output"], 1, 1))
     return found
+
+
+def _numbers(message: prototxt.Value) -> dict[str, int]:
+    """The whole numbers among a layer's parameters, by field."""
+    fields = message if isinstance(message, prototxt.Block) else ()
+    return {field: value for field, value in fields if isinstance(value, int)}

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple, Union
 
+from bonecaffe.files import write_text
 from bonecaffe.network import mean
 from bonecaffe.recipe import Recipe
 
@@ -21,7 +22,7 @@ class Enum(str):
     """A name of an enumeration in Caffe's protocol, written without quotes: ``MAX``, ``LMDB``, ``GPU``."""
 
 
-class Block(list):
+class Block(list[tuple[str, "Value"]]):
     """A message: (field, value) pairs in the order in which they are printed; a field may repeat."""
 
     def __init__(self, *pairs: tuple[str, Value]) -> None:
@@ -252,8 +253,6 @@ def solver(recipe: Recipe, snapshot_prefix: str | None = None) -> str:
 
 def write(folder: Path, recipe: Recipe, snapshot_prefix: str | None = None) -> list[Path]:
     """Write train_val, solver and deploy into a folder, each moved into place whole; return their paths."""
-    from bonecaffe.files import write_text
-
     texts = {
         "train_val.prototxt": train_val(recipe),
         "solver.prototxt": solver(recipe, snapshot_prefix),

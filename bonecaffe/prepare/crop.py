@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
-
+from bonecaffe.hands.images import Image
 from bonecaffe.hands.reference_points import Rectangle
 
 
-def crop(image: np.ndarray, rectangle: Rectangle) -> np.ndarray:
+def crop(image: Image, rectangle: Rectangle) -> Image:
     """The part of ``image`` (height, width) inside ``rectangle``, ends included, as a view.
 
     Raises ValueError when the rectangle reaches outside the image.
 
+    >>> import numpy as np
     >>> crop(np.arange(12).reshape(3, 4), Rectangle(left=1, top=0, right=2, bottom=1)).tolist()
     [[1, 2], [5, 6]]
     """

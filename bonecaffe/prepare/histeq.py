@@ -7,11 +7,16 @@ It is neither ``cv2.equalizeHist``, which leaves out the first occupied bin and 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
+from bonecaffe.hands.images import Image
+
+Counts = NDArray[np.int64]
+"""Pixels at each of the 256 grey levels, shape (256,)."""
 _ROWS_AT_ONCE = 1 << 22  # pixels; OpenCV counts in float32, exact to 2**24
 
 
-def histogram(image: np.ndarray) -> np.ndarray:
+def histogram(image: Image) -> Counts:
     """Counts of the 256 grey levels of a uint8 image, int64, shape (256,)."""
     import cv2
 
@@ -23,7 +28,7 @@ def histogram(image: np.ndarray) -> np.ndarray:
     return counts
 
 
-def transform(counts: np.ndarray, levels: int = 64) -> np.ndarray:
+def transform(counts: Counts, levels: int = 64) -> NDArray[np.uint8]:
     """The grey-level table T that equalizes a histogram, uint8, shape (256,).
 
     With h(j) pixels at level j, c(j) its cumulative sum, N pixels and n levels, level j goes to the smallest k in
@@ -45,13 +50,13 @@ def transform(counts: np.ndarray, levels: int = 64) -> np.ndarray:
         raise ValueError(f"{levels} levels; 2 to 256 are possible")
     half = counts / 2.0
     half[[0, 255]] = 0.0
-    wanted = np.cumsum(counts) - half
+    needed = np.cumsum(counts) - half
     offered = np.arange(1, levels + 1) * (total / levels) + total * np.sqrt(np.finfo(float).eps)
-    k = np.minimum(np.searchsorted(offered, wanted, side="left"), levels - 1)  # zero-based
+    k = np.minimum(np.searchsorted(offered, needed, side="left"), levels - 1)  # zero-based
     return np.floor(255.0 * k / (levels - 1) + 0.5).astype(np.uint8)
 
 
-def histeq(image: np.ndarray, levels: int = 64) -> np.ndarray:
+def histeq(image: Image, levels: int = 64) -> Image:
     """Equalize a uint8 image (height, width) as MATLAB's ``histeq(I, levels)`` does; same shape and type.
 
     >>> histeq(np.full((4, 4), 100, np.uint8))[0, 0].item()
@@ -61,10 +66,10 @@ def histeq(image: np.ndarray, levels: int = 64) -> np.ndarray:
 
     if image.dtype != np.uint8 or image.ndim != 2 or image.size == 0:
         raise ValueError(f"a two-dimensional uint8 image is needed, not {image.dtype} of shape {image.shape}")
-    return cv2.LUT(image, transform(histogram(image), levels))
+    return np.asarray(cv2.LUT(image, transform(histogram(image), levels)), np.uint8)
 
 
-def table_text(counts: np.ndarray, levels: int = 64) -> str:
+def table_text(counts: Counts, levels: int = 64) -> str:
     """The histogram and its table T as CSV: ``level,pixels,output``, 256 rows; to be compared with MATLAB's own T.
 
     MATLAB's second output of histeq is this table over 255.

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from bonecaffe.hands.images import Image
 from bonecaffe.hands.reference_points import ReferencePoints
 from bonecaffe.prepare.crop import crop
 from bonecaffe.prepare.histeq import histeq
 from bonecaffe.recipe import Preparation
 
 
-def normalize(image: np.ndarray, points: ReferencePoints, preparation: Preparation) -> np.ndarray:
+def normalize(image: Image, points: ReferencePoints, preparation: Preparation) -> Image:
     """Crop to the rectangle of the points, equalize, resize to the recipe's height x width; uint8.
 
     The resize is OpenCV's bilinear one with its defaults, as in ``convert_imageset -resize_height -resize_width``,
@@ -23,17 +24,18 @@ def normalize(image: np.ndarray, points: ReferencePoints, preparation: Preparati
     return resize(equalized_crop(image, points, preparation), preparation)
 
 
-def equalized_crop(image: np.ndarray, points: ReferencePoints, preparation: Preparation) -> np.ndarray:
+def equalized_crop(image: Image, points: ReferencePoints, preparation: Preparation) -> Image:
     """The full-size equalized crop, which the paper hands to convert_imageset."""
     if image.shape != (points.height, points.width):
         raise ValueError(
-            f"the image is {image.shape[1]} x {image.shape[0]}, but its points were marked in {points.width} x {points.height}"
+            f"the image is {image.shape[1]} x {image.shape[0]}, "
+            f"but its points were marked in {points.width} x {points.height}"
         )
     return histeq(crop(image, points.rectangle(preparation.margin)), preparation.histeq_levels)
 
 
-def resize(image: np.ndarray, preparation: Preparation) -> np.ndarray:
+def resize(image: Image, preparation: Preparation) -> Image:
     """OpenCV's bilinear resize to the recipe's size, as convert_imageset does it."""
     import cv2
 
-    return cv2.resize(image, (preparation.width, preparation.height))
+    return np.asarray(cv2.resize(image, (preparation.width, preparation.height)), np.uint8)

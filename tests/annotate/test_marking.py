@@ -88,7 +88,10 @@ def test_a_version_is_what_is_on_disk(hands, table, truth):
 
 
 def test_a_skipped_hand_is_in_nobodys_way(hands, table, truth):
-    """Skipped half-marked or whole: its row is empty, so that nobody uses it or stumbles over it; taken up again, its points are there."""
+    """Skipped half-marked or whole: its row is empty, so that nobody uses it or stumbles over it.
+
+    Taken up again, its points are there.
+    """
     whole, part = truth["1001"].points, (*truth["1002"].points[:3], *[None] * 4)
     with opened(hands / "images", table) as marking:
         one = marking.change("1001", Marks(points=whole))
@@ -199,7 +202,9 @@ def test_a_full_disk_loses_nothing(marking, table, truth, monkeypatch):
 
 
 place = st.one_of(st.none(), st.tuples(st.floats(0, 299), st.floats(0, 389)))
-change = st.tuples(st.sampled_from(["1001", "1002", "1003"]), st.tuples(*[place] * 7), st.text(max_size=9), st.booleans())  # fmt: skip
+change = st.tuples(
+    st.sampled_from(["1001", "1002", "1003"]), st.tuples(*[place] * 7), st.text(max_size=9), st.booleans()
+)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -258,7 +263,18 @@ def test_only_this_machine_with_the_token(client):
 
 def test_no_path_outside(client):
     """Ids are looked up, never joined into paths; the page's own files are all that is served besides."""
-    for path in ("images/../ages", "images/..%2fages.csv", "images/%2fetc%2fpasswd", "page/..%2fserver.py", "page/../server.py", "thumbnails/..%2f1001?points=1,1;50,50", "hands/nobody", "images/..", "images/points", "images/1001.png"):  # fmt: skip
+    for path in (
+        "images/../ages",
+        "images/..%2fages.csv",
+        "images/%2fetc%2fpasswd",
+        "page/..%2fserver.py",
+        "page/../server.py",
+        "thumbnails/..%2f1001?points=1,1;50,50",
+        "hands/nobody",
+        "images/..",
+        "images/points",
+        "images/1001.png",
+    ):
         assert client.get(f"/secret/{path}", headers=HOST).status_code == 404, path
 
 
@@ -274,7 +290,17 @@ def test_headers(client):
 def test_nonsense_is_refused(client, marking):
     """Whatever is sent: an answer with words, and nothing written."""
     good = {"points": [None] * 7, "skipped": "", "flagged": False, "seconds": 0, "version": ""}
-    for spoiled in ({}, [], 7, {**good, "points": [1]}, {**good, "points": [[1, "x"]] * 7}, {**good, "flagged": {}, "seconds": "x"}, {**good, "seconds": -1}, {**good, "points": [[999, 5], *[None] * 6]}, {**good, "points": [[float("nan"), 5], *[None] * 6]}):  # fmt: skip
+    for spoiled in (
+        {},
+        [],
+        7,
+        {**good, "points": [1]},
+        {**good, "points": [[1, "x"]] * 7},
+        {**good, "flagged": {}, "seconds": "x"},
+        {**good, "seconds": -1},
+        {**good, "points": [[999, 5], *[None] * 6]},
+        {**good, "points": [[float("nan"), 5], *[None] * 6]},
+    ):
         answer = client.put("/secret/hands/1001", json=spoiled, headers=HOST)
         assert answer.status_code == 422 and answer.get_json()["error"], spoiled
     for asked in ("", "points=1,2", "points=a,b;c,d", "points=1,1;900,900", "points=" + "5,5;" * 7 + "6,6"):

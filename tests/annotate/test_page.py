@@ -22,7 +22,18 @@ class Serving:
     """`bonecaffe annotate` as a process of its own."""
 
     def __init__(self, images: Path, table: Path, *options: str) -> None:
-        command = [sys.executable, "-u", "-m", "bonecaffe", "annotate", str(images), "--points", str(table), "--no-open", *options]  # fmt: skip
+        command = [
+            sys.executable,
+            "-u",
+            "-m",
+            "bonecaffe",
+            "annotate",
+            str(images),
+            "--points",
+            str(table),
+            "--no-open",
+            *options,
+        ]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         self.said = ""
         for line in self.process.stdout:
@@ -57,7 +68,10 @@ class Page:
 
     def __init__(self, browser, address: str, size=(1280, 860), touch=False) -> None:
         self.browser = browser
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": touch})  # fmt: skip
+        browser.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride",
+            {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": touch},
+        )
         browser.get_log("browser"), browser.get_log("performance")
         browser.get(address)
         self.ready()
@@ -68,25 +82,41 @@ class Page:
     def wait(self, true, what="the page"):
         patience = time.monotonic() + 60
         while not (answer := true()):
-            assert time.monotonic() < patience, f"waited for {what} in vain; the page says {self.text('next')!r} {self.text('banner')!r}"  # fmt: skip
+            assert time.monotonic() < patience, (
+                f"waited for {what} in vain; the page shows {self.text('next')!r} {self.text('banner')!r}"
+            )
             time.sleep(0.01)
         return answer
 
     def text(self, name):
         return self.js("return document.getElementById(arguments[0])?.textContent", name)
 
+    def saved(self) -> bool:
+        """Whether all clicks are saved and answered: the page would let itself be closed without a question."""
+        asked = "const event = new Event('beforeunload', { cancelable: true }); window.dispatchEvent(event); "
+        return self.js(asked + "return !event.defaultPrevented")
+
     def ready(self, hand: str | None = None):
-        loaded = "return !document.getElementById('stage').classList.contains('loading') && document.getElementById('picture').naturalWidth > 0"
+        loaded = (
+            "return !document.getElementById('stage').classList.contains('loading') "
+            "&& document.getElementById('picture').naturalWidth > 0"
+        )
         self.wait(lambda: self.js(loaded) and hand in (None, self.text("hand")), f"hand {hand}")
 
     def where(self, x, y):
         """Pixels of the image -> of the window."""
-        box = self.js("const b = document.getElementById('picture').getBoundingClientRect(), p = document.getElementById('picture'); return [b.left, b.top, b.width / p.naturalWidth]")  # fmt: skip
+        box = self.js(
+            "const p = document.getElementById('picture'), b = p.getBoundingClientRect(); "
+            "return [b.left, b.top, b.width / p.naturalWidth]"
+        )
         return box[0] + (x + 0.5) * box[2], box[1] + (y + 0.5) * box[2]
 
     def mouse(self, kind, x, y, button="left"):
         buttons = 0 if kind == "mouseReleased" else 1
-        self.browser.execute_cdp_cmd("Input.dispatchMouseEvent", {"type": kind, "x": x, "y": y, "button": button, "buttons": buttons, "clickCount": 1})  # fmt: skip
+        self.browser.execute_cdp_cmd(
+            "Input.dispatchMouseEvent",
+            {"type": kind, "x": x, "y": y, "button": button, "buttons": buttons, "clickCount": 1},
+        )
 
     def click(self, x, y):
         at = self.where(x, y)
@@ -106,11 +136,15 @@ class Page:
         ActionChains(self.browser, duration=0).send_keys(*keys).perform()
 
     def button(self, name):
-        self.js("[...document.querySelectorAll('#buttons button')].find(b => b.textContent === arguments[0]).click()", name)  # fmt: skip
+        self.js(
+            "[...document.querySelectorAll('#buttons button')].find(b => b.textContent === arguments[0]).click()", name
+        )
 
     def console(self):
         """What the browser complained of."""
-        return [entry["message"] for entry in self.browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]  # fmt: skip
+        return [
+            entry["message"] for entry in self.browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")
+        ]
 
 
 def places(table: Path, case_id: str) -> list[tuple[float, float] | None]:
@@ -185,8 +219,10 @@ def test_the_thumbnail_is_what_the_network_sees(browser, serve, hands, truth, ta
         lambda: page.js("const t = document.getElementById('thumbnail'); return t.complete && t.naturalWidth == 224")
     )
     shown = page.js(
-        "const t = document.getElementById('thumbnail'), c = document.createElement('canvas'); c.width = c.height = 224;"
-        "const g = c.getContext('2d'); g.drawImage(t, 0, 0); return [...g.getImageData(0, 0, 224, 224).data].filter((v, i) => i % 4 == 0)"
+        "const t = document.getElementById('thumbnail'), c = document.createElement('canvas');"
+        "c.width = c.height = 224;"
+        "const g = c.getContext('2d'); g.drawImage(t, 0, 0); "
+        "return [...g.getImageData(0, 0, 224, 224).data].filter((v, i) => i % 4 == 0)"
     )
     wanted = normalize(
         read_image(hands / "images" / f"{case_id}.png"), truth[case_id], Recipe.load("paper").preparation
@@ -221,12 +257,13 @@ def test_undo_redo_reload(browser, serve, truth, table):
 
 
 def test_kill_between_two_clicks(browser, serve, truth, table):
-    """kill -9 of the server between two clicks: the page says so and keeps the second, and a server begun anew takes it."""
+    """kill -9 of the server between two clicks: the page reports it and keeps the second, and a new server takes it."""
     first, second = list(truth)[:2]
     serving = serve()
     page = Page(browser, serving.address)
     page.click(*truth[first].points[0])
     page.wait(lambda: count(table, first) == 1)
+    page.wait(page.saved)  # on disk, it may not be answered yet
     serving.kill()
     page.click(*truth[first].points[1])
     page.wait(lambda: "Not saved yet" in page.text("banner") and "start it again" in page.text("banner"))
@@ -284,7 +321,10 @@ def test_a_stopped_server_that_comes_back(browser, serve, truth, table):
 
 def slow(page, milliseconds):
     """The server's answers take longer from now on, as from a slow disk."""
-    page.js("const f = window.realFetch ??= window.fetch; window.fetch = async (...a) => { await new Promise((w) => setTimeout(w, arguments[0])); return f(...a); }".replace("arguments[0]", str(milliseconds)))  # fmt: skip
+    page.js(
+        "const f = window.realFetch ??= window.fetch; window.fetch = async (...a) => "
+        f"{{ await new Promise((w) => setTimeout(w, {milliseconds})); return f(...a); }}"
+    )
 
 
 def test_undo_asks_nobody_and_writes_over_nobody(browser, serve, truth, table):
@@ -296,6 +336,7 @@ def test_undo_asks_nobody_and_writes_over_nobody(browser, serve, truth, table):
         page.click(*place)
     page.ready(second)
     page.wait(lambda: count(table, first) == 7)
+    page.wait(page.saved)  # on disk, it may not be answered yet
     moved = replace(read_points(table)[first], points=((3.0, 4.0), *read_points(table)[first].points[1:]))
     write_points(table, [moved])  # by another program, or another tab
     page.key("z")
@@ -331,7 +372,7 @@ def test_no_hand_gets_anothers_points(browser, serve, truth, table):
 
 
 def test_a_table_that_cannot_be_read_for_a_while(browser, serve, truth, table):
-    """Half-saved by another program: what is clicked meanwhile is kept, said to be so, and on disk when the table is mended."""
+    """Half-saved by another program: what is clicked then is kept, shown as such, saved when the table is fixed."""
     first = next(iter(truth))
     page = Page(browser, serve().address)
     page.click(*truth[first].points[0])
@@ -360,7 +401,9 @@ def test_a_held_key_accepts_one_hand(browser, serve, truth, table, tmp_path):
         }
         browser.execute_cdp_cmd("Input.dispatchKeyEvent", press)
         time.sleep(0.05)
-    browser.execute_cdp_cmd("Input.dispatchKeyEvent", {"type": "keyUp", "key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13})  # fmt: skip
+    browser.execute_cdp_cmd(
+        "Input.dispatchKeyEvent", {"type": "keyUp", "key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13}
+    )
     page.ready(list(truth)[1])
     page.wait(lambda: count(table, next(iter(truth))) == 7)
     assert len(read_points(table)) == 1
@@ -449,7 +492,7 @@ def test_keyboard_alone(browser, serve, truth, table):
 
 
 def test_suggestions(browser, serve, truth, table, tmp_path):
-    """Suggested points are shown as such and not saved; Enter takes them; dragging one takes them with that one moved."""
+    """Suggested points are shown as such and not saved; Enter takes them; dragging one takes them, that one moved."""
     from selenium.webdriver.common.keys import Keys
 
     ids = list(truth)
@@ -512,12 +555,31 @@ def test_zoom_and_pan_keep_places(browser, serve, truth, table):
     at = np.round(page.where(*truth[first].points[4])).tolist()
     zero, one = page.where(0, 0), page.where(1, 1)
     x, y = ((at[i] - zero[i]) / (one[i] - zero[i]) for i in (0, 1))
-    browser.execute_cdp_cmd("Input.dispatchMouseEvent", {"type": "mouseWheel", "x": at[0], "y": at[1], "deltaX": 0, "deltaY": -900})  # fmt: skip
+    browser.execute_cdp_cmd(
+        "Input.dispatchMouseEvent", {"type": "mouseWheel", "x": at[0], "y": at[1], "deltaX": 0, "deltaY": -900}
+    )
     page.wait(lambda: page.js("return document.getElementById('picture').style.imageRendering") != "")
-    page.wait(lambda: not np.allclose(page.where(0, 0), (0, 0)) and page.js("const p = document.getElementById('picture'); return p.getBoundingClientRect().width > 1.5 * p.naturalWidth"))  # fmt: skip
+    larger = (
+        "const p = document.getElementById('picture'); return p.getBoundingClientRect().width > 1.5 * p.naturalWidth"
+    )
+    page.wait(lambda: not np.allclose(page.where(0, 0), (0, 0)) and page.js(larger))
     assert np.allclose(page.where(x, y), at, atol=1)
-    for kind, place in (("mousePressed", at), ("mouseMoved", (at[0] + 55, at[1] + 30)), ("mouseReleased", (at[0] + 55, at[1] + 30))):  # fmt: skip
-        browser.execute_cdp_cmd("Input.dispatchMouseEvent", {"type": kind, "x": place[0], "y": place[1], "button": "right", "buttons": 0 if kind == "mouseReleased" else 2, "clickCount": 1})  # fmt: skip
+    for kind, place in (
+        ("mousePressed", at),
+        ("mouseMoved", (at[0] + 55, at[1] + 30)),
+        ("mouseReleased", (at[0] + 55, at[1] + 30)),
+    ):
+        browser.execute_cdp_cmd(
+            "Input.dispatchMouseEvent",
+            {
+                "type": kind,
+                "x": place[0],
+                "y": place[1],
+                "button": "right",
+                "buttons": 0 if kind == "mouseReleased" else 2,
+                "clickCount": 1,
+            },
+        )
     assert np.allclose(page.where(x, y), (at[0] + 55, at[1] + 30), atol=1)
     page.click(x, y)
     page.wait(lambda: count(table, first) == 1)
@@ -537,7 +599,8 @@ def test_sixteen_bits_and_a_damaged_file(browser, serve, tmp_path):
     (images / "4.png").write_text("<html>not found</html>")
     cv2.imwrite(str(images / "5 ü#%41.png"), np.full((40, 30), 90, np.uint8))
     page = Page(browser, serve(images=images).address)
-    assert page.js("const p = document.getElementById('picture'); return [p.naturalWidth, p.naturalHeight]") == [2400, 3000]  # fmt: skip
+    size = "const p = document.getElementById('picture'); return [p.naturalWidth, p.naturalHeight]"
+    assert page.js(size) == [2400, 3000]
     page.key("n")
     page.wait(lambda: "2.png" in page.text("next") and "cut off" in page.text("next"))
     page.mouse("mousePressed", 400, 400)
@@ -560,7 +623,16 @@ def test_sixteen_bits_and_a_damaged_file(browser, serve, tmp_path):
 def test_ctrl_c_and_a_second_server(serve, tmp_path, hands):
     """A second program on the same table is refused with words; after Ctrl-C the table is free again."""
     serving = serve()
-    command = [sys.executable, "-m", "bonecaffe", "annotate", str(hands / "images"), "--points", str(tmp_path / "points.csv"), "--no-open"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "bonecaffe",
+        "annotate",
+        str(hands / "images"),
+        "--points",
+        str(tmp_path / "points.csv"),
+        "--no-open",
+    ]
     second = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert second.returncode == 1 and f"process {serving.process.pid}" in second.stderr
     serving.kill(signal.SIGINT)

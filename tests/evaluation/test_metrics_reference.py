@@ -50,7 +50,7 @@ def test_both_conventions_against_numpy(pairs):
 
 
 def test_interval_covers_and_repeats():
-    """The MAD of a hundred half-normal errors: near the classical interval of a mean; the same seed, the same numbers."""
+    """The MAD of a hundred half-normal errors: near the classical interval of a mean; reproducible by seed."""
     rng = np.random.default_rng(1)
     x = rng.uniform(10, 220, 200)
     y = x + rng.normal(0, 20, 200)

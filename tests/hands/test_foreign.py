@@ -38,10 +38,12 @@ def voc(hand: ReferencePoints, thumb: str = "MCP", flip: bool = False) -> str:
     boxes = [*zip(names, places, strict=True), ("Wrist", (50, 50)), ("PIP", (60, 60)), ("DistalPhalanx", (70, 70))]
     random.Random(hand.id).shuffle(boxes)
     objects = "".join(
-        f"<object><name>{n}</name><bndbox><xmin>{x - 10}</xmin><ymin>{y - 10}</ymin><xmax>{x + 10}</xmax><ymax>{y + 10}</ymax></bndbox></object>"
+        f"<object><name>{n}</name><bndbox><xmin>{x - 10}</xmin><ymin>{y - 10}</ymin>"
+        f"<xmax>{x + 10}</xmax><ymax>{y + 10}</ymax></bndbox></object>"
         for n, (x, y) in boxes
     )
-    return f"<annotation><filename>{hand.id}.png</filename><size><width>{hand.width}</width><height>{hand.height}</height></size>{objects}</annotation>"
+    size = f"<size><width>{hand.width}</width><height>{hand.height}</height></size>"
+    return f"<annotation><filename>{hand.id}.png</filename>{size}{objects}</annotation>"
 
 
 def cvat(hand: ReferencePoints) -> str:
@@ -50,7 +52,9 @@ def cvat(hand: ReferencePoints) -> str:
         for n, (x, y) in zip(POINT_NAMES, hand.points, strict=True)
     )
     image = f'<image id="0" name="set/{hand.id}.png" width="{hand.width}" height="{hand.height}">'
-    return f"<annotations><version>1.1</version>{image}<skeleton label='hand'>{nodes}</skeleton></image><image id='1' name='empty.png' width='5' height='5'/></annotations>"
+    other = "<image id='1' name='empty.png' width='5' height='5'/>"
+    skeleton = f"<skeleton label='hand'>{nodes}</skeleton>"
+    return f"<annotations><version>1.1</version>{image}{skeleton}</image>{other}</annotations>"
 
 
 def cvat_in_one(hand: ReferencePoints) -> str:

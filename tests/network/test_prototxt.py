@@ -46,8 +46,8 @@ def test_appendix_1():
 def test_appendix_2():
     """Every printed field of the solver, and only one more that changes anything: the seed."""
     solver = parse(prototxt.solver(Recipe.load("paper")), "SolverParameter")
-    printed = """net: "train_val.prototxt" test_iter: 100 test_interval: 100 base_lr: 0.000003 lr_policy: "step" gamma: 0.1
-        stepsize: 800 display: 20 max_iter: 3000 momentum: 0.9 weight_decay: 0.0005 snapshot: 1000
+    printed = """net: "train_val.prototxt" test_iter: 100 test_interval: 100 base_lr: 0.000003 lr_policy: "step"
+        gamma: 0.1 stepsize: 800 display: 20 max_iter: 3000 momentum: 0.9 weight_decay: 0.0005 snapshot: 1000
         snapshot_prefix: "SNAPSHOT" solver_mode: GPU"""
     expected = parse(printed + ' type: "SGD" random_seed: 2018', "SolverParameter")
     assert solver == expected

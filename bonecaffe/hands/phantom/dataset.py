@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from bonecaffe.errors import BonecaffeError
+from bonecaffe.files import write_scratch
 from bonecaffe.hands import images
 from bonecaffe.hands.cases import Case, write_cases
 from bonecaffe.hands.phantom import render, skeleton
@@ -25,7 +26,7 @@ RSNA_COLUMNS = ("id", "boneage", "male")
 class Phantom:
     """A synthetic hand: its radiograph, uint8 (height, width), its case and its points."""
 
-    image: np.ndarray
+    image: images.Image
     case: Case
     points: ReferencePoints
 
@@ -35,7 +36,8 @@ def make(
 ) -> Phantom:
     """The phantom ``number`` of the data set ``seed``; the same arguments give the same bytes.
 
-    ``size`` is (width, height) in pixels, drawn like RSNA's when None; age and sex are drawn when None. Ids run from 1001.
+    ``size`` is (width, height) in pixels, drawn like RSNA's when None; age and sex are drawn when None. Ids begin at
+    1001.
     """
     rng = np.random.default_rng([seed, number])
     male_drawn = bool(rng.random() < 0.54)
@@ -101,7 +103,7 @@ def _look(rng: np.random.Generator) -> render.Look:
         for _ in range(5)
     )
     framed = rng.random() < 0.42
-    frame = tuple(
+    left, top, right, bottom = (
         float(v)
         for v in (
             rng.uniform(-0.02, 0.05),
@@ -121,7 +123,7 @@ def _look(rng: np.random.Generator) -> render.Look:
         blur_px=float(rng.uniform(0.7, 1.2)),
         ceiling=float(rng.uniform(0.9, 1.0)),
         shading=(float(rng.normal(0, 0.025)), float(rng.normal(0, 0.025))),
-        frame=frame if framed else None,
+        frame=(left, top, right, bottom) if framed else None,
         frame_value=float(rng.uniform(0.0, 0.12) if rng.random() < 0.5 else rng.uniform(0.4, 0.95)),
         frame_angle=float(rng.normal(0, 0.008)),
         frame_edge=float(rng.uniform(0, 0.5)),
@@ -140,9 +142,7 @@ def _write_one(task: tuple[int, int, tuple[int, int] | None, str]) -> tuple[Case
     seed, number, size, folder = task
     phantom = make(seed, number, size)
     path = os.path.join(folder, f"{phantom.case.id}.png")
-    with open(f"{path}.part", "wb") as file:
-        file.write(images.encode_png(phantom.image))
-    os.replace(f"{path}.part", path)
+    write_scratch(path, images.encode_png(phantom.image))
     return phantom.case, phantom.points
 
 
@@ -155,7 +155,7 @@ def write(
 ) -> None:
     """Write ``ages.csv`` (RSNA's training header), ``points.csv`` and ``images/`` with ``count`` phantoms.
 
-    Raises BonecaffeError when the folder holds something else already; images of the same call are made anew.
+    Raises BonecaffeError when the folder holds something else already; images of the same call are made again.
     """
     out = Path(out)
     if (out / "ages.csv").exists() or (out.exists() and not out.is_dir()):

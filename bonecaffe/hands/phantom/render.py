@@ -11,16 +11,20 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
-from bonecaffe.hands.phantom.skeleton import Bone, Skeleton
+from bonecaffe.hands.images import Image
+from bonecaffe.hands.phantom.skeleton import Bone, Skeleton, Vector
 
+Picture = NDArray[np.float32]
+"""Attenuation or brightness, ``[row, column]``."""
 _SUB = 4  # fractional bits of OpenCV's polygon coordinates
 _TILE = 1024
 
 
 @dataclass(frozen=True)
 class View:
-    """From the hand's frame to pixels: scale, rotation, mirroring, where the origin lies."""
+    """From the hand's frame to pixels: scale, rotation, mirroring, the place of the origin."""
 
     width: int
     height: int
@@ -29,7 +33,7 @@ class View:
     mirror: bool
     origin: tuple[float, float]
 
-    def px(self, points: np.ndarray) -> np.ndarray:
+    def px(self, points: Vector) -> Vector:
         """Points of the hand's frame (…, 2) as pixels (x to the right, y down)."""
         points = np.asarray(points, float)
         x = -points[..., 0] if self.mirror else points[..., 0]
@@ -65,7 +69,7 @@ class Look:
     marker_plate: float
 
 
-def _noise_tile(seed: int, low_px: float, high_px: float) -> np.ndarray:
+def _noise_tile(seed: int, low_px: float, high_px: float) -> Picture:
     """A tile of band-passed noise, unit variance; the same for the same seed."""
     noise = np.random.default_rng(seed).standard_normal((_TILE, _TILE)).astype(np.float32)
     fine = cv2.GaussianBlur(noise, (0, 0), low_px, borderType=cv2.BORDER_REFLECT)
@@ -73,17 +77,17 @@ def _noise_tile(seed: int, low_px: float, high_px: float) -> np.ndarray:
     return band / band.std()
 
 
-_tiles: dict[str, np.ndarray] = {}
+_tiles: dict[str, Picture] = {}
 
 
-def _tile(kind: str) -> np.ndarray:
+def _tile(kind: str) -> Picture:
     if kind not in _tiles:
         low, high, seed = {"spongy": (1.1, 4.0, 11), "grain": (0.6, 1.6, 12), "mottle": (8.0, 40.0, 13)}[kind]
         _tiles[kind] = _noise_tile(seed, low, high)
     return _tiles[kind]
 
 
-def _sample(kind: str, shape: tuple[int, int], rng: np.random.Generator, scale: float = 1.0) -> np.ndarray:
+def _sample(kind: str, shape: tuple[int, int], rng: np.random.Generator, scale: float = 1.0) -> Picture:
     """A window of a noise tile at a random place, stretched to ``shape``."""
     if 0.75 < scale < 1.4:
         scale = 1.0  # near enough; a stretch of every bone costs more than it shows
@@ -92,10 +96,10 @@ def _sample(kind: str, shape: tuple[int, int], rng: np.random.Generator, scale: 
     window = _tile(kind)[top : top + rows, left : left + columns]
     if window.shape == tuple(shape):
         return window
-    return cv2.resize(window, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(cv2.resize(window, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR), np.float32)
 
 
-def _window(corners: np.ndarray, shape: tuple[int, int], margin: int) -> tuple[int, int, int, int] | None:
+def _window(corners: Vector, shape: tuple[int, int], margin: int) -> tuple[int, int, int, int] | None:
     """The part of the image that an outline covers: left, top, right, bottom (exclusive); None when it is outside."""
     left, top = np.floor(corners.min(axis=0)).astype(int) - margin
     right, bottom = np.ceil(corners.max(axis=0)).astype(int) + margin + 1
@@ -103,12 +107,12 @@ def _window(corners: np.ndarray, shape: tuple[int, int], margin: int) -> tuple[i
     return (left, top, right, bottom) if right - left > 2 and bottom - top > 2 else None
 
 
-def _fill(mask: np.ndarray, corners: np.ndarray, offset: tuple[int, int], value: int = 255) -> None:
+def _fill(mask: Image, corners: Vector, offset: tuple[int, int], value: int = 255) -> None:
     fixed = np.round((corners - offset) * (1 << _SUB)).astype(np.int32)
     cv2.fillPoly(mask, [fixed], value, lineType=cv2.LINE_AA, shift=_SUB)
 
 
-def draw_bone(picture: np.ndarray, bone: Bone, view: View, rng: np.random.Generator) -> None:
+def draw_bone(picture: Picture, bone: Bone, view: View, rng: np.random.Generator) -> None:
     """Add a bone's attenuation to ``picture`` (height, width), float32."""
     corners = view.px(bone.outline)
     window = _window(corners, picture.shape, 3)
@@ -142,8 +146,11 @@ def draw_bone(picture: np.ndarray, bone: Bone, view: View, rng: np.random.Genera
     picture[top:bottom, left:right] += (bone.density * density * (mask * np.float32(1 / 255))).astype(np.float32)
 
 
-def draw_flesh(skeleton: Skeleton, view: View) -> np.ndarray:
-    """Thickness of the soft tissue, about 1 in the palm, (height, width) float32; worked out at a quarter of the size."""
+def draw_flesh(skeleton: Skeleton, view: View) -> Picture:
+    """Thickness of the soft tissue, about 1 in the palm, (height, width) float32.
+
+    Worked out at a quarter of the size.
+    """
     quarter = (-(-view.height // 4), -(-view.width // 4))
     mask = np.zeros(quarter, np.uint8)
     for line, radii in skeleton.limbs:
@@ -169,59 +176,71 @@ def draw_flesh(skeleton: Skeleton, view: View) -> np.ndarray:
         + 0.42 * np.clip(depth / palm, 0, 1) ** 0.8
     )
     thickness = cv2.GaussianBlur(thickness.astype(np.float32) * edge, (0, 0), max(0.8, 0.010 * unit))
-    return cv2.resize(thickness, (view.width, view.height), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(cv2.resize(thickness, (view.width, view.height), interpolation=cv2.INTER_LINEAR), np.float32)
 
 
-def render(skeleton: Skeleton, view: View, look: Look, rng: np.random.Generator) -> np.ndarray:
+def render(skeleton: Skeleton, view: View, look: Look, rng: np.random.Generator) -> Image:
     """The radiograph, uint8 (height, width), bones bright."""
     shape = (view.height, view.width)
     flesh = draw_flesh(skeleton, view)
     bone = np.zeros(shape, np.float32)
     for piece in skeleton.bones:
         draw_bone(bone, piece, view, rng)
-    bone = cv2.GaussianBlur(bone, (0, 0), look.blur_px)
+    blurred = cv2.GaussianBlur(bone, (0, 0), look.blur_px)
     mottle = _sample("mottle", shape, rng, max(1.0, view.unit_px / 160))
     uneven = cv2.addWeighted(mottle, 0.018 * look.flesh, mottle, 0, look.flesh)
-    attenuation = cv2.addWeighted(cv2.multiply(flesh, uneven), 1.0, bone, look.bone, 0.0)
-    hand = _film(attenuation, look.gamma)
+    attenuation = cv2.addWeighted(cv2.multiply(flesh, uneven), 1.0, blurred, look.bone, 0.0)
+    hand = _film(np.asarray(attenuation, np.float32), look.gamma)
     haze = cv2.resize(
         cv2.GaussianBlur(
             cv2.resize(hand, (view.width // 16, view.height // 16), interpolation=cv2.INTER_AREA), (0, 0), 3.0
         ),
         (view.width, view.height),
     )
-    picture = cv2.addWeighted(hand, look.contrast, haze, look.haze, look.base)
+    picture = np.asarray(cv2.addWeighted(hand, look.contrast, haze, look.haze, look.base), np.float32)
     across = np.linspace(0, look.shading[0], view.width, dtype=np.float32)
     down = np.linspace(0, look.shading[1], view.height, dtype=np.float32)
     picture += across + down[:, None]
     if look.marker is not None:
-        _stamp(picture, look, flesh)
+        _stamp(picture, look, look.marker, flesh)
     if look.frame is not None:
-        picture = _collimate(picture, look)
+        picture = _collimate(picture, look, look.frame)
     grain = _sample("grain", shape, rng)
-    level = cv2.sqrt(cv2.max(picture, 0.0))  # quantum noise grows with the square root of the exposure
+    level = cv2.sqrt(_positive(picture))  # quantum noise grows with the square root of the exposure
     cv2.accumulateProduct(grain, cv2.addWeighted(level, look.noise, level, 0, 0.35 * look.noise), picture)
-    return np.minimum(cv2.convertScaleAbs(cv2.max(picture, 0.0), alpha=255.0), np.uint8(255 * look.ceiling))
+    grey = np.asarray(cv2.convertScaleAbs(_positive(picture), alpha=255.0), np.uint8)
+    return np.minimum(grey, np.uint8(255 * look.ceiling))
 
 
-def _film(attenuation: np.ndarray, gamma: float) -> np.ndarray:
+def _positive(picture: Picture) -> Picture:
+    return np.asarray(cv2.max(picture, 0.0), np.float32)  # type: ignore[call-overload]  # the stubs know no numbers here
+
+
+def _film(attenuation: Picture, gamma: float) -> Picture:
     """Film saturates: (1 - exp(-attenuation)) ** gamma, looked up in a table of 1/1000 steps."""
     table = ((1 - np.exp(-np.arange(8000) / 1000)) ** gamma).astype(np.float32)
     return table[np.minimum(attenuation * np.float32(1000), 7999).astype(np.uint16)]
 
 
-def _stamp(picture: np.ndarray, look: Look, flesh: np.ndarray) -> None:
+def _stamp(picture: Picture, look: Look, marker: tuple[str, str], flesh: Picture) -> None:
     """A lead letter with the radiographer's initials, on its plate, turned by an angle, where least of the hand is."""
     height, width = picture.shape
-    letter, initials = look.marker
+    letter, initials = marker
     size = max(24, int(look.marker_size * width))
-    card = np.zeros((2 * size, 2 * size), np.float32)
+    letters = np.zeros((2 * size, 2 * size), np.float32)
     thick = max(2, size // 7)
     cv2.putText(
-        card, letter, (int(0.68 * size), int(1.05 * size)), cv2.FONT_HERSHEY_SIMPLEX, size / 32, 1.0, thick, cv2.LINE_AA
+        letters,
+        letter,
+        (int(0.68 * size), int(1.05 * size)),
+        cv2.FONT_HERSHEY_SIMPLEX,
+        size / 32,
+        1.0,
+        thick,
+        cv2.LINE_AA,
     )
     cv2.putText(
-        card,
+        letters,
         initials,
         (int(0.52 * size), int(1.5 * size)),
         cv2.FONT_HERSHEY_SIMPLEX,
@@ -230,10 +249,12 @@ def _stamp(picture: np.ndarray, look: Look, flesh: np.ndarray) -> None:
         max(1, thick // 2),
         cv2.LINE_AA,
     )
-    plate = np.zeros_like(card)
+    plate = np.zeros_like(letters)
     cv2.rectangle(plate, (int(0.42 * size), int(0.1 * size)), (int(1.5 * size), int(1.62 * size)), 1.0, -1, cv2.LINE_AA)
     turn = cv2.getRotationMatrix2D((size, size), look.marker_angle, 1.0)
-    card, plate = (cv2.warpAffine(layer, turn, (2 * size, 2 * size)) for layer in (card, plate))
+    letters, plate = (
+        np.asarray(cv2.warpAffine(layer, turn, (2 * size, 2 * size)), np.float32) for layer in (letters, plate)
+    )
     corners = [(int(x * width) - size, int(y * height) - size) for x, y in look.marker_at]
     windows = [(max(0, x), max(0, y), min(width, x + 2 * size), min(height, y + 2 * size)) for x, y in corners]
     covered = [
@@ -245,15 +266,18 @@ def _stamp(picture: np.ndarray, look: Look, flesh: np.ndarray) -> None:
         return
     (left, top), (x0, y0, x1, y1) = corners[best], windows[best]
     part = picture[y0:y1, x0:x1]
-    card, plate = card[y0 - top : y1 - top, x0 - left : x1 - left], plate[y0 - top : y1 - top, x0 - left : x1 - left]
+    letters, plate = (
+        letters[y0 - top : y1 - top, x0 - left : x1 - left],
+        plate[y0 - top : y1 - top, x0 - left : x1 - left],
+    )
     part += look.marker_plate * plate
-    part[...] = part * (1 - card) + 0.97 * card
+    part[...] = part * (1 - letters) + 0.97 * letters
 
 
-def _collimate(picture: np.ndarray, look: Look) -> np.ndarray:
+def _collimate(picture: Picture, look: Look, frame: tuple[float, float, float, float]) -> Picture:
     """What lies outside the collimator's opening: nearly unexposed film, with a border line."""
     height, width = picture.shape
-    left, top, right, bottom = look.frame
+    left, top, right, bottom = frame
     corners = np.array(
         [
             (left * width, top * height),
@@ -271,4 +295,4 @@ def _collimate(picture: np.ndarray, look: Look) -> np.ndarray:
     framed = picture * opening + look.frame_value * (1 - opening)
     line = np.zeros(picture.shape, np.uint8)
     cv2.polylines(line, [np.round(corners * 16).astype(np.int32)], True, 255, max(2, width // 250), cv2.LINE_AA, 4)
-    return framed + look.frame_edge * line.astype(np.float32) / 255
+    return np.asarray(framed + look.frame_edge * line.astype(np.float32) / 255, np.float32)

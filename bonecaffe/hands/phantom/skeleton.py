@@ -10,11 +10,14 @@ import math
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bonecaffe.hands.phantom import ossification
 from bonecaffe.hands.phantom.ossification import CARPALS, EPIPHYSES
 
-Outline = np.ndarray  # (n, 2), float
+Vector = NDArray[np.float64]
+"""A place or a direction (2,), a line (n, 2), or numbers along one (n,), in the hand's frame."""
+Outline = NDArray[np.float64]  # (n, 2)
 
 
 @dataclass(frozen=True)
@@ -23,8 +26,8 @@ class Bone:
 
     name: str
     outline: Outline
-    start: np.ndarray  # of the axis, (2,)
-    end: np.ndarray
+    start: Vector  # of the axis, (2,)
+    end: Vector
     cortex: float  # thickness of the cortical shell at mid-shaft, in units
     density: float = 1.0
     lines: tuple[tuple[float, float], ...] = ()  # (position along the axis 0…1, brightness): growth plates, scars
@@ -36,9 +39,9 @@ class Skeleton:
 
     unit_mm: float
     bones: list[Bone] = field(default_factory=list)
-    limbs: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)  # (centre line (n, 2), radii (n,))
+    limbs: list[tuple[Vector, Vector]] = field(default_factory=list)  # (centre line (n, 2), radii (n,))
     palm: Outline = field(default_factory=lambda: np.zeros((0, 2)))
-    points: list[np.ndarray] = field(default_factory=list)
+    points: list[Vector] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -49,10 +52,10 @@ class Pose:
     bends: tuple[float, ...]  # sideways angle of each finger
     thumb: float  # further abduction of the thumb
     wrist: float  # angle of the forearm
-    proportions: np.ndarray  # relative length of each of the 19 long bones, about 1
+    proportions: Vector  # relative length of each of the 19 long bones, about 1
     slender: float  # relative width of bones, about 1
     plump: float  # relative thickness of soft tissue, about 1
-    timing: np.ndarray  # deviation of each centre's timing, in months
+    timing: Vector  # deviation of each centre's timing, in months
 
 
 # infant, adult: lengths joint to joint, in units of the third metacarpal
@@ -70,11 +73,17 @@ _CARPAL_AT = {
     "scaphoid": (0.16, -0.41), "trapezium": (0.37, -0.22), "trapezoid": (0.21, -0.14), "pisiform": (-0.37, -0.36),
 }  # fmt: skip
 _CARPAL_SHAPE = {
-    "capitate": [(-0.10, 0.17), (0.02, 0.20), (0.11, 0.17), (0.09, 0.03), (0.12, -0.09), (0.05, -0.20), (-0.06, -0.20), (-0.11, -0.06)],
+    "capitate": [
+        (-0.10, 0.17), (0.02, 0.20), (0.11, 0.17), (0.09, 0.03), (0.12, -0.09), (0.05, -0.20), (-0.06, -0.20),
+        (-0.11, -0.06),
+    ],
     "hamate": [(-0.13, 0.14), (0.05, 0.17), (0.12, 0.14), (0.10, -0.04), (0.06, -0.17), (-0.03, -0.14), (-0.13, -0.02)],
     "triquetrum": [(-0.10, 0.06), (0.0, 0.11), (0.10, 0.05), (0.09, -0.07), (-0.02, -0.11), (-0.11, -0.05)],
     "lunate": [(-0.13, 0.05), (-0.05, 0.11), (0.05, 0.10), (0.13, 0.04), (0.12, -0.07), (0.0, -0.12), (-0.11, -0.08)],
-    "scaphoid": [(-0.13, -0.03), (-0.06, 0.05), (0.03, 0.12), (0.14, 0.16), (0.18, 0.08), (0.11, -0.04), (0.02, -0.12), (-0.09, -0.12)],
+    "scaphoid": [
+        (-0.13, -0.03), (-0.06, 0.05), (0.03, 0.12), (0.14, 0.16), (0.18, 0.08), (0.11, -0.04), (0.02, -0.12),
+        (-0.09, -0.12),
+    ],
     "trapezium": [(-0.09, 0.10), (0.03, 0.13), (0.13, 0.03), (0.09, -0.10), (-0.05, -0.11), (-0.11, -0.02)],
     "trapezoid": [(-0.09, 0.10), (0.06, 0.11), (0.09, 0.0), (0.04, -0.10), (-0.06, -0.08)],
     "pisiform": [(-0.06, 0.06), (0.05, 0.07), (0.07, -0.03), (0.0, -0.08), (-0.07, -0.04)],
@@ -83,7 +92,7 @@ _CARPAL_SHAPE = {
 CENTRES = [*CARPALS, *EPIPHYSES]
 
 
-def smooth_polygon(corners: np.ndarray, rounds: int = 3) -> Outline:
+def smooth_polygon(corners: Vector, rounds: int = 3) -> Outline:
     """Round a polygon's corners by Chaikin's corner cutting."""
     outline = np.asarray(corners, float)
     for _ in range(rounds):
@@ -94,7 +103,7 @@ def smooth_polygon(corners: np.ndarray, rounds: int = 3) -> Outline:
     return outline
 
 
-def _direction(angle: float) -> np.ndarray:
+def _direction(angle: float) -> Vector:
     """The unit vector that lies ``angle`` to the left of y."""
     return np.array([-math.sin(angle), math.cos(angle)])
 
@@ -103,9 +112,9 @@ _ALONG = np.concatenate([np.linspace(0, 0.14, 14), np.linspace(0.16, 0.84, 22), 
 
 
 def _shaft(
-    start: np.ndarray, end: np.ndarray, knots: list[tuple[float, float]], round_start: float, round_end: float
+    start: Vector, end: Vector, knots: list[tuple[float, float]], round_start: float, round_end: float
 ) -> Outline:
-    """The outline of a long bone: half-widths at positions along its axis, its ends rounded over a part of its length."""
+    """The outline of a long bone: half-widths at positions along its axis, its ends rounded over part of its length."""
     at, half = (np.array(values) for values in zip(*knots, strict=True))
     s = _ALONG
     piece = np.clip(np.searchsorted(at, s, side="right") - 1, 0, len(at) - 2)
@@ -119,7 +128,7 @@ def _shaft(
     return np.concatenate([line + width[:, None] * across, (line - width[:, None] * across)[::-1]])
 
 
-def _disc(centre: np.ndarray, along: np.ndarray, half_width: float, half_length: float, flat: float) -> Outline:
+def _disc(centre: Vector, along: Vector, half_width: float, half_length: float, flat: float) -> Outline:
     """An epiphysis: a lens across the axis, flatter on the side of the growth plate, which lies towards ``along``."""
     angle = np.linspace(0, 2 * np.pi, 36, endpoint=False)
     c, s = np.cos(angle), np.sin(angle)
@@ -151,8 +160,8 @@ class _Builder:
     # ---- long bones ----
 
     def long_bone(
-        self, name: str, base: np.ndarray, angle: float, length: float, girth: float, kind: str, plate_at_base: bool
-    ) -> np.ndarray:
+        self, name: str, base: Vector, angle: float, length: float, girth: float, kind: str, plate_at_base: bool
+    ) -> Vector:
         """Add a long bone from joint to joint with its epiphysis; return the middle of its growth plate."""
         along = _direction(angle)
         state = ossification.epiphysis(EPIPHYSES[name], self.age_of(name), self.male)
@@ -346,7 +355,7 @@ class _Builder:
         reach = 2.6
         pivot = np.array([0.0, -0.45 - 0.18 * (1 - mature)])
 
-        def at(x: float, y: float) -> np.ndarray:
+        def at(x: float, y: float) -> Vector:
             return pivot + x * across + y * along
 
         thick = pose.slender * (1.06 - 0.06 * mature)
@@ -422,10 +431,20 @@ class _Builder:
         }
         thumb = np.array(_BASE[1]) + 0.75 * self.between(_METACARPAL[1]) * _direction(_ANGLE[1] - self.pose.thumb)
         edge = (0.17 + 0.06 * (1 - self.mature)) * plump
-        self.hand.palm = np.array([
-            heads[5] + (-edge, 0.02), heads[4] + (-0.03, 0.14), heads[3] + (0, 0.16), heads[2] + (edge, 0.02), (heads[2] + thumb) / 2 + (-0.06, -0.16),
-            thumb + np.array([0.06, -0.10]), np.array([0.50 + edge, -0.20]), np.array([0.44 + 0.3 * edge, -0.55 - lower]), np.array([-0.46 - 0.4 * edge, -0.60 - lower]), np.array([-0.46 - 0.7 * edge, -0.12]),
-        ])  # fmt: skip
+        self.hand.palm = np.array(
+            [
+                heads[5] + (-edge, 0.02),
+                heads[4] + (-0.03, 0.14),
+                heads[3] + (0, 0.16),
+                heads[2] + (edge, 0.02),
+                (heads[2] + thumb) / 2 + (-0.06, -0.16),
+                thumb + np.array([0.06, -0.10]),
+                np.array([0.50 + edge, -0.20]),
+                np.array([0.44 + 0.3 * edge, -0.55 - lower]),
+                np.array([-0.46 - 0.4 * edge, -0.60 - lower]),
+                np.array([-0.46 - 0.7 * edge, -0.12]),
+            ]
+        )
 
 
 def build(age_months: float, male: bool, pose: Pose) -> Skeleton:
