@@ -175,6 +175,11 @@ def write_scratch(path: str | os.PathLike[str], content: bytes) -> None:
     os.replace(part, path)
 
 
+def scratch_file() -> BinaryIO:
+    """An open file without a name, for what a program prints; gone when it is closed."""
+    return tempfile.TemporaryFile()
+
+
 def write_secret(path: str | os.PathLike[str], content: str) -> None:
     """Write a new file that only its owner can read; one that exists is replaced."""
     with contextlib.suppress(FileNotFoundError):

@@ -40,7 +40,7 @@ def make_app(marking: Marking, preparation: Preparation, token: str, port: int) 
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = 64 * 1024
     pictures = Pictures(preparation)
-    threading.Thread(target=_look_ahead, args=(marking, pictures), daemon=True).start()
+    threading.Thread(target=_look_ahead, args=(marking, pictures)).start()
     hosts = {f"{name}:{port}" for name in (ADDRESS, "localhost")}
     if port == 80:  # browsers leave it out
         hosts |= {ADDRESS, "localhost"}

@@ -10,7 +10,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from types import ModuleType
 from typing import BinaryIO
@@ -18,6 +17,7 @@ from typing import BinaryIO
 from bonecaffe.caffe import installation
 from bonecaffe.caffe.installation import REMEDY, last_lines
 from bonecaffe.errors import CaffeError
+from bonecaffe.files import scratch_file
 
 UNLESS_SET = {
     "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # GPUs are numbered as nvidia-smi numbers them
@@ -84,7 +84,7 @@ class Call:
     def __init__(self, program: str, arguments: list[str], cwd: Path | None = None) -> None:
         self._name = program
         self._command = [str(installation.find().program(program)), *arguments]
-        self._output = tempfile.TemporaryFile()  # noqa: SIM115  closed by `stop`
+        self._output = scratch_file()
         try:
             self._process = subprocess.Popen(
                 self._command,
