@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 
 from bonecaffe.caffe import installation, programs, snapshots
-from bonecaffe.caffe.log import Event
 from bonecaffe.errors import LocateError
 from bonecaffe.files import held, write_text
 from bonecaffe.hands.images import read_image
@@ -22,7 +21,7 @@ from bonecaffe.hands.reference_points import ReferencePoints
 from bonecaffe.locate import frames, network, variation
 from bonecaffe.run import RunDir
 from bonecaffe.training import preflight
-from bonecaffe.training.alarms import Alarms
+from bonecaffe.training.alarms import Alarms, DiskRoom
 from bonecaffe.training.drive import drive
 from bonecaffe.workers import in_parallel
 
@@ -123,14 +122,6 @@ def _write(
 # ---- the training ------------------------------------------------------------------------------------------------
 
 
-class _Room(Alarms):
-    """Of the alarms of a training, only that for the disk: the others speak of months."""
-
-    def hear(self, event: Event) -> Iterator[str]:
-        """As in `Alarms`."""
-        return self._disk() if event.kind == "train_loss" else iter(())
-
-
 def at_work(out: Path) -> AbstractContextManager[int]:
     """Hold a locator's folder while it is trained; LocateError when another process does."""
 
@@ -209,7 +200,7 @@ def train_view(
         shutil.copyfile(start / f"{view}.caffemodel", run.init_weights)
         arguments += ["--weights", run.init_weights.name]
     schedule = preflight.schedule(run)
-    alarms = _Room(folder=run.snapshots, snapshot_bytes=schedule.snapshot_bytes)
+    alarms = Alarms(DiskRoom(run.snapshots, schedule.snapshot_bytes))  # the others speak of months
     with run.lock("train-locator") as lock:
         outcome = drive(
             run,

@@ -190,7 +190,7 @@ def _alarms(run: RunDir, schedule: preflight.Schedule) -> Alarms:
     split = outputs.split_of(run)
     patience = max(5 * schedule.test_interval, schedule.max_iter // 5)
     constant = Constant.of(ages(split["train"]), ages(split["test"]))
-    return Alarms(constant, patience, run.snapshots, schedule.snapshot_bytes)
+    return Alarms.of_training(constant, patience, run.snapshots, schedule.snapshot_bytes)
 
 
 def _left_behind(run: RunDir) -> dict[str, str]:

@@ -8,10 +8,18 @@ from bonecaffe.caffe.fatal import explain
 from bonecaffe.caffe.log import Event
 from bonecaffe.prepare.outputs import split_of
 from bonecaffe.training import train
-from bonecaffe.training.alarms import Alarms, Constant
+from bonecaffe.training.alarms import (
+    Constant,
+    ConstantAnswer,
+    DiskRoom,
+    GrownTestLoss,
+    GrownTrainLoss,
+    Listener,
+    Plateau,
+)
 
 
-def heard(alarms: Alarms, *events: Event) -> list[str]:
+def heard(alarms: Listener, *events: Event) -> list[str]:
     return [said for event in events for said in alarms.hear(event)]
 
 
@@ -22,11 +30,11 @@ def losses(kind: str, values, step=20):
 
 def test_loss_grown_past_its_start():
     """The training loss above twice its first value five times running; a test loss above its first; each once."""
-    assert heard(Alarms(), *losses("train_loss", [100, 300, 90, 80, 300, 70])) == []
-    said = heard(Alarms(), *losses("train_loss", [100, 250, 260, 300, 310, 320, 330, 340]))
+    assert heard(GrownTrainLoss(), *losses("train_loss", [100, 300, 90, 80, 300, 70])) == []
+    said = heard(GrownTrainLoss(), *losses("train_loss", [100, 250, 260, 300, 310, 320, 330, 340]))
     assert len(said) == 1 and "grown past its start" in said[0] and "base_lr" in said[0]
-    assert heard(Alarms(), *losses("test_output", [100, 105, 60])) == []
-    assert len(heard(Alarms(), *losses("test_output", [100, 120, 130]))) == 1
+    assert heard(GrownTestLoss(), *losses("test_output", [100, 105, 60])) == []
+    assert len(heard(GrownTestLoss(), *losses("test_output", [100, 120, 130]))) == 1
 
 
 def test_constant_answer():
@@ -34,8 +42,8 @@ def test_constant_answer():
     constant = Constant.of([100, 120, 140], [80, 120, 160])
     assert constant.best == constant.guess == 3200 / 3
     at = constant.best / 2
-    assert heard(Alarms(constant), *losses("test_output", [at, at, at / 2, at, at / 3])) == []
-    said = heard(Alarms(constant), *losses("test_output", [2000, at, at * 1.01, at]))
+    assert heard(ConstantAnswer(constant), *losses("test_output", [at, at, at / 2, at, at / 3])) == []
+    said = heard(ConstantAnswer(constant), *losses("test_output", [2000, at, at * 1.01, at]))
     assert len(said) == 1 and "mean age for every hand" in said[0]
     # the mean training age is another than the test split's: that guess is recognized too
     other = Constant.of([60, 60], [80, 120, 160])
@@ -45,22 +53,22 @@ def test_constant_answer():
 def test_plateau():
     """No improvement by a hundredth for as long as asked: the iteration of the best is named."""
     values = [900, 400, 200, 199.5, 199.2, 199.9, 201]
-    said = heard(Alarms(patience=80), *losses("test_output", values))
+    said = heard(Plateau(80), *losses("test_output", values))
     assert len(said) == 1 and "not improved since iteration 40" in said[0] and said[0].startswith("iteration 120")
-    assert heard(Alarms(patience=80), *losses("test_output", [900, 400, 200, 150, 100, 80, 60])) == []
+    assert heard(Plateau(80), *losses("test_output", [900, 400, 200, 150, 100, 80, 60])) == []
 
 
 def test_disk_nearly_full(tmp_path):
     """Too little for the next snapshot: said once, again only after there was room; looked at every ten seconds."""
     free, now = [50], [0.0]
-    alarms = Alarms(folder=tmp_path, snapshot_bytes=100, free=lambda folder: free[0], clock=lambda: now[0])
+    alarms = DiskRoom(tmp_path, 100, free=lambda folder: free[0], clock=lambda: now[0])
     event = Event("train_loss", 1, 1.0)
     assert len(heard(alarms, event)) == 1
     now[0] = 5
     assert heard(alarms, event) == []
     for free[0], now[0], count in ((50, 20, 0), (500, 40, 0), (50, 60, 1)):
         assert len(heard(alarms, event)) == count
-    assert heard(Alarms(folder=tmp_path / "gone", snapshot_bytes=100), event) == []
+    assert heard(DiskRoom(tmp_path / "gone", 100), event) == []
 
 
 def test_a_net_that_answers_the_mean_is_told_on(own_run):
