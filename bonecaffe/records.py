@@ -84,7 +84,7 @@ class MadeWith(Frozen):
     python: str
     packages: dict[str, str]
     host: Host
-    caffe: CaffeBuild | None
+    caffe: CaffeBuild | None = None
 
 
 # ---- how Caffe is called -----------------------------------------------------------------------------------------
@@ -243,7 +243,7 @@ class Trained(Record):
 
     state: State
     iteration: Count
-    weights: GivenWeights | None
+    weights: GivenWeights | None = None
     """What the first attempt started from; None: from the fillers."""
     launch: Launch
     """The last call."""
