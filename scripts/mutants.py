@@ -56,6 +56,8 @@ class Result:
 
     def add(self, found: str, line: int, was: str, becomes: str) -> None:
         """Count a mutant, by what its tests found."""
+        if found == "impossible":
+            return
         self.mutants += 1
         self.killed += found != "passed"
         self.timeouts += found == "timeout"
@@ -122,7 +124,7 @@ def enter(trees: Queue[str]) -> None:
 
 
 def outcome(tests: list[str], timeout_s: int) -> str:
-    """Run tests on the tree as it is: ``passed``, ``failed`` or ``timeout``."""
+    """Run tests on the tree as it is now: ``passed``, ``failed`` or ``timeout``."""
     child = os.fork()
     if child == 0:
         signal.alarm(timeout_s)
@@ -146,7 +148,10 @@ _warmed: set[str] = set()
 
 
 def try_mutant(spec: MutationSpec | None, module: str, tests: list[str], timeout_s: int) -> tuple[str, str, str]:
-    """What the tests find of a mutant (of the module as it is, without one), and its line before and after."""
+    """What the tests find of a mutant, and its line before and after; without a mutant, of the module as it is.
+
+    ``impossible``: Cosmic Ray cannot make the change.
+    """
     path = Path(module)
     source = path.read_text(encoding="utf-8")
     tests = [*tests, module]
@@ -160,7 +165,10 @@ def try_mutant(spec: MutationSpec | None, module: str, tests: list[str], timeout
         return unchanged, "", ""
     for compiled in path.parent.glob(f"__pycache__/{path.stem}.*"):  # it could pass for the mutant's
         compiled.unlink()
-    mutant = mutate_code(source, get_operator(spec.operator_name)(**spec.operator_args), spec.occurrence)
+    try:
+        mutant = mutate_code(source, get_operator(spec.operator_name)(**spec.operator_args), spec.occurrence)
+    except AttributeError:  # Cosmic Ray 8.7 fails at `except (pandas.errors.ParserError, ...)`
+        return "impossible", "", ""
     try:
         path.write_text(mutant, encoding="utf-8")
         found = outcome(tests, timeout_s)
