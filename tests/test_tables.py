@@ -26,7 +26,7 @@ def test_path_not_inside(path):
 
 
 def test_sha256_of_the_standard():
-    """FIPS 180-2, appendix B.1: the message "abc"; the empty message (NIST's test vectors); a text is hashed as UTF-8."""
+    """FIPS 180-2, appendix B.1: the message "abc"; the empty message (NIST's vectors); a text is hashed as UTF-8."""
     abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert sha256(b"abc") == sha256("abc") == abc
     assert sha256(b"") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
@@ -93,7 +93,7 @@ def read(tmp_path, content):
 
 
 def test_table_is_read_as_text(tmp_path):
-    """Nothing is taken for a number or for missing; blanks around are stripped; short rows are filled; a BOM is no name."""
+    """Nothing is taken for a number or missing; blanks around are stripped; short rows are filled; no BOM in a name."""
     table = read(tmp_path, b"\xef\xbb\xbfid, age ,note\r\n007, 1e3 ,NA\r\n\r\n1,,nan\r\n2,5\r\n")
     assert table.columns == ("id", "age", "note")
     assert table.cells == [("007", "1e3", "NA"), ("", "", ""), ("1", "", "nan"), ("2", "5", "")]

@@ -31,7 +31,7 @@ LOOK_EVERY_S = 10.0
 
 @dataclass(frozen=True)
 class Constant:
-    """The mean squared error, in months², of one answer for every test hand: the best such age, and the mean training age."""
+    """The mean squared error, in months², of one answer for every test hand: the best age, and the mean training age."""
 
     best: float
     guess: float
@@ -115,8 +115,8 @@ class GrownTrainLoss:
         now = statistics.median(self._recent)
         if now > GROWN * self._first:
             yield from self._once(
-                f"iteration {event.iteration}: the training loss has grown past its start (RMSE {rmse_months(now):.1f} months, "
-                f"{rmse_months(self._first):.1f} at first). Lower solver.base_lr."
+                f"iteration {event.iteration}: the training loss has grown past its start "
+                f"(RMSE {rmse_months(now):.1f} months, {rmse_months(self._first):.1f} at first). Lower solver.base_lr."
             )
 
 
@@ -136,7 +136,8 @@ class GrownTestLoss:
         if event.value > GROWN_TEST * self._first:
             yield from self._once(
                 f"iteration {event.iteration}: the test loss has grown past its start "
-                f"(RMSE {rmse_months(event.value):.1f} months, {rmse_months(self._first):.1f} at first). Lower solver.base_lr."
+                f"(RMSE {rmse_months(event.value):.1f} months, {rmse_months(self._first):.1f} at first). "
+                "Lower solver.base_lr."
             )
 
 
@@ -154,8 +155,9 @@ class ConstantAnswer:
         alike = self._tested and self._constant.matches(event.value)
         if alike and self._alike_before:
             yield from self._once(
-                f"iteration {event.iteration}: the test error is the spread of the ages (RMSE {rmse_months(event.value):.1f} months): "
-                "the net answers the mean age for every hand. Look at the rate, the initial weights, the mean."
+                f"iteration {event.iteration}: the test error is the spread of the ages "
+                f"(RMSE {rmse_months(event.value):.1f} months): the net answers the mean age for every hand. "
+                "Look at the rate, the initial weights, the mean."
             )
         self._tested, self._alike_before = True, alike
 

@@ -112,7 +112,7 @@ def exact_ccc(pairs):
 
 
 def test_interval_of_three_hands_by_counting():
-    """Of three hands there are 27 samples, each a 27th: more than a fortieth. So the ends are the extremes of the 27."""
+    """Of three hands there are 27 samples, each a 27th: more than a fortieth. So the ends are the extremes."""
     pairs = [(20, 32), (50, 45), (110, 102)]
     samples = list(itertools.product(pairs, repeat=3))
     truth, predicted = zip(*pairs, strict=True)
@@ -184,7 +184,7 @@ def test_notes_and_figures_of_a_split():
 
 
 def test_groups_have_their_bounds_and_figures():
-    """The lower end belongs to a band; the last one is open. Errors of each hand: 1, 2, 4, … so that every sum tells its hands."""
+    """The lower end belongs to a band; the last one is open. Errors of 1, 2, 4, … tell the hands of a sum."""
     ages = [0, 59.5, 60, 119.5, 120, 179.5, 180, 300]
     errors = [1, -2, 4, -8, 16, -32, 64, -128]
     sex = [True, True, False, False, None, None, True, False]

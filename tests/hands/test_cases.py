@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bonecaffe.errors import CasesError
-from bonecaffe.hands.cases import Case, read_cases, split_cases, write_cases
+from bonecaffe.hands.cases import HEADERS, Case, read_cases, split_cases, write_cases
 
 
 @pytest.mark.parametrize(
@@ -122,6 +122,7 @@ def test_rsnas_tables_have_a_sex(tmp_path):
         with pytest.raises(CasesError, match=r"the header .* is none we know.*id,boneage,male \(RSNA training\)"):
             read(tmp_path, "1,12", header=header)
     assert read(tmp_path, "1,12", header="ID,Boneage_Months") == [Case("1", 12.0, None)]
+    assert len(set(HEADERS)) == 4  # values
 
 
 def test_every_bad_row_is_named_at_once(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from bonecaffe.errors import PointsError
@@ -187,3 +189,18 @@ def test_table_is_written_into_a_new_folder(tmp_path):
     hand = ReferencePoints("a", 10, 20, ((1, 2.04), (3.06, 4.96), *[(5.5, 6.0)] * 5))
     write_points(tmp_path / "new" / "p.csv", [hand])
     assert (tmp_path / "new" / "p.csv").read_text().splitlines()[1] == "a,10,20,1,2,3.1,5" + ",5.5,6" * 5
+
+
+def test_id_need_not_be_a_number(tmp_path):
+    """It is an image's name."""
+    assert read_points(table(tmp_path, ROW.replace("9,", "left hand,", 1))) == {
+        "left hand": replace(HAND, id="left hand")
+    }
+
+
+def test_points_are_seven_pairs():
+    """A program's mistake is not cut to fit in silence."""
+    with pytest.raises(ValueError, match="shorter"):
+        ReferencePoints("1", 100, 100, HAND.points[:6]).problems()
+    with pytest.raises(ValueError, match="shorter|longer"):
+        ReferencePoints("1", 100, 100, ((1.0, 2.0, 3.0), *HAND.points[1:])).rectangle()

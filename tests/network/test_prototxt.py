@@ -149,7 +149,7 @@ def test_mirroring_follows_the_recipe_in_training_only():
 
 
 def test_fillers_and_dropout_follow_the_recipe():
-    """msra or stock weights, zero or stock biases; without dropout there is no such layer; groups of one are not written."""
+    """msra or stock weights, zero or stock biases; no dropout, no such layer; groups of one are not written."""
     plain = layers(prototxt.train_val(tiny()))
     for name in ("conv2", "fc6"):
         shape = plain[name].convolution_param if name == "conv2" else plain[name].inner_product_param
@@ -180,6 +180,10 @@ def test_widths_go_to_their_own_layers():
     assert [shape.num_output for shape in shapes] == [8, 12, 16, 20, 24]
     assert [shape.group for shape in shapes] == [1, 2, 4, 5, 6]
     assert [net[name].inner_product_param.num_output for name in ("fc6", "fc7")] == [9, 7]
+    assert [
+        list(layers(prototxt.deploy(tiny(network__conv1_stride=stride)))["conv1"].convolution_param.stride)
+        for stride in (1, 2, 3)
+    ] == [[], [2], [3]]
 
 
 def test_network_in_use_learns_nothing():

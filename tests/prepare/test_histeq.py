@@ -102,7 +102,7 @@ def by_exact_rationals(counts, n):
 
 @pytest.mark.parametrize("levels", [2, 3, 10, 49, 64, 100, 187, 256])
 def test_equals_the_rule_in_exact_rationals(levels):
-    """Histograms whose sums meet the steps exactly, where floats fall on either side; fewer pixels than the tolerance tells."""
+    """Histograms whose sums meet the steps exactly, where floats fall on either side; few pixels."""
     for step in (1, 3, 7, 90):
         ties = [0] * 256
         for level in range(levels):

@@ -79,7 +79,8 @@ def test_thresholds_as_documented():
     assert heard(GrownTrainLoss(), *train[:5]) == []
     # the root mean squared error is sqrt(2 loss): sqrt(600), sqrt(200)
     assert heard(GrownTrainLoss(), *train) == [
-        "iteration 100: the training loss has grown past its start (RMSE 24.5 months, 14.1 at first). Lower solver.base_lr."
+        "iteration 100: the training loss has grown past its start (RMSE 24.5 months, 14.1 at first). "
+        "Lower solver.base_lr."
     ]
     assert heard(GrownTrainLoss(), *losses("train_loss", [100] + [200] * 9)) == []
     assert len(heard(GrownTrainLoss(), *losses("train_loss", [100] + [201] * 4))) == 1
@@ -108,8 +109,8 @@ def test_first_test_and_a_single_match_do_not_count_for_the_constant():
     constant = Constant.of([20, 20], [0, 20])
     assert heard(ConstantAnswer(constant), *losses("test_output", [50, 50, 300, 50, 300])) == []
     assert heard(ConstantAnswer(constant), *losses("test_output", [50, 50, 50, 50])) == [
-        "iteration 40: the test error is the spread of the ages (RMSE 10.0 months): the net answers the mean age for every "
-        "hand. Look at the rate, the initial weights, the mean."
+        "iteration 40: the test error is the spread of the ages (RMSE 10.0 months): the net answers the mean age for "
+        "every hand. Look at the rate, the initial weights, the mean."
     ]
 
 
