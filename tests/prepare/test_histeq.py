@@ -77,6 +77,9 @@ def test_histogram_counts_exactly_where_float32_would_not():
     image = np.full((5001, 4001), 9, np.uint8)
     assert int(np.float32(5001 * 4001)) != 5001 * 4001
     assert histogram(image)[9] == 5001 * 4001
+    two_rows = np.full((2, 10_004_501), 9, np.uint8)
+    two_rows[1, 7] = 8
+    assert histogram(two_rows)[[8, 9]].tolist() == [1, 2 * 10_004_501 - 1]
     wide = np.arange(5_000_000).astype(np.uint8).reshape(1, -1)  # a row of more than is counted at once
     assert histogram(wide)[[0, 63, 64, 255]].tolist() == [19532, 19532, 19531, 19531]  # 5,000,000 = 19531 * 256 + 64
 
