@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,7 +13,6 @@ import numpy as np
 
 from bonecaffe.caffe import programs, snapshots
 from bonecaffe.caffe.lmdb import Writer
-from bonecaffe.caffe.log import Event
 from bonecaffe.errors import LocateError
 from bonecaffe.files import copy_file, held, make_folder, read_text, remove, write_text
 from bonecaffe.hands.images import find_images, missing, read_image
@@ -24,7 +23,7 @@ from bonecaffe.locate.locator import MODEL
 from bonecaffe.records import Launch, State
 from bonecaffe.run import RunDir
 from bonecaffe.training import preflight
-from bonecaffe.training.alarms import Alarms
+from bonecaffe.training.alarms import Alarms, DiskRoom
 from bonecaffe.training.drive import Say, drive, silent
 from bonecaffe.workers import Progress, in_parallel, no_progress
 
@@ -118,14 +117,6 @@ def _write(
 
 
 # ---- the training ------------------------------------------------------------------------------------------------
-
-
-class _Room(Alarms):
-    """Of the alarms of a training, only that for the disk: the others speak of months."""
-
-    def hear(self, event: Event) -> Iterator[str]:
-        """As in `Alarms`."""
-        return self._disk() if event.kind == "train_loss" else iter(())
 
 
 def at_work(out: Path) -> AbstractContextManager[int]:
@@ -247,7 +238,7 @@ def train_view(
         copy_file(start / f"{view}.caffemodel", run.init_weights)
         launch = Launch(weights=run.init_weights.name)
     schedule = preflight.schedule(run)
-    alarms = _Room(folder=run.snapshots, snapshot_bytes=schedule.snapshot_bytes)
+    alarms = Alarms(DiskRoom(run.snapshots, schedule.snapshot_bytes))  # the others speak of months
     with run.lock("train-locator") as lock:
         outcome = drive(
             run,

@@ -13,15 +13,15 @@ from bonecaffe.hands.images import Image
 
 Counts = NDArray[np.int64]
 """Pixels at each of the 256 grey levels, shape (256,)."""
-_ROWS_AT_ONCE = 1 << 22  # pixels; OpenCV counts in float32, exact to 2**24
+_PIXELS_AT_ONCE = 4_000_000  # OpenCV counts in float32, exact to 2**24
 
 
 def histogram(image: Image) -> Counts:
-    """Counts of the 256 grey levels of a uint8 image, int64, shape (256,)."""
+    """Counts of the 256 grey levels of a uint8 image of one column at least, int64, shape (256,)."""
     import cv2
 
     counts = np.zeros(256, np.int64)
-    step = max(1, _ROWS_AT_ONCE // max(1, image.shape[1]))
+    step = max(1, _PIXELS_AT_ONCE // image.shape[1])
     for top in range(0, image.shape[0], step):
         part = np.ascontiguousarray(image[top : top + step])
         counts += cv2.calcHist([part], [0], None, [256], [0, 256]).ravel().astype(np.int64)
@@ -52,7 +52,7 @@ def transform(counts: Counts, levels: int = 64) -> NDArray[np.uint8]:
     half[[0, 255]] = 0.0
     needed = np.cumsum(counts) - half
     offered = np.arange(1, levels + 1) * (total / levels) + total * np.sqrt(np.finfo(float).eps)
-    k = np.minimum(np.searchsorted(offered, needed, side="left"), levels - 1)  # zero-based
+    k = np.searchsorted(offered, needed, side="left")  # zero-based; the last step is above all that is needed
     return np.floor(255.0 * k / (levels - 1) + 0.5).astype(np.uint8)
 
 

@@ -1,6 +1,7 @@
-"""What a person watching a training would want to be woken for. Events in, sentences out; each is said once.
+"""What a person who watches a training wants to know at once. Events of the log in, sentences out.
 
-nan and inf are not here: they end the training (`drive`).
+Each alarm is a small listener with one method, ``hear``, and gives its sentence once. `Alarms` is a list of them.
+There is none for nan and inf: they end the training (`drive`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from bonecaffe.caffe.log import Event, rmse_months
 
@@ -20,14 +22,16 @@ GROWN = 2.0
 GROWN_TEST = 1.1
 """The same for the loss of a whole test pass, which hardly fluctuates."""
 ALIKE = 0.03
-"""How near, as a share, the test error must come to that of a constant answer, twice running."""
+"""How near, as a share, the test error must come to that of a constant answer, in two tests running."""
 BETTER = 0.99
 """A test loss below this share of the best so far is an improvement."""
+LOOK_EVERY_S = 10.0
+"""How often, at most, the free room of the disk is looked up."""
 
 
 @dataclass(frozen=True)
 class Constant:
-    """The mean squared error, in months², of answering one age for every test hand: the best such age, and the mean training age."""
+    """The mean squared error, in months², of one answer for every test hand: the best age, and the mean training age."""
 
     best: float
     guess: float
@@ -43,87 +47,163 @@ class Constant:
         return self.best * (1 - ALIKE) <= 2 * test_loss <= self.guess * (1 + ALIKE)
 
 
-class Alarms:
-    """Listens to a training. ``patience`` is in iterations; ``snapshot_bytes`` what the next snapshot will take."""
+class Listener(Protocol):
+    """One alarm."""
 
-    def __init__(
-        self,
-        constant: Constant | None = None,
-        patience: int | None = None,
-        folder: Path | None = None,
-        snapshot_bytes: int = 0,
-        free: Callable[[Path], int] = lambda folder: shutil.disk_usage(folder).free,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._constant, self._patience = constant, patience
-        self._folder, self._needed, self._free = folder, snapshot_bytes, free
-        self._clock, self._looked = clock, float("-inf")
-        self._said: set[str] = set()
-        self._first_loss = self._first_test = self._best = float("nan")
-        self._best_at = -1
-        self._recent: deque[float] = deque(maxlen=5)
-        self._constant_before = False
+    def hear(self, event: Event) -> Iterator[str]:
+        """The sentences that an event raises: none or one."""
+
+
+class Alarms:
+    """Several alarms as one."""
+
+    def __init__(self, *listeners: Listener) -> None:
+        self._listeners = listeners
+
+    @classmethod
+    def of_training(cls, constant: Constant, patience: int, folder: Path, snapshot_bytes: int) -> Alarms:
+        """All the alarms of a training; ``patience`` in iterations, ``folder`` and size of the next snapshot."""
+        advice = Once()
+        return cls(
+            GrownTrainLoss(advice),
+            GrownTestLoss(advice),
+            ConstantAnswer(constant),
+            Plateau(patience),
+            DiskRoom(folder, snapshot_bytes),
+        )
 
     def hear(self, event: Event) -> Iterator[str]:
         """The alarms that an event raises, as sentences."""
-        if event.iteration is None:
-            return
-        if event.kind == "train_loss":
-            yield from self._training(event)
-            yield from self._disk()
-        elif event.kind == "test_output" and event.text == "loss":
-            yield from self._test(event)
+        for listener in self._listeners:
+            yield from listener.hear(event)
 
-    def _once(self, kind: str, sentence: str) -> Iterator[str]:
-        if kind not in self._said:
-            self._said.add(kind)
+
+class Once:
+    """Lets one sentence through. Two alarms with the same advice share one, so that the advice is given once."""
+
+    def __init__(self) -> None:
+        self._open = True
+
+    def __call__(self, sentence: str) -> Iterator[str]:
+        """The sentence, the first time."""
+        if self._open:
+            self._open = False
             yield sentence
 
-    def _training(self, event: Event) -> Iterator[str]:
-        if self._first_loss != self._first_loss:
-            self._first_loss = event.value
+    def again(self) -> None:
+        """Let the next sentence through, too."""
+        self._open = True
+
+
+class GrownTrainLoss:
+    """The median of the last five training losses is more than twice the first loss."""
+
+    def __init__(self, once: Once | None = None) -> None:
+        self._once = once or Once()
+        self._first: float | None = None
+        self._recent: deque[float] = deque(maxlen=5)
+
+    def hear(self, event: Event) -> Iterator[str]:
+        """As in `Listener`."""
+        if not _is_train_loss(event):
+            return
+        if self._first is None:
+            self._first = event.value
         self._recent.append(event.value)
-        if len(self._recent) == self._recent.maxlen:
-            now = statistics.median(self._recent)
-            if now > GROWN * self._first_loss:
-                yield from self._once(
-                    "growing",
-                    f"iteration {event.iteration}: the training loss has grown past its start (RMSE {rmse_months(now):.1f} months, "
-                    f"{rmse_months(self._first_loss):.1f} at first). Lower solver.base_lr.",
-                )
-
-    def _test(self, event: Event) -> Iterator[str]:
-        months = f"{rmse_months(event.value):.1f} months"
-        first = self._first_test != self._first_test
-        if first:
-            self._first_test = event.value
-        elif event.value > GROWN_TEST * self._first_test:
+        if len(self._recent) < 5:
+            return
+        now = statistics.median(self._recent)
+        if now > GROWN * self._first:
             yield from self._once(
-                "growing",
-                f"iteration {event.iteration}: the test loss has grown past its start (RMSE {months}, "
-                f"{rmse_months(self._first_test):.1f} at first). Lower solver.base_lr.",
-            )
-        if self._constant is not None:
-            alike = not first and self._constant.matches(event.value)
-            if alike and self._constant_before:
-                yield from self._once(
-                    "constant",
-                    f"iteration {event.iteration}: the test error is the spread of the ages (RMSE {months}): the net answers the "
-                    "mean age for every hand. Look at the rate, the initial weights, the mean.",
-                )
-            self._constant_before = alike
-        if not event.value >= self._best * BETTER:  # the first, too
-            self._best, self._best_at = event.value, event.iteration or 0
-        elif self._patience and (event.iteration or 0) - self._best_at >= self._patience:
-            yield from self._once(
-                "plateau",
-                f"iteration {event.iteration}: the test error has not improved since iteration {self._best_at} "
-                f"(RMSE {rmse_months(self._best):.1f} months): a plateau, as the paper saw from iteration 1000 of 3000.",
+                f"iteration {event.iteration}: the training loss has grown past its start "
+                f"(RMSE {rmse_months(now):.1f} months, {rmse_months(self._first):.1f} at first). Lower solver.base_lr."
             )
 
-    def _disk(self) -> Iterator[str]:
-        """Whether the next snapshot has room; looked at every ten seconds at most."""
-        if self._folder is None or not self._needed or self._clock() - self._looked < 10:
+
+class GrownTestLoss:
+    """A test loss is more than a tenth above the first one."""
+
+    def __init__(self, once: Once | None = None) -> None:
+        self._once = once or Once()
+        self._first: float | None = None
+
+    def hear(self, event: Event) -> Iterator[str]:
+        """As in `Listener`."""
+        if not _is_test_loss(event):
+            return
+        if self._first is None:
+            self._first = event.value
+        if event.value > GROWN_TEST * self._first:
+            yield from self._once(
+                f"iteration {event.iteration}: the test loss has grown past its start "
+                f"(RMSE {rmse_months(event.value):.1f} months, {rmse_months(self._first):.1f} at first). "
+                "Lower solver.base_lr."
+            )
+
+
+class ConstantAnswer:
+    """Two tests running give the error of a constant answer; the first test, of an untrained net, does not count."""
+
+    def __init__(self, constant: Constant) -> None:
+        self._constant, self._once = constant, Once()
+        self._tested = self._alike_before = False
+
+    def hear(self, event: Event) -> Iterator[str]:
+        """As in `Listener`."""
+        if not _is_test_loss(event):
+            return
+        alike = self._tested and self._constant.matches(event.value)
+        if alike and self._alike_before:
+            yield from self._once(
+                f"iteration {event.iteration}: the test error is the spread of the ages "
+                f"(RMSE {rmse_months(event.value):.1f} months): the net answers the mean age for every hand. "
+                "Look at the rate, the initial weights, the mean."
+            )
+        self._tested, self._alike_before = True, alike
+
+
+class Plateau:
+    """No test loss has improved on the best, by a hundredth at least, for ``patience`` iterations."""
+
+    def __init__(self, patience: int) -> None:
+        self._patience, self._once = patience, Once()
+        self._best: tuple[float, int] | None = None  # the loss and its iteration
+
+    def hear(self, event: Event) -> Iterator[str]:
+        """As in `Listener`."""
+        if not _is_test_loss(event) or event.iteration is None:
+            return
+        if self._best is None or event.value < BETTER * self._best[0]:
+            self._best = event.value, event.iteration
+        loss, iteration = self._best
+        if event.iteration - iteration >= self._patience:
+            yield from self._once(
+                f"iteration {event.iteration}: the test error has not improved since iteration {iteration} "
+                f"(RMSE {rmse_months(loss):.1f} months): a plateau, as the paper saw from iteration 1000 of 3000."
+            )
+
+
+def _free_bytes(folder: Path) -> int:
+    return shutil.disk_usage(folder).free
+
+
+class DiskRoom:
+    """The disk has no room for the next snapshot of ``snapshot_bytes``; given again after room was made and used up."""
+
+    def __init__(
+        self,
+        folder: Path,
+        snapshot_bytes: int,
+        free: Callable[[Path], int] = _free_bytes,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._folder, self._needed, self._free, self._clock = folder, snapshot_bytes, free, clock
+        self._once = Once()
+        self._looked = float("-inf")
+
+    def hear(self, event: Event) -> Iterator[str]:
+        """As in `Listener`."""
+        if not _is_train_loss(event) or self._clock() - self._looked < LOOK_EVERY_S:
             return
         self._looked = self._clock()
         try:
@@ -132,9 +212,16 @@ class Alarms:
             return
         if free < self._needed:
             yield from self._once(
-                "disk",
-                f"the disk has {free / 1e6:.0f} MB left and the next snapshot takes {self._needed / 1e6:.0f} MB; Caffe will die "
-                f"writing it. Make room.",
+                f"the disk has {free / 1e6:.0f} MB left and the next snapshot takes {self._needed / 1e6:.0f} MB; "
+                "Caffe will die writing it. Make room."
             )
         else:
-            self._said.discard("disk")
+            self._once.again()
+
+
+def _is_train_loss(event: Event) -> bool:
+    return event.kind == "train_loss" and event.iteration is not None
+
+
+def _is_test_loss(event: Event) -> bool:
+    return event.kind == "test_output" and event.text == "loss" and event.iteration is not None

@@ -253,7 +253,7 @@ def _alarms(run: RunDir, course: preflight.Schedule) -> Alarms:
     split = outputs.split_of(run)
     patience = max(5 * course.test_interval, course.max_iter // 5)
     constant = Constant.of(ages(split["train"]), ages(split["test"]))
-    return Alarms(constant, patience, run.snapshots, course.snapshot_bytes)
+    return Alarms.of_training(constant, patience, run.snapshots, course.snapshot_bytes)
 
 
 def _left(run: RunDir) -> list[Path]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
 
 from bonecaffe.errors import EvaluateError
-from bonecaffe.evaluation.metrics import ccc, mad, max_error, measure
+from bonecaffe.evaluation import metrics
+from bonecaffe.evaluation.metrics import ccc, groups, interval, limits_of_agreement, mad, max_error, measure, pearson
 
 
 def test_figures_worked_out_by_hand():
@@ -55,6 +58,147 @@ def test_undefined_ccc_is_an_error():
 
 def test_measure_holds_the_guess():
     """What the mean training age for every hand would give."""
-    metrics = measure([10, 30], [12, 25], guess=24)
-    assert (metrics.cases, metrics.guess_mad_months, metrics.bias_months) == (2, 10, -1.5)
-    assert metrics.rmse_months == pytest.approx(math.sqrt((4 + 25) / 2))
+    found = measure([10, 30], [12, 25], guess=24)
+    assert (found.cases, found.guess_mad_months, found.bias_months) == (2, 10, -1.5)
+    assert found.rmse_months == pytest.approx(math.sqrt((4 + 25) / 2))
+
+
+def test_yardstick_is_the_papers():
+    """Paper II.3, letter by letter: "6.4 months", "0.98", "24.4 months"; "18.9 months", "0.78", "69.2 months"."""
+    assert metrics.PAPER == {
+        "train": {"mad_months": 6.4, "ccc": 0.98, "max_error_months": 24.4},
+        "test": {"mad_months": 18.9, "ccc": 0.78, "max_error_months": 69.2},
+    }
+
+
+def test_where_the_ccc_is_defined():
+    """Two cases are enough; only ages and predictions that are all the same one value are too few to tell."""
+    assert ccc([1, 3], [1, 3]) == 1
+    # means 2 and 4, variances 1 and 1, covariance 1: 2 / (1 + 1 + 4); over n - 1: 4 / (2 + 2 + 4)
+    assert ccc([1, 3], [3, 5]) == pytest.approx(1 / 3)
+    assert ccc([1, 3], [3, 5], ddof=1) == pytest.approx(1 / 2)
+    assert ccc([5, 5], [7, 7]) == ccc([5, 5], [5, 9]) == ccc([5, 9], [5, 5]) == 0
+    assert mad([5], [6]) == max_error([5], [6]) == 1
+
+
+@pytest.mark.parametrize(("truth", "predicted"), [([4], [5]), ([4, 4], [5, 6]), ([5, 6], [4, 4])])
+def test_where_pearsons_r_is_not_defined(truth, predicted):
+    """One case; a constant on either side."""
+    with pytest.raises(EvaluateError, match="Pearson's r is not defined"):
+        pearson(truth, predicted)
+
+
+def test_two_cases_and_infinity():
+    """A line through two points; limits of agreement need two; minus infinity is no age."""
+    assert pearson([1, 2], [3, 5]) == pytest.approx(1) and pearson([1, 2], [5, 3]) == pytest.approx(-1)
+    # differences 2 and 4: mean 3, standard deviation over n - 1: sqrt(2)
+    assert limits_of_agreement([1, 2], [3, 6]) == pytest.approx((3 - 1.96 * math.sqrt(2), 3 + 1.96 * math.sqrt(2)))
+    with pytest.raises(EvaluateError, match="two cases"):
+        limits_of_agreement([1], [3])
+    with pytest.raises(EvaluateError, match="nan or inf"):
+        mad([-math.inf, 1], [1, 1])
+
+
+# ---- the interval ----------------------------------------------------------------------------------------------------
+
+
+def exact_ccc(pairs):
+    """Lin's coefficient of whole numbers, over n, as a fraction; None where it is 0/0."""
+    n = len(pairs)
+    mean_x, mean_y = (Fraction(sum(pair[side] for pair in pairs), n) for side in (0, 1))
+    covariance = sum((x - mean_x) * (y - mean_y) for x, y in pairs) / n
+    spread = sum((x - mean_x) ** 2 + (y - mean_y) ** 2 for x, y in pairs) / n + (mean_x - mean_y) ** 2
+    return 2 * covariance / spread if spread else None
+
+
+def test_interval_of_three_hands_by_counting():
+    """Of three hands there are 27 samples, each a 27th: more than a fortieth. So the ends are the extremes."""
+    pairs = [(20, 32), (50, 45), (110, 102)]
+    samples = list(itertools.product(pairs, repeat=3))
+    truth, predicted = zip(*pairs, strict=True)
+    means = [Fraction(sum(abs(x - y) for x, y in sample), 3) for sample in samples]
+    assert (min(means), max(means)) == (5, 12)
+    assert interval(truth, predicted, "mad") == (5, 12)
+    found = [exact_ccc(sample) for sample in samples]
+    assert interval(truth, predicted, "ccc") == pytest.approx((float(min(found)), float(max(found))))
+
+
+def test_interval_where_it_is_not_defined():
+    """Two hands; a constant, for the CCC alone; a sample of one hand whose prediction is its age, again and again."""
+    assert interval([1, 2], [2, 4], "mad") is None and interval([1, 2], [2, 4], "ccc") is None
+    for truth, predicted in (([5, 5, 5], [4, 5, 9]), ([4, 5, 9], [5, 5, 5])):
+        assert interval(truth, predicted, "ccc") is None
+        assert interval(truth, predicted, "mad") == (0, 4)
+    assert exact_ccc([(1, 1)] * 3) is None and interval([1, 2, 3], [1, 2, 4], "ccc") is None
+
+
+def test_interval_is_of_ten_thousand_samples_of_seed_2018():
+    """As the report has it."""
+    rng = np.random.default_rng(4)
+    x = rng.uniform(0, 228, 30)
+    y = x + rng.normal(0, 20, 30)
+    for figure in ("mad", "ccc"):
+        assert interval(x, y, figure) == interval(x, y, figure, resamples=10000, seed=2018)
+    assert measure(x, y, 100).mad_interval_95 == interval(x, y, "mad")
+    assert measure(x, y, 100).ccc_interval_95 == interval(x, y, "ccc")
+    few = measure(x, y, 100, resamples=50)
+    assert few.mad_interval_95 == interval(x, y, "mad", resamples=50) != interval(x, y, "mad")
+
+
+# ---- all of a split --------------------------------------------------------------------------------------------------
+
+
+def test_one_answer_for_every_hand_is_noticed_through_rounding():
+    """The same to a millionth of the largest prediction, or of one month."""
+    for predicted, constant in (
+        ([100, 100 + 9e-5], True),
+        ([100, 100 + 2e-4], False),
+        ([-100, -100 - 9e-5], True),
+        ([0, 9e-7], True),
+        ([0, 1e-6], True),
+        ([0, 1.5e-6], False),
+        ([70, 71], False),
+    ):
+        found = measure([50, 90], predicted, guess=70)
+        assert (found.pearson_r is None) == any("all the same" in note for note in found.notes) == constant
+        assert any("Pearson’s r is not defined" in note for note in found.notes) == constant
+        assert found.ccc_interval_95 is None  # two hands
+
+
+def test_notes_and_figures_of_a_split():
+    """Same ages: no r. Nineteen cases: few; twenty: not."""
+    found = measure([50, 50, 50], [40, 50, 62], guess=60)
+    assert found.pearson_r is None and found.notes == (
+        "Pearson’s r is not defined",
+        "only 3 cases: the intervals say little",
+    )
+    assert (found.ccc, found.ccc_interval_95, found.mad_interval_95) == (0, None, (0, 12))
+    x = np.arange(20.0)
+    assert measure(x[:19], x[:19] + 1, 0).notes == ("only 19 cases: the intervals say little",)
+    plain = measure(x, x + 1, 0)
+    assert plain.notes == () and plain.pearson_r == pytest.approx(1) and plain.max_error_months == 1
+    # variances (400 - 1) / 12 over n, 35 over n - 1
+    assert plain.ccc == pytest.approx(66.5 / 67.5) and plain.ccc_n_minus_1 == pytest.approx(70 / 71)
+    assert plain.limits_of_agreement_months == pytest.approx((1, 1)) and plain.guess_mad_months == 9.5
+    assert len({plain, measure(x, x + 1, 0)}) == 1  # a value
+
+
+def test_groups_have_their_bounds_and_figures():
+    """The lower end belongs to a band; the last one is open. Errors of 1, 2, 4, … tell the hands of a sum."""
+    ages = [0, 59.5, 60, 119.5, 120, 179.5, 180, 300]
+    errors = [1, -2, 4, -8, 16, -32, 64, -128]
+    sex = [True, True, False, False, None, None, True, False]
+    found = groups(ages, [age + error for age, error in zip(ages, errors, strict=True)], sex)
+    assert [(g.name, g.cases, g.mad_months, g.max_error_months, g.bias_months) for g in found] == [
+        ("under 5 years", 2, 1.5, 2, -0.5),
+        ("5 to 10 years", 2, 6, 8, -2),
+        ("10 to 15 years", 2, 24, 32, -8),
+        ("15 years and over", 2, 96, 128, -32),
+        ("female", 3, 140 / 3, 128, -44),
+        ("male", 3, 67 / 3, 64, 21),
+        ("sex unknown", 2, 24, 32, -8),
+    ]
+    # under 5: ages 0, 59.5, predictions 1, 57.5
+    assert found[0].ccc == pytest.approx(float(exact_ccc([(0, 2), (119, 115)])))  # in halves: the same coefficient
+    assert [g.name for g in groups([180], [180], [None])] == ["15 years and over", "sex unknown"]
+    assert groups([180], [180], [None])[0].ccc is None and len(set(found)) == 7

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bonecaffe.errors import CasesError
-from bonecaffe.hands.cases import Case, read_cases, split_cases, write_cases
+from bonecaffe.hands.cases import HEADERS, Case, read_cases, split_cases, write_cases
 
 
 @pytest.mark.parametrize(
@@ -83,3 +83,78 @@ def test_cases_are_written_and_read_back(tmp_path):
     cases = [Case("1", 126.5, None), Case("x, y", 12.0, True)]
     write_cases(tmp_path / "cases.csv", cases)
     assert read_cases(tmp_path / "cases.csv") == cases
+
+
+def read(tmp_path, *rows, header="id,boneage,male"):
+    path = tmp_path / "ages.csv"
+    path.write_text("\n".join([header, *rows]) + "\n")
+    return read_cases(path)
+
+
+def test_ages_from_nothing_to_three_hundred_months(tmp_path):
+    """Both ends belong to it; a hundredth outside does not."""
+    assert [case.boneage_months for case in read(tmp_path, "1,0,M", "2,300,F", "3,0.5,")] == [0, 300, 0.5]
+    for age in ("-0.01", "300.01", "-inf", "inf"):
+        with pytest.raises(CasesError, match=rf"the age is {age}, not between 0 and 300 months"):
+            read(tmp_path, f"1,{age},M")
+
+
+def test_each_word_for_a_sex(tmp_path):
+    """RSNA's True and False, M and F, and what people write; in any case of letters."""
+    words = {
+        "True": True,
+        "m": True,
+        "MALE": True,
+        "1": True,
+        "false": False,
+        "F": False,
+        "Female": False,
+        "0": False,
+        "": None,
+    }
+    cases = read(tmp_path, *(f"{number},12,{word}" for number, word in enumerate(words)))
+    assert [case.male for case in cases] == list(words.values())
+
+
+def test_rsnas_tables_have_a_sex(tmp_path):
+    """Only our own may leave it out."""
+    for header in ("id,boneage", "Image ID,Bone Age (months)", "Case ID,Ground truth bone age (months)"):
+        with pytest.raises(CasesError, match=r"the header .* is none we know.*id,boneage,male \(RSNA training\)"):
+            read(tmp_path, "1,12", header=header)
+    assert read(tmp_path, "1,12", header="ID,Boneage_Months") == [Case("1", 12.0, None)]
+    assert len(set(HEADERS)) == 4  # values
+
+
+def test_every_bad_row_is_named_at_once(tmp_path):
+    """With its number and its id, whichever kind of fault comes first."""
+    with pytest.raises(CasesError) as error:
+        read(tmp_path, "1,12,M", "1,12,M", ",12,M", "2,old,M", "1,13,F", "3,12,M")
+    named = [line.strip() for line in str(error.value).splitlines()]
+    assert "4 problems" in named[0]
+    assert [line.split(":")[0] for line in named[1:5]] == [
+        "row 3 (id 1)",
+        "row 4 (id missing)",
+        "row 5 (id 2)",
+        "row 6 (id 1)",
+    ]
+
+
+@pytest.mark.parametrize("case_id", [".7", "a\\b", "a/b", '"a\tb"', '"a\nb"'])
+def test_id_that_is_no_name_of_an_image_is_refused(tmp_path, case_id):
+    """It becomes a file's name."""
+    with pytest.raises(CasesError, match="an id names an image file"):
+        read(tmp_path, f"{case_id},12,M")
+
+
+def test_all_cases_may_be_drawn():
+    """Six of six, none twice."""
+    cases = [Case(str(i), 1.0) for i in range(6)]
+    train, test = split_cases(cases, 4, 2, 1)
+    assert (len(train), len(test)) == (4, 2) and {*train, *test} == set(cases)
+
+
+def test_table_is_written_into_a_new_folder(tmp_path):
+    """Every digit of an age; whole ones without a point; True and False in words."""
+    cases = [Case("1", 168.9325153, True), Case("2", 126.0, False), Case("3", 0.0)]
+    write_cases(tmp_path / "new" / "a.csv", cases, ("id", "boneage", "male"))
+    assert (tmp_path / "new" / "a.csv").read_text() == "id,boneage,male\n1,168.9325153,True\n2,126,False\n3,0,\n"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from bonecaffe.errors import PointsError
@@ -91,3 +93,114 @@ def test_real_points_are_valid(real_hands):
     assert len(hands) == 64
     for hand in hands.values():
         assert image_size(images[hand.id]) == (hand.width, hand.height)
+
+
+def test_points_on_the_border_are_inside():
+    """Pixel centres reach from 0 to width - 1 and height - 1; half a pixel beyond is outside."""
+    rest = [(20.0, 20.0)] * 5
+    for corner in ((0, 0), (99, 0), (0, 49), (99, 49)):
+        assert ReferencePoints("1", 100, 50, (corner, (50, 30), *rest)).problems() == []
+    for outside in ((-0.5, 0), (0, -0.5), (99.5, 0), (0, 49.5)):
+        assert ReferencePoints("1", 100, 50, (outside, (50, 30), *rest)).problems() == [
+            f"ulna at ({outside[0]:g}, {outside[1]:g}) lies outside the image of 100 x 50"
+        ]
+
+
+def test_all_points_outside_are_named():
+    """Each in its turn, and no word about the size of their rectangle."""
+    hand = ReferencePoints("1", 100, 50, ((100, 1), (1, 50), *[(20.0, 20.0)] * 5))
+    assert [problem.split(" at ")[0] for problem in hand.problems()] == ["ulna", "radius"]
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "small"), [(8, 8, False), (7, 8, True), (8, 7, True), (7, 7, True), (9, 30, False)]
+)
+def test_hand_of_eight_pixels_is_the_smallest(width, height, small):
+    """Both ends included: from 10 to 17 are eight."""
+    hand = ReferencePoints("1", 100, 100, ((10, 10), (9 + width, 9 + height), *[(11.0, 11.0)] * 5))
+    assert (hand.rectangle().width, hand.rectangle().height) == (width, height)
+    assert hand.problems() == (
+        [f"the rectangle of the points is {width} x {height} pixels, too small to be a hand"] if small else []
+    )
+
+
+def test_margin_by_hand():
+    """A tenth of 60 and of 30 on each side: from 20 - 6 to 80 + 6, from 10 - 3 to 40 + 3; at the border it ends."""
+    hand = ReferencePoints("1", 100, 50, ((20, 10), (80, 40), *[(50.0, 20.0)] * 5))
+    assert hand.rectangle(0.1) == Rectangle(14, 7, 86, 43)
+    assert hand.rectangle(1 / 3) == Rectangle(0, 0, 99, 49)
+    touching = ReferencePoints("1", 100, 50, ((0.5, 0.5), (98.5, 48.5), *[(50.0, 20.0)] * 5))
+    assert touching.rectangle() == Rectangle(0, 0, 99, 49)
+    assert touching.rectangle(0.5) == Rectangle(0, 0, 99, 49)
+    assert len({touching, HAND, HAND, Rectangle(0, 0, 1, 1), Rectangle(0, 0, 1, 1)}) == 3  # values
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (ROW.replace("9,400", "a/9,400", 1), "image's name without folder and suffix"),
+        (ROW.replace("9,400", "a\\9,400", 1), "image's name without folder and suffix"),
+        (ROW.replace("400", "0", 1), "width is 0, not a number of pixels"),
+        (ROW.replace("500", "-1", 1), "height is -1, not a number of pixels"),
+        (ROW.replace("500", "499.5", 1), "height is 499.5, not a number of pixels"),
+        (ROW.replace("400", "", 1), "missing width"),
+        (ROW.replace("400", "nan", 1), "width is nan, not a finite number"),
+        (ROW.replace("99.9", "x"), "phalanx5_x is 'x', not a number"),
+        (ROW.replace("500", "wide", 1), "height is 'wide', not a number"),
+        ("9,400,500,1" + "," * 13, "missing ulna_y, radius_x, radius_y, phalanx1_x"),
+    ],
+)
+def test_fault_of_a_row_in_words(tmp_path, row, message):
+    """The column and its text."""
+    with pytest.raises(PointsError, match=message.replace("\\", "\\\\")):
+        read_points(table(tmp_path, row))
+
+
+def test_rows_after_a_bad_one_are_looked_at(tmp_path):
+    """A row that cannot be read, one that is there twice, one that is not marked: the rest is read all the same."""
+    other = [ROW.replace("9,", f"{number},", 1) for number in range(4)]
+    with pytest.raises(PointsError) as error:
+        read_points(
+            table(
+                tmp_path, ROW[1:], other[0], other[0], "7" + "," * 16, "7" + "," * 16, other[1].replace("450.5", "-1")
+            )
+        )
+    named = [line.strip().split(":")[0] for line in str(error.value).splitlines()[1:-1]]
+    assert named == ["row 2 (id missing)", "row 4 (id 0)", "row 6 (id 7)", "row 7 (id 1)"]
+    empty = "8,400,500" + "," * 14
+    assert list(read_points(table(tmp_path, other[2], empty, other[1]))) == ["2", "1"]
+    one = ReferencePoints("5", 1, 1, ((0.0, 0.0),) * 7)
+    with pytest.raises(PointsError, match="too small to be a hand"):
+        read_points(table(tmp_path, "5,1,1" + ",0" * 14))
+    assert "outside" not in str(one.problems())
+
+
+def test_guesses_are_read_only_where_they_may_be(tmp_path):
+    """The table of all that was found has a verdict of each; it is no table of marked points."""
+    path = tmp_path / "found.csv"
+    path.write_text(",".join([*COLUMNS, "verdict"]) + f"\n{ROW},unsure\n")
+    with pytest.raises(PointsError, match="these are no marked points"):
+        read_points(path)
+    assert read_points(path, guesses=True) == {"9": HAND}
+
+
+def test_table_is_written_into_a_new_folder(tmp_path):
+    """To a tenth of a pixel; whole ones without a point."""
+    hand = ReferencePoints("a", 10, 20, ((1, 2.04), (3.06, 4.96), *[(5.5, 6.0)] * 5))
+    write_points(tmp_path / "new" / "p.csv", [hand])
+    assert (tmp_path / "new" / "p.csv").read_text().splitlines()[1] == "a,10,20,1,2,3.1,5" + ",5.5,6" * 5
+
+
+def test_id_need_not_be_a_number(tmp_path):
+    """It is an image's name."""
+    assert read_points(table(tmp_path, ROW.replace("9,", "left hand,", 1))) == {
+        "left hand": replace(HAND, id="left hand")
+    }
+
+
+def test_points_are_seven_pairs():
+    """A program's mistake is not cut to fit in silence."""
+    with pytest.raises(ValueError, match="shorter"):
+        ReferencePoints("1", 100, 100, HAND.points[:6]).problems()
+    with pytest.raises(ValueError, match="shorter|longer"):
+        ReferencePoints("1", 100, 100, ((1.0, 2.0, 3.0), *HAND.points[1:])).rectangle()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import re
+from fractions import Fraction
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bonecaffe.prepare.histeq import histeq, histogram, transform
+from bonecaffe.prepare.histeq import histeq, histogram, table_text, transform
 
 
 def by_the_letter(counts, n):
@@ -72,9 +73,73 @@ def test_edge_images():
 
 
 def test_histogram_counts_exactly_where_float32_would_not():
-    """20 million pixels of one value: beyond float32's whole numbers."""
-    image = np.full((5000, 4001), 9, np.uint8)
-    assert histogram(image)[9] == 5000 * 4001
+    """20 million pixels of one value, an odd number: beyond float32's whole numbers, which are even from 2**24."""
+    image = np.full((5001, 4001), 9, np.uint8)
+    assert int(np.float32(5001 * 4001)) != 5001 * 4001
+    assert histogram(image)[9] == 5001 * 4001
+    two_rows = np.full((2, 10_004_501), 9, np.uint8)
+    two_rows[1, 7] = 8
+    assert histogram(two_rows)[[8, 9]].tolist() == [1, 2 * 10_004_501 - 1]
+    wide = np.arange(5_000_000).astype(np.uint8).reshape(1, -1)  # a row of more than is counted at once
+    assert histogram(wide)[[0, 63, 64, 255]].tolist() == [19532, 19532, 19531, 19531]  # 5,000,000 = 19531 * 256 + 64
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 700), (700, 3), (64, 64)])
+def test_histogram_against_bincount(shape):
+    """Both ends of the scale, every row."""
+    image = np.random.default_rng(3).choice([0, 1, 7, 254, 255], shape).astype(np.uint8)
+    counts = histogram(image)
+    assert counts.dtype == np.int64 and np.array_equal(counts, np.bincount(image.ravel(), minlength=256))
+
+
+def by_exact_rationals(counts, n):
+    """The rule in whole numbers and fractions: the smallest k with k N / n >= c - t, without any tolerance."""
+    total, c, table = sum(counts), 0, []
+    for j, h in enumerate(counts):
+        c += h
+        t = Fraction(h, 2) if 1 <= j <= 254 else 0
+        k = max(1, math.ceil((c - t) * n / total))
+        table.append(math.floor(Fraction(255 * (k - 1), n - 1) + Fraction(1, 2)))
+    return table
+
+
+@pytest.mark.parametrize("levels", [2, 3, 10, 49, 64, 100, 187, 256])
+def test_equals_the_rule_in_exact_rationals(levels):
+    """Histograms whose sums meet the steps exactly, where floats fall on either side; few pixels."""
+    for step in (1, 3, 7, 90):
+        ties = [0] * 256
+        for level in range(levels):
+            ties[(level * 255) // levels] += 2 * step  # every sum is a step, every half one is midway
+        assert transform(ties, levels).tolist() == by_exact_rationals(ties, levels)
+        ends = [step, *ties[1:255], step]
+        assert transform(ends, levels).tolist() == by_exact_rationals(ends, levels)
+    dice = np.random.default_rng(levels)
+    for _ in range(20):
+        counts = dice.integers(0, 60, 256) * (dice.random(256) < dice.random())
+        counts[dice.integers(256)] += 1
+        assert transform(counts, levels).tolist() == by_exact_rationals(counts.tolist(), levels)
+
+
+def test_what_has_no_table_is_refused():
+    """No pixels, another number of bins, one level or 257."""
+    for counts in (np.zeros(256), np.ones(255), np.ones((256, 1)), -np.ones(256)):
+        with pytest.raises(ValueError, match="256 counts"):
+            transform(counts)
+    for levels in (1, 257):
+        with pytest.raises(ValueError, match=f"{levels} levels; 2 to 256 are possible"):
+            transform(np.ones(256), levels)
+    one = np.eye(1, 256, 7)[0]
+    assert transform(one)[7] == 125  # one pixel: c - t is 1/2, k is 32 of 64, floor(255 * 31 / 63 + 0.5)
+
+
+def test_table_as_text():
+    """The published example, by 64 levels; other levels on request: with two, what is above the half is white."""
+    counts = np.zeros(256, int)
+    counts[[50, 51, 52]] = 100
+    lines = table_text(counts).splitlines()
+    assert lines[0] == "level,pixels,output" and len(lines) == 257
+    assert lines[50:55] == ["49,0,0", "50,100,40", "51,100,125", "52,100,215", "53,0,255"]
+    assert table_text(counts, 2).splitlines()[51:54] == ["50,100,0", "51,100,0", "52,100,255"]
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,19 @@ from bonecaffe.caffe.fatal import explain
 from bonecaffe.caffe.log import Event
 from bonecaffe.prepare.outputs import split_of
 from bonecaffe.training import train
-from bonecaffe.training.alarms import Alarms, Constant
+from bonecaffe.training.alarms import (
+    Alarms,
+    Constant,
+    ConstantAnswer,
+    DiskRoom,
+    GrownTestLoss,
+    GrownTrainLoss,
+    Listener,
+    Plateau,
+)
 
 
-def heard(alarms: Alarms, *events: Event) -> list[str]:
+def heard(alarms: Listener, *events: Event) -> list[str]:
     return [said for event in events for said in alarms.hear(event)]
 
 
@@ -22,11 +31,11 @@ def losses(kind: str, values, step=20):
 
 def test_loss_grown_past_its_start():
     """The training loss above twice its first value five times running; a test loss above its first; each once."""
-    assert heard(Alarms(), *losses("train_loss", [100, 300, 90, 80, 300, 70])) == []
-    said = heard(Alarms(), *losses("train_loss", [100, 250, 260, 300, 310, 320, 330, 340]))
+    assert heard(GrownTrainLoss(), *losses("train_loss", [100, 300, 90, 80, 300, 70])) == []
+    said = heard(GrownTrainLoss(), *losses("train_loss", [100, 250, 260, 300, 310, 320, 330, 340]))
     assert len(said) == 1 and "grown past its start" in said[0] and "base_lr" in said[0]
-    assert heard(Alarms(), *losses("test_output", [100, 105, 60])) == []
-    assert len(heard(Alarms(), *losses("test_output", [100, 120, 130]))) == 1
+    assert heard(GrownTestLoss(), *losses("test_output", [100, 105, 60])) == []
+    assert len(heard(GrownTestLoss(), *losses("test_output", [100, 120, 130]))) == 1
 
 
 def test_constant_answer():
@@ -34,8 +43,8 @@ def test_constant_answer():
     constant = Constant.of([100, 120, 140], [80, 120, 160])
     assert constant.best == constant.guess == 3200 / 3
     at = constant.best / 2
-    assert heard(Alarms(constant), *losses("test_output", [at, at, at / 2, at, at / 3])) == []
-    said = heard(Alarms(constant), *losses("test_output", [2000, at, at * 1.01, at]))
+    assert heard(ConstantAnswer(constant), *losses("test_output", [at, at, at / 2, at, at / 3])) == []
+    said = heard(ConstantAnswer(constant), *losses("test_output", [2000, at, at * 1.01, at]))
     assert len(said) == 1 and "mean age for every hand" in said[0]
     # the mean training age is another than the test split's: that guess is recognized too
     other = Constant.of([60, 60], [80, 120, 160])
@@ -45,22 +54,123 @@ def test_constant_answer():
 def test_plateau():
     """No improvement by a hundredth for as long as asked: the iteration of the best is named."""
     values = [900, 400, 200, 199.5, 199.2, 199.9, 201]
-    said = heard(Alarms(patience=80), *losses("test_output", values))
+    said = heard(Plateau(80), *losses("test_output", values))
     assert len(said) == 1 and "not improved since iteration 40" in said[0] and said[0].startswith("iteration 120")
-    assert heard(Alarms(patience=80), *losses("test_output", [900, 400, 200, 150, 100, 80, 60])) == []
+    assert heard(Plateau(80), *losses("test_output", [900, 400, 200, 150, 100, 80, 60])) == []
 
 
 def test_disk_nearly_full(tmp_path):
     """Too little for the next snapshot: said once, again only after there was room; looked at every ten seconds."""
     free, now = [50], [0.0]
-    alarms = Alarms(folder=tmp_path, snapshot_bytes=100, free=lambda folder: free[0], clock=lambda: now[0])
+    alarms = DiskRoom(tmp_path, 100, free=lambda folder: free[0], clock=lambda: now[0])
     event = Event("train_loss", 1, 1.0)
     assert len(heard(alarms, event)) == 1
     now[0] = 5
     assert heard(alarms, event) == []
     for free[0], now[0], count in ((50, 20, 0), (500, 40, 0), (50, 60, 1)):
         assert len(heard(alarms, event)) == count
-    assert heard(Alarms(folder=tmp_path / "gone", snapshot_bytes=100), event) == []
+    assert heard(DiskRoom(tmp_path / "gone", 100), event) == []
+
+
+def test_thresholds_as_documented():
+    """Twice, a tenth, a hundredth, three in a hundred: at the threshold itself nothing has grown or improved."""
+    # the median of the last five: [100, 100, 300, 300, 300] at iteration 100, and not of six
+    train = losses("train_loss", [100, 100, 100, 300, 300, 300])
+    assert heard(GrownTrainLoss(), *train[:5]) == []
+    # the root mean squared error is sqrt(2 loss): sqrt(600), sqrt(200)
+    assert heard(GrownTrainLoss(), *train) == [
+        "iteration 100: the training loss has grown past its start (RMSE 24.5 months, 14.1 at first). "
+        "Lower solver.base_lr."
+    ]
+    assert heard(GrownTrainLoss(), *losses("train_loss", [100] + [200] * 9)) == []
+    assert len(heard(GrownTrainLoss(), *losses("train_loss", [100] + [201] * 4))) == 1
+    assert heard(GrownTrainLoss(), *losses("train_loss", [100] + [201] * 3)) == []  # five are needed
+
+    assert heard(GrownTestLoss(), *losses("test_output", [10, 11, 11])) == []
+    assert heard(GrownTestLoss(), *losses("test_output", [50, 10, 54, 72])) == [  # sqrt(144), sqrt(100)
+        "iteration 60: the test loss has grown past its start (RMSE 12.0 months, 10.0 at first). Lower solver.base_lr."
+    ]
+
+    constant = Constant.of([20, 20], [0, 20])
+    assert (constant.best, constant.guess) == (100, 200)  # the variance over n, and 10² for the other mean
+    answers = {48.4: False, 48.5: True, 50: True, 100: True, 103: True, 103.1: False}  # 97/2 and 206/2
+    assert {loss: constant.matches(loss) for loss in answers} == answers
+
+    assert heard(Plateau(40), *losses("test_output", [100, 99, 98.5])) == []  # the last is below 99
+    assert heard(Plateau(40), *losses("test_output", [72, 71.28, 71.28])) == [
+        "iteration 40: the test error has not improved since iteration 0 (RMSE 12.0 months): "
+        "a plateau, as the paper saw from iteration 1000 of 3000."
+    ]
+    assert heard(Plateau(41), *losses("test_output", [72, 71.28, 71.28])) == []
+
+
+def test_first_test_and_a_single_match_do_not_count_for_the_constant():
+    """The untrained net may answer a constant; two tests running must, after it."""
+    constant = Constant.of([20, 20], [0, 20])
+    assert heard(ConstantAnswer(constant), *losses("test_output", [50, 50, 300, 50, 300])) == []
+    assert heard(ConstantAnswer(constant), *losses("test_output", [50, 50, 50, 50])) == [
+        "iteration 40: the test error is the spread of the ages (RMSE 10.0 months): the net answers the mean age for "
+        "every hand. Look at the rate, the initial weights, the mean."
+    ]
+
+
+def test_each_alarm_hears_only_what_concerns_it(tmp_path):
+    """Other lines, other outputs, and losses before the first iteration: no sentence, and nothing remembered."""
+    other = [
+        Event("lr", 500, 1e9),
+        Event("testing", 500),
+        Event("train_output", 500, 1e9, "loss"),
+        Event("test_output", 500, 1e9, "error"),
+        Event("test_output", None, 1e9, "loss"),
+        Event("train_loss", None, 1e9),
+    ]
+    test, train = losses("test_output", [100] * 9), losses("train_loss", [100] * 9)
+    for make, foreign, own in (
+        (GrownTrainLoss, test, train[0]),
+        (GrownTestLoss, train, test[0]),
+        (lambda: ConstantAnswer(Constant(200, 200)), train, test[0]),
+        (lambda: Plateau(20), train, test[0]),
+        (lambda: DiskRoom(tmp_path, 100, free=lambda folder: 50), test, train[0]),
+    ):
+        alarm = make()
+        assert heard(alarm, *other, *foreign, own, *other, *foreign) == heard(make(), own)
+        if make in (GrownTrainLoss, GrownTestLoss):  # the first was 100
+            assert len(heard(alarm, *losses(own.kind, [201] * 4))) == 1
+
+
+def test_disk_is_looked_at_every_ten_seconds(tmp_path):
+    """Not after 9.9; after 10. Just enough is enough. Sizes in MB of a million bytes, rounded."""
+    free, now = [100], [1000.0]
+    alarm = DiskRoom(tmp_path, 100, free=lambda folder: free[0], clock=lambda: now[0])
+    event = Event("train_loss", 1, 1.0)
+    assert heard(alarm, event) == []
+    free[0], now[0] = 99, 1009.9
+    assert heard(alarm, event) == []
+    now[0] = 1010.0
+    assert len(heard(alarm, event)) == 1
+    for left, needed, sentence in (
+        (300_499_999, 600_500_001, "the disk has 300 MB left and the next snapshot takes 601 MB; "),
+        (300_500_001, 600_499_999, "the disk has 301 MB left and the next snapshot takes 600 MB; "),
+    ):
+        alarm = DiskRoom(tmp_path, needed, free=lambda folder, left=left: left)
+        assert heard(alarm, event) == [sentence + "Caffe will die writing it. Make room."]
+
+
+def test_alarms_are_a_list_that_gives_an_advice_once(tmp_path):
+    """All of a training's: the rate is to be lowered once, whichever loss grows first; the real disk is asked."""
+    constant = Constant(200, 200)
+    assert len({constant, Constant(200, 200)}) == 1  # a value
+    train, test = losses("train_loss", [100] + [300] * 5), losses("test_output", [50, 100, 100, 100])
+    for first, second, loss in ((train, test, "training"), (test, train, "test")):
+        alarms = Alarms.of_training(constant, 60, tmp_path, 10**30)
+        disk, *said = heard(alarms, Event("train_loss", 0, 100.0), *first, *second)
+        assert disk.startswith("the disk has ") and disk.endswith("Caffe will die writing it. Make room.")
+        assert sum("solver.base_lr" in sentence for sentence in said) == 1
+        assert any(f"the {loss} loss has grown" in sentence for sentence in said)
+        assert sum("the spread of the ages" in sentence for sentence in said) == 1
+        assert sum("a plateau" in sentence for sentence in said) == 1 and len(said) == 3
+    assert heard(Alarms(), *train, *test) == []
+    assert heard(Alarms(GrownTestLoss()), *train, *test) == heard(GrownTestLoss(), *test)
 
 
 def test_a_net_that_answers_the_mean_is_told_on(own_run):

@@ -7,7 +7,7 @@ import math
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bonecaffe.caffe.log import Curve, Event, parse
+from bonecaffe.caffe.log import Curve, CurvePoint, Event, parse, rmse_months
 
 # Both forms of the iteration line as Caffe 1.0 and its forks print them, with glog's preamble and without.
 LOG = """\
@@ -99,3 +99,51 @@ Iteration 20 (5 iter/s, 2s/10 iters), loss = 18
         (20, "train", 6.0),
     ]
     assert Curve(parse(lines)).csv().splitlines()[0] == "iteration,phase,loss,rmse_months"
+
+
+def test_rmse_at_the_ends():
+    """sqrt(2 loss): nothing for nothing, a month for half a square month; a negative loss is none of this kind."""
+    assert rmse_months(0.0) == 0.0 and rmse_months(0.5) == 1.0
+    assert math.isnan(rmse_months(-0.5)) and math.isnan(rmse_months(math.nan))
+
+
+def test_a_fatal_line_does_not_end_the_log():
+    """The next attempt's lines follow it in the same file."""
+    fatal = "F1123 19:54:54.223456 10177 net.cpp:757] Check failed"
+    events = list(parse([fatal, "# bonecaffe later: caffe train", fatal, "Iteration 7, loss = 2"]))
+    assert [(event.kind, event.iteration) for event in events] == [
+        ("fatal", None),
+        ("attempt", None),
+        ("fatal", None),
+        ("train_loss", 7),
+    ]
+
+
+def test_number_without_end_is_cut_to_eighteen_digits():
+    """The largest that every reader of a 64-bit number takes."""
+    (event,) = parse(["Iteration 12345678901234567890, loss = 1"])
+    assert event.iteration == 123456789012345678
+
+
+def test_curve_takes_losses_only():
+    """Not the training net's own output, not another output of the test pass, nothing before the first iteration."""
+    other = [
+        Event("train_output", 5, 1.0, "loss"),
+        Event("test_output", 5, 1.0, "error"),
+        Event("lr", 5, 1.0, "loss"),
+        Event("train_loss", None, 1.0),
+        Event("test_output", None, 1.0, "loss"),
+    ]
+    assert Curve(other).points() == []
+    assert [(p.iteration, p.phase, p.loss) for p in Curve(other, "error").points()] == [(5, "test", 1.0)]
+    curve = Curve([Event("train_loss", 20, 2.0), Event("test_output", 20, 0.123456789123, "loss")])
+    assert curve.csv() == "iteration,phase,loss,rmse_months\n20,test,0.123456789,0.496904\n20,train,2,2\n"
+
+
+def test_events_and_points_are_values():
+    """Equal when their fields are, and never changed in place."""
+    assert (
+        len({Event("lr", 1, 2.0), Event("lr", 1, 2.0)})
+        == len({CurvePoint(1, "test", 2.0), CurvePoint(1, "test", 2.0)})
+        == 1
+    )

@@ -1,0 +1,116 @@
+"""Tables and texts of a stranger: paths that stay inside, sizes, encodings, CSV."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from bonecaffe import files
+from bonecaffe.errors import CasesError, FilesError, PointsError
+from bonecaffe.files import Table, is_inside, read_bytes, read_table, read_text, sha256, table_text
+
+
+@pytest.mark.parametrize("path", ["a", "a/b", "snapshots/a.caffemodel", "...", "..a", "a..", ".hidden", "a b/ü"])
+def test_path_inside(path):
+    """Relative, and every part a name."""
+    assert is_inside(path)
+
+
+@pytest.mark.parametrize(
+    "path", ["", "/", "/etc/passwd", "..", "../a", "a/..", "a/../b", ".", "./a", "a/.", "a//b", "a/", "a\0b"]
+)
+def test_path_not_inside(path):
+    """Absolute, upwards, empty parts, a NUL that ends a name in C."""
+    assert not is_inside(path)
+
+
+def test_sha256_of_the_standard():
+    """FIPS 180-2, appendix B.1: the message "abc"; the empty message (NIST's vectors); a text is hashed as UTF-8."""
+    abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert sha256(b"abc") == sha256("abc") == abc
+    assert sha256(b"") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    assert sha256("ü") == sha256(b"\xc3\xbc")
+
+
+def sparse(path, size):
+    path.touch()
+    os.truncate(path, size)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("limit", "size", "message"),
+    [
+        (300_499_999, 600_500_001, "a: 601 MB; a record file of more than 300 MB is not read"),
+        (300_500_001, 600_499_999, "a: 600 MB; a record file of more than 301 MB is not read"),
+    ],
+)
+def test_file_too_large_for_its_kind(tmp_path, monkeypatch, limit, size, message):
+    """Both sizes in MB of a million bytes, rounded."""
+    monkeypatch.setitem(files.LARGEST, "record", limit)
+    with pytest.raises(PointsError, match=message):
+        read_bytes(sparse(tmp_path / "a", size), "record", PointsError)
+
+
+def test_file_of_the_largest_size_is_read(tmp_path, monkeypatch):
+    """The limit belongs to what is read; one byte more is not. Without an error of its own: FilesError."""
+    monkeypatch.setitem(files.LARGEST, "table", 1000)
+    assert read_bytes(sparse(tmp_path / "a", 1000), "table") == bytes(1000)
+    with pytest.raises(FilesError, match="Is it the right file"):
+        read_bytes(sparse(tmp_path / "b", 1001), "table")
+
+
+def test_text_that_is_not_utf8(tmp_path):
+    """The byte is named: counted from 0, the fourth."""
+    (tmp_path / "a").write_bytes(b"abc\xff")
+    with pytest.raises(CasesError, match=r"a: not text in UTF-8 \(invalid start byte at byte 3\)"):
+        read_text(tmp_path / "a", "settings", CasesError)
+    (tmp_path / "b").write_bytes("Müller".encode())
+    assert read_text(tmp_path / "b", "settings") == "Müller"
+
+
+def test_rows_are_numbered_as_in_the_file():
+    """The header is row 1; a wholly empty row is passed over, but counted."""
+    table = Table(("id", "age"), [("1", "10"), ("", ""), ("", "12")])
+    assert list(table.rows()) == [(2, {"id": "1", "age": "10"}), (4, {"id": "", "age": "12"})]
+    with pytest.raises(ValueError, match="shorter"):
+        list(Table(("id", "age"), [("1",)]).rows())
+    assert len({Table(("id",), ()), Table(("id",), ())}) == 1  # a value: never changed in place
+
+
+def test_table_text_quotes_what_needs_it():
+    """RFC 4180: commas, quotation marks and line breaks inside quotation marks, which are doubled."""
+    assert (
+        table_text(("a", "b"), [[1, "x,y"], ['say "hi"', "two\nlines"]]) == 'a,b\n1,"x,y"\n"say ""hi""","two\nlines"\n'
+    )
+
+
+def read(tmp_path, content):
+    path = tmp_path / "t.csv"
+    path.write_bytes(content)
+    return read_table(path, CasesError)
+
+
+def test_table_is_read_as_text(tmp_path):
+    """Nothing is taken for a number or missing; blanks around are stripped; short rows are filled; no BOM in a name."""
+    table = read(tmp_path, b"\xef\xbb\xbfid, age ,note\r\n007, 1e3 ,NA\r\n\r\n1,,nan\r\n2,5\r\n")
+    assert table.columns == ("id", "age", "note")
+    assert table.cells == [("007", "1e3", "NA"), ("", "", ""), ("1", "", "nan"), ("2", "5", "")]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "the file is empty"),
+        (b"a,b\n1,2,3\n", "not readable as CSV"),
+        (b"a,b\n\xff\xfe,2\n", "not readable as CSV"),
+        (b"a,b,a\n1,2,3\n", "stands twice in the header: a, b, a"),
+    ],
+)
+def test_what_is_no_table_is_refused_by_name(tmp_path, content, message):
+    """In the words of the stage that reads it."""
+    with pytest.raises(CasesError, match=rf"t\.csv: .*{message}"):
+        read(tmp_path, content)
+    with pytest.raises(CasesError, match=r"gone\.csv: no such file"):
+        read_table(tmp_path / "gone.csv", CasesError)
