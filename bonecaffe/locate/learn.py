@@ -20,6 +20,7 @@ from bonecaffe.hands.images import read_image
 from bonecaffe.hands.phantom import dataset
 from bonecaffe.hands.reference_points import ReferencePoints
 from bonecaffe.locate import frames, network, variation
+from bonecaffe.progress import Progress, unseen
 from bonecaffe.run import RunDir
 from bonecaffe.training import preflight
 from bonecaffe.training.alarms import Alarms
@@ -58,7 +59,6 @@ Hand = tuple[str, tuple[tuple[float, float], ...]]
 """An image's path and the seven points in it."""
 Task = tuple[int, int, int, "Hand | None"]
 """Seed, number, how many variations; the hand, or None for the phantom of that number."""
-Progress = Callable[[int, int], None]
 
 
 # ---- what is learnt from -----------------------------------------------------------------------------------------
@@ -150,7 +150,7 @@ def prepare(
     plan: Plan,
     hands: Sequence[tuple[Path, ReferencePoints]] = (),
     start: Path | None = None,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = unseen,
     say: Callable[[str], None] = lambda sentence: None,
 ) -> None:
     """Write what a locator in the new folder ``out`` is to learn from, into ``OUT/.train-locator``, where it lies while it is needed.
@@ -190,7 +190,7 @@ def train_view(
     view: str,
     plan: Plan,
     start: Path | None = None,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = unseen,
     say: Callable[[str], None] = lambda sentence: None,
 ) -> None:
     """Train the net of one view to its last iteration, from the newest snapshot when there is one. Raises LocateError."""

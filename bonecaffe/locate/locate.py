@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from bonecaffe.files import held, read_table, sha256, sha256_file, table_text, w
 from bonecaffe.hands import images as hand_images
 from bonecaffe.hands.reference_points import COLUMNS, POINT_NAMES, ReferencePoints, coordinate_text, lock_file
 from bonecaffe.locate.locator import MODEL, Found, Locator, palm
+from bonecaffe.progress import Progress, unseen
 from bonecaffe.workers import in_parallel
 
 FOUND_COLUMNS = (*COLUMNS, "confidence", "verdict", "key")
@@ -112,7 +114,7 @@ def locate(
     images: Path,
     table: Path,
     model: Path,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = unseen,
     jobs: int | None = None,
     engine: engines.Kind = "caffe",
 ) -> tuple[list[Result], int]:
@@ -132,7 +134,7 @@ def locate(
 
 
 def _locate(
-    images: Path, table: Path, model: Path, progress: Callable[[int, int], None], jobs: int | None, engine: engines.Kind
+    images: Path, table: Path, model: Path, progress: Progress, jobs: int | None, engine: engines.Kind
 ) -> tuple[list[Result], int]:
     files = hand_images.find_images(images)
     model_key = sha256("".join(sha256_file(model / f"{view}.caffemodel") for view in ("whole", "near"))) if (model / "near.caffemodel").is_file() else ""  # fmt: skip
@@ -152,11 +154,12 @@ def _locate(
         Locator(model, engine)  # says at once when there is none
     workers = min(jobs or len(os.sched_getaffinity(0)), max(1, len(tasks)))
     try:
-        for done, result in enumerate(in_parallel(_work, tasks, workers, LocateError) if tasks else (), start=1):
-            results[result.id] = result
-            progress(done, len(tasks))
-            if done % _SAVE_EACH == 0:
-                _write(found_file(table), results)
+        with closing(in_parallel(_work, tasks, workers, LocateError)) as found:
+            for done, result in enumerate(found, start=1):
+                results[result.id] = result
+                progress(done, len(tasks))
+                if done % _SAVE_EACH == 0:
+                    _write(found_file(table), results)
     finally:
         if tasks and results:
             _write(found_file(table), results)
