@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import functools
 import importlib
 import os
@@ -10,6 +11,8 @@ import re
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import BinaryIO
@@ -46,14 +49,42 @@ def caffe_pb2() -> ModuleType:
     return importlib.import_module("caffe.proto.caffe_pb2")
 
 
-def _run(command: list[str], cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a program to its end; CaffeError when it cannot be started at all."""
+def _run(
+    command: list[str], cwd: Path | None = None, stop: threading.Event | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end, or until ``stop`` is set or we are interrupted, when it is killed; it never outlives us.
+
+    CaffeError when it cannot be started for a reason of its own; OSError when the machine is short of something.
+    """
     try:
-        return subprocess.run(
-            command, cwd=cwd, env=_environment(), capture_output=True, text=True, errors="replace", check=False
+        process = subprocess.Popen(
+            command,
+            cwd=cwd,
+            env=_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,  # a terminal's Ctrl-C is for us to handle
+            preexec_fn=_end_with_us(signal.SIGKILL),
         )
     except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise
         raise CaffeError(f"{command[0]}: cannot be started: {error.strerror}. {REMEDY}") from error
+    with process:
+        try:
+            while True:
+                try:
+                    out, err = process.communicate(timeout=None if stop is None else 0.1)
+                    return subprocess.CompletedProcess(command, process.returncode, out, err)
+                except subprocess.TimeoutExpired:
+                    if stop is not None and stop.is_set():
+                        process.kill()
+        except BaseException:
+            process.kill()
+            raise
 
 
 def _environment() -> dict[str, str]:
@@ -61,10 +92,15 @@ def _environment() -> dict[str, str]:
     return {**UNLESS_SET, **os.environ, "GLOG_logtostderr": "1", "GLOG_minloglevel": "0"}
 
 
-def call(program: str, arguments: list[str], cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run one of Caffe's programs to its end; CaffeError with command, code and its last words when it fails."""
+def call(
+    program: str, arguments: list[str], cwd: Path | None = None, stop: threading.Event | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run one of Caffe's programs to its end; CaffeError with command, code and its last words when it fails.
+
+    Where another thread may want it to end early, ``stop`` is what that thread sets; the program is killed then.
+    """
     command = [str(installation.find().program(program)), *arguments]
-    done = _run(command, cwd)
+    done = _run(command, cwd, stop)
     if done.returncode:
         raise CaffeError(
             f"{program} failed with exit status {done.returncode}: {fatal_line(done.stderr)}\n  command: {' '.join(command)}"
@@ -91,13 +127,21 @@ def start(command: list[str], cwd: Path, log: BinaryIO, holding: tuple[int, ...]
         stderr=subprocess.STDOUT,
         start_new_session=True,
         pass_fds=holding,
-        preexec_fn=functools.partial(_stop_with, os.getpid(), ctypes.CDLL(None, use_errno=True)),
+        preexec_fn=_end_with_us(signal.SIGINT),
     )
 
 
-def _stop_with(parent: int, libc: ctypes.CDLL) -> None:
-    """In the child: ask for SIGINT when the parent ends; if it has ended already, don't begin."""
-    libc.prctl(1, int(signal.SIGINT))  # PR_SET_PDEATHSIG
+def _end_with_us(number: signal.Signals) -> Callable[[], None]:
+    """What a child calls before it becomes the program, so that the kernel sends it a signal when we end.
+
+    More exactly when the thread that started it ends: start a program in a thread that waits for it.
+    """
+    return functools.partial(_stop_with, os.getpid(), ctypes.CDLL(None, use_errno=True), int(number))
+
+
+def _stop_with(parent: int, libc: ctypes.CDLL, number: int) -> None:
+    """In the child: ask for the signal when the parent ends; if it has ended already, don't begin."""
+    libc.prctl(1, number)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:
         os._exit(1)
 

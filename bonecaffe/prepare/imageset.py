@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import shutil
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -80,16 +81,18 @@ def read_labels(lmdb: Path) -> list[float]:
         return [Datum.FromString(value).float_data[0] for _, value in reader.cursor()]
 
 
-def convert(image_folder: Path, list_file: Path, lmdb: Path, preparation: Preparation) -> None:
+def convert(
+    image_folder: Path, list_file: Path, lmdb: Path, preparation: Preparation, stop: threading.Event | None = None
+) -> None:
     """Run the paper's command: ``convert_imageset -resize_height H -resize_width W FOLDER/ LIST LMDB``.
 
-    Raises CaffeError when it fails; the half-written LMDB is removed then.
+    Raises CaffeError when it fails, or ``stop`` is set; the half-written LMDB is removed then.
     """
     if lmdb.exists():
         raise PrepareError(f"{lmdb}: exists already; convert_imageset would abort. Remove it and try again.")
     arguments = command(image_folder, list_file, lmdb, preparation)
     try:
-        programs.call("convert_imageset", arguments)
+        programs.call("convert_imageset", arguments, stop=stop)
     except CaffeError as error:
         shutil.rmtree(lmdb, ignore_errors=True)
         free = shutil.disk_usage(lmdb.parent).free
@@ -146,11 +149,17 @@ def records(lmdb: Path) -> Iterator[tuple[str, int, np.ndarray]]:
             ) from error
 
 
-def audit(lmdb: Path, cases: Sequence[Case], images: dict[str, str], preparation: Preparation) -> int:
+def audit(
+    lmdb: Path,
+    cases: Sequence[Case],
+    images: dict[str, str],
+    preparation: Preparation,
+    stop: threading.Event | None = None,
+) -> int:
     """Read an LMDB back and compare it with what was listed; return the number of records.
 
     Every case must be there under its key, in order, with its label, as 3 equal channels of height x width whose
-    pixels have the SHA-256 in ``images``. Raises PrepareError naming the first difference.
+    pixels have the SHA-256 in ``images``. Raises PrepareError naming the first difference, or when ``stop`` is set.
     """
     from bonecaffe.files import sha256
 
@@ -158,6 +167,8 @@ def audit(lmdb: Path, cases: Sequence[Case], images: dict[str, str], preparation
     count, stray = 0, None
     with contextlib.closing(records(lmdb)) as packed:
         for key, stored, pixels in packed:
+            if stop is not None and stop.is_set():
+                raise PrepareError(f"imageset: {lmdb.name}: stopped.")
             if count == len(cases) or key != f"{count:08d}_{cases[count].id}.png":
                 stray = key
                 break

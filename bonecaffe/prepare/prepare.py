@@ -7,10 +7,12 @@ picks up its finished images from there; a run that fails leaves the folder as i
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,15 +26,13 @@ from bonecaffe.hands.cases import Case, read_cases, split_cases, write_cases
 from bonecaffe.hands.reference_points import ReferencePoints, read_points
 from bonecaffe.prepare import imageset, outputs
 from bonecaffe.prepare.normalize import normalize
+from bonecaffe.progress import Progress
 from bonecaffe.recipe import Preparation, Recipe
 from bonecaffe.run import SPLITS, RunDir
 from bonecaffe.workers import in_parallel
 
 WORK = ".prepare"
 """Where a prepare works, inside the run."""
-
-Progress = Callable[[int, int], None]
-"""Told (images done, images in all)."""
 
 
 @dataclass(frozen=True)
@@ -204,11 +204,12 @@ def _prepare(
         shutil.rmtree(staged.lmdb(split), ignore_errors=True)
         write_text(staged.list_file(split), imageset.list_text(inputs.split[split], recipe.data.labels))
     outcomes: dict[str, Outcome] = {}
-    with ThreadPoolExecutor(len(SPLITS)) as pool:
+    stop = threading.Event()
+    with ThreadPoolExecutor(len(SPLITS)) as pool, _set_on_error(stop):
         packing = {}
         for split, finished in _normalize_all(run, work, jobs, len(inputs.split["train"]), progress, workers):
             outcomes |= finished  # the test hands are normalized while the training hands are packed
-            packing[split] = pool.submit(_pack, staged, split, inputs.split[split], finished, recipe)
+            packing[split] = pool.submit(_pack, staged, split, inputs.split[split], finished, recipe, stop)
         counts = {split: packing[split].result() for split in SPLITS}
     write_cases(staged.cases_file, inputs.chosen())
     example = _of_middle_age(inputs.split["train"])
@@ -234,14 +235,26 @@ def _prepare(
     return True
 
 
-def _pack(staged: RunDir, split: str, cases: list[Case], outcomes: dict[str, Outcome], recipe: Recipe) -> int:
+@contextlib.contextmanager
+def _set_on_error(stop: threading.Event) -> Iterator[None]:
+    """End the packing, in its threads, when the block fails or is interrupted, instead of waiting for it."""
+    try:
+        yield
+    except BaseException:
+        stop.set()
+        raise
+
+
+def _pack(
+    staged: RunDir, split: str, cases: list[Case], outcomes: dict[str, Outcome], recipe: Recipe, stop: threading.Event
+) -> int:
     """Pack the normalized images of one split and audit what came of it; return the number of records."""
-    imageset.convert(staged.images, staged.list_file(split), staged.lmdb(split), recipe.preparation)
+    imageset.convert(staged.images, staged.list_file(split), staged.lmdb(split), recipe.preparation, stop)
     if recipe.data.labels == "exact":
         shutil.rmtree(staged.labels_lmdb(split), ignore_errors=True)
         imageset.write_labels(staged.labels_lmdb(split), cases)
     hashes = {case_id: outcome.pixels_sha256 for case_id, outcome in outcomes.items()}
-    return imageset.audit(staged.lmdb(split), cases, hashes, recipe.preparation)
+    return imageset.audit(staged.lmdb(split), cases, hashes, recipe.preparation, stop)
 
 
 def _of_middle_age(cases: list[Case]) -> Case:
@@ -297,8 +310,7 @@ def _normalize_all(
             todo.append(job)
     problems = Problems()
     splits = {"train": jobs[:train], "test": jobs[train:]}
-    with open(journal, "a", encoding="utf-8") as notes:
-        outcomes = _outcomes(todo, workers)
+    with open(journal, "a", encoding="utf-8") as notes, contextlib.closing(_outcomes(todo, workers)) as outcomes:
         for split, members in splits.items():
             for _ in range(sum(job.id not in done for job in members)):  # they come in the order of the jobs
                 outcome = next(outcomes)
@@ -315,7 +327,7 @@ def _normalize_all(
     problems.raise_if_any(PrepareError, "images", "Mend these, or take the cases out of the tables.")
 
 
-def _outcomes(todo: list[Job], workers: int | None) -> Iterator[Outcome]:
+def _outcomes(todo: list[Job], workers: int | None) -> Generator[Outcome, None, None]:
     workers = min(workers or len(os.sched_getaffinity(0)), max(1, len(todo)))
     if workers == 1 or len(todo) < 8:
         yield from map(normalize_file, todo)

@@ -233,8 +233,8 @@ def test_training_hands_are_packed_while_test_hands_are_normalized(hands, prepar
     """The first test hand waits here until the training hands are packed: it would wait in vain if they waited for it."""
     packed, convert, normalize_file = threading.Event(), imageset.convert, prepare.normalize_file
 
-    def convert_and_tell(folder, list_file, lmdb, preparation):
-        convert(folder, list_file, lmdb, preparation)
+    def convert_and_tell(*given):
+        convert(*given)
         packed.set()
 
     def wait_and_normalize(job):
