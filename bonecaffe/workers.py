@@ -111,6 +111,7 @@ class _Pool:
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             context = _context(self._work.__module__)
             while len(self._workers) < self._size and not self._ended:
+                _need_files(8)
                 ours, theirs = context.Pipe()
                 process = context.Process(target=_serve, args=(theirs, self._work), daemon=True)
                 process.start()
@@ -180,6 +181,17 @@ def _receive(pipe: Connection) -> tuple[int, Any]:
         raise _WorkerLost from None
     number, result = pickle.loads(content)
     return number, result
+
+
+def _need_files(count: int) -> None:
+    """Raise OSError unless so many more files can be opened, before a start fails half-way: its server would print a traceback."""
+    opened: list[int] = []
+    try:
+        while len(opened) < count:
+            opened.append(os.open(os.devnull, os.O_RDONLY))
+    finally:
+        for number in opened:
+            os.close(number)
 
 
 def _context(module: str) -> ForkServerContext:
