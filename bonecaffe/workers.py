@@ -44,8 +44,8 @@ def in_parallel(
     """The results of ``work`` for each task, in order, as they come; ``work`` is a function at the top of a module.
 
     What ``work`` raises is raised here. Raises ``error`` when a worker process was killed, as a machine short of memory
-    does, instead of waiting for it. The workers end with the iterator: where the body of a loop over it may fail, use it
-    in ``contextlib.closing``, or they live until the traceback is gone.
+    does, instead of waiting for it. The workers end with the iterator: where the body of a loop over it may fail, use
+    it in ``contextlib.closing``, or they live until the traceback is gone.
     """
     if multiprocessing.current_process().daemon:  # such a process may have no children
         yield from map(work, tasks)
@@ -184,7 +184,10 @@ def _receive(pipe: Connection) -> tuple[int, Any]:
 
 
 def _need_files(count: int) -> None:
-    """Raise OSError unless so many more files can be opened, before a start fails half-way: its server would print a traceback."""
+    """Raise OSError unless so many more files can be opened.
+
+    A start that fails half-way for lack of them would have the server of the workers print a traceback.
+    """
     opened: list[int] = []
     try:
         while len(opened) < count:

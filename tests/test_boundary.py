@@ -1,4 +1,4 @@
-"""The command as a process: what the machine is short of is said in words, and no reader of its output ends its work."""
+"""The command as a process: a shortage is answered in words, and no reader of its output ends its work."""
 
 from __future__ import annotations
 
@@ -15,27 +15,29 @@ from conftest import REPOSITORY, small_file_system, tiny
 COMMAND = [sys.executable, "-m", "bonecaffe"]
 
 
-def verb_that(body: str, *arguments: str, **given) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own, with a verb ``try`` that does what ``body`` says."""
-    code = (
+def source(body: str) -> str:
+    """A program that is the command, called with a verb ``try`` that does what ``body`` says."""
+    return (
         "import errno, os, resource, sys, threading, time, click\n"
         "from bonecaffe.cli.group import main, print_table, progress_bar\n"
-        "from bonecaffe.errors import BonecaffeError\n"
         "@main.command('try')\n"
         f"def verb():\n{textwrap.indent(textwrap.dedent(body), '    ')}\n"
         "sys.argv = ['bonecaffe', 'try']\n"
         "main()\n"
     )
+
+
+def verb_that(body: str, **given) -> subprocess.CompletedProcess[str]:
+    """Run it, in a process of its own."""
     given = {"capture_output": True, "text": True, "cwd": REPOSITORY, "timeout": 60, **given}
-    return subprocess.run([sys.executable, "-c", code, *arguments], check=False, **given)
+    return subprocess.run([sys.executable, "-c", source(body)], check=False, **given)
 
 
 def shell(line: str, **given) -> subprocess.CompletedProcess[str]:
     """A line of bash; BONECAFFE stands for the command."""
     line = line.replace("BONECAFFE", " ".join(COMMAND))
-    return subprocess.run(
-        ["bash", "-o", "pipefail", "-c", line], cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=120, **given
-    )  # fmt: skip
+    given = {"capture_output": True, "text": True, "cwd": REPOSITORY, "timeout": 120, **given}
+    return subprocess.run(["bash", "-o", "pipefail", "-c", line], check=False, **given)
 
 
 # ---- what the machine is short of --------------------------------------------------------------------------------
@@ -142,10 +144,7 @@ def test_no_output_ends_the_work(way, tmp_path):
     """The work is done, the display is dropped in silence, and the exit status says what became of the result."""
     line, code, words = WAYS[way]
     program = tmp_path / "program.py"
-    program.write_text(
-        "import os, sys, click\nfrom bonecaffe.cli.group import main, print_table, progress_bar\n"
-        f"@main.command('try')\ndef verb():{WORK}\nsys.argv = ['bonecaffe', 'try']\nmain()\n"
-    )
+    program.write_text(source(WORK))
     line = line.replace("PROGRAM", f"{sys.executable} {program}").replace("ERR", f"{tmp_path}/err")
     done = shell(line, env={**os.environ, "DONE": str(tmp_path / "done")})
     told = (tmp_path / "err").read_text() if (tmp_path / "err").exists() else ""
@@ -233,13 +232,9 @@ def test_a_terminal_that_is_closed_does_not_end_the_work(tmp_path):
         click.echo("done")
         open({str(tmp_path / "done")!r}, "w").close()
     """
-    code = f"import threading\n{body}"
-    code = (
-        "import sys, time, click\nfrom bonecaffe.cli.group import main, progress_bar\n@main.command('try')\ndef verb():\n"
-        + textwrap.indent(textwrap.dedent(body), "    ")
-        + "\nsys.argv = ['bonecaffe', 'try']\nmain()\n"
+    process = subprocess.Popen(
+        [sys.executable, "-c", source(body)], cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=theirs, stderr=theirs
     )
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=theirs, stderr=theirs)  # fmt: skip
     os.close(theirs)
     os.read(ours, 100)
     os.close(ours)
@@ -286,10 +281,7 @@ def test_a_bug_exits_3_whatever_it_is(bug, full, tmp_path):
 @pytest.mark.parametrize("ending", ["2>&-", "2>/dev/full", ">&- 2>&-", "2>&1 | head -0; exit ${PIPESTATUS[0]}"])
 def test_the_reporter_of_bugs_needs_no_reader(ending, tmp_path):
     program = tmp_path / "program.py"
-    program.write_text(
-        "import sys\nfrom bonecaffe.cli.group import main\n@main.command('try')\ndef verb():\n    1 / 0\n"
-        "sys.argv = ['bonecaffe', 'try']\nmain()\n"
-    )
+    program.write_text(source("1 / 0"))
     (tmp_path / "tmp").mkdir()
     done = shell(f"{sys.executable} {program} {ending}", env={**os.environ, "TMPDIR": str(tmp_path / "tmp")})
     assert done.returncode == 3 and done.stderr == ""
@@ -320,7 +312,10 @@ def test_a_bug_with_a_full_tmp(tmp_path):
 STUCK = {
     "in the work": "time.sleep(60)",
     "in a lock": "lock = threading.Lock(); lock.acquire(); lock.acquire()",
-    "in a thread that the end of Python waits for": "threading.Thread(target=time.sleep, args=(60,)).start(); time.sleep(60)",
+    "in a thread that the end of Python waits for": """
+        threading.Thread(target=time.sleep, args=(60,)).start()
+        time.sleep(60)
+    """,
     "in its own clearing up": """
         try:
             time.sleep(60)
@@ -348,15 +343,14 @@ STUCK = {
 def test_ctrl_c_ends_the_command_whatever_it_does(stuck, signals, tmp_path):
     """Within two seconds (and some, on a busy machine), exit 130, one sentence."""
     body = f"click.echo('begun')\n{textwrap.dedent(STUCK[stuck])}"
-    code = (
-        "import sys, threading, time, click\nfrom bonecaffe.cli.group import main\n@main.command('try')\ndef verb():\n"
-        + textwrap.indent(body, "    ")
-        + "\nsys.argv = ['bonecaffe', 'try']\nmain()\n"
-    )
     process = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [sys.executable, "-c", source(body)],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )  # fmt: skip
+    )
     process.stdout.readline()
     for _ in range(signals):
         process.send_signal(signal.SIGINT)

@@ -127,7 +127,7 @@ def interrupt(process: subprocess.Popen[bytes], kind: str, rng: random.Random) -
 
 
 def test_interrupted_prepare_ends_at_once_and_goes_on(case, tmp_path):
-    """Seeded moments from the start of Python to the last file: none hangs, none leaves a process, none costs a byte."""
+    """Seeded moments, from the start of Python to the last file: none hangs, leaves a process, or costs a byte."""
     rng = random.Random(SEED)
     run, log = tmp_path / "run", tmp_path / "log"
     kinds = [*KINDS] * (INTERRUPTS // len(KINDS) + 1)

@@ -41,11 +41,11 @@ _SHORTAGES = {errno.ENOMEM: _MEMORY, errno.EAGAIN: _THREADS, errno.EMFILE: _FILE
 class _Boundary(click.Group):
     """Expected failures exit 1 with their sentence, Ctrl-C exits 130, a bug exits 3 with its traceback in a file."""
 
-    def main(self, args: Sequence[str] | None = None, **extra: Any) -> Any:
+    def main(self, args: Sequence[str] | None = None, *given: Any, **extra: Any) -> Any:
         """As click's; without arguments given it is the command itself, which owns its process."""
         if args is None:
-            process.run(functools.partial(super().main, **extra))
-        return super().main(args, **extra)
+            process.run(functools.partial(super().main, None, *given, **extra))
+        return super().main(args, *given, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the verb."""
@@ -112,7 +112,7 @@ def _interrupted() -> int:
 
 
 def _report_bug(error: Exception) -> None:
-    """Name the bug and keep its traceback: in a file, or where there is no room for one, on standard error. Never fails."""
+    """Name the bug; keep its traceback in a file, or on stderr where there is no room for a file. Never fails."""
     with contextlib.suppress(Exception):
         text = f"bonecaffe {__version__}\n{' '.join(sys.argv)}\n{''.join(traceback.format_exception(error))}"
         what = f"{type(error).__name__}: {_text(error)}".rstrip(".")
@@ -145,22 +145,24 @@ def _keep(text: str) -> str:
 
 @contextlib.contextmanager
 def progress_bar(what: str) -> Iterator[Progress]:
-    """A progress bar with an ETA on a terminal; a line at each tenth elsewhere. It never ends the work that it shows."""
+    """A progress bar with an ETA on a terminal, a line at each tenth elsewhere. It never ends the work it shows."""
     with contextlib.ExitStack() as shown:
-        show = None
+        show: Progress | None = None
         if sys.stderr is not None and sys.stderr.isatty():
             with contextlib.suppress(Exception):
                 show = _bar(what, shown)
-        show = show or _lines(what)
+        yield _until_it_fails(show or _lines(what))
 
-        def quietly(done: int, total: int) -> None:
-            nonlocal show
-            try:
-                show(done, total)
-            except Exception:  # a display that fails is not asked again
-                show = unseen
 
-        yield quietly
+def _until_it_fails(show: Progress) -> Progress:
+    def quietly(done: int, total: int) -> None:
+        nonlocal show
+        try:
+            show(done, total)
+        except Exception:
+            show = unseen
+
+    return quietly
 
 
 def _bar(what: str, shown: contextlib.ExitStack) -> Progress:

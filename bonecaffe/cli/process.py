@@ -42,27 +42,33 @@ def run(command: Callable[[], object]) -> NoReturn:
     ignored = signal.getsignal(signal.SIGINT) is not signal.default_int_handler  # by nohup-like callers: stays so
     if not ignored:
         signal.signal(signal.SIGINT, _interrupt)
-    code: object = 0
+    try:
+        code = _status(command)
+        if not ignored:
+            signal.signal(signal.SIGINT, lambda number, frame: os._exit(code))
+        _flush()
+        if not code and (failure := _lost(sys.stdout)):
+            sys.stderr.write(
+                f"bonecaffe: the work is done, but what it printed could not be written: {failure.strerror}. "
+                "Call it again with its output somewhere else.\n"
+            )
+            code = 1
+        if not interrupted():
+            sys.exit(code)
+    except KeyboardInterrupt:
+        code = 130
+    if code:
+        tell_interrupted()
+    _flush()
+    os._exit(130 if code else 0)  # the interpreter's own end joins the threads of libraries, for as long as they take
+
+
+def _status(command: Callable[[], object]) -> int:
     try:
         command()
     except SystemExit as end:
-        code = end.code
-    except KeyboardInterrupt:
-        code = 130
-    if interrupted() and code != 0:
-        tell_interrupted()
-        _flush()
-        os._exit(130)  # the interpreter's own end joins threads, and workers of libraries, for as long as they take
-    if not ignored:
-        signal.signal(signal.SIGINT, lambda number, frame: os._exit(code if isinstance(code, int) else 1))
-    _flush()
-    if not code and (failure := _lost(sys.stdout)):
-        sys.stderr.write(
-            f"bonecaffe: the work is done, but what it printed could not be written: {failure.strerror}. "
-            "Call it again with its output somewhere else.\n"
-        )
-        code = 1
-    sys.exit(code)  # type: ignore[arg-type]
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return 0
 
 
 # ---- Ctrl-C ------------------------------------------------------------------------------------------------------
@@ -107,7 +113,7 @@ class _Unfailing(io.FileIO):
 
     failure: OSError | None = None
 
-    def write(self, content) -> int:  # type: ignore[no-untyped-def, override]
+    def write(self, content) -> int:  # type: ignore[no-untyped-def]
         """Write, or remember why not."""
         while self.failure is None:
             try:

@@ -29,20 +29,21 @@ def duration(seconds: float) -> str:
 
 
 def describe(progress: Progress) -> str:
-    """Iteration, errors as RMSE in months, learning rate in force, images/s, time to the next test and to the end: one line."""
+    """One line: iteration, errors as RMSE in months, learning rate, images/s, time to the next test and to the end."""
 
     def months(loss: float) -> str:
         return f"{rmse_months(loss):.1f}" if math.isfinite(loss) else ("-" if math.isnan(loss) else "inf")
 
     speed = f"  {progress.images_per_s:.1f} images/s" if math.isfinite(progress.images_per_s) else ""
     return (
-        f"iteration {progress.iteration}/{progress.max_iter}  RMSE train {months(progress.train_loss)}, test {months(progress.test_loss)} months"
+        f"iteration {progress.iteration}/{progress.max_iter}"
+        f"  RMSE train {months(progress.train_loss)}, test {months(progress.test_loss)} months"
         f"  rate {progress.rate:g}{speed}  test in {duration(progress.eta_test_s)}, end in {duration(progress.eta_s)}"
     )
 
 
 class Display:
-    """Shows a training on stderr; use it in a ``with`` block. Where it cannot show anything, the training goes on unseen."""
+    """Shows a training on stderr; use it in a ``with`` block. Where it can show nothing, the training goes on unseen."""
 
     def __init__(self, verb: str = "train") -> None:
         self._verb = verb
