@@ -24,9 +24,9 @@ from bonecaffe.hands.reference_points import ReferencePoints
 from bonecaffe.network import definitions, mean
 from bonecaffe.prepare.normalize import normalize
 from bonecaffe.prepare.outputs import prepared_of, read_prepared, split_of
+from bonecaffe.progress import Progress, unseen
 from bonecaffe.records import Predicted, is_current, outputs_of
 from bonecaffe.run import RunDir
-from bonecaffe.workers import Progress, no_progress
 
 PREDICTION_COLUMNS = ("id", "boneage_months", "predicted_months", "male")
 BATCH = 32
@@ -159,9 +159,7 @@ class Predictor:
 # ---- a run's own cases -----------------------------------------------------------------------------------------
 
 
-def predict_run(
-    run: RunDir, snapshot: int | None = None, progress: Progress = no_progress, gpu: int | None = None
-) -> int:
+def predict_run(run: RunDir, snapshot: int | None = None, progress: Progress = unseen, gpu: int | None = None) -> int:
     """Predict both splits of a run into predictions_train.csv and predictions_test.csv; return the snapshot's iteration.
 
     Does nothing when they are there for this very snapshot. Raises PredictError when the images were prepared again
@@ -221,7 +219,7 @@ def complete_models(run: RunDir) -> list[snapshots.Snapshot]:
 def predict_snapshots(
     run: RunDir,
     chosen: Sequence[snapshots.Snapshot],
-    progress: Progress = no_progress,
+    progress: Progress = unseen,
     gpu: int | None = None,
 ) -> Iterator[tuple[snapshots.Snapshot, dict[str, tuple[list[Case], list[float]]]]]:
     """Predict both splits with one snapshot after the other; the net is built once, its weights are changed."""

@@ -1,49 +1,200 @@
-"""One task a core: worker processes that a Ctrl-C does not clutter and whose death is noticed."""
+"""One task a core: worker processes that end when they are told to, and whose death is noticed.
+
+This is a small pool of our own because an interrupted command must not be able to hang. The pools of the standard
+library (`concurrent.futures`, `multiprocessing.Pool`) and loky keep threads, locks and queues beside the workers and
+join them without a bound when the interpreter exits; two Ctrl-C in quick succession left `prepare` there for ever.
+Here a worker has one pipe, which the caller reads in its own thread. Ending the pool is killing the workers, they hold
+nothing that has to be put away. If even that is interrupted, a worker whose pipe is closed ends by itself.
+"""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import forkserver
-from multiprocessing.context import ForkServerContext
-from typing import TypeVar
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing import connection, forkserver, resource_tracker
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.reduction import ForkingPickler
+from typing import Any, TypeVar
 
 from bonecaffe.errors import BonecaffeError
-
-Progress = Callable[[int, int], None]
-"""Told (done, in all) as work goes on."""
-
-
-def no_progress(done: int, total: int) -> None:
-    """For work that nobody watches."""
-
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
+_CHUNK = 4
+"""Tasks in a message, at most: a task may take less time than a message."""
+_SMALL = 16_384
+"""Bytes of a message that a worker's pipe surely takes while the worker is busy, twice."""
+_START_S, _END_S = 0.5, 1.0
+"""Seconds that an ending pool waits for workers that are being started, and for killed workers."""
 
-def _prepare_worker() -> None:
-    """One thread for OpenCV, because the processes are what runs in parallel; Ctrl-C is for the parent to handle.
 
-    A worker whose parent was killed ends at once, or it would write beside the one that is started anew.
+def in_parallel(
+    work: Callable[[Task], Result], tasks: Sequence[Task], workers: int, error: type[BonecaffeError]
+) -> Generator[Result, None, None]:
+    """The results of ``work`` for each task, in order, as they come; ``work`` is a function at the top of a module.
+
+    What ``work`` raises is raised here. Raises ``error`` when a worker process was killed, as a machine short of memory
+    does, instead of waiting for it. The workers end with the iterator: where the body of a loop over it may fail, use
+    it in ``contextlib.closing``, or they live until the traceback is gone.
     """
-    import cv2
+    if multiprocessing.current_process().daemon:  # such a process may have no children
+        yield from map(work, tasks)
+        return
+    if not tasks:
+        return
+    pool = _Pool(work, workers)
+    try:
+        pool.start()
+        yield from pool.results(tasks)
+    except _WorkerLost:
+        raise error(
+            "a worker process was killed, probably for lack of memory. Try again with fewer (--jobs 1)."
+        ) from None
+    finally:
+        pool.end()
 
-    cv2.setNumThreads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+# ---- in the caller's process -------------------------------------------------------------------------------------
 
 
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+class _WorkerLost(Exception):
+    """A worker, or the server they are forked from, has ended without being asked to."""
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """What a task raised, as it comes from a worker."""
+
+    error: BaseException
+
+
+@dataclass
+class _Worker:
+    process: ForkServerProcess
+    pipe: Connection
+    sent: deque[int] = field(default_factory=deque)  # tasks in each message that is not wholly answered
+
+
+class _Pool:
+    """Workers and what they owe."""
+
+    def __init__(self, work: Callable[[Any], Any], size: int) -> None:
+        self._work, self._size = work, size
+        self._workers: list[_Worker] = []
+        self._starting = threading.Thread(target=self._start, daemon=True)
+        self._problem: BaseException | None = None
+        self._ended = False
+
+    def start(self) -> None:
+        """Start the workers, in a thread: a Ctrl-C interrupts the waiting for them, never a start half-way."""
+        self._starting.start()
+        self._starting.join()
+        if isinstance(self._problem, (EOFError, ConnectionError)):  # the server that they are forked from was killed
+            raise _WorkerLost from self._problem
+        if self._problem is not None:
+            raise self._problem
+
+    def _start(self) -> None:
+        """With SIGINT blocked, which the server and the workers inherit: Ctrl-C is for us to handle, at any moment."""
+        try:
+            resource_tracker.ensure_running()  # multiprocessing's own; starting it ends with SIGINT not blocked
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            context = _context(self._work.__module__)
+            while len(self._workers) < self._size and not self._ended:
+                _need_files(8)
+                ours, theirs = context.Pipe()
+                process = context.Process(target=_serve, args=(theirs, self._work), daemon=True)
+                process.start()
+                theirs.close()
+                self._workers.append(_Worker(process, ours))
+        except BaseException as error:  # raised where the pool is used
+            self._problem = error
+        if self._ended:  # meanwhile; whichever of the two comes last kills
+            self._kill()
+
+    def results(self, tasks: Sequence[Any]) -> Iterator[Any]:
+        """The results in the order of the tasks."""
+        given, taken = 0, 0
+        early: dict[int, Any] = {}  # results whose turn has not come
+        while taken < len(tasks):
+            for worker in sorted(self._workers, key=lambda worker: len(worker.sent)):  # the idle first
+                if given < len(tasks) and len(worker.sent) < 2:
+                    given = self._give(worker, tasks, given)
+            for pipe in connection.wait([worker.pipe for worker in self._workers]):
+                worker = next(worker for worker in self._workers if worker.pipe is pipe)
+                number, result = _receive(worker.pipe)
+                early[number] = result
+                worker.sent[0] -= 1
+                if not worker.sent[0]:
+                    worker.sent.popleft()
+            while taken in early:
+                result = early.pop(taken)
+                if isinstance(result, _Failure):
+                    raise result.error
+                yield result
+                taken += 1
+
+    def _give(self, worker: _Worker, tasks: Sequence[Any], given: int) -> int:
+        """Send a worker some tasks; a second message only when it is so small that sending it cannot wait."""
+        count = min(_CHUNK, max(1, (len(tasks) - given) // (4 * self._size)))
+        message = ForkingPickler.dumps((given, list(tasks[given : given + count])))
+        if worker.sent and len(message) > _SMALL:
+            return given
+        try:
+            worker.pipe.send_bytes(message)
+        except OSError:
+            raise _WorkerLost from None
+        worker.sent.append(count)
+        return given + count
+
+    def end(self) -> None:
+        """Kill the workers; wait for them, but not for ever."""
+        self._ended = True
+        self._kill()
+        if self._starting.is_alive():
+            self._starting.join(_START_S)
+        patience = time.monotonic() + _END_S
+        for worker in list(self._workers):
+            worker.process.join(max(0.0, patience - time.monotonic()))
+
+    def _kill(self) -> None:
+        for worker in list(self._workers):
+            if worker.process.is_alive():  # or its number may be another process's by now
+                worker.process.kill()
+            worker.pipe.close()
+
+
+def _receive(pipe: Connection) -> tuple[int, Any]:
+    try:
+        content = pipe.recv_bytes()
+    except (EOFError, OSError):
+        raise _WorkerLost from None
+    number, result = pickle.loads(content)
+    return number, result
+
+
+def _need_files(count: int) -> None:
+    """Raise OSError unless so many more files can be opened.
+
+    A start that fails half-way for lack of them would have the server of the workers print a traceback.
+    """
+    opened: list[int] = []
+    try:
+        while len(opened) < count:
+            opened.append(os.open(os.devnull, os.O_RDONLY))
+    finally:
+        for number in opened:
+            os.close(number)
 
 
 def _context(module: str) -> ForkServerContext:
@@ -62,20 +213,42 @@ def _context(module: str) -> ForkServerContext:
     return context
 
 
-def in_parallel(
-    work: Callable[[Task], Result], tasks: Sequence[Task], workers: int, error: type[BonecaffeError]
-) -> Iterator[Result]:
-    """The results of ``work`` for each task, in order, as they come.
+# ---- in a worker process -----------------------------------------------------------------------------------------
 
-    Raises ``error`` when a worker process was killed, as a machine short of memory does, instead of waiting for it.
-    """
-    context = _context(work.__module__)
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare_worker)
+
+def _serve(pipe: Connection, work: Callable[[Any], Any]) -> None:
+    """Answer each message until the pipe is closed. One thread for OpenCV: the processes are what runs in parallel."""
+    import cv2
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    cv2.setNumThreads(1)
     try:
-        yield from pool.map(work, tasks, chunksize=4)
-    except BrokenProcessPool:
-        raise error(
-            "a worker process was killed, probably for lack of memory. Try again with fewer (--jobs 1)."
-        ) from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        while True:
+            first, tasks = pickle.loads(pipe.recv_bytes())
+            for number, task in enumerate(tasks, start=first):
+                pipe.send_bytes(_answer(number, work, task))
+    except (EOFError, OSError):  # whoever asked is gone, or needs no more
+        os._exit(0)
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed ends at once, or it would write beside the next call's."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _answer(number: int, work: Callable[[Any], Any], task: Any) -> Any:
+    try:
+        return ForkingPickler.dumps((number, work(task)))
+    except BaseException as error:
+        error.add_note(f"in a worker process:\n{traceback.format_exc()}")
+        try:
+            message = ForkingPickler.dumps((number, _Failure(error)))
+            pickle.loads(message)
+            return message
+        except Exception:  # an exception that cannot travel
+            return ForkingPickler.dumps((number, _Failure(RuntimeError(traceback.format_exc()))))

@@ -48,31 +48,9 @@ def caffe_pb2() -> ModuleType:
     return importlib.import_module("caffe.proto.caffe_pb2")
 
 
-def _run(command: list[str], cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a program to its end; CaffeError when it cannot be started at all."""
-    try:
-        return subprocess.run(
-            command, cwd=cwd, env=_environment(), capture_output=True, text=True, errors="replace", check=False
-        )
-    except OSError as error:
-        raise CaffeError(f"{command[0]}: cannot be started: {error.strerror}. {REMEDY}") from error
-
-
 def _environment() -> dict[str, str]:
     """Caffe's log whole and to stderr alone; by default glog leaves files in /tmp too."""
     return {**UNLESS_SET, **os.environ, "GLOG_logtostderr": "1", "GLOG_minloglevel": "0"}
-
-
-def call(program: str, arguments: list[str], cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run one of Caffe's programs to its end; CaffeError with command, code and its last words when it fails."""
-    command = [str(installation.find().program(program)), *arguments]
-    done = _run(command, cwd)
-    if done.returncode:
-        raise CaffeError(
-            f"{program} failed with exit status {done.returncode}: {fatal_line(done.stderr)}\n"
-            f"  command: {' '.join(command)}"
-        )
-    return done
 
 
 class Call:
@@ -106,7 +84,8 @@ class Call:
         output = self._output.read().decode("utf-8", "replace")
         if status:
             raise CaffeError(
-                f"{self._name} failed with exit status {status}: {fatal_line(output)}\n  command: {' '.join(self._command)}"
+                f"{self._name} failed with exit status {status}: {fatal_line(output)}\n"
+                f"  command: {' '.join(self._command)}"
             )
         return output
 
@@ -116,6 +95,15 @@ class Call:
             self._process.kill()
             self._process.wait()
         self._output.close()
+
+
+def call(program: str, arguments: list[str], cwd: Path | None = None) -> str:
+    """Run one of Caffe's programs to its end and give what it wrote to stderr; see `Call`."""
+    running = Call(program, arguments, cwd)
+    try:
+        return running.finish()
+    finally:
+        running.stop()
 
 
 Process = subprocess.Popen[bytes]

@@ -2,97 +2,201 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import functools
+import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from bonecaffe import __version__
+from bonecaffe.cli import process
 from bonecaffe.errors import BonecaffeError
+from bonecaffe.progress import Progress, unseen
 
-_DISK = {
+_REMEDIES = {
     errno.ENOSPC: "the disk is full; make room and try again",
     errno.EDQUOT: "the disk quota is used up",
     errno.EROFS: "the file system is read-only",
     errno.EACCES: "permission denied",
     errno.EPERM: "not permitted",
 }
+_MEMORY = (
+    "there is not enough memory. Close other programs, or use fewer processes (--jobs 1) where the command has them"
+)
+_THREADS = (
+    "the system allows no more processes or threads. End other programs, raise the limit (ulimit -u), "
+    "or use fewer (--jobs 1) where the command has them"
+)
+_FILES = "too many files are open. Raise the limit (ulimit -n 4096), or close other programs"
+_SHORTAGES = {errno.ENOMEM: _MEMORY, errno.EAGAIN: _THREADS, errno.EMFILE: _FILES, errno.ENFILE: _FILES}
 
 
 class _Boundary(click.Group):
     """Expected failures exit 1 with their sentence, Ctrl-C exits 130, a bug exits 3 with its traceback in a file."""
 
+    def main(self, args: Sequence[str] | None = None, *given: Any, **extra: Any) -> Any:
+        """As click's; without arguments given it is the command itself, which owns its process."""
+        if args is None:
+            process.run(functools.partial(super().main, None, *given, **extra))
+        return super().main(args, *given, **extra)
+
     def invoke(self, ctx: click.Context) -> Any:
+        """Run the verb."""
         try:
             return super().invoke(ctx)
-        except BonecaffeError as error:
-            click.echo(f"bonecaffe: {error}", err=True)
-            ctx.exit(1)
-        except KeyboardInterrupt:
-            click.echo(
-                "bonecaffe: interrupted. prepare, repeat, locate and train-locator pick up where they stopped when called again, train with --resume.",
-                err=True,
-            )
-            ctx.exit(130)
-        except OSError as error:
-            if error.errno not in _DISK and not error.filename:
-                _report_bug(ctx)
-            where = f"{error.filename}: " if error.filename else ""
-            click.echo(f"bonecaffe: {where}{_DISK.get(error.errno, error.strerror)}.", err=True)
-            ctx.exit(1)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
-        except Exception:
-            _report_bug(ctx)
+        except KeyboardInterrupt:
+            code = _interrupted()
+        except Exception as error:
+            if process.interrupted():  # Ctrl-C, made into another exception on its way, as by a library's import
+                code = _interrupted()
+            elif sentence := expected(error):
+                _complain(sentence)
+                code = 1
+            else:
+                _report_bug(error)
+                code = 3
+        ctx.exit(code)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)  # in the order of the work, not of the alphabet
+        """In the order of the work, not of the alphabet."""
+        return list(self.commands)
 
 
-def _report_bug(ctx: click.Context) -> None:
-    with tempfile.NamedTemporaryFile(
-        "w", prefix="bonecaffe-bug-", suffix=".txt", delete=False, encoding="utf-8"
-    ) as file:
-        file.write(f"bonecaffe {__version__}\n{' '.join(sys.argv)}\n{traceback.format_exc()}")
-    click.echo(
-        f"bonecaffe: this is a bug of ours: {traceback.format_exc().strip().splitlines()[-1]}. The traceback is in {file.name}.",
-        err=True,
-    )
-    ctx.exit(3)
+def expected(error: Exception) -> str | None:
+    """The sentence for what a user or a machine can cause; None for a bug in bonecaffe."""
+    if isinstance(error, BonecaffeError):
+        return str(error)
+    if shortage := _shortage(error):
+        return f"{shortage}."
+    if isinstance(error, OSError) and (error.errno in _REMEDIES or error.filename):
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{_REMEDIES.get(error.errno or 0, error.strerror)}."
+    return None
 
 
-@contextmanager
-def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar with an ETA on a terminal; a line at each tenth elsewhere."""
-    if not sys.stderr.isatty():
-        last = -1
+def _shortage(error: Exception) -> str | None:
+    """What the machine is short of, as Python, its imports and OpenCV put it."""
+    if isinstance(error, MemoryError) or (type(error).__module__ == "cv2" and getattr(error, "code", 0) == -4):
+        return _MEMORY
+    if isinstance(error, OSError):
+        return _SHORTAGES.get(error.errno or 0)
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        return _THREADS
+    if isinstance(error, ImportError):
+        text = str(error)
+        if "Too many open files" in text:
+            return _FILES
+        if "Cannot allocate memory" in text or "failed to map segment" in text:
+            return _MEMORY
+    return None
 
-        def line(done: int, total: int) -> None:
-            nonlocal last
-            if done * 10 // total > last:
-                last = done * 10 // total
-                click.echo(f"{what}: {done}/{total}", err=True)
 
-        yield line
+def _complain(sentence: str) -> None:
+    with contextlib.suppress(Exception):  # nobody can be told that nobody can be told
+        click.echo(f"bonecaffe: {sentence}", err=True)
+
+
+def _interrupted() -> int:
+    with contextlib.suppress(Exception):
+        process.tell_interrupted()
+    return 130
+
+
+def _report_bug(error: Exception) -> None:
+    """Name the bug; keep its traceback in a file, or on stderr where there is no room for a file. Never fails."""
+    with contextlib.suppress(Exception):
+        text = f"bonecaffe {__version__}\n{' '.join(sys.argv)}\n{''.join(traceback.format_exception(error))}"
+        what = f"{type(error).__name__}: {_text(error)}".rstrip(".")
+        try:
+            where = f"The traceback is in {_keep(text)}."
+        except Exception as failure:
+            where = f"Its traceback could not be written to a file ({_text(failure)}):\n{text.rstrip()}"
+        _complain(f"this is a bug in bonecaffe: {what}. {where}")
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    _complain(f"this is a bug in bonecaffe: {type(error).__name__}.")
 
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    ) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+def _text(error: Exception) -> str:
+    try:
+        return " ".join(str(error).split())
+    except Exception:
+        return "(it has no text)"
+
+
+def _keep(text: str) -> str:
+    handle, name = tempfile.mkstemp(prefix="bonecaffe-bug-", suffix=".txt")
+    try:
+        with open(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+    except BaseException:
+        os.unlink(name)
+        raise
+    return name
+
+
+@contextlib.contextmanager
+def progress_bar(what: str) -> Iterator[Progress]:
+    """A progress bar with an ETA on a terminal, a line at each tenth elsewhere. It never ends the work it shows."""
+    with contextlib.ExitStack() as shown:
+        show: Progress | None = None
+        if sys.stderr is not None and sys.stderr.isatty():
+            with contextlib.suppress(Exception):
+                show = _bar(what, shown)
+        yield _until_it_fails(show or _lines(what))
+
+
+def _until_it_fails(show: Progress) -> Progress:
+    def quietly(done: int, total: int) -> None:
+        nonlocal show
+        try:
+            show(done, total)
+        except Exception:
+            show = unseen
+
+    return quietly
+
+
+def _bar(what: str, shown: contextlib.ExitStack) -> Progress:
+    from rich import progress as bars
+    from rich.console import Console
+
+    columns = (
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        bars.TimeRemainingColumn(),
+    )
+    bar = bars.Progress(*columns, console=Console(stderr=True))
+
+    def stop() -> None:
+        with contextlib.suppress(Exception):
+            bar.stop()
+
+    shown.callback(stop)
+    bar.start()
+    task = bar.add_task(what, total=None)
+    return lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _lines(what: str) -> Progress:
+    last = -1
+
+    def line(done: int, total: int) -> None:
+        nonlocal last
+        if done * 10 // total > last:
+            last = done * 10 // total
+            click.echo(f"{what}: {done}/{total}", err=True)
+
+    return line
 
 
 def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:

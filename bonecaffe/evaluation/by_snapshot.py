@@ -15,9 +15,9 @@ from bonecaffe.errors import EvaluateError
 from bonecaffe.evaluation.metrics import ccc, mad, max_error
 from bonecaffe.files import read_bytes, sha256_file, table_text, write_text
 from bonecaffe.predict import complete_models, predict_snapshots
+from bonecaffe.progress import Progress
 from bonecaffe.records import Surveyed, is_intact, outputs_of
 from bonecaffe.run import RunDir
-from bonecaffe.workers import Progress
 
 COLUMNS = ("iteration", "split", "cases", "mad_months", "ccc", "max_error_months")
 WARNING = (

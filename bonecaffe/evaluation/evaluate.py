@@ -16,10 +16,10 @@ from bonecaffe.evaluation.verdict import Evaluation, verdict
 from bonecaffe.files import sha256_file, write_text
 from bonecaffe.predict import predict_run
 from bonecaffe.prepare.outputs import split_of
+from bonecaffe.progress import Progress, unseen
 from bonecaffe.records import Evaluated, outputs_of
 from bonecaffe.run import SPLITS, RunDir
 from bonecaffe.training.launch import recipe_as_trained
-from bonecaffe.workers import Progress, no_progress
 
 if TYPE_CHECKING:
     import pandas
@@ -29,7 +29,7 @@ Tables = Mapping[str, "pandas.DataFrame"]
 
 
 def predict_and_evaluate(
-    run: RunDir, snapshot: int | None = None, progress: Progress = no_progress, gpu: int | None = None
+    run: RunDir, snapshot: int | None = None, progress: Progress = unseen, gpu: int | None = None
 ) -> Evaluation:
     """Predict both splits of a run that is held already (`RunDir.lock`), and evaluate them."""
     predict_run(run, snapshot, progress, gpu)

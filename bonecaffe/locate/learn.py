@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -20,12 +20,13 @@ from bonecaffe.hands.phantom import dataset
 from bonecaffe.hands.reference_points import ReferencePoints, read_points
 from bonecaffe.locate import frames, network, variation
 from bonecaffe.locate.locator import MODEL
+from bonecaffe.progress import Progress, unseen
 from bonecaffe.records import Launch, State
 from bonecaffe.run import RunDir
 from bonecaffe.training import preflight
 from bonecaffe.training.alarms import Alarms, DiskRoom
 from bonecaffe.training.drive import Say, drive, silent
-from bonecaffe.workers import Progress, in_parallel, no_progress
+from bonecaffe.workers import in_parallel
 
 VIEWS = ("whole", "near")
 WORK = ".train-locator"
@@ -104,7 +105,8 @@ def _write(
                 remove(path)
                 stores[view, kind] = stack.enter_context(Writer(path, size, sync=False))
         done = 0
-        for made in in_parallel(_vary, tasks, len(os.sched_getaffinity(0)), LocateError):
+        variations = in_parallel(_vary, tasks, len(os.sched_getaffinity(0)), LocateError)
+        for made in stack.enter_context(closing(variations)):
             count = len(made[0][0])
             keys = [f"{order[done + offset]:08d}" for offset in range(count)]
             for view, (squares, labels) in zip(VIEWS, made, strict=True):
@@ -178,7 +180,7 @@ def prepare(
     plan: Plan,
     hands: Sequence[tuple[Path, ReferencePoints]] = (),
     start: Path | None = None,
-    progress: Progress = no_progress,
+    progress: Progress = unseen,
     say: Say = silent,
 ) -> None:
     """Write what a locator in the new folder ``out`` is to learn from, into ``OUT/.train-locator``, where it lies while it is needed.
@@ -219,7 +221,7 @@ def train_view(
     view: str,
     plan: Plan,
     start: Path | None = None,
-    progress: Progress = no_progress,
+    progress: Progress = unseen,
     say: Say = silent,
 ) -> None:
     """Train the net of one view to its last iteration, from the newest snapshot when there is one. Raises LocateError."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ from bonecaffe.hands import images as hand_images
 from bonecaffe.hands.provenance import FoundHand, found_file, read_found, write_found
 from bonecaffe.hands.reference_points import COLUMNS, POINT_NAMES, ReferencePoints, lock_file
 from bonecaffe.locate.locator import MODEL, Found, Locator, palm
-from bonecaffe.workers import Progress, in_parallel, no_progress
+from bonecaffe.progress import Progress, unseen
+from bonecaffe.workers import in_parallel
 
 _SAVE_EACH = 50
 _OUTSIDE = 0.02
@@ -84,7 +86,7 @@ def locate(
     images: Path,
     table: Path,
     model: Path,
-    progress: Progress = no_progress,
+    progress: Progress = unseen,
     jobs: int | None = None,
     engine: engines.Kind = "caffe",
 ) -> tuple[list[FoundHand], int]:
@@ -127,11 +129,12 @@ def _locate(
         Locator(model, engine)  # raises at once when there is none
     workers = min(jobs or len(os.sched_getaffinity(0)), max(1, len(tasks)))
     try:
-        for done, result in enumerate(in_parallel(_work, tasks, workers, LocateError) if tasks else (), start=1):
-            results[result.id] = result
-            progress(done, len(tasks))
-            if done % _SAVE_EACH == 0:
-                write_found(table, results)
+        with closing(in_parallel(_work, tasks, workers, LocateError)) as found:
+            for done, result in enumerate(found, start=1):
+                results[result.id] = result
+                progress(done, len(tasks))
+                if done % _SAVE_EACH == 0:
+                    write_found(table, results)
     finally:
         if tasks and results:
             write_found(table, results)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,10 +15,11 @@ from bonecaffe.hands import images as hand_images
 from bonecaffe.hands.reference_points import ReferencePoints
 from bonecaffe.prepare.inputs import Inputs
 from bonecaffe.prepare.normalize import normalize
+from bonecaffe.progress import Progress
 from bonecaffe.recipe import Preparation
 from bonecaffe.records import Prepared, PreparedCase, is_intact
 from bonecaffe.run import RunDir
-from bonecaffe.workers import Progress, in_parallel
+from bonecaffe.workers import in_parallel
 
 PIXELS = 1
 """Raised when `normalize` makes other pixels of the same hand."""
@@ -93,8 +95,7 @@ def normalize_all(
             todo.append(job)
     problems = Problems()
     splits = {"train": jobs[:train], "test": jobs[train:]}
-    with open_append(journal) as notes:
-        outcomes = _outcomes(todo, workers)
+    with open_append(journal) as notes, closing(_outcomes(todo, workers)) as outcomes:
         for split, members in splits.items():
             for _ in range(sum(job.id not in done for job in members)):  # they come in the order of the jobs
                 outcome = next(outcomes)
@@ -110,7 +111,7 @@ def normalize_all(
     problems.raise_if_any(PrepareError, "images", "Correct these, or take the cases out of the tables.")
 
 
-def _outcomes(todo: list[Job], workers: int | None) -> Iterator[Outcome]:
+def _outcomes(todo: list[Job], workers: int | None) -> Generator[Outcome]:
     workers = min(workers or len(os.sched_getaffinity(0)), max(1, len(todo)))
     if workers == 1 or len(todo) < 8:
         yield from map(normalize_file, todo)

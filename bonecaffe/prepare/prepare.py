@@ -21,10 +21,10 @@ from bonecaffe.hands.cases import Case, write_cases
 from bonecaffe.prepare import imageset, outputs
 from bonecaffe.prepare.images import PIXELS, Job, Outcome, jobs_of, normalize_all, sources
 from bonecaffe.prepare.inputs import Inputs, read_inputs, with_origin
+from bonecaffe.progress import Progress, unseen
 from bonecaffe.recipe import Change, Recipe
 from bonecaffe.records import Prepared, Source, damaged, outputs_of
 from bonecaffe.run import SPLITS, RunDir
-from bonecaffe.workers import Progress, no_progress
 
 
 class Preparation(NamedTuple):
@@ -41,7 +41,7 @@ def prepare(
     ages: Path,
     points: Path,
     recipe: Recipe,
-    progress: Progress = no_progress,
+    progress: Progress = unseen,
     workers: int | None = None,
     origin: str | None = None,
 ) -> Preparation:

@@ -17,11 +17,11 @@ from bonecaffe.files import read_text, sha256, sha256_file
 from bonecaffe.hands.images import find_images, read_image
 from bonecaffe.network import definitions
 from bonecaffe.prepare import outputs
+from bonecaffe.progress import Progress, unseen
 from bonecaffe.recipe import Recipe
 from bonecaffe.records import Manifest, Prepared, Record, State, Trained, seal
 from bonecaffe.run import SPLITS, RunDir
 from bonecaffe.training import launch
-from bonecaffe.workers import Progress, no_progress
 
 HOLDS, BROKEN, OTHER, UNSEEN = "holds", "BROKEN", "differs", "not looked at"
 
@@ -43,7 +43,7 @@ def verify(
     images: Path | None = None,
     ages: Path | None = None,
     points: Path | None = None,
-    progress: Progress = no_progress,
+    progress: Progress = unseen,
 ) -> list[Link]:
     """Recompute the chain from the inputs to the report, in order. RunError when the folder holds no run.
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
+from typing import TYPE_CHECKING
 
 from bonecaffe.caffe.log import rmse_months
 from bonecaffe.training.drive import Progress
+
+if TYPE_CHECKING:
+    from rich.live import Live
 
 
 def duration(seconds: float) -> str:
@@ -25,42 +29,46 @@ def duration(seconds: float) -> str:
 
 
 def describe(progress: Progress) -> str:
-    """Iteration, errors as RMSE in months, learning rate in force, images/s, time to the next test and to the end: one line."""
+    """One line: iteration, errors as RMSE in months, learning rate, images/s, time to the next test and to the end."""
 
     def months(loss: float) -> str:
         return f"{rmse_months(loss):.1f}" if math.isfinite(loss) else ("-" if math.isnan(loss) else "inf")
 
     speed = f"  {progress.images_per_s:.1f} images/s" if math.isfinite(progress.images_per_s) else ""
     return (
-        f"iteration {progress.iteration}/{progress.max_iter}  RMSE train {months(progress.train_loss)}, test {months(progress.test_loss)} months"
+        f"iteration {progress.iteration}/{progress.max_iter}"
+        f"  RMSE train {months(progress.train_loss)}, test {months(progress.test_loss)} months"
         f"  rate {progress.rate:g}{speed}  test in {duration(progress.eta_test_s)}, end in {duration(progress.eta_s)}"
     )
 
 
 class Display:
-    """Shows a training on stderr; use it in a ``with`` block."""
+    """Shows a training on stderr; use it in a ``with`` block. Where it can show nothing, the training goes on unseen."""
 
     def __init__(self, verb: str = "train") -> None:
         self._verb = verb
-        self._live = None
+        self._live: Live | None = None
         self._shown = -1
 
     def __enter__(self) -> Display:
-        if sys.stderr.isatty():
+        if sys.stderr is not None and sys.stderr.isatty():
             from rich.console import Console
             from rich.live import Live
 
-            self._live = Live(console=Console(stderr=True), refresh_per_second=4)
-            self._live.start()
+            live = Live(console=Console(stderr=True), refresh_per_second=4)
+            with contextlib.suppress(OSError, RuntimeError):  # no room to write, no thread to draw with: plain lines
+                live.start()
+                self._live = live
         return self
 
     def __exit__(self, *exception: object) -> None:
         if self._live is not None:
-            self._live.stop()
+            with contextlib.suppress(Exception):
+                self._live.stop()
 
     def say(self, sentence: str) -> None:
         """Print a sentence that stays."""
-        with contextlib.suppress(OSError):  # whoever read along is gone; the training is not
+        with contextlib.suppress(Exception):  # whoever read along is gone; the training is not
             if self._live is not None:
                 self._live.console.print(sentence, highlight=False, markup=False)
             else:
@@ -70,7 +78,8 @@ class Display:
         """Show where the training stands; elsewhere than on a terminal, at each twentieth."""
         event = progress.event
         if self._live is not None:
-            self._live.update(describe(progress))
+            with contextlib.suppress(OSError):
+                self._live.update(describe(progress))
         elif event is not None and event.kind == "lr":
             if progress.iteration < self._shown:  # another training
                 self._shown = -1

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from bonecaffe.hands import images
 from bonecaffe.hands.cases import Case, write_cases
 from bonecaffe.hands.phantom import render, skeleton
 from bonecaffe.hands.reference_points import ReferencePoints, write_points
+from bonecaffe.progress import Progress, unseen
 from bonecaffe.workers import in_parallel
 
 AGES_MONTHS = (12, 228)
@@ -151,7 +152,7 @@ def write(
     count: int,
     seed: int,
     size: tuple[int, int] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = unseen,
 ) -> None:
     """Write ``ages.csv`` (RSNA's training header), ``points.csv`` and ``images/`` with ``count`` phantoms.
 
@@ -165,9 +166,9 @@ def write(
     tasks = [(seed, number, size, str(folder)) for number in range(count)]
     made: list[tuple[Case, ReferencePoints]] = []
     workers = min(len(os.sched_getaffinity(0)), count)
-    for done in in_parallel(_write_one, tasks, workers, BonecaffeError):
-        made.append(done)
-        if progress:
+    with contextlib.closing(in_parallel(_write_one, tasks, workers, BonecaffeError)) as phantoms:
+        for phantom in phantoms:
+            made.append(phantom)
             progress(len(made), count)
     write_points(out / "points.csv", [points for _, points in made])
     write_cases(out / "ages.csv", [case for case, _ in made], RSNA_COLUMNS)
