@@ -20,7 +20,7 @@ from bonecaffe.errors import CaffeError
 
 UNLESS_SET = {
     "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # GPUs are numbered as nvidia-smi numbers them
-    "GOMP_SPINCOUNT": "1000",  # a thread that waits gives its core away soon: on a busy machine twice as fast, else as fast
+    "GOMP_SPINCOUNT": "1000",  # a waiting thread soon gives its core away: twice as fast on a busy machine
 }
 """What Caffe's programs and pycaffe find in their environment, unless the user has set it otherwise."""
 
@@ -30,7 +30,7 @@ def import_pycaffe() -> ModuleType:
     for name, value in {"GLOG_minloglevel": "2", **UNLESS_SET}.items():
         os.environ.setdefault(name, value)
     caffe = installation.find()
-    if caffe.python is not None and str(caffe.python) not in sys.path:
+    if str(caffe.python) not in sys.path:
         sys.path.insert(0, str(caffe.python))
     try:
         return importlib.import_module("caffe")
@@ -67,7 +67,8 @@ def call(program: str, arguments: list[str], cwd: Path | None = None) -> subproc
     done = _run(command, cwd)
     if done.returncode:
         raise CaffeError(
-            f"{program} failed with exit status {done.returncode}: {fatal_line(done.stderr)}\n  command: {' '.join(command)}"
+            f"{program} failed with exit status {done.returncode}: {fatal_line(done.stderr)}\n"
+            f"  command: {' '.join(command)}"
         )
     return done
 
@@ -110,15 +111,6 @@ def nvidia_smi(fields: str) -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout if done.returncode == 0 else ""
-
-
-def pycaffe_version() -> str:
-    """The version of pycaffe, imported in a process of its own, so that its crash would not be ours; CaffeError."""
-    code = "from bonecaffe.caffe import programs; print(programs.import_pycaffe().__version__)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise CaffeError(f"pycaffe does not import: {last_lines(done.stderr, 1)}. {REMEDY}")
-    return done.stdout.strip()
 
 
 _FATAL = re.compile(r"^F\d{4,8} \d\d:\d\d:\d\d\.\d+ +\d+ (?P<place>\S+)\] (?P<message>.*)$", re.MULTILINE)
