@@ -449,7 +449,7 @@ def stock_caffe() -> str | None:
     if "USE_OPENMP=ON" not in caffe.build.get("flags", ""):
         return None
     environment = {**os.environ, "BONECAFFE_FAST": "0", "BONECAFFE_GPU": "1" if caffe.has_gpu else "0"}
-    command = ["scripts/build_caffe.sh", sys.executable]
+    command = [sys.executable, "scripts/build_caffe.py"]
     said = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
     return said.split("root=")[1].split("\n")[0] + "/bin/caffe"
 
@@ -506,7 +506,7 @@ def setup(folder: Path) -> list[tuple[str, str]]:
     """Caffe from nothing into an empty cache; `make setup` with nothing changed."""
     began = time.monotonic()
     environment = {**os.environ, "BONECAFFE_CACHE": str(folder / "cache")}
-    subprocess.run(["scripts/build_caffe.sh", sys.executable], env=environment, check=True, capture_output=True)
+    subprocess.run([sys.executable, "scripts/build_caffe.py"], env=environment, check=True, capture_output=True)
     built = time.monotonic() - began
     began = time.monotonic()
     subprocess.run(["scripts/setup.sh"], check=True, capture_output=True)

@@ -81,12 +81,42 @@ def test_only_caffe_starts_processes():
     assert found == {"caffe/installation.py", "caffe/programs.py"}
 
 
+def test_the_builder_needs_only_the_standard_library():
+    """scripts/build_caffe.py runs before anything is installed: without site-packages, all that it imports is there."""
+    scripts = REPOSITORY / "scripts"
+    code = "import build_caffe, sys; print(*sorted(name for name in sys.modules if name.startswith('bonecaffe')))"
+    done = subprocess.run(
+        [
+            str(getattr(sys, "_base_executable", sys.executable)),
+            "-I",
+            "-S",
+            "-c",
+            f"import sys; sys.path.insert(0, sys.argv[1]); {code}",
+            scripts,
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [
+        *("bonecaffe", "bonecaffe.caffe", "bonecaffe.caffe.installation", "bonecaffe.errors", "bonecaffe.files"),
+    ]
+    for path in (scripts / "build_caffe.py", *sorted((scripts / "builder").glob("*.py"))):
+        for node in ast.walk(ast.parse(path.read_text())):  # what is imported within functions too
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+            for name in names:
+                assert name.split(".")[0] in {*sys.stdlib_module_names, "bonecaffe", "builder", "caffe_edits"}, path
+
+
 def test_importing_and_help_are_light():
     """`import bonecaffe` and `bonecaffe --help` load neither Caffe nor OpenCV nor matplotlib, and are quick."""
     heavy = "[m for m in ('caffe', 'cv2', 'matplotlib', 'pandas', 'numpy', 'pydantic') if m in sys.modules]"
     for code in (
         "import bonecaffe",
-        "from click.testing import CliRunner; from bonecaffe.cli import main; assert CliRunner().invoke(main, ['--help']).exit_code == 0",
+        "from click.testing import CliRunner; from bonecaffe.cli import main; "
+        "assert CliRunner().invoke(main, ['--help']).exit_code == 0",
     ):
         done = subprocess.run(
             [sys.executable, "-c", f"import sys; {code}; print({heavy})"], capture_output=True, text=True, check=True
