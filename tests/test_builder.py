@@ -14,6 +14,7 @@ import pytest
 
 from bonecaffe.errors import CaffeError
 from builder import gpu, inputs, source
+from builder.build import Build
 from builder.settings import Settings
 from builder.steps import Steps
 
@@ -161,7 +162,7 @@ def test_compute_capabilities_are_chosen(asked, real, virtual):
 
 def test_compute_capabilities_that_cannot_be_are_refused():
     """A word that is none; a GPU too old, even beside newer ones."""
-    with pytest.raises(CaffeError, match=r"CUDA_ARCH: '8\.6\+PTX' is no compute capability".replace(r"\.", "")):
+    with pytest.raises(CaffeError, match=r"CUDA_ARCH: '8\.6\+PTX' is no compute capability"):
         gpu.capabilities("8.6+PTX")
     with pytest.raises(CaffeError, match="compute capability 61: CUDA 13.0 knows 75"):
         gpu.choose([61, 86], CUDA)
@@ -370,3 +371,64 @@ def test_a_failed_step_shows_the_end_of_the_log(steps):
     lines = str(failure.value).splitlines()
     assert lines[0].startswith("failed: sh -c") and lines[-2] == "fatal error: no such header" and len(lines) == 32
     assert lines[-1] == f"caffe: the whole log: {steps.log}"
+
+
+# ---- the build ---------------------------------------------------------------------------------------------------
+
+
+class PretendedBuild(Build):
+    """Compiles nothing: its install is a folder of the right shape, whose pycaffe is ``PYCAFFE``."""
+
+    PYCAFFE = ""
+
+    def _build(self, lock):
+        put_caffe(self.staged, self.PYCAFFE)
+
+
+class BrokenBuild(PretendedBuild):
+    """One whose pycaffe does not import."""
+
+    PYCAFFE = "raise ImportError('undefined symbol')"
+
+
+def put_caffe(root, pycaffe):
+    for program in ("caffe", "convert_imageset", "compute_image_mean"):
+        (root / "bin").mkdir(parents=True, exist_ok=True)
+        (root / "bin" / program).write_text("#!/bin/sh\n")
+        (root / "bin" / program).chmod(0o755)
+    (root / "python" / "caffe").mkdir(parents=True)
+    (root / "python" / "caffe" / "__init__.py").write_text(pycaffe + "\n")
+
+
+A_SOURCE = source.Source('a "quoted" source', "source", Path())
+
+
+def test_a_finished_build_is_moved_into_place_and_used_again(tmp_path, capfd):
+    """With its record, as JSON; the second call builds nothing."""
+    build = PretendedBuild(A_SOURCE, some_inputs(), tmp_path)
+    caffe = build.ensure()
+    assert (caffe.root, caffe.origin) == (tmp_path / some_inputs().key, A_SOURCE.origin)
+    assert caffe.build["source"] == A_SOURCE.origin and caffe.build["edits_sha256"] == "edits"
+    assert "built into" in capfd.readouterr().err and not (build.tree / "staging").exists()
+    assert build.ensure() == caffe and capfd.readouterr().err == ""
+
+
+def test_a_build_that_does_not_work_is_not_left_in_place(tmp_path):
+    """It is kept beside, where no one takes it for a finished one."""
+    build = BrokenBuild(A_SOURCE, some_inputs(), tmp_path)
+    with pytest.raises(CaffeError, match="that was built does not work: .*undefined symbol.*kept in"):
+        build.ensure()
+    assert not build.prefix.exists() and (build.tree / "refused" / "bin" / "caffe").exists()
+
+
+def test_caffes_own_tests_run_in_its_source_folder(tmp_path, programs, capfd):
+    """Their data are named from there; GPU tests are left out; their exit status is the answer."""
+    programs("make", 'echo "[ 50%] $*"')
+    build = PretendedBuild(A_SOURCE, some_inputs(), tmp_path / "cache")
+    put_caffe(build.prefix, "")
+    (build.tree / "source").mkdir(parents=True)
+    programs("test.testbin", 'echo "$PWD $*"; exit 3', build.tree / "build" / "test")
+    assert build.check() == 3
+    out, err = capfd.readouterr()
+    assert out == f"{build.tree / 'source'} --gtest_filter=-*GPU* --gtest_shuffle=0 --gtest_color=no\n"
+    assert "caffe: 50 %" in err and "test.testbin" in (build.tree / "check.log").read_text()

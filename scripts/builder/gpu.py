@@ -196,11 +196,11 @@ def capabilities(text: str) -> list[int]:
     >>> capabilities("8.9, 86 7.5 86")
     [75, 86, 89]
     """
-    words = text.replace(".", "").replace(",", " ").split()
-    wrong = next((word for word in words if not re.fullmatch(r"[0-9]+", word)), None)
+    words = text.replace(",", " ").split()
+    wrong = next((word for word in words if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", word)), None)
     if wrong is not None:
         raise CaffeError(f"CUDA_ARCH: '{wrong}' is no compute capability, such as 86 or 8.6.")
-    return sorted({int(word) for word in words})
+    return sorted({int(word.replace(".", "")) for word in words})
 
 
 def choose(asked: list[int], toolkit: Toolkit) -> Architectures:

@@ -64,6 +64,7 @@ class Steps:
             last = -1
             for line in process.stdout or ():
                 log.write(line)
+                log.flush()  # it can be followed while the step runs
                 done = tenth(line)
                 if done is not None and done > last:
                     last = done
