@@ -75,9 +75,9 @@ kernels() { "$cuobjdump" --list-elf "$library" | grep -c "sm_$1"; }
 for one in $architectures; do
   check "kernels for sm_$one ($(kernels "$one" || true) objects)" kernels "$one"
 done
-check "PTX for newer cards" bash -c "'$cuobjdump' --list-ptx '$library' | grep -q sm_"
+check "PTX for newer GPUs" bash -c "'$cuobjdump' --list-ptx '$library' | grep -q sm_"
 defines() { nm -DC --defined-only "$library" | grep "$1" > /dev/null; } # not grep -q, which would end nm before its end
-lacks() { ! "$@"; }
+not() { ! "$@"; }
 linked() { ldd "$library" | grep "$1.*=> /" > /dev/null; }
 needed=(libcublas libcurand) absent=()
 if [ "${CUDNN:-1}" != 0 ]; then
@@ -88,7 +88,7 @@ if [ "${CUDNN:-1}" != 0 ]; then
 else
   absent+=(libcudnn)
   check "ConvolutionLayer on the GPU without cuDNN" defines 'caffe::ConvolutionLayer<float>::Forward_gpu'
-  check "no layer of cuDNN" lacks defines 'caffe::CuDNN'
+  check "no layer of cuDNN" not defines 'caffe::CuDNN'
 fi
 if [ "${NCCL:-1}" != 0 ]; then
   needed+=(libnccl)
@@ -97,7 +97,7 @@ else
   absent+=(libnccl)
 fi
 for name in "${needed[@]}"; do check "linked with $name" linked "$name"; done
-for name in ${absent[@]+"${absent[@]}"}; do check "not linked with $name" lacks linked "$name"; done
+for name in ${absent[@]+"${absent[@]}"}; do check "not linked with $name" not linked "$name"; done
 if [ ! -e /proc/driver/nvidia/version ]; then
   words=$("$root/bin/caffe" device_query -gpu 0 2>&1) && code=0 || code=$?
   # glog ends a fatal error with SIGABRT (134); a crash would be SIGSEGV (139)

@@ -84,8 +84,8 @@ def test_pycaffe_starts_without_scikit_image_and_reads_images_with_it(tmp_path):
         "four = caffe.io.resize_image(grey.repeat(4, 2), (8, 8))\n"
         "print(grey.shape, round(float(grey.max()), 3), small.shape, four.shape)"
     )
-    said = subprocess.check_output([sys.executable, "-c", code, str(tmp_path / "image.png")], text=True)
-    assert said == "(16, 16, 1) 1.0 (8, 8, 1) (8, 8, 4)\n"
+    output = subprocess.check_output([sys.executable, "-c", code, str(tmp_path / "image.png")], text=True)
+    assert output == "(16, 16, 1) 1.0 (8, 8, 1) (8, 8, 4)\n"
 
 
 def test_caffe_root_that_does_not_work_is_refused(tmp_path):

@@ -104,7 +104,7 @@ def _stop_with(parent: int, libc: ctypes.CDLL) -> None:
 
 
 def nvidia_smi(fields: str) -> str:
-    """What nvidia-smi says of the cards, a line each, comma-separated; empty where it is not there or fails."""
+    """What nvidia-smi prints of each GPU: one comma-separated line; empty where it is missing or fails."""
     command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=30, check=False)
