@@ -36,7 +36,8 @@ caffe:               ## the same; GPU=1 builds Caffe for NVIDIA's cards, GPU=0 f
 	@BONECAFFE_GPU=$(GPU) BONECAFFE_FAST=$(FAST) scripts/setup.sh caffe
 
 caffe-check: setup   ## build and run Caffe's own C++ tests against the Caffe that was built (3 minutes)
-	@BONECAFFE_GPU=$$(cat $(VENV)/share/bonecaffe/gpu) BONECAFFE_FAST=$$(cat $(VENV)/share/bonecaffe/fast) scripts/build_caffe.sh $(PYTHON) --check
+	@BONECAFFE_GPU=$$(cat $(VENV)/share/bonecaffe/gpu) BONECAFFE_FAST=$$(cat $(VENV)/share/bonecaffe/fast) \
+	  $(PYTHON) scripts/build_caffe.py --check
 
 demo: setup          ## the whole pipeline on phantoms on the CPU, ends with the path of report.html
 	@test -f $(DEMO)-data/ages.csv || { rm -rf $(DEMO)-data; $(BONECAFFE) phantom $(DEMO)-data --count 500 --size 700x910; }

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from bonecaffe.caffe import environment, installation, programs
+from bonecaffe.caffe import environment, installation
 from bonecaffe.errors import BonecaffeError
 from bonecaffe.files import cache_folder
 
@@ -64,7 +64,7 @@ def _caffe() -> list[Finding]:
                 "" if installed else SETUP,
             )
         )
-    findings.append(_pycaffe())
+    findings.append(_pycaffe(caffe))
     findings.append(Finding("BLAS", "ok" if caffe.blas != "unknown" else "absent", caffe.blas))
     kind = "GPU build" if caffe.has_gpu else "CPU build"
     detail = (
@@ -83,9 +83,9 @@ def _caffe() -> list[Finding]:
     return findings
 
 
-def _pycaffe() -> Finding:
+def _pycaffe(caffe: installation.Caffe) -> Finding:
     try:
-        return Finding("pycaffe", "ok", programs.pycaffe_version())
+        return Finding("pycaffe", "ok", installation.pycaffe_version(caffe))
     except BonecaffeError as error:
         return Finding("pycaffe", "missing", str(error), SETUP)
 

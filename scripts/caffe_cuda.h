@@ -1,5 +1,5 @@
 // What CUDA and cuDNN dropped since Caffe's source of August 2018, supplied again. Ours; included before every file of a
-// GPU build (build_caffe.sh says `-include`; caffe_edits.py copies it into Caffe's source), so that Caffe's own files stay as they are.
+// GPU build (build_caffe.py says `-include`; caffe_edits.py copies it into Caffe's source), so that Caffe's own files stay as they are.
 //
 // 1. cuDNN 8 dropped the three functions that choose a convolution's algorithm within a limit of workspace. Their
 //    successors (…_v7) list the algorithms, best first; here the first that works and fits the limit is taken, as before.

@@ -1,8 +1,9 @@
-"""Finding and building Caffe: what is refused, what is taken, and that nothing half-built looks finished."""
+"""Finding and building Caffe: what is refused, what is used, and that nothing half-built looks finished or stays."""
 
 from __future__ import annotations
 
-import importlib.util
+import functools
+import json
 import os
 import shutil
 import signal
@@ -15,22 +16,29 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY
 
+import caffe_edits
+from bonecaffe import files
 from bonecaffe.caffe import installation
-from bonecaffe.doctor import cache_folder
+from bonecaffe.errors import CaffeError
+from bonecaffe.files import cache_folder
 
-BUILD = REPOSITORY / "scripts" / "build_caffe.sh"
+BUILD = [sys.executable, str(REPOSITORY / "scripts" / "build_caffe.py")]
 SOURCES = cache_folder() / "caffe" / "source"
 
-spec = importlib.util.spec_from_file_location("caffe_edits", REPOSITORY / "scripts" / "caffe_edits.py")
-caffe_edits = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(caffe_edits)
+
+def without_caffe():
+    """The environment, with no Caffe and no source named in it."""
+    return {name: value for name, value in os.environ.items() if name not in ("CAFFE_ROOT", "CAFFE_SOURCE")}
 
 
 def build(*arguments, timeout=600, **environment):
-    kept = {name: value for name, value in os.environ.items() if name not in ("CAFFE_ROOT", "CAFFE_SOURCE")}
-    command = [str(BUILD), sys.executable, *arguments]
     return subprocess.run(
-        command, env={**kept, **environment}, capture_output=True, text=True, timeout=timeout, check=False
+        [*BUILD, *arguments],
+        env={**without_caffe(), **environment},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
     )
 
 
@@ -76,29 +84,67 @@ def test_pycaffe_starts_without_scikit_image_and_reads_images_with_it(tmp_path):
         "four = caffe.io.resize_image(grey.repeat(4, 2), (8, 8))\n"
         "print(grey.shape, round(float(grey.max()), 3), small.shape, four.shape)"
     )
-    said = subprocess.check_output([sys.executable, "-c", code, str(tmp_path / "image.png")], text=True)
-    assert said == "(16, 16, 1) 1.0 (8, 8, 1) (8, 8, 4)\n"
+    output = subprocess.check_output([sys.executable, "-c", code, str(tmp_path / "image.png")], text=True)
+    assert output == "(16, 16, 1) 1.0 (8, 8, 1) (8, 8, 4)\n"
 
 
-def test_caffe_root_that_does_not_serve_is_refused(tmp_path):
-    """An explicit wish is not passed over in silence; what is lacking is named."""
+def test_caffe_root_that_does_not_work_is_refused(tmp_path):
+    """What the user names is not passed over in silence; what is missing is named."""
     done = build(CAFFE_ROOT=str(tmp_path))
-    assert done.returncode == 1 and "does not serve: no bin/caffe" in done.stderr
+    assert done.returncode == 1 and "does not work: no bin/caffe" in done.stderr
     (tmp_path / "bin").mkdir()
     for program in installation.PROGRAMS:
         (tmp_path / "bin" / program).write_text("#!/bin/sh\n")
         (tmp_path / "bin" / program).chmod(0o755)
     assert "no pycaffe" in build(CAFFE_ROOT=str(tmp_path)).stderr
+    (tmp_path / "python" / "caffe").mkdir(parents=True)
+    (tmp_path / "python" / "caffe" / "__init__.py").write_text("raise ImportError('built for another Python')\n")
+    for arguments in ([], ["--given"]):
+        done = build(*arguments, CAFFE_ROOT=str(tmp_path))
+        assert done.returncode == 1 and done.stdout == ""
+        assert "does not import into" in done.stderr and "built for another Python" in done.stderr
 
 
-def test_existing_install_is_taken():
-    """CAFFE_ROOT with programs and a pycaffe that imports: taken as it is, and said."""
+def test_existing_install_is_used():
+    """CAFFE_ROOT with programs and a pycaffe that imports: used as it is, and reported."""
     root = installation.find().root
     if root is None:
         pytest.skip("Caffe is on PATH here")
     done = build(CAFFE_ROOT=str(root))
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [f"root={root}", "origin=CAFFE_ROOT"]
+    assert build("--given", CAFFE_ROOT=str(root)).stdout == done.stdout
+
+
+def test_programs_on_path_are_used_only_with_their_own_pycaffe(tmp_path):
+    """What `make setup` put on this environment's path for another Caffe is not a pycaffe on PATH."""
+    caffe = installation.find()
+    if caffe.root is None or not installation.PTH.is_file():
+        pytest.skip("Caffe is on PATH here")
+    path = f"{caffe.bin}:{os.environ['PATH']}"
+    alone = build("--given", PATH=path)
+    assert (alone.returncode, alone.stdout) == (0, "") and "looking further" in alone.stderr
+    both = build("--given", PATH=path, PYTHONPATH=str(caffe.python))
+    assert both.stdout.splitlines() == ["root=PATH", "origin=programs on PATH"], both.stderr
+
+
+def test_the_note_and_the_path_of_an_environment(tmp_path, monkeypatch):
+    """Written as JSON, whatever is in the words; read back by the finder; a Caffe on PATH leaves no pycaffe behind."""
+    caffe = installation.find()
+    monkeypatch.delenv("CAFFE_ROOT", raising=False)
+    monkeypatch.setattr(installation, "NOTE", tmp_path / "share" / "bonecaffe" / "caffe.json")
+    monkeypatch.setattr(installation, "PTH", tmp_path / "site" / "bonecaffe-pycaffe.pth")
+    folder = tmp_path / 'a "quoted" \\ folder'
+    (folder / "bin").mkdir(parents=True)
+    (folder / "bin" / "caffe").symlink_to(caffe.program("caffe"))
+    (folder / "python").symlink_to(caffe.python)
+    installation.write_note(installation.at(folder, 'found "there"'))
+    assert json.loads(installation.NOTE.read_text()) == {"root": str(folder), "origin": 'found "there"'}
+    assert installation.PTH.read_text() == f"{folder / 'python'}\n"
+    found = installation.find()
+    assert (found.root, found.origin, found.python) == (folder, 'found "there"', folder / "python")
+    installation.write_note(installation.Caffe(caffe.bin, caffe.python, "programs on PATH"))
+    assert json.loads(installation.NOTE.read_text())["root"] == "PATH" and not installation.PTH.exists()
 
 
 def test_source_that_is_none_is_refused(tmp_path):
@@ -112,32 +158,64 @@ def test_interrupted_build_leaves_nothing_that_looks_finished(tmp_path):
     tarballs = sorted(SOURCES.glob("*.orig.tar.gz"))
     if not tarballs:
         pytest.skip("Caffe was not built here from source")
-    environment = {**os.environ, "CAFFE_SOURCE": str(tarballs[0]), "BONECAFFE_CACHE": str(tmp_path)}
-    environment.pop("CAFFE_ROOT", None)
-    process = subprocess.Popen(
-        [str(BUILD), sys.executable],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + 300
-    while not list((tmp_path / "caffe").glob("*.tree/build/CMakeCache.txt")):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
+    process = started_build(tarballs[0], tmp_path)
+    lock = next((tmp_path / "caffe").glob("*.lock"))
+    assert files.holder(lock) == f"bonecaffe build, process {process.pid}"
+    waiting = started_build(tarballs[0], tmp_path, stderr=subprocess.PIPE)
+    assert b"another build of" in waiting.stderr.readline()
+    waiting.kill()
+    waiting.communicate()
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     finished = [path.name for path in (tmp_path / "caffe").iterdir() if len(path.name) == 16 and path.is_dir()]
     assert finished == []
-    lock = next((tmp_path / "caffe").glob("*.lock"))
-    assert subprocess.run(["flock", "--timeout", "120", str(lock), "true"], check=False).returncode == 0
+    with files.held(lock, "test", CaffeError, wait_s=120):
+        pass
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_build_leaves_nothing_half_made(tmp_path, number):
+    """Ctrl-C, or a SIGTERM to the builder alone: exit 130 soon, its compilers ended, no folder but the downloads'."""
+    tarballs = sorted(SOURCES.glob("*.orig.tar.gz"))
+    if not tarballs:
+        pytest.skip("Caffe was not built here from source")
+    process = started_build(tarballs[0], tmp_path, "CMakeFiles", stderr=subprocess.PIPE)
+    began = time.monotonic()
+    os.killpg(process.pid, number) if number == signal.SIGINT else os.kill(process.pid, number)
+    _, stderr = process.communicate(timeout=60)
+    assert time.monotonic() - began < 20
+    assert process.returncode == 130 and b"Traceback" not in stderr, stderr.decode()
+    assert [path.name for path in (tmp_path / "caffe").iterdir() if not path.name.endswith(".lock")] == ["source"]
+    while True:  # until the last compiler has gone
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            break
+        assert time.monotonic() - began < 60
+        time.sleep(0.1)
+
+
+def started_build(source, cache, until="CMakeCache.txt", stderr=subprocess.DEVNULL):
+    """A build in a process group of its own, in which CMake has made ``until``; or one that waits for such a build."""
+    process = subprocess.Popen(
+        BUILD,
+        env={**without_caffe(), "CAFFE_SOURCE": str(source), "BONECAFFE_CACHE": str(cache)},
+        stdout=subprocess.DEVNULL,
+        stderr=stderr,
+        start_new_session=True,
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.default_int_handler),
+    )
+    deadline = time.monotonic() + 300
+    while not list((cache / "caffe").glob(f"*.tree/build/{until}")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    return process
 
 
 def test_no_address_and_no_path_of_a_machine_is_committed():
     """The mirror is read from the machine's own configuration; nothing names a registry."""
     for path in [
-        *REPOSITORY.glob("scripts/*"),
-        *REPOSITORY.glob("scripts/bench/*.py"),
+        *REPOSITORY.glob("scripts/**/*"),
         REPOSITORY / "Makefile",
         REPOSITORY / "requirements.txt",
         *REPOSITORY.glob("bonecaffe/**/*.py"),
@@ -167,7 +245,7 @@ def pretended_cuda(tmp_path):
 
 @pytest.mark.skipif(not list(SOURCES.glob("*.orig.tar.gz")), reason="Caffe was not built here from source")
 def test_gpu_builds_that_cannot_be_are_refused(pretended_cuda, tmp_path):
-    """CUDA too old; a card too old for it, with the remedy; no architecture; no nvcc; a wish that is none."""
+    """CUDA too old; a GPU too old for it, with the remedy; no architecture; no nvcc; a setting that is none."""
     tarball = {
         "CAFFE_SOURCE": str(sorted(SOURCES.glob("*.orig.tar.gz"))[0]),
         "BONECAFFE_CACHE": str(tmp_path / "cache"),
@@ -180,15 +258,15 @@ def test_gpu_builds_that_cannot_be_are_refused(pretended_cuda, tmp_path):
 
     assert "CUDA 10.2: 11.8, 12 or 13 is needed" in refused(**pretended_cuda("10.2", [30]))
     today = pretended_cuda("13.0", [75, 86, 120])
-    said = refused(**today, CUDA_ARCH="6.1")
-    assert "compute capability 61: CUDA 13.0 knows 75 and newer" in said and "install CUDA 12 or 11.8" in said
+    message = refused(**today, CUDA_ARCH="6.1")
+    assert "compute capability 61: CUDA 13.0 knows 75 and newer" in message and "install CUDA 12 or 11.8" in message
     assert "'ampere' is no compute capability" in refused(**today, CUDA_ARCH="ampere")
     smi = tmp_path / "bin" / "nvidia-smi"
     smi.parent.mkdir()
     smi.write_text("#!/bin/sh\necho 'No devices were found'\n")
     smi.chmod(0o755)
-    said = refused(**today, PATH=f"{smi.parent}:{os.environ['PATH']}")
-    assert "no card seen and no CUDA_ARCH given: built for compute capability 75" in said
-    assert "takes none of the C++ compilers here: unsupported GNU version!" in said and "CUDAHOSTCXX" in said
+    message = refused(**today, PATH=f"{smi.parent}:{os.environ['PATH']}")
+    assert "no GPU found and no CUDA_ARCH given: built for compute capability 75" in message
+    assert "accepts none of the C++ compilers here: unsupported GNU version!" in message and "CUDAHOSTCXX" in message
     assert "no bin/nvcc there" in refused(BONECAFFE_GPU="1", CUDA_HOME=str(tmp_path))
     assert "1 builds for a GPU, 0 for the CPU" in refused(BONECAFFE_GPU="yes")

@@ -1,26 +1,39 @@
-"""Where Caffe is, and what it was built with. Standard library only: the builder uses it before anything is installed.
+"""Where Caffe is, whether it works, and what it was built with.
 
 bonecaffe uses the first Caffe it finds, in this order: ``CAFFE_ROOT``; the one that ``make setup`` found or built and
-noted in the environment's ``share/bonecaffe/caffe.json``; without such a note, programs on PATH with an importable pycaffe.
+noted in the environment's ``share/bonecaffe/caffe.json``; without such a note, programs on PATH with an importable
+pycaffe. ``make setup`` itself takes ``CAFFE_ROOT``, then PATH, and otherwise builds one. Standard library only:
+scripts/build_caffe.py uses this module before anything is installed.
 """
 
 from __future__ import annotations
 
 import functools
-import importlib.util
+import importlib.machinery
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bonecaffe.errors import CaffeError
+from bonecaffe import files
+from bonecaffe.errors import CaffeError, FilesError
 
 PROGRAMS = ("caffe", "convert_imageset", "compute_image_mean")
 NOTE = Path(sys.prefix) / "share" / "bonecaffe" / "caffe.json"
+"""Which Caffe this environment uses, as ``make setup`` chose it: ``root`` (a folder, or PATH) and ``origin``."""
+PTH = Path(sysconfig.get_path("purelib")) / "bonecaffe-pycaffe.pth"
+"""Puts that Caffe's pycaffe on this environment's path, so that ``import caffe`` works in it."""
+OTHER_ROOT = "Fix it, or unset CAFFE_ROOT and run `make setup`, which builds a Caffe."
+"""What to do when the Caffe at ``CAFFE_ROOT`` does not work."""
+BUILD_RECORD = "bonecaffe-build.json"
+"""The file in an installed Caffe that says how it was built, where scripts/build_caffe.py built it."""
+ON_PATH = "PATH"
+"""The note's ``root`` for programs on PATH."""
 REMEDY = "Run `make setup`, or set CAFFE_ROOT to an installed Caffe."
 
 
@@ -29,9 +42,9 @@ class Caffe:
     """An installed Caffe: the folder of its programs, the folder of its pycaffe, where it came from."""
 
     bin: Path
-    python: Path | None  # None: already importable
+    python: Path
     origin: str
-    root: Path | None = None
+    root: Path | None = None  # None: programs on PATH
     build: dict[str, str] = field(default_factory=dict)
 
     def program(self, name: str) -> Path:
@@ -45,12 +58,10 @@ class Caffe:
     def libraries(self) -> dict[str, str]:
         """What the caffe program is linked with: a library's name and the file it resolves to."""
         try:
-            said = subprocess.run(
-                ["ldd", str(self.program("caffe"))], capture_output=True, text=True, check=False
-            ).stdout
+            done = subprocess.run(["ldd", str(self.program("caffe"))], capture_output=True, text=True, check=False)
         except OSError:
             return {}
-        return dict(re.findall(r"^\s*(\S+)\.so\S* => (\S+)", said, flags=re.MULTILINE))
+        return dict(re.findall(r"^\s*(\S+)\.so\S* => (\S+)", done.stdout, flags=re.MULTILINE))
 
     @property
     def has_gpu(self) -> bool:
@@ -78,7 +89,7 @@ class Caffe:
 
     @functools.cached_property
     def version(self) -> str:
-        """What ``caffe --version`` says."""
+        """What ``caffe --version`` reports."""
         try:
             done = subprocess.run(
                 [str(self.program("caffe")), "--version"], capture_output=True, text=True, errors="replace", check=False
@@ -97,46 +108,33 @@ def last_lines(output: str, count: int = 3) -> str:
     return " | ".join(lines[-count:]) or "it printed nothing"
 
 
+# ---- finding -----------------------------------------------------------------------------------------------------
+
+
 def find() -> Caffe:
-    """The Caffe that serves; CaffeError with the remedy when there is none."""
-    root = os.environ.get("CAFFE_ROOT")
-    if root:
-        caffe = _at(Path(root), "CAFFE_ROOT")
-        if caffe is None:
-            raise CaffeError(f"CAFFE_ROOT={root}: no bin/caffe with a pycaffe there. {REMEDY}")
-        return caffe
-    noted = _noted()
-    if noted is not None:
-        return noted
-    on_path = [shutil.which(name) for name in PROGRAMS]
-    if all(on_path) and importlib.util.find_spec("caffe"):
-        return Caffe(Path(str(on_path[0])).parent, None, "programs on PATH")
-    raise CaffeError(
-        f"no Caffe found: CAFFE_ROOT is not set, this environment has no note of one by `make setup`, and "
-        f"{', '.join(PROGRAMS)} with an importable pycaffe are not on PATH. {REMEDY}"
-    )
-
-
-def _noted() -> Caffe | None:
-    """The Caffe that `make setup` chose for this environment; None when there is no note, or it says PATH."""
-    try:
-        note = json.loads(NOTE.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    if note["root"] == "PATH":
-        return None
-    caffe = _at(Path(note["root"]), note["origin"])
+    """The Caffe that bonecaffe uses; CaffeError with the remedy when there is none. Whether it works is `problem`'s."""
+    caffe = _from_root() or _noted() or _on_path()
     if caffe is None:
-        raise CaffeError(f"{note['root']}: the Caffe that `make setup` noted is gone. {REMEDY}")
+        raise CaffeError(
+            f"no Caffe found: CAFFE_ROOT is not set, this environment has no note of one by `make setup`, and "
+            f"{', '.join(PROGRAMS)} with an importable pycaffe are not on PATH. {REMEDY}"
+        )
     return caffe
 
 
-def _at(root: Path, origin: str) -> Caffe | None:
-    """The Caffe of an install prefix, or of a source folder built in place."""
+def given() -> Caffe | None:
+    """The Caffe that the user has: ``CAFFE_ROOT``, else PATH; None when neither is there, and one is to be built."""
+    return _from_root() or _on_path()
+
+
+def at(root: Path, origin: str) -> Caffe:
+    """The Caffe of an install prefix, or of a source folder built in place; CaffeError naming what is not there."""
     root = root.absolute()
     binaries = [
         folder for folder in (root / "bin", root / "build" / "tools", root) if os.access(folder / "caffe", os.X_OK)
     ]
+    if not binaries:
+        raise CaffeError(f"no bin/caffe or build/tools/caffe in {root}")
     patterns = ("lib/python3*/dist-packages", "lib/python3*/site-packages", "python")
     pythons = [
         folder
@@ -144,10 +142,105 @@ def _at(root: Path, origin: str) -> Caffe | None:
         for folder in sorted(root.glob(pattern))
         if (folder / "caffe" / "__init__.py").is_file()
     ]
-    if not binaries or not pythons:
+    if not pythons:
+        raise CaffeError(f"no pycaffe (python/caffe) in {root}")
+    return Caffe(binaries[0], pythons[0], origin, root, _read_json(root / BUILD_RECORD))
+
+
+def _from_root() -> Caffe | None:
+    """The Caffe at ``CAFFE_ROOT``; None when that is not set. What the user names is never passed over in silence."""
+    root = os.environ.get("CAFFE_ROOT")
+    if not root:
         return None
     try:
-        build = json.loads((root / "bonecaffe-build.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        build = {}
-    return Caffe(binaries[0], pythons[0], origin, root, build)
+        return at(Path(root), "CAFFE_ROOT")
+    except CaffeError as error:
+        raise CaffeError(f"CAFFE_ROOT={root} does not work: {error}. {OTHER_ROOT}") from None
+
+
+def _noted() -> Caffe | None:
+    """The Caffe that `make setup` chose for this environment; None when there is no note, or it names PATH."""
+    note = _read_json(NOTE)
+    root, origin = note.get("root", ON_PATH), note.get("origin", "noted by `make setup`")
+    if root == ON_PATH:
+        return None
+    try:
+        return at(Path(root), origin)
+    except CaffeError as error:
+        raise CaffeError(f"{root}: the Caffe that `make setup` noted is gone: {error}. {REMEDY}") from None
+
+
+def _on_path() -> Caffe | None:
+    """Caffe's programs on PATH with a pycaffe on Python's path; None when one of them is not there."""
+    programs = [shutil.which(name) for name in PROGRAMS]
+    spec = importlib.machinery.PathFinder.find_spec("caffe", _python_path()) if all(programs) else None
+    if spec is None or spec.origin is None:
+        return None
+    return Caffe(Path(str(programs[0])).parent, Path(spec.origin).parent.parent, "programs on PATH")
+
+
+def _python_path() -> list[str]:
+    """Python's path without what `write_note` put there: pycaffe of the last Caffe is not a pycaffe on PATH."""
+    try:
+        ours = files.read_text(PTH, "settings").splitlines()
+    except (OSError, FilesError):
+        return sys.path
+    by_user = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return [folder for folder in sys.path if folder not in ours or folder in by_user]
+
+
+# ---- whether it works --------------------------------------------------------------------------------------------
+
+
+def problem(caffe: Caffe) -> str:
+    """Why a Caffe does not work with this Python: a missing program, a pycaffe that does not import; else empty."""
+    for name in PROGRAMS:
+        if not os.access(caffe.bin / name, os.X_OK):
+            return f"no program {caffe.bin / name}"
+    try:
+        pycaffe_version(caffe)
+    except CaffeError as error:
+        return str(error)
+    return ""
+
+
+def pycaffe_version(caffe: Caffe) -> str:
+    """The version of pycaffe; CaffeError when it does not import.
+
+    It is imported in a process of its own, because an old build can crash the interpreter.
+    """
+    path = os.pathsep.join(filter(None, (str(caffe.python), os.environ.get("PYTHONPATH"))))
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", "import caffe; print(getattr(caffe, '__version__', 'of unknown version'))"],
+        env={**os.environ, "PYTHONPATH": path, "GLOG_minloglevel": "2"},
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    if done.returncode:
+        reason = last_lines(done.stderr, 1)
+        raise CaffeError(f"pycaffe in {caffe.python} does not import into {sys.executable}: {reason}")
+    return done.stdout.strip()
+
+
+# ---- this environment's note -------------------------------------------------------------------------------------
+
+
+def write_note(caffe: Caffe) -> None:
+    """Make a Caffe this environment's own: bonecaffe finds it, and ``import caffe`` works in it."""
+    if caffe.root is None:
+        files.remove(PTH)
+    else:
+        files.write_text(PTH, f"{caffe.python}\n", parents=True)
+    note = {"root": str(caffe.root or ON_PATH), "origin": caffe.origin}
+    files.write_text(NOTE, json.dumps(note, ensure_ascii=False) + "\n", parents=True)
+
+
+def _read_json(path: Path) -> dict[str, str]:
+    """A JSON object of texts; empty when the file is not there or is not one."""
+    try:
+        content = json.loads(files.read_text(path, "settings"))
+    except (OSError, ValueError, FilesError):
+        return {}
+    return content if isinstance(content, dict) else {}

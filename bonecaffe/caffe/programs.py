@@ -32,7 +32,7 @@ def import_pycaffe() -> ModuleType:
     for name, value in {"GLOG_minloglevel": "2", **UNLESS_SET}.items():
         os.environ.setdefault(name, value)
     caffe = installation.find()
-    if caffe.python is not None and str(caffe.python) not in sys.path:
+    if str(caffe.python) not in sys.path:
         sys.path.insert(0, str(caffe.python))
     try:
         return importlib.import_module("caffe")
@@ -149,15 +149,6 @@ def nvidia_smi(fields: str) -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout if done.returncode == 0 else ""
-
-
-def pycaffe_version() -> str:
-    """The version of pycaffe, imported in a process of its own, so that its crash would not be ours; CaffeError."""
-    code = "from bonecaffe.caffe import programs; print(programs.import_pycaffe().__version__)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise CaffeError(f"pycaffe does not import: {last_lines(done.stderr, 1)}. {REMEDY}")
-    return done.stdout.strip()
 
 
 _FATAL = re.compile(r"^F\d{4,8} \d\d:\d\d:\d\d\.\d+ +\d+ (?P<place>\S+)\] (?P<message>.*)$", re.MULTILINE)

@@ -202,7 +202,7 @@ def decode(paths: list[Path]) -> int:
 def built_caffe(**environment: str) -> Path:
     """Where Caffe is installed once `make setup`'s builder has built it, or found it built, with some variables set."""
     done = subprocess.run(
-        ["scripts/build_caffe.sh", sys.executable],
+        [sys.executable, "scripts/build_caffe.py"],
         cwd=REPOSITORY,
         env={**os.environ, **environment},
         check=True,

@@ -1,0 +1,131 @@
+#!/usr/bin/env python3
+"""Finds a Caffe that works, or builds one into a per-user cache, for the Python that runs this.
+
+    PYTHON scripts/build_caffe.py            find or build; stdout is root=FOLDER (or PATH) and origin=WORDS
+    PYTHON scripts/build_caffe.py --given    find only; no output when neither CAFFE_ROOT nor PATH has one
+    PYTHON scripts/build_caffe.py --note     and make it this environment's Caffe (share/bonecaffe/caffe.json)
+    PYTHON scripts/build_caffe.py --check    build and run Caffe's own C++ tests against the cached build
+
+PYTHON is the distribution's, because Boost.Python is built for that one, or a virtual environment's made from it; it
+has numpy. The first of these that works is used:
+
+1. CAFFE_ROOT     an existing install, or a source folder built in place
+2. PATH           caffe, convert_imageset, compute_image_mean, with a pycaffe that imports
+3. CAFFE_SOURCE   a folder or tarball of Caffe's source
+4. Debian bullseye's source package, its address read from this machine's own apt sources
+5. a git clone of BVLC/caffe
+
+BONECAFFE_FAST=0 builds Caffe's own loops; otherwise its CPU part computes on all cores (caffe_parallel.hpp).
+BONECAFFE_GPU=1 builds for NVIDIA's GPUs, 0 for the CPU alone; without it, for a GPU if nvcc and a driver are present.
+CUDA is looked for in CUDA_HOME, else where nvcc is; cuDNN and NCCL in CUDNN_ROOT and NCCL_ROOT, in CUDA's folder and
+the system's (CUDNN=0 and NCCL=0 leave them out). Architectures are those of the installed GPUs, or CUDA_ARCH="86 89".
+
+Built Caffes are in ${BONECAFFE_CACHE:-${XDG_CACHE_HOME:-~/.cache}/bonecaffe}/caffe/KEY, where KEY hashes the source,
+our edits, the flags, the compiler, the libraries and Python. Standard library only, as is all that it imports.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from types import FrameType
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from bonecaffe.caffe import installation
+from bonecaffe.errors import BonecaffeError, CaffeError
+from bonecaffe.files import cache_folder
+from builder import gpu, inputs
+from builder.build import Build
+from builder.settings import Settings
+from builder.source import find_source
+from builder.steps import say
+
+INTERRUPTED = 130
+
+
+def main() -> int:
+    """Do what the command line asks for; print an error as its sentence."""
+    options = _parser().parse_args()
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        if options.check:
+            return needed_build().check()
+        caffe = given()
+        if caffe is None and not options.given:
+            caffe = needed_build().ensure()
+        if caffe is not None:
+            report(caffe, options.note)
+    except BonecaffeError as error:
+        say(str(error))
+        return 1
+    except OSError as error:
+        say(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    description, _, rest = str(__doc__).partition("\n\n")
+    parser = argparse.ArgumentParser(
+        description=description, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--given", action="store_true", help="find only, never build")
+    parser.add_argument("--note", action="store_true", help="make it this environment's Caffe")
+    parser.add_argument("--check", action="store_true", help="build and run Caffe's own C++ tests")
+    return parser
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def report(caffe: installation.Caffe, note: bool) -> None:
+    """Print what was found or built; with ``note`` make it this environment's Caffe."""
+    root = str(caffe.root or installation.ON_PATH)
+    if note:
+        installation.write_note(caffe)
+        say(f"{caffe.origin} ({root})")
+    print(f"root={root}\norigin={caffe.origin}")
+
+
+def given() -> installation.Caffe | None:
+    """The Caffe that the user has. One named by CAFFE_ROOT must work; one on PATH that does not is passed over."""
+    caffe = installation.given()
+    if caffe is None:
+        program = shutil.which("caffe")
+        if program:
+            say(f"{program} is on PATH, but not all of Caffe with a pycaffe for {sys.executable}; looking further")
+        return None
+    problem = installation.problem(caffe)
+    if not problem:
+        return caffe
+    if caffe.root:
+        raise CaffeError(f"CAFFE_ROOT={caffe.root} does not work: {problem}. {installation.OTHER_ROOT}")
+    say(f"a Caffe is on PATH, but {problem}; looking further")
+    return None
+
+
+def needed_build() -> Build:
+    """The Caffe of the cache that this machine and these settings ask for, with all that it is built from."""
+    settings = Settings.read(os.environ)
+    cache = cache_folder().absolute() / "caffe"
+    source_cache = cache / "source"
+    source_cache.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=".work-", dir=cache))
+    try:
+        source = find_source(settings, source_cache, work)
+        return Build(source, inputs.gather(source, settings.parallel, gpu.examine(settings, work)), cache)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,261 @@
+"""The GPU part of a build: CUDA's toolkit, the compute capabilities, a compiler that nvcc accepts, cuDNN and NCCL."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from bonecaffe.errors import CaffeError
+from builder.settings import Settings
+from builder.steps import ask, say
+
+DRIVER = Path("/proc/driver/nvidia/version")
+OLDEST_CUDA = 11
+"""Debian's protobuf needs C++17, which nvcc knows from CUDA 11 on."""
+HOST_COMPILERS = ("g++", "g++-14", "g++-13", "g++-12", "g++-11", "g++-10")
+"""The newest first: an old CUDA refuses a new g++."""
+ONE_AT_A_TIME = "no NCCL: one card at a time"
+"""Version 0.1's words, because they are part of the key of a cached build."""
+
+
+@dataclass(frozen=True)
+class Toolkit:
+    """CUDA: its folder, its version, and the compute capabilities it compiles for, lowest first."""
+
+    folder: Path
+    version: str
+    known: tuple[int, ...]
+
+    @property
+    def nvcc(self) -> str:
+        """CUDA's compiler."""
+        return str(self.folder / "bin" / "nvcc")
+
+
+@dataclass(frozen=True)
+class Architectures:
+    """Compute capabilities: those compiled for, and the one whose PTX a newer GPU's driver compiles for itself."""
+
+    real: tuple[int, ...]
+    virtual: int
+
+
+@dataclass(frozen=True)
+class Library:
+    """cuDNN or NCCL: the folder of its headers, and its file."""
+
+    include: Path
+    file: Path
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """All that a build for a GPU depends on."""
+
+    toolkit: Toolkit
+    architectures: Architectures
+    host_compiler: str
+    cudnn: Library | None
+    nccl: Library | None
+
+    @property
+    def flags(self) -> list[str]:
+        """CMake's flags that decide what is built."""
+        return [
+            "-DCPU_ONLY=OFF",
+            "-DCUDA_ARCH_NAME=Manual",
+            f"-DCUDA_ARCH_BIN={_listed(self.architectures.real)}",
+            f"-DCUDA_ARCH_PTX={self.architectures.virtual}",
+            "-DCUDA_PROPAGATE_HOST_FLAGS=OFF",
+            "-DCMAKE_POLICY_DEFAULT_CMP0146=OLD",
+            f"-DUSE_CUDNN={'ON' if self.cudnn else 'OFF'}",
+            f"-DUSE_NCCL={'ON' if self.nccl else 'OFF'}",
+        ]
+
+    @property
+    def paths(self) -> list[str]:
+        """CMake's flags that name this machine's folders."""
+        paths = [
+            f"-DCUDA_TOOLKIT_ROOT_DIR={self.toolkit.folder}",
+            f"-DCUDA_HOST_COMPILER={self.host_compiler}",
+            "-DCMAKE_INSTALL_RPATH_USE_LINK_PATH=ON",
+        ]
+        if self.cudnn:
+            paths += [f"-DCUDNN_INCLUDE={self.cudnn.include}", f"-DCUDNN_LIBRARY={self.cudnn.file}"]
+        if self.nccl:
+            paths += [f"-DNCCL_INCLUDE_DIR={self.nccl.include}", f"-DNCCL_LIBRARIES={self.nccl.file}"]
+        return paths
+
+    @property
+    def cxx_flags(self) -> list[str]:
+        """The C++ compiler's flags: CUDA 13 keeps Thrust's headers in a folder of their own."""
+        cccl = self.toolkit.folder / "include" / "cccl"
+        return [f"-isystem {cccl}"] if cccl.is_dir() else []
+
+    @property
+    def summary(self) -> str:
+        """What is built for, in words."""
+        cudnn = f"cuDNN {cudnn_major(self.cudnn.include)}" if self.cudnn else "no cuDNN"
+        nccl = "NCCL" if self.nccl else ONE_AT_A_TIME
+        return f"CUDA {self.toolkit.version}, {cudnn}, {nccl}; compute capability {_listed(self.architectures.real)}"
+
+
+def _listed(numbers: tuple[int, ...]) -> str:
+    return " ".join(map(str, numbers))
+
+
+def examine(settings: Settings, work: Path) -> Gpu | None:
+    """What this machine has for a GPU build; None for a build for the CPU, CaffeError where a GPU build cannot be."""
+    if not is_for_gpu(settings):
+        return None
+    toolkit = find_toolkit(settings.cuda)
+    architectures = choose(capabilities(settings.architectures or _installed_gpus()), toolkit)
+    host = host_compiler(toolkit, settings.host_compiler, work)
+    cudnn = find_library("cudnn", "cudnn.h", settings.cudnn_root, toolkit.folder) if settings.cudnn else None
+    nccl = find_library("nccl", "nccl.h", settings.nccl_root, toolkit.folder) if settings.nccl else None
+    gpu = Gpu(toolkit, architectures, host, cudnn, nccl)
+    say(f"for a GPU: {gpu.summary}")
+    return gpu
+
+
+def is_for_gpu(settings: Settings) -> bool:
+    """Whether to build for a GPU: as asked, else where a GPU's driver and a compiler for it are present."""
+    if settings.gpu != "auto":
+        return settings.gpu == "1"
+    return shutil.which("nvcc") is not None and DRIVER.exists()
+
+
+# ---- CUDA --------------------------------------------------------------------------------------------------------
+
+
+def find_toolkit(folder: str) -> Toolkit:
+    """The toolkit in a folder, or without one the toolkit of the nvcc on PATH."""
+    toolkit = Path(folder or _folder_of_nvcc())
+    nvcc = toolkit / "bin" / "nvcc"
+    if not os.access(nvcc, os.X_OK):
+        raise CaffeError(f"{toolkit}: no bin/nvcc there. Set CUDA_HOME to the toolkit's folder.")
+    release = re.search(r"release (\d+)([0-9.]*),", ask([str(nvcc), "--version"]).stdout)
+    if release is None:
+        raise CaffeError(f"{nvcc} --version prints no release. Set CUDA_HOME to another toolkit's folder.")
+    version = release[1] + release[2]
+    if int(release[1]) < OLDEST_CUDA:
+        raise CaffeError(f"CUDA {version}: 11.8, 12 or 13 is needed, because Debian's protobuf needs C++17.")
+    listed = re.findall(r"^compute_(\d+)$", ask([str(nvcc), "--list-gpu-arch"]).stdout, flags=re.MULTILINE)
+    if not listed:
+        raise CaffeError(f"{nvcc} --list-gpu-arch prints no compute capability. CUDA 11.8, 12 or 13 is needed.")
+    return Toolkit(toolkit, version, tuple(sorted(map(int, listed))))
+
+
+def _folder_of_nvcc() -> str:
+    nvcc = shutil.which("nvcc")
+    if nvcc is None:
+        raise CaffeError(
+            "a build for a GPU is asked for, but no nvcc is on PATH. Install NVIDIA's CUDA toolkit (11.8, 12 or 13), "
+            "or set CUDA_HOME."
+        )
+    done = ask([nvcc, "--dryrun", "-x", "cu", "-c", os.devnull])  # nvcc may be a script that starts the real one
+    top = re.search(r"^#\$ TOP=(.*)$", done.stdout + done.stderr, flags=re.MULTILINE)
+    return os.path.abspath(top[1] if top else os.path.join(os.path.dirname(os.path.realpath(nvcc)), ".."))
+
+
+def host_compiler(toolkit: Toolkit, asked: str, work: Path) -> str:
+    """The first C++ compiler that nvcc accepts: the one asked for, then the newest that are installed."""
+    program = work / "host.cu"
+    program.write_text("int main() {}\n", encoding="utf-8")
+    reason = "none is installed"
+    for name in (asked, *HOST_COMPILERS):
+        compiler = shutil.which(name) if name else None
+        if compiler is None:
+            continue
+        options = ["-ccbin", compiler, "-std=c++17", "-Wno-deprecated-gpu-targets"]
+        done = ask([toolkit.nvcc, *options, "-c", str(program), "-o", str(work / "host.o")])
+        if done.returncode == 0:
+            return compiler
+        reason = ((done.stdout + done.stderr).strip().splitlines() or ["it prints no reason"])[-1]
+    raise CaffeError(
+        f"CUDA {toolkit.version} accepts none of the C++ compilers here: {reason}. Install an older one "
+        "(CUDA 11.8 needs g++-11 or older), or name one: CUDAHOSTCXX=g++-11"
+    )
+
+
+# ---- compute capabilities ----------------------------------------------------------------------------------------
+
+
+def _installed_gpus() -> str:
+    """The compute capabilities of the installed GPUs; nvidia-smi prints a sentence on stdout where there is none."""
+    lines = ask(["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]).stdout.splitlines()
+    return " ".join(line.strip() for line in lines if re.fullmatch(r"\d+\.\d+", line.strip()))
+
+
+def capabilities(text: str) -> list[int]:
+    """Compute capabilities from a list of them, lowest first; CaffeError for what is none.
+
+    >>> capabilities("8.9, 86 7.5 86")
+    [75, 86, 89]
+    """
+    words = text.replace(",", " ").split()
+    wrong = next((word for word in words if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", word)), None)
+    if wrong is not None:
+        raise CaffeError(f"CUDA_ARCH: '{wrong}' is no compute capability, such as 86 or 8.6.")
+    return sorted({int(word.replace(".", "")) for word in words})
+
+
+def choose(asked: list[int], toolkit: Toolkit) -> Architectures:
+    """What to compile for, so that every GPU asked for runs it; CaffeError for a GPU that is too old for this CUDA.
+
+    A GPU that is too new gets the newest PTX that its driver can compile. With no GPU asked for, the oldest known
+    compute capability serves all.
+    """
+    known, cuda = toolkit.known, f"CUDA {toolkit.version}"
+    if not asked:
+        say(
+            f"no GPU found and no CUDA_ARCH given: built for compute capability {known[0]}; newer GPUs compile it for "
+            "themselves at the first start"
+        )
+        return Architectures(known[:1], known[0])
+    if asked[0] < known[0]:
+        raise CaffeError(
+            f"compute capability {asked[0]}: {cuda} knows {known[0]} and newer. For a GPU this old (a GTX 1060 is 61), "
+            "install CUDA 12 or 11.8."
+        )
+    real, virtual = [], known[0]
+    for capability in asked:
+        virtual = max(number for number in known if number <= capability)
+        if virtual == capability:
+            real.append(capability)
+        else:
+            say(
+                f"compute capability {capability} is not known to {cuda}: built as {virtual}, which the driver "
+                "compiles for the GPU at its first start"
+            )
+    return Architectures(tuple(real) or (virtual,), virtual)
+
+
+# ---- cuDNN and NCCL ----------------------------------------------------------------------------------------------
+
+
+def find_library(name: str, header: str, root: str, cuda: Path) -> Library | None:
+    """A library and its header, below ``root``, in CUDA's folder or the system's; None if one of them is missing."""
+    multiarch = ask(["gcc", "-print-multiarch"]).stdout.strip()
+    own = [Path(root, "include"), Path(root)] if root else []
+    system = [Path("/usr/include"), Path("/usr/include", multiarch), Path("/usr/local/include")]
+    include = first_with(header, [*own, cuda / "include", *system])
+    own = [Path(root, "lib"), Path(root, "lib64")] if root else []
+    system = [Path("/usr/lib", multiarch), Path("/usr/lib"), Path("/usr/local/lib")]
+    file = first_with(f"lib{name}.so*", [*own, cuda / "lib64", cuda / "lib", *system])
+    return Library(include.parent, file) if include and file else None
+
+
+def first_with(pattern: str, folders: list[Path]) -> Path | None:
+    """The first file of a name's pattern, in the first of the folders that has one."""
+    return next((path for folder in folders for path in sorted(folder.glob(pattern))), None)
+
+
+def cudnn_major(include: Path) -> str:
+    """cuDNN's major version from its headers; empty before 8, which had it elsewhere."""
+    text = "".join(path.read_text(errors="replace") for path in sorted(include.glob("cudnn_version*.h")))
+    found = re.search(r"^#define CUDNN_MAJOR *(.*)$", text, flags=re.MULTILINE)
+    return found[1] if found else ""

@@ -1,0 +1,434 @@
+"""The parts of scripts/build_caffe.py: settings, key, compute capabilities, compilers, libraries, sources, steps.
+
+nvcc and nvidia-smi are stand-ins here, because a machine need not have them, and no machine has all versions.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from bonecaffe.errors import CaffeError
+from builder import gpu, inputs, source
+from builder.build import Build
+from builder.settings import Settings
+from builder.steps import Steps
+
+PYTHON = inputs.Python("3.11", "/include", "/libpython.so", "/numpy", "2")
+CUDA = gpu.Toolkit(Path("/cuda"), "13.0", (75, 80, 86, 89, 120))
+
+
+def some_inputs(**changes):
+    values = {
+        "source_sha256": "source",
+        "edits_sha256": "edits",
+        "cuda_header_sha256": "header",
+        "python": PYTHON,
+        "parallel": True,
+        "gpu": None,
+        "compiler": "12.2.0",
+        "machine": "x86_64",
+        "libraries": "libopenblas-dev 0.3.21+ds-4",
+    }
+    return inputs.Inputs(**{**values, **changes})
+
+
+def a_gpu(**changes):
+    values = {
+        "toolkit": CUDA,
+        "architectures": gpu.Architectures((75, 86), 86),
+        "host_compiler": "/usr/bin/g++",
+        "cudnn": None,
+        "nccl": None,
+    }
+    return gpu.Gpu(**{**values, **changes})
+
+
+# ---- settings ----------------------------------------------------------------------------------------------------
+
+
+def test_settings_not_set_or_set_to_nothing_are_the_defaults():
+    """`make` exports its variables empty; CUDA's and NCCL's second names count too."""
+    assert Settings.read({"CUDA_HOME": "", "BONECAFFE_GPU": "", "BONECAFFE_FAST": ""}) == Settings.read({})
+    settings = Settings.read({})
+    assert (settings.gpu, settings.parallel, settings.cudnn, settings.nccl) == ("auto", True, True, True)
+    settings = Settings.read({"BONECAFFE_FAST": "0", "CUDNN": "0", "NCCL": "0", "NCCL_DIR": "/n", "CUDA_PATH": "/c"})
+    assert not settings.parallel and not settings.cudnn and not settings.nccl
+    assert (settings.nccl_root, settings.cuda) == ("/n", "/c")
+
+
+@pytest.mark.parametrize("name", ["BONECAFFE_GPU", "BONECAFFE_FAST"])
+def test_settings_that_are_none_are_refused(name):
+    """With the make variable in the message."""
+    with pytest.raises(CaffeError, match=f"{name}=yes .make caffe {name[-4:].strip('_')}"):
+        Settings.read({name: "yes"})
+
+
+# ---- the key -----------------------------------------------------------------------------------------------------
+
+
+def test_keys_of_version_0_1_stay_valid():
+    """As version 0.1's shell script made them, with printf and sha256sum."""
+    flags = (
+        "-DCMAKE_BUILD_TYPE=Release -DCPU_ONLY=ON -DUSE_OPENMP=ON -DUSE_LEVELDB=OFF -DBUILD_docs=OFF -DBUILD_python=ON "
+        "-DBUILD_python_layer=ON -DBLAS=Open -Dpython_version=3.11 -DCMAKE_POLICY_VERSION_MINIMUM=3.5"
+    )
+    lines = ["source", "edits", flags, "12.2.0", "x86_64", "3.11 numpy2", "libopenblas-dev 0.3.21+ds-4"]
+    assert some_inputs().key == by_shell(lines)
+    cuda_flags = (
+        "-DCPU_ONLY=OFF -DCUDA_ARCH_NAME=Manual -DCUDA_ARCH_BIN=75 86 -DCUDA_ARCH_PTX=86 "
+        "-DCUDA_PROPAGATE_HOST_FLAGS=OFF -DCMAKE_POLICY_DEFAULT_CMP0146=OLD -DUSE_CUDNN=OFF -DUSE_NCCL=OFF"
+    )
+    lines[2] = flags.replace("-DCPU_ONLY=ON", cuda_flags).replace("OPENMP=ON", "OPENMP=OFF")
+    lines += ["CUDA 13.0, no cuDNN, no NCCL: one card at a time; compute capability 75 86"]
+    lines += [
+        "-DCUDA_TOOLKIT_ROOT_DIR=/cuda -DCUDA_HOST_COMPILER=/usr/bin/g++ -DCMAKE_INSTALL_RPATH_USE_LINK_PATH=ON",
+        "header  -",
+    ]
+    assert some_inputs(gpu=a_gpu(), parallel=False).key == by_shell(lines)
+
+
+def by_shell(lines):
+    command = ["sh", "-c", "printf '%s\\n' \"$@\" | sha256sum | cut -c1-16", "sh", *lines]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_every_input_makes_another_key():
+    """Whatever a build depends on."""
+    changed = [
+        {"source_sha256": "another"},
+        {"edits_sha256": "another"},
+        {"parallel": False},
+        {"compiler": "13.1.0"},
+        {"machine": "aarch64"},
+        {"libraries": ""},
+        {"python": inputs.Python("3.13", "/include", "/libpython.so", "/numpy", "2")},
+        {"python": inputs.Python("3.11", "/include", "/libpython.so", "/numpy", "1")},
+        {"gpu": a_gpu()},
+        {"gpu": a_gpu(), "cuda_header_sha256": "another"},
+        {"gpu": a_gpu(architectures=gpu.Architectures((75,), 75))},
+        {"gpu": a_gpu(host_compiler="/usr/bin/g++-11")},
+        {"gpu": a_gpu(toolkit=gpu.Toolkit(Path("/cuda"), "12.8", (75, 86)))},
+        {"gpu": a_gpu(cudnn=gpu.Library(Path("/include"), Path("/lib/libcudnn.so")))},
+        {"gpu": a_gpu(nccl=gpu.Library(Path("/include"), Path("/lib/libnccl.so")))},
+    ]
+    keys = [some_inputs(**changes).key for changes in [{}, *changed]]
+    assert len(set(keys)) == len(keys)
+    assert some_inputs(cuda_header_sha256="another").key == some_inputs().key  # a build for the CPU does not include it
+
+
+def test_cmake_is_given_the_flags():
+    """The C++ flags of a fast build, and the header that every file of a GPU build includes."""
+    fast = some_inputs().cmake_arguments(Path("/h"))
+    assert f"-DCMAKE_CXX_FLAGS={inputs.PARALLEL_CXX_FLAGS}" in fast and "-DCPU_ONLY=ON" in fast
+    assert "-DCMAKE_CXX_FLAGS=" in some_inputs(parallel=False).cmake_arguments(Path("/h"))
+    cuda = some_inputs(parallel=False, gpu=a_gpu()).cmake_arguments(Path("/h"))
+    assert "-DCMAKE_CXX_FLAGS=-include /h" in cuda
+    assert "-DCUDA_NVCC_FLAGS=-std=c++17;-O3;-Wno-deprecated-gpu-targets;-include;/h" in cuda
+
+
+def test_the_record_of_a_build_keeps_its_fields():
+    """Manifests and `doctor` read them."""
+    record = some_inputs().record("a source")
+    assert list(record) == [
+        *("source", "source_sha256", "commit", "edits_sha256", "flags", "compiler", "python", "blas", "gpu", "built"),
+    ]
+    assert (record["source"], record["compiler"], record["gpu"]) == ("a source", "g++ 12.2.0", "none")
+
+
+# ---- the GPU -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked", "real", "virtual"),
+    [
+        ("", (75,), 75),  # no GPU here: the oldest, which all newer drivers compile for themselves
+        ("8.6", (86,), 86),
+        ("89,7.5 86 86", (75, 86, 89), 89),
+        ("87", (86,), 86),  # unknown: its driver compiles the newest that it can
+        ("75 125", (75,), 120),
+        ("100 120", (120,), 120),
+        ("120 12.1", (120,), 120),
+    ],
+)
+def test_compute_capabilities_are_chosen(asked, real, virtual):
+    """Every GPU asked for has its code, or PTX of its generation or older."""
+    assert gpu.choose(gpu.capabilities(asked), CUDA) == gpu.Architectures(real, virtual)
+
+
+def test_compute_capabilities_that_cannot_be_are_refused():
+    """A word that is none; a GPU too old, even beside newer ones."""
+    with pytest.raises(CaffeError, match=r"CUDA_ARCH: '8\.6\+PTX' is no compute capability"):
+        gpu.capabilities("8.6+PTX")
+    with pytest.raises(CaffeError, match="compute capability 61: CUDA 13.0 knows 75"):
+        gpu.choose([61, 86], CUDA)
+
+
+@pytest.fixture
+def programs(tmp_path, monkeypatch):
+    """Puts stand-ins of programs first on PATH."""
+    folder = tmp_path / "programs"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+    def put(name, script, where=folder):
+        where.mkdir(parents=True, exist_ok=True)
+        (where / name).write_text(f"#!/bin/sh\n{script}\n")
+        (where / name).chmod(0o755)
+
+    return put
+
+
+NVCC = """case $1 in
+  --version) echo 'Cuda compilation tools, release 12.8, V12.8.93' ;;
+  --list-gpu-arch) printf 'compute_%s\\n' 100 50 100a 61 ;;
+  --dryrun) echo '#$ TOP={top}' >&2 ;;
+  -ccbin) case $2 in *{accepts}) ;; *) echo 'unsupported GNU version! gcc versions later than 12' >&2; exit 1 ;; esac ;;
+esac"""
+
+
+def test_toolkit_is_found_through_the_nvcc_on_path(programs, tmp_path):
+    """It may be a script that starts the real one elsewhere; the older compiler that it accepts is found."""
+    nvcc = NVCC.format(top=tmp_path / "cuda" / "bin" / "..", accepts="/g++-11")
+    programs("nvcc", nvcc)
+    programs("nvcc", nvcc, tmp_path / "cuda" / "bin")
+    for name in gpu.HOST_COMPILERS:
+        programs(name, "exit 0")
+    toolkit = gpu.find_toolkit("")
+    assert toolkit == gpu.Toolkit(tmp_path / "cuda", "12.8", (50, 61, 100))
+    assert gpu.host_compiler(toolkit, "", tmp_path) == str(tmp_path / "programs" / "g++-11")
+    programs("my-g++-11", "exit 0")
+    assert gpu.host_compiler(toolkit, "my-g++-11", tmp_path).endswith("/g++-11")  # not by that name: refused, not used
+    programs("nvcc", NVCC.format(top="", accepts="/my-c++"), tmp_path / "cuda" / "bin")
+    programs("my-c++", "exit 0")
+    assert gpu.host_compiler(toolkit, "my-c++", tmp_path).endswith("/my-c++")
+    with pytest.raises(CaffeError, match="unsupported GNU version! gcc versions later than 12"):
+        gpu.host_compiler(toolkit, "", tmp_path)
+
+
+def test_installed_gpus_are_read(programs, monkeypatch):
+    """One line a GPU; nvidia-smi prints a sentence on stdout where there is none, and may be missing."""
+    programs("nvidia-smi", "printf '8.6\\n6.1\\n8.6\\n'")
+    assert gpu.capabilities(gpu._installed_gpus()) == [61, 86]
+    programs("nvidia-smi", "echo 'No devices were found'")
+    assert gpu._installed_gpus() == ""
+    monkeypatch.setenv("PATH", "/nonexistent")
+    assert gpu._installed_gpus() == ""
+
+
+def test_a_gpu_build_needs_a_driver_and_a_compiler(programs, tmp_path, monkeypatch):
+    """Unless it is asked for, or asked not to be."""
+    monkeypatch.setattr(gpu, "DRIVER", tmp_path / "version")
+    programs("nvcc", "exit 0")
+    assert not gpu.is_for_gpu(Settings.read({}))
+    (tmp_path / "version").touch()
+    assert gpu.is_for_gpu(Settings.read({})) and not gpu.is_for_gpu(Settings.read({"BONECAFFE_GPU": "0"}))
+    monkeypatch.setenv("PATH", "/nonexistent")
+    assert not gpu.is_for_gpu(Settings.read({})) and gpu.is_for_gpu(Settings.read({"BONECAFFE_GPU": "1"}))
+
+
+def test_cudnn_and_nccl_are_found_with_header_and_library(tmp_path):
+    """In the folder given, then in CUDA's; one without the other is none."""
+    cuda, own = tmp_path / "cuda", tmp_path / "own"
+    for folder in (cuda / "include", cuda / "lib64", own / "include", own / "lib"):
+        folder.mkdir(parents=True)
+    assert gpu.find_library("nonesuch", "nonesuch.h", str(own), cuda) is None
+    for name in ("libnonesuch.so.9", "libnonesuch.so"):
+        (cuda / "lib64" / name).touch()
+    assert gpu.find_library("nonesuch", "nonesuch.h", str(own), cuda) is None
+    (cuda / "include" / "nonesuch.h").touch()
+    in_cuda = gpu.Library(cuda / "include", cuda / "lib64" / "libnonesuch.so")
+    assert gpu.find_library("nonesuch", "nonesuch.h", "", cuda) == in_cuda
+    (own / "include" / "nonesuch.h").touch()
+    (own / "lib" / "libnonesuch.so.8").touch()
+    assert gpu.find_library("nonesuch", "nonesuch.h", str(own), cuda) == gpu.Library(
+        own / "include", own / "lib" / "libnonesuch.so.8"
+    )
+
+
+def test_summary_of_a_gpu_build(tmp_path):
+    """cuDNN's version is in a header of its own since 8."""
+    library = gpu.Library(tmp_path, tmp_path / "libcudnn.so")
+    (tmp_path / "cudnn_version.h").write_text("#define CUDNN_MAJOR 9\n#define CUDNN_MINOR 1\n")
+    assert a_gpu(cudnn=library, nccl=library).summary == "CUDA 13.0, cuDNN 9, NCCL; compute capability 75 86"
+    assert a_gpu().summary == "CUDA 13.0, no cuDNN, no NCCL: one card at a time; compute capability 75 86"
+
+
+# ---- sources -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder that has the shape of Caffe's source."""
+    root = tmp_path / "caffe-master"
+    for name in (
+        "CMakeLists.txt",
+        "src/caffe/proto/caffe.proto",
+        "include/a.hpp",
+        "python/caffe/__init__.py",
+        "docs/x",
+    ):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(name)
+    (root / "build").mkdir()
+    (root / "build" / "object.o").touch()
+    return root
+
+
+@pytest.fixture
+def steps(tmp_path):
+    """Steps with a log and an open file in place of a lock."""
+    with open(tmp_path / "lock", "w") as lock:
+        yield Steps(tmp_path / "build.log", lock.fileno())
+
+
+def given(path):
+    return source.find_source(Settings.read({"CAFFE_SOURCE": str(path)}), Path("/nonexistent"), Path("/nonexistent"))
+
+
+def test_a_source_folder_is_copied_without_its_own_build(folder, steps, tmp_path):
+    """Its key is the one that version 0.1 made with find, sort and sha256sum, and changes with what a build reads."""
+    (folder / "python" / "caffe" / "a.pyc").touch()
+    (folder / "src" / "link.cpp").symlink_to(folder / "CMakeLists.txt")
+    found = given(folder)
+    shell = (
+        "find CMakeLists.txt include src python -type f ! -name '*.pyc' -print0 | LC_ALL=C sort -z | "
+        "xargs -0 sha256sum | sha256sum | cut -c1-64"
+    )
+    assert found.sha256 == subprocess.check_output(shell, shell=True, cwd=folder, text=True).strip()
+    found.unpack(tmp_path / "source", steps)
+    assert (tmp_path / "source" / "docs" / "x").is_file() and not (tmp_path / "source" / "build").exists()
+    (folder / "docs" / "x").write_text("changed")
+    assert given(folder).sha256 == found.sha256
+    (folder / "include" / "a.hpp").write_text("changed")
+    assert given(folder).sha256 != found.sha256
+
+
+@pytest.mark.parametrize("inside", ["caffe-master", "."])
+def test_a_tarball_is_unpacked_with_or_without_a_folder_of_its_own(folder, steps, tmp_path, inside):
+    """GitHub's has one, Debian's has none."""
+    with tarfile.open(tmp_path / "caffe.tar.gz", "w:gz") as archive:
+        archive.add(folder, arcname=inside)
+    given(tmp_path / "caffe.tar.gz").unpack(tmp_path / "source", steps)
+    assert (tmp_path / "source" / "src" / "caffe" / "proto" / "caffe.proto").is_file()
+    assert sorted(path.name for path in tmp_path.glob("source*")) == ["source"]
+
+
+def test_a_tarball_that_is_none_or_of_something_else_is_refused(steps, tmp_path):
+    """Named as the user named it."""
+    (tmp_path / "page.tar.gz").write_text("<html>")
+    with pytest.raises(CaffeError, match=r"CAFFE_SOURCE=.*page\.tar\.gz: not a readable tarball"):
+        given(tmp_path / "page.tar.gz").unpack(tmp_path / "a", steps)
+    with tarfile.open(tmp_path / "other.tar", "w") as archive:
+        archive.add(__file__, arcname="other/test.py")
+    with pytest.raises(CaffeError, match="not Caffe's source"):
+        given(tmp_path / "other.tar").unpack(tmp_path / "b", steps)
+
+
+def test_debian_address_is_read_from_apt(programs):
+    """The main archive's, once, without the security archive's."""
+    programs("apt-get", "printf '%s\\n' 'http://a/debian/ main' 'http://a/debian/ main' 'http://a/debian/ contrib' "
+             "'http://a/debian-security/ main' 'http://b/debian/ main'")  # fmt: skip
+    assert source._addresses() == ["http://a/debian/", "http://b/debian/"]
+
+
+def test_without_debian_package_and_git_the_remedy_is_named(programs, tmp_path, monkeypatch, capfd):
+    """apt's last words are shown; a git clone is used where git is present."""
+    programs(
+        "apt-get", "case $1 in indextargets) echo 'http://a/debian/ main' ;; *) echo 'E: gone' >&2; exit 100 ;; esac"
+    )
+    monkeypatch.setenv("PATH", str(tmp_path / "programs"))
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "work").mkdir()
+    with pytest.raises(CaffeError, match="git is missing"):
+        source.find_source(Settings.read({}), tmp_path / "cache", tmp_path / "work")
+    assert "E: gone" in capfd.readouterr().err
+    programs("git", "exit 1")
+    (tmp_path / "another").mkdir()
+    assert isinstance(source.find_source(Settings.read({}), tmp_path / "cache", tmp_path / "another"), source.Clone)
+
+
+# ---- steps -------------------------------------------------------------------------------------------------------
+
+
+def test_a_step_reports_each_tenth_and_keeps_its_output(steps, capfd):
+    """make's percentages come in any order; the log has every line."""
+    steps.run(
+        ["sh", "-c", "for i in 0 3 12 11 15 40 38 100; do printf '[%3d%%] Building\\n' $i; done; echo $NAME"], NAME="x"
+    )
+    assert capfd.readouterr().err.splitlines() == [f"caffe: {done} %" for done in (0, 10, 40, 100)]
+    assert len(steps.log.read_text().splitlines()) == 9 and steps.log.read_text().endswith("x\n")
+
+
+def test_a_failed_step_shows_the_end_of_the_log(steps):
+    """And the command, and where the whole log is."""
+    with pytest.raises(CaffeError) as failure:
+        steps.run(["sh", "-c", "seq 100; echo 'fatal error: no such header' >&2; exit 2"])
+    lines = str(failure.value).splitlines()
+    assert lines[0].startswith("failed: sh -c") and lines[-2] == "fatal error: no such header" and len(lines) == 32
+    assert lines[-1] == f"caffe: the whole log: {steps.log}"
+
+
+# ---- the build ---------------------------------------------------------------------------------------------------
+
+
+class PretendedBuild(Build):
+    """Compiles nothing: its install is a folder of the right shape, whose pycaffe is ``PYCAFFE``."""
+
+    PYCAFFE = ""
+
+    def _build(self, lock):
+        put_caffe(self.staged, self.PYCAFFE)
+
+
+class BrokenBuild(PretendedBuild):
+    """One whose pycaffe does not import."""
+
+    PYCAFFE = "raise ImportError('undefined symbol')"
+
+
+def put_caffe(root, pycaffe):
+    for program in ("caffe", "convert_imageset", "compute_image_mean"):
+        (root / "bin").mkdir(parents=True, exist_ok=True)
+        (root / "bin" / program).write_text("#!/bin/sh\n")
+        (root / "bin" / program).chmod(0o755)
+    (root / "python" / "caffe").mkdir(parents=True)
+    (root / "python" / "caffe" / "__init__.py").write_text(pycaffe + "\n")
+
+
+A_SOURCE = source.Source('a "quoted" source', "source", Path())
+
+
+def test_a_finished_build_is_moved_into_place_and_used_again(tmp_path, capfd):
+    """With its record, as JSON; the second call builds nothing."""
+    build = PretendedBuild(A_SOURCE, some_inputs(), tmp_path)
+    caffe = build.ensure()
+    assert (caffe.root, caffe.origin) == (tmp_path / some_inputs().key, A_SOURCE.origin)
+    assert caffe.build["source"] == A_SOURCE.origin and caffe.build["edits_sha256"] == "edits"
+    assert "built into" in capfd.readouterr().err and not (build.tree / "staging").exists()
+    assert build.ensure() == caffe and capfd.readouterr().err == ""
+
+
+def test_a_build_that_does_not_work_is_not_left_in_place(tmp_path):
+    """It is kept beside, where no one takes it for a finished one."""
+    build = BrokenBuild(A_SOURCE, some_inputs(), tmp_path)
+    with pytest.raises(CaffeError, match="that was built does not work: .*undefined symbol.*kept in"):
+        build.ensure()
+    assert not build.prefix.exists() and (build.tree / "refused" / "bin" / "caffe").exists()
+
+
+def test_caffes_own_tests_run_in_its_source_folder(tmp_path, programs, capfd):
+    """Their data are named from there; GPU tests are left out; their exit status is the answer."""
+    programs("make", 'echo "[ 50%] $*"')
+    build = PretendedBuild(A_SOURCE, some_inputs(), tmp_path / "cache")
+    put_caffe(build.prefix, "")
+    (build.tree / "source").mkdir(parents=True)
+    programs("test.testbin", 'echo "$PWD $*"; exit 3', build.tree / "build" / "test")
+    assert build.check() == 3
+    out, err = capfd.readouterr()
+    assert out == f"{build.tree / 'source'} --gtest_filter=-*GPU* --gtest_shuffle=0 --gtest_color=no\n"
+    assert "caffe: 50 %" in err and "test.testbin" in (build.tree / "check.log").read_text()
