@@ -180,6 +180,18 @@ def scratch_file() -> BinaryIO:
     return tempfile.TemporaryFile()
 
 
+def write_new(content: str, prefix: str) -> str:
+    """Write a text to a new file in the system's folder for temporary files, whole or not at all; return its path."""
+    handle, name = tempfile.mkstemp(prefix=prefix, suffix=".txt")
+    try:
+        with open(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(content)
+    except BaseException:
+        os.unlink(name)
+        raise
+    return name
+
+
 def write_secret(path: str | os.PathLike[str], content: str) -> None:
     """Write a new file that only its owner can read; one that exists is replaced."""
     with contextlib.suppress(FileNotFoundError):

@@ -13,13 +13,14 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bonecaffe.caffe import environment, snapshots
 from bonecaffe.caffe import nets as engines
 from bonecaffe.errors import PredictError
 from bonecaffe.files import sha256_file, table_text, write_text
 from bonecaffe.hands.cases import Case, months_text
-from bonecaffe.hands.images import read_image
+from bonecaffe.hands.images import Image, read_image
 from bonecaffe.hands.reference_points import ReferencePoints
 from bonecaffe.network import definitions, mean
 from bonecaffe.prepare.normalize import normalize
@@ -37,13 +38,11 @@ def model_file(run: RunDir, iteration: int | None = None) -> snapshots.Snapshot:
     found = snapshots.find(run.snapshots)
     if not found:
         raise PredictError(f"{run}: no snapshots here; train it first: bonecaffe train {run}")
-    if iteration is None:
-        chosen = found[-1]
-    else:
-        chosen = next((snapshot for snapshot in found if snapshot.iteration == iteration), None)
-        if chosen is None:
-            there = ", ".join(str(snapshot.iteration) for snapshot in found)
-            raise PredictError(f"{run.snapshots}: no snapshot of iteration {iteration}. There are: {there}.")
+    wanted = [snapshot for snapshot in found if iteration in (None, snapshot.iteration)]
+    if not wanted:
+        existing = ", ".join(str(snapshot.iteration) for snapshot in found)
+        raise PredictError(f"{run.snapshots}: no snapshot of iteration {iteration}. There are: {existing}.")
+    chosen = wanted[-1]
     flaw = chosen.model_flaw()
     if flaw:
         raise PredictError(f"{flaw} Train on with --resume, or name another with --snapshot.")
@@ -104,7 +103,7 @@ class Predictor:
         self.snapshot = snapshot
 
     def predict(
-        self, image: str | os.PathLike[str] | np.ndarray, points: ReferencePoints | Sequence[Sequence[float]]
+        self, image: str | os.PathLike[str] | Image, points: ReferencePoints | Sequence[Sequence[float]]
     ) -> float:
         """The bone age, in months, of one hand.
 
@@ -115,24 +114,27 @@ class Predictor:
         return next(self.predict_many([(image, points)]))
 
     def predict_many(
-        self, hands: Iterable[tuple[str | os.PathLike[str] | np.ndarray, ReferencePoints | Sequence[Sequence[float]]]]
+        self, hands: Iterable[tuple[str | os.PathLike[str] | Image, ReferencePoints | Sequence[Sequence[float]]]]
     ) -> Iterator[float]:
         """The bone ages of many hands, in batches; memory does not grow with their number."""
         return self.predict_normalized(self._normal(image, points) for image, points in hands)
 
-    def predict_normalized(self, images: Iterable[np.ndarray]) -> Iterator[float]:
+    def predict_normalized(self, images: Iterable[Image]) -> Iterator[float]:
         """The bone ages of images that `normalize` made, uint8 (height, width)."""
         pending = iter(images)
         while batch := list(islice(pending, self.batch)):
             yield from self._forward(batch)
 
-    def feed(self, normal: np.ndarray) -> np.ndarray:
-        """What the net is given for a normalized image: float32 (3, height, width), BGR less the mean, as Caffe's Data layer makes it."""
+    def feed(self, normal: Image) -> NDArray[np.float32]:
+        """What the net is given for a normalized image: float32 (3, height, width), BGR less the mean.
+
+        It is what Caffe's Data layer makes of it.
+        """
         return normal.astype(np.float32)[None] - self._mean
 
     def _normal(
-        self, image: str | os.PathLike[str] | np.ndarray, points: ReferencePoints | Sequence[Sequence[float]]
-    ) -> np.ndarray:
+        self, image: str | os.PathLike[str] | Image, points: ReferencePoints | Sequence[Sequence[float]]
+    ) -> Image:
         name = "image" if isinstance(image, np.ndarray) else str(image)
         pixels = image if isinstance(image, np.ndarray) else read_image(image)
         if pixels.ndim != 2 or pixels.dtype != np.uint8:
@@ -140,9 +142,9 @@ class Predictor:
                 f"{name}: a {pixels.dtype} array of shape {pixels.shape}; uint8 (height, width) is needed."
             )
         if not isinstance(points, ReferencePoints):
-            pairs = tuple(tuple(float(value) for value in point) for point in points)
-            if len(pairs) != 7 or any(len(pair) != 2 for pair in pairs):
-                raise PredictError(f"{name}: {len(pairs)} reference points; seven pairs (x, y) are needed.")
+            if len(points) != 7 or any(len(point) != 2 for point in points):
+                raise PredictError(f"{name}: {len(points)} reference points; seven pairs (x, y) are needed.")
+            pairs = tuple((float(x), float(y)) for x, y in points)
             points = ReferencePoints(name, pixels.shape[1], pixels.shape[0], pairs)
         problems = points.problems()
         if problems:
@@ -152,7 +154,7 @@ class Predictor:
         except ValueError as error:
             raise PredictError(f"{name}: {error}. Mark the points on this very image.") from error
 
-    def _forward(self, batch: list[np.ndarray]) -> list[float]:
+    def _forward(self, batch: list[Image]) -> list[float]:
         return [float(value) for value in self._net.forward(np.stack([self.feed(normal) for normal in batch]))[:, 0]]
 
 

@@ -41,7 +41,6 @@ RunPath = Annotated[str, AfterValidator(_inside)]
 CaseId = Annotated[str, AfterValidator(_plain_name)]
 Count = Annotated[int, Field(ge=0, le=10**12)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
-Split = Literal["train", "test"]
 
 
 class Frozen(BaseModel):
@@ -194,11 +193,11 @@ class Prepared(Record):
 
     recipe: str
     """The recipe as YAML, complete."""
-    sources: dict[Literal["ages", "points"], Source]
+    sources: dict[str, Source]
     images_folder: str
     left_out: dict[str, Count]
-    records: dict[Split, Count]
-    split: dict[Split, tuple[CaseId, ...]]
+    records: dict[str, Count]
+    split: dict[str, tuple[CaseId, ...]]
     cases: dict[CaseId, PreparedCase]
 
     @model_validator(mode="after")
@@ -268,7 +267,7 @@ class Trained(Record):
     """What the first attempt started from; None: from the fillers."""
     launch: Launch
     """The last call."""
-    files: dict[Literal["deploy", "mean"], str]
+    files: dict[str, str]
     """Hashes of the files that prediction needs again; of the mean, empty when there is no mean image."""
     attempts: tuple[Attempt, ...]
 

@@ -303,7 +303,7 @@ def test_found_points_are_declared_for_python_callers_too(own_hands, tmp_path):
     run = prepare_run(tmp_path / "run", own_hands)
     assert run.recipe().data.points == "found"
     assert any(d.field == "data.points" and "12 hands" in d.reason for d in launch.departures(run))
-    plan = repeat.Plan(tmp_path / "repeat", tiny(solver__max_iter=2, solver__snapshot=2).to_yaml(), own_hands / "images", own_hands / "ages.csv", own_hands / "points.csv", cpu=True)  # fmt: skip
+    plan = repeat.Repetition(tmp_path / "repeat", tiny(solver__max_iter=2, solver__snapshot=2).to_yaml(), own_hands / "images", own_hands / "ages.csv", own_hands / "points.csv", cpu=True)  # fmt: skip
     repeat.one(plan, 1)
     assert RunDir(tmp_path / "repeat" / "seed-1").recipe().data.points == "found"
     declared = prepare_run(tmp_path / "marked", own_hands, origin="marked")

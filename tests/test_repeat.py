@@ -27,8 +27,8 @@ from bonecaffe.studies import repeat, verify
 from bonecaffe.training.launch import recipe_as_trained
 
 
-def plan_for(out, hands, **changes) -> repeat.Plan:
-    return repeat.Plan(
+def plan_for(out, hands, **changes) -> repeat.Repetition:
+    return repeat.Repetition(
         out, tiny(**changes).to_yaml(), hands / "images", hands / "ages.csv", hands / "points.csv", cpu=True
     )
 

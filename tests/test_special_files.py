@@ -33,7 +33,7 @@ READERS = {
     "locator": ("locator.json", "from bonecaffe.locate.locator import Locator; Locator(path.parent)"),
     "notes": (
         "points.notes.csv",
-        "from bonecaffe.annotate.marking import accepted_suggestions; accepted_suggestions(path.parent / 'points.csv')",
+        "from bonecaffe.hands.provenance import count_accepted; count_accepted(path.parent / 'points.csv')",
     ),
 }
 

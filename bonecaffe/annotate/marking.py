@@ -18,8 +18,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bonecaffe.errors import AnnotateError, PointsError, Problems
-from bonecaffe.files import check_tree, held, read_table, sha256, table_text, write_text
+from bonecaffe.files import check_tree, held, sha256, table_text, write_text
 from bonecaffe.hands.images import find_images, image_size
+from bonecaffe.hands.provenance import notes_file, read_notes
 from bonecaffe.hands.reference_points import (
     COLUMNS,
     POINT_NAMES,
@@ -228,7 +229,7 @@ class Marking:
         file = _File.read(self.table)
         self._check_sizes(file)
         self._file, self._signature = file, signature
-        self._notes = _read_notes(self.notes)
+        self._notes = read_notes(self.table)
 
     def _check_sizes(self, file: _File) -> None:
         problems = Problems()
@@ -307,34 +308,6 @@ class Marking:
         rows = ([each.get(column, "") for column in NOTE_COLUMNS] for each in notes.values())
         write_text(self.notes, table_text(NOTE_COLUMNS, rows))
         self._notes = notes
-
-
-def accepted_suggestions(table: Path) -> int:
-    """How many hands of a table have the points of a suggestion, accepted as they were.
-
-    0 when annotate did not mark it.
-    """
-    notes = _read_notes(notes_file(table))
-    if not notes or not table.is_file():
-        return 0
-    marked = {row["id"] for _, row in read_table(table, AnnotateError).rows() if row.get("id") and row.get("ulna_x")}
-    return sum(bool(row.get("suggested")) and case_id in marked for case_id, row in notes.items())
-
-
-def _read_notes(path: Path) -> dict[str, dict[str, str]]:
-    """What is noted of each hand, by id; nothing when there is no such file.
-
-    A link is refused: it may lead anywhere.
-    """
-    check_tree(path.parent, [path.name], AnnotateError)
-    if not path.exists():
-        return {}
-    return {row["id"]: row for _, row in read_table(path, AnnotateError).rows() if row.get("id")}
-
-
-def notes_file(table: Path) -> Path:
-    """The file in which annotate remembers what is not in the table of points."""
-    return table.with_name(f"{table.stem}.notes.csv")
 
 
 def _rounded(points: Places) -> Places:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ _RECORDS_PER_MAPPING = 512  # the map is closed and opened again, so that its pa
 _PAGES = 1 << 20  # bytes of a database beside its records
 
 
-def records(lmdb: Path) -> Iterator[tuple[str, int, NDArray[np.uint8]]]:
+def records(lmdb: Path) -> Generator[tuple[str, int, NDArray[np.uint8]]]:
     """Each record of an image LMDB: its key, its label, its pixels (channel, row, column), uint8, BGR.
 
     Memory stays flat however many there are. Raises CaffeError for an LMDB or a record that is not readable.

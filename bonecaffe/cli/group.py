@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
-import os
 import sys
-import tempfile
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,6 +16,7 @@ import click
 from bonecaffe import __version__
 from bonecaffe.cli import process
 from bonecaffe.errors import BonecaffeError
+from bonecaffe.files import write_new
 from bonecaffe.progress import Progress, unseen
 
 _REMEDIES = {
@@ -117,7 +116,7 @@ def _report_bug(error: Exception) -> None:
         text = f"bonecaffe {__version__}\n{' '.join(sys.argv)}\n{''.join(traceback.format_exception(error))}"
         what = f"{type(error).__name__}: {_text(error)}".rstrip(".")
         try:
-            where = f"The traceback is in {_keep(text)}."
+            where = f"The traceback is in {write_new(text, 'bonecaffe-bug-')}."
         except Exception as failure:
             where = f"Its traceback could not be written to a file ({_text(failure)}):\n{text.rstrip()}"
         _complain(f"this is a bug in bonecaffe: {what}. {where}")
@@ -130,17 +129,6 @@ def _text(error: Exception) -> str:
         return " ".join(str(error).split())
     except Exception:
         return "(it has no text)"
-
-
-def _keep(text: str) -> str:
-    handle, name = tempfile.mkstemp(prefix="bonecaffe-bug-", suffix=".txt")
-    try:
-        with open(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
-    except BaseException:
-        os.unlink(name)
-        raise
-    return name
 
 
 @contextlib.contextmanager

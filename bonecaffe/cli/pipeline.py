@@ -109,8 +109,8 @@ def prototxt(run: Path | None, out: Path | None, recipe_name: str | None, verbat
         return
     if (run is None) == (out is None):
         raise click.UsageError("give a RUN, or --out DIR with --recipe R")
-    if out is not None:
-        for path in texts.write(out, Recipe.load(recipe_name or "paper")):
+    if run is None:
+        for path in texts.write(out or Path(), Recipe.load(recipe_name or "paper")):
             click.echo(path)
         return
     folder = RunDir(run)

@@ -180,9 +180,16 @@ def repeat(
     from bonecaffe.training.display import Display
 
     recipe = with_split(Recipe.load(recipe_name), train_cases, test_cases, None, labels)
-    weights = weights.absolute() if weights else None
-    paths = (path.absolute() for path in (images, ages, points))
-    plan = repeats.Plan(out.absolute(), recipe.to_yaml(), *paths, weights, gpu, cpu)
+    plan = repeats.Repetition(
+        out.absolute(),
+        recipe.to_yaml(),
+        images.absolute(),
+        ages.absolute(),
+        points.absolute(),
+        weights.absolute() if weights else None,
+        gpu,
+        cpu,
+    )
     chosen = list(range(first_seed, first_seed + seeds))
     results = {result.seed: result for result in repeats.earlier(out, plan)}
     try:

@@ -37,7 +37,7 @@ def read(run: RunDir) -> list[dict[str, Any]]:
         raise EvaluateError(f"{run.by_snapshot}: not readable as CSV: {error}. Delete it.") from error
     if tuple(table.columns) != COLUMNS or (len(table) and not table["split"].eq("test").any()):
         raise EvaluateError(f"{run.by_snapshot}: not a table of {','.join(COLUMNS)} with a test split. Delete it.")
-    return table.to_dict("records")
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
 def _known(run: RunDir) -> Mapping[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from bonecaffe.recipe import Recipe
 from bonecaffe.records import Manifest
 from bonecaffe.run import SPLITS, RunDir
 from bonecaffe.training.launch import recipe_as_trained
+
+if TYPE_CHECKING:
+    import pandas
 
 DOZEN, DOZEN_SEED = 12, 2018
 SIDE = 224
@@ -167,29 +170,24 @@ def jpeg(image: np.ndarray, side: int, quality: int = 82) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(content.tobytes()).decode("ascii")
 
 
-def _worst(table) -> list[int]:
+def _worst(table: pandas.DataFrame) -> list[int]:
     errors = (table["predicted_months"] - table["boneage_months"]).abs()
     return list(errors.nlargest(DOZEN).index)
 
 
-def _by_chance(table) -> list[int]:
+def _by_chance(table: pandas.DataFrame) -> list[int]:
     drawn = np.random.default_rng(DOZEN_SEED).permutation(len(table))[:DOZEN]
     return [table.index[i] for i in sorted(drawn)]
 
 
-def _hands(run: RunDir, table, chosen: list[int]) -> list[dict[str, Any]]:
+def _hands(run: RunDir, table: pandas.DataFrame, chosen: list[int]) -> list[dict[str, Any]]:
     hands = []
-    for row in table.loc[chosen].itertuples():
-        path = run.image(row.id)
-        if path.is_file():
-            hands.append(
-                {
-                    "id": row.id,
-                    "true": row.boneage_months,
-                    "predicted": row.predicted_months,
-                    "image": jpeg(read_prepared(run, row.id), SIDE),
-                }
-            )
+    for case_id, truth, predicted in zip(
+        table["id"][chosen], table["boneage_months"][chosen], table["predicted_months"][chosen], strict=True
+    ):
+        if run.image(case_id).is_file():
+            picture = jpeg(read_prepared(run, case_id), SIDE)
+            hands.append({"id": case_id, "true": truth, "predicted": predicted, "image": picture})
     return hands
 
 

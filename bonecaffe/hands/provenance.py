@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bonecaffe.errors import AnnotateError, LocateError
-from bonecaffe.files import read_table, table_text, write_text
+from bonecaffe.files import check_tree, read_table, table_text, write_text
 from bonecaffe.hands.reference_points import COLUMNS, ReferencePoints, coordinate_text
 
 FOUND_COLUMNS = (*COLUMNS, "confidence", "verdict", "key")
@@ -60,7 +60,8 @@ def notes_file(table: Path) -> Path:
 def read_found(table: Path) -> dict[str, FoundHand]:
     """What `locate` found before for a table of points, by id; empty when it found nothing yet."""
     path = found_file(table)
-    if not path.is_file() or path.is_symlink():
+    check_tree(path.parent, [path.name], LocateError)  # a link may lead anywhere
+    if not path.exists():
         return {}
     hands = {}
     for number, row in read_table(path, LocateError).rows():
@@ -93,13 +94,22 @@ def count_found(table: Path) -> int:
     return sum(rows.get(case_id) == row for case_id, row in expected.items())
 
 
+def read_notes(table: Path) -> dict[str, dict[str, str]]:
+    """What `annotate` noted of each hand of a table, by id; empty when it noted nothing yet."""
+    path = notes_file(table)
+    check_tree(path.parent, [path.name], AnnotateError)
+    if not path.exists():
+        return {}
+    return {row["id"]: row for _, row in read_table(path, AnnotateError).rows() if row.get("id")}
+
+
 def count_accepted(table: Path) -> int:
     """How many hands of a table have the points of a suggestion, accepted in `annotate` as they were."""
-    notes = notes_file(table)
-    if not notes.is_file() or notes.is_symlink() or not table.is_file():
+    notes = read_notes(table)
+    if not notes or not table.is_file():
         return 0
     marked = {row["id"] for _, row in read_table(table, AnnotateError).rows() if row.get("id") and row.get("ulna_x")}
-    return sum(bool(row.get("suggested")) and row["id"] in marked for _, row in read_table(notes, AnnotateError).rows())
+    return sum(bool(row.get("suggested")) and case_id in marked for case_id, row in notes.items())
 
 
 def count_unmarked(table: Path) -> int:

@@ -1,4 +1,4 @@
-"""A folder of images in, a table of points out: what was found, how sure it is, and what was not found, with the reason."""
+"""A folder of images in, a table of points out: what was found, and what was not, with the reason."""
 
 from __future__ import annotations
 
@@ -7,47 +7,27 @@ from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 
-import numpy as np
-
 from bonecaffe.caffe import nets as engines
 from bonecaffe.errors import BonecaffeError, LocateError
 from bonecaffe.files import held, read_table, read_text, sha256, sha256_file, sweep, table_text, write_text
 from bonecaffe.hands import images as hand_images
 from bonecaffe.hands.provenance import FoundHand, found_file, read_found, write_found
-from bonecaffe.hands.reference_points import COLUMNS, POINT_NAMES, ReferencePoints, lock_file
-from bonecaffe.locate.locator import MODEL, Found, Locator, palm
+from bonecaffe.hands.reference_points import COLUMNS, ReferencePoints, lock_file
+from bonecaffe.locate.locator import MODEL, Found, Locator
+from bonecaffe.locate.verdict import inside
 from bonecaffe.progress import Progress, unseen
 from bonecaffe.workers import in_parallel
 
 _SAVE_EACH = 50
-_OUTSIDE = 0.02
-"""Of the image's height: a point found further outside is said to be cut off."""
-_AT_BORDER = 0.10
-"""Of the palm: a point found nearer to the border than this may be cut off; the nets have not learnt to look beyond it."""
 
 
 def judge(case_id: str, shape: tuple[int, int], found: Found, key: str = "") -> FoundHand:
-    """What to say of what was found in an image (height, width)."""
+    """What was found in an image (height, width), as it is kept."""
     height, width = shape
-    x, y = found.points[:, 0], found.points[:, 1]
-    beyond = np.maximum.reduce([-x, -y, x - (width - 1), y - (height - 1)])
-    outermost = POINT_NAMES[int(beyond.argmax())]
-    inside = np.stack([np.clip(x, 0, width - 1), np.clip(y, 0, height - 1)], axis=1)
-    points = tuple((round(float(a), 1), round(float(b), 1)) for a, b in inside)
-    hand = ReferencePoints(case_id, width, height, points)
-    if found.confidence < 0.5:
-        verdict = "unsure: looks at it from several sides disagree; perhaps not a hand, or not as one lies on a film"
-    elif beyond.max() > _OUTSIDE * height:
-        verdict = f"cut off: {outermost} would lie outside the image"
-    elif beyond.max() > -_AT_BORDER * palm(found.points):
-        verdict = f"unsure: {outermost} lies at the image's border; perhaps the hand is cut off there"
-    elif hand.problems():
-        verdict = f"unsure: {hand.problems()[0]}"
-    else:
-        verdict = "sure"
-    return FoundHand(
-        case_id, width, height, points if not hand.problems() else None, round(found.confidence, 3), verdict, key
-    )
+    found = found._replace(shape=shape)
+    points = inside(found.points, shape)
+    usable = not ReferencePoints(case_id, width, height, points).problems()
+    return FoundHand(case_id, width, height, points if usable else None, round(found.confidence, 3), found.verdict, key)
 
 
 # ---- a worker --------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from bonecaffe.hands.images import Image, read_image
 from bonecaffe.locate import frames
 from bonecaffe.locate.frames import Frame, Places
 from bonecaffe.locate.network import OUTPUTS
+from bonecaffe.locate.verdict import SURE, verdict, wrist_to_knuckles
 
 MODEL = Path(__file__).parent / "model"
 """The locator that comes with bonecaffe, trained on phantoms alone."""
@@ -52,11 +53,22 @@ class Found(NamedTuple):
     points: Places
     spread: float
     steady: float
+    shape: tuple[int, int] = (0, 0)  # of the image: height, width
 
     @property
     def confidence(self) -> float:
         """1 where the looks agree, 0.5 at a spread of `_HALF`, towards 0 beyond. Not a probability."""
         return 1 / (1 + (self.spread / _HALF) ** 3)
+
+    @property
+    def verdict(self) -> str:
+        """``sure``, or why the points should not be used unseen; the command line refuses what is not sure."""
+        return verdict(self.points, self.confidence, self.shape)
+
+    @property
+    def sure(self) -> bool:
+        """Whether the points are good enough to be used unseen."""
+        return self.verdict == SURE
 
 
 class Locator:
@@ -80,9 +92,10 @@ class Locator:
     def find(self, image: str | os.PathLike[str] | Image) -> Found:
         """The seven points of the hand in a radiograph, a file or uint8 (height, width).
 
-        Whether their confidence is enough is the caller's to judge. Raises ImageError for a file that cannot be read.
+        Look at `Found.sure` before you use them. Raises ImageError for a file that cannot be read.
         """
-        small, scale = frames.smaller(image if isinstance(image, np.ndarray) else read_image(image))
+        pixels = image if isinstance(image, np.ndarray) else read_image(image)
+        small, scale = frames.smaller(pixels)
         guesses = self._see("whole", small, [frames.whole(small.shape, turn) for turn in _TURNS])
         steps = [guesses]
         for _ in range(3):
@@ -94,7 +107,8 @@ class Locator:
         seen = self._see("near", small, looks, inverted=len(looks) - 1)
         points = np.median(seen, axis=0)
         spread = float(np.median([_apart(points, other) for other in seen]))
-        return Found((points + 0.5) / scale - 0.5, spread, float(moves[best]))
+        height, width = pixels.shape
+        return Found((points + 0.5) / scale - 0.5, spread, float(moves[best]), (height, width))
 
     def _see(self, view: str, image: Image, places: list[Frame], inverted: int = -1) -> Places:
         """What a net says of squares of the image: points in pixels (n, 7, 2)."""
@@ -104,18 +118,6 @@ class Locator:
         outputs = self._nets[view].forward((squares[:, None] - np.float32(128)) / np.float32(64))
         found = outputs.reshape(len(places), OUTPUTS // 2, 2) / frames.LABEL_SCALE
         return np.stack([frame.to_image(at) for frame, at in zip(places, found, strict=True)])
-
-
-def wrist_to_knuckles(points: Places) -> float:
-    """Pixels from the middle between ulna and radius to the mean of the four fingers' points (7, 2), thumb left out.
-
-    A mean of four is steadier than one point, and these points are a net's guesses. The palm of a marked hand
-    (`bonecaffe.hands.agreement.palm`) ends at the middle finger's point instead, and is a little longer.
-    """
-    return float(np.hypot(*(points[3:].mean(axis=0) - points[:2].mean(axis=0)))) + 1e-6
-
-
-palm = wrist_to_knuckles  # the name until locate.py has changed over
 
 
 def _apart(a: Places, b: Places) -> float:

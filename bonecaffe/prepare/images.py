@@ -39,7 +39,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class NormalizedImage:
     """What became of a job: hashes of the source file, of the pixels and the file made, or what was wrong."""
 
     id: str
@@ -76,7 +76,7 @@ def jobs_of(inputs: Inputs, preparation: Preparation, folder: Path) -> list[Job]
 
 def normalize_all(
     run: RunDir, before: Prepared | None, jobs: list[Job], train: int, progress: Progress, workers: int | None
-) -> Iterator[tuple[str, dict[str, Outcome]]]:
+) -> Iterator[tuple[str, dict[str, NormalizedImage]]]:
     """Normalize every image; yield each split with its outcomes by id as soon as it is whole, training first.
 
     The first ``train`` jobs are the training split's. Finished images of an earlier or interrupted prepare are taken
@@ -85,7 +85,7 @@ def normalize_all(
     make_folder(run.work / "images")
     journal = run.work / "journal.jsonl"
     earlier = {**_recorded(before), **_journalled(journal)}
-    done: dict[str, Outcome] = {}
+    done: dict[str, NormalizedImage] = {}
     todo: list[Job] = []
     for job in jobs:
         outcome = earlier.get(job.id)
@@ -111,7 +111,7 @@ def normalize_all(
     problems.raise_if_any(PrepareError, "images", "Correct these, or take the cases out of the tables.")
 
 
-def _outcomes(todo: list[Job], workers: int | None) -> Generator[Outcome]:
+def _outcomes(todo: list[Job], workers: int | None) -> Generator[NormalizedImage]:
     workers = min(workers or len(os.sched_getaffinity(0)), max(1, len(todo)))
     if workers == 1 or len(todo) < 8:
         yield from map(normalize_file, todo)
@@ -119,7 +119,7 @@ def _outcomes(todo: list[Job], workers: int | None) -> Generator[Outcome]:
     yield from in_parallel(normalize_file, todo, workers, PrepareError)
 
 
-def normalize_file(job: Job) -> Outcome:
+def normalize_file(job: Job) -> NormalizedImage:
     """Read one image, normalize it, write it beside its target and move it into place. Runs in a worker process."""
     try:
         content = read_bytes(job.source, "image", ImageError)
@@ -128,21 +128,21 @@ def normalize_file(job: Job) -> Outcome:
         png = hand_images.encode_png(normal, level=0)  # read once, to be packed: not worth the time of compressing it
         write_scratch(job.target, png)
     except ImageError as error:
-        return Outcome(job.id, job.source_stat, job.made_from, problem=str(error))
+        return NormalizedImage(job.id, job.source_stat, job.made_from, problem=str(error))
     except (OSError, ValueError) as error:
-        return Outcome(job.id, job.source_stat, job.made_from, problem=f"{job.source} (id {job.id}): {error}")
+        return NormalizedImage(job.id, job.source_stat, job.made_from, problem=f"{job.source} (id {job.id}): {error}")
     hashes = sha256(content), sha256(normal.tobytes()), sha256(png)
-    return Outcome(job.id, job.source_stat, job.made_from, *hashes)
+    return NormalizedImage(job.id, job.source_stat, job.made_from, *hashes)
 
 
 # ---- what was made before ----------------------------------------------------------------------------------------
 
 
-def _recorded(before: Prepared | None) -> dict[str, Outcome]:
+def _recorded(before: Prepared | None) -> dict[str, NormalizedImage]:
     if before is None:
         return {}
     return {
-        case_id: Outcome(
+        case_id: NormalizedImage(
             case_id,
             case.source_stat,
             case.made_from,
@@ -154,21 +154,21 @@ def _recorded(before: Prepared | None) -> dict[str, Outcome]:
     }
 
 
-def _journalled(journal: Path) -> dict[str, Outcome]:
+def _journalled(journal: Path) -> dict[str, NormalizedImage]:
     """What an interrupted prepare had finished; a torn last line is passed over."""
     found = {}
     if journal.is_file():
         for line in read_bytes(journal, "record", PrepareError).decode("utf-8", "replace").splitlines():
             try:
                 facts = json.loads(line)
-                outcome = Outcome(**{**facts, "source_stat": tuple(facts["source_stat"])})
+                outcome = NormalizedImage(**{**facts, "source_stat": tuple(facts["source_stat"])})
             except (ValueError, TypeError, KeyError):
                 continue
             found[outcome.id] = outcome
     return found
 
 
-def _same_source(job: Job, outcome: Outcome) -> bool:
+def _same_source(job: Job, outcome: NormalizedImage) -> bool:
     """Whether the image and how it is normalized are as they were; a file with another time is read to tell."""
     if outcome.made_from != job.made_from:
         return False
@@ -187,7 +187,7 @@ def source_sha256(job: Job, known: PreparedCase) -> str:
         return ""
 
 
-def _take_over(job: Job, outcome: Outcome, run: RunDir, before: Prepared | None) -> bool:
+def _take_over(job: Job, outcome: NormalizedImage, run: RunDir, before: Prepared | None) -> bool:
     """Have the finished image of an earlier prepare at the job's target; False when it is gone or another.
 
     What stands there already is read: a prepare with other points may have been killed between image and journal.

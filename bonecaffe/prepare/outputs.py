@@ -74,7 +74,7 @@ def write_example(staged: RunDir, image: Path, points: ReferencePoints) -> None:
     pixels = hand_images.read_image(image)
     scale = min(1.0, EXAMPLE_SIDE / max(pixels.shape))
     size = max(1, round(points.width * scale)), max(1, round(points.height * scale))
-    small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA) if scale < 1 else pixels
+    small = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8) if scale < 1 else pixels
     moved = tuple(
         (min(x * size[0] / points.width, size[0] - 1), min(y * size[1] / points.height, size[1] - 1))
         for x, y in points.points

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +20,7 @@ from bonecaffe.errors import PrepareError, RunError
 from bonecaffe.files import folder_made, make_folder, remove, sha256, sha256_file, write_text
 from bonecaffe.hands.cases import Case, write_cases
 from bonecaffe.prepare import imageset, outputs
-from bonecaffe.prepare.images import PIXELS, Job, Outcome, jobs_of, normalize_all, sources
+from bonecaffe.prepare.images import PIXELS, Job, NormalizedImage, jobs_of, normalize_all, sources
 from bonecaffe.prepare.inputs import Inputs, read_inputs, with_origin
 from bonecaffe.progress import Progress, unseen
 from bonecaffe.recipe import Change, Recipe
@@ -27,7 +28,7 @@ from bonecaffe.records import Prepared, Source, damaged, outputs_of
 from bonecaffe.run import SPLITS, RunDir
 
 
-class Preparation(NamedTuple):
+class PrepareOutcome(NamedTuple):
     """What prepare did: the record; whether images, lists or LMDBs were made; what changed in the recipe."""
 
     record: Prepared
@@ -44,7 +45,7 @@ def prepare(
     progress: Progress = unseen,
     workers: int | None = None,
     origin: str | None = None,
-) -> Preparation:
+) -> PrepareOutcome:
     """Prepare a run; do nothing when it is prepared already with the same inputs and recipe.
 
     ``origin`` says where the points come from (``marked, boxes, found``); without it, points that `locate` found or
@@ -64,23 +65,23 @@ def prepare(
 
 def _prepare(
     run: RunDir, inputs: Inputs, given: dict[str, Path], recipe: Recipe, progress: Progress, workers: int | None
-) -> Preparation:
+) -> PrepareOutcome:
     before = run.read().prepare
     jobs = jobs_of(inputs, recipe.preparation, run.work / "images")
     if before is None:
-        return Preparation(_make(run, None, inputs, given, jobs, recipe, progress, workers), True, [])
+        return PrepareOutcome(_make(run, None, inputs, given, jobs, recipe, progress, workers), True, [])
     known = sources(jobs, before)
     other = [name for name, value in _hashes(inputs, recipe, known).items() if before.inputs.get(name) != value]
     changes = Recipe.parse(before.recipe, f"{run.manifest_file}, prepare.recipe").changes(recipe)
     if run.holds_model() and (other or changes):
         raise _would_orphan(run, other, changes)
     if other or damaged(run.path, before):
-        return Preparation(_make(run, before, inputs, given, jobs, recipe, progress, workers), True, changes)
+        return PrepareOutcome(_make(run, before, inputs, given, jobs, recipe, progress, workers), True, changes)
     if run.holds_model() and recipe.to_yaml() != before.recipe:
         recipe = Recipe.parse(
             before.recipe, f"{run.manifest_file}, prepare.recipe"
         )  # other reasons for the same values
-    return Preparation(adopt(run, recipe), False, changes)
+    return PrepareOutcome(adopt(run, recipe), False, changes)
 
 
 def adopt(run: RunDir, recipe: Recipe) -> Prepared:
@@ -118,7 +119,7 @@ _WORDS = {
 }
 
 
-def _hashes(inputs: Inputs, recipe: Recipe, image_hashes: dict[str, str]) -> dict[str, str]:
+def _hashes(inputs: Inputs, recipe: Recipe, image_hashes: Mapping[str, str]) -> dict[str, str]:
     """What a preparation depends on, by name, whatever the files are called and wherever they are."""
     chosen = list(inputs.chosen())
     facts = {
@@ -174,9 +175,11 @@ def _make(
     return record
 
 
-def _pack(staged: RunDir, normalized, inputs: Inputs, recipe: Recipe) -> tuple[dict[str, Outcome], dict[str, int]]:
+def _pack(
+    staged: RunDir, normalized: Iterator[tuple[str, dict[str, NormalizedImage]]], inputs: Inputs, recipe: Recipe
+) -> tuple[dict[str, NormalizedImage], dict[str, int]]:
     """Pack each split as soon as its images are there, and audit what came of it: outcomes by id, records by split."""
-    outcomes: dict[str, Outcome] = {}
+    outcomes: dict[str, NormalizedImage] = {}
     running: dict[str, imageset.Conversion] = {}
     try:
         for split, finished in normalized:  # the test hands are normalized while the training hands are packed
@@ -197,7 +200,7 @@ def _audited(
     split: str,
     conversion: imageset.Conversion,
     inputs: Inputs,
-    outcomes: dict[str, Outcome],
+    outcomes: dict[str, NormalizedImage],
     recipe: Recipe,
 ) -> int:
     """Wait for a split's LMDB, write its exact labels where they are asked for, audit it; return its number of records."""

@@ -36,7 +36,7 @@ RETRIES = 3
 
 
 @dataclass(frozen=True)
-class Plan:
+class Repetition:
     """What is repeated; paths are absolute, so that every worker finds them."""
 
     out: Path
@@ -78,7 +78,7 @@ class Result:
 
 
 def one(
-    plan: Plan, seed: int, watch: Watcher | None = None, say: Callable[[str], None] = lambda sentence: None
+    plan: Repetition, seed: int, watch: Watcher | None = None, say: Callable[[str], None] = lambda sentence: None
 ) -> Result:
     """Prepare, train and evaluate one seed, from wherever it stands.
 
@@ -117,7 +117,7 @@ def one(
     )
 
 
-def _diverged_before(run: RunDir, plan: Plan) -> int | None:
+def _diverged_before(run: RunDir, plan: Repetition) -> int | None:
     """The iteration at which this very training diverged before; None when it did not."""
     trained = run.read().train
     if trained is None or trained.state is not State.DIVERGED:
@@ -137,7 +137,7 @@ def _start_again(run: RunDir) -> bool:
 
 
 def in_sequence(
-    plan: Plan, seeds: list[int], watch: Watcher | None = None, say: Callable[[str], None] = lambda sentence: None
+    plan: Repetition, seeds: list[int], watch: Watcher | None = None, say: Callable[[str], None] = lambda sentence: None
 ) -> Iterator[Result]:
     """One seed after the other, here."""
     for number, seed in enumerate(seeds, start=1):
@@ -146,7 +146,7 @@ def in_sequence(
 
 
 def on_cluster(
-    plan: Plan, seeds: list[int], scheduler: str, say: Callable[[str], None] = lambda sentence: None
+    plan: Repetition, seeds: list[int], scheduler: str, say: Callable[[str], None] = lambda sentence: None
 ) -> Iterator[Result]:
     """The seeds on the workers of a Dask cluster, as they finish; a lost worker's seed goes on with another.
 
@@ -224,7 +224,7 @@ def spreads(results: list[Result]) -> list[Spread]:
     return found
 
 
-def earlier(out: Path, plan: Plan) -> list[Result]:
+def earlier(out: Path, plan: Repetition) -> list[Result]:
     """The results that OUT/repeat.json holds; RepeatError when they are of another recipe or data, or not readable."""
     path = out / "repeat.json"
     try:
@@ -239,7 +239,7 @@ def earlier(out: Path, plan: Plan) -> list[Result]:
     return results
 
 
-def write(out: Path, plan: Plan, results: list[Result]) -> None:
+def write(out: Path, plan: Repetition, results: list[Result]) -> None:
     """Write OUT/repeat.csv and OUT/repeat.json, by seed."""
     results = sorted(results, key=lambda result: result.seed)
     columns = [field.name for field in fields(Result)]

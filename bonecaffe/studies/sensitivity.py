@@ -20,6 +20,7 @@ from bonecaffe.evaluation import metrics
 from bonecaffe.files import table_text, write_text
 from bonecaffe.hands import images as hand_images
 from bonecaffe.hands.agreement import compare, overlap, palm
+from bonecaffe.hands.images import Image
 from bonecaffe.hands.reference_points import ReferencePoints
 from bonecaffe.predict import Predictor
 from bonecaffe.prepare.normalize import normalize
@@ -95,16 +96,16 @@ def study(
     predictor = Predictor(run)
     cases = split_of(run)[split]
     files = hand_images.find_images(images)
-    if lost := [case.id for case in cases if case.id not in points]:
+    if missing := [case.id for case in cases if case.id not in points]:
         raise PointsError(
-            f"no points of {', '.join(lost[:5])}, cases of {run}. Give the table that it was prepared with."
+            f"no points of {', '.join(missing[:5])}, cases of {run}. Give the table that it was prepared with."
         )
-    if lost := hand_images.missing([case.id for case in cases], files):
-        raise EvaluateError(f"{images}: no image of {', '.join(lost[:5])}, cases of {run}.")
+    if missing := hand_images.missing([case.id for case in cases], files):
+        raise EvaluateError(f"{images}: no image of {', '.join(missing[:5])}, cases of {run}.")
     shared = {name: [case for case in cases if case.id in table] for name, table in others.items()}
     total = len(cases) * (1 + len(percents) * repeats) + sum(map(len, shared.values()))
 
-    def hands() -> Iterator[tuple[str, object, ReferencePoints, np.ndarray]]:
+    def hands() -> Iterator[tuple[str, str | float | None, ReferencePoints, Image]]:
         for case in cases:
             image, own = hand_images.read_image(files[case.id]), points[case.id]
             normal = _normal(image, own, predictor)
@@ -122,25 +123,25 @@ def study(
                 if case.id in table:
                     yield case.id, name, table[case.id], _normal(image, table[case.id], predictor)
 
-    about: list[tuple[str, object, ReferencePoints]] = []
+    looked_at: list[tuple[str, str | float | None, ReferencePoints]] = []
 
-    def normals() -> Iterator[np.ndarray]:
+    def normals() -> Iterator[Image]:
         for case_id, what, hand, normal in hands():
-            about.append((case_id, what, hand))
+            looked_at.append((case_id, what, hand))
             yield normal
 
     base: dict[str, float] = {}
     moved: list[Moved] = []
     other: dict[str, dict[str, tuple[float, float]]] = {name: {} for name in others}
     for number, months in enumerate(predictor.predict_normalized(normals())):
-        case_id, what, hand = about[number]
+        case_id, what, hand = looked_at[number]
         iou = overlap(points[case_id].rectangle(), hand.rectangle())
         if what is None:
             base[case_id] = months
         elif isinstance(what, str):
             other[what][case_id] = months, iou
         else:
-            moved.append(Moved(case_id, float(what), months, months - base[case_id], iou))
+            moved.append(Moved(case_id, what, months, months - base[case_id], iou))
         progress(number + 1, total)
     levels = tuple(_level(percent, [m for m in moved if m.percent == percent]) for percent in percents)
     steps = np.array([(level.percent, level.mean_shift) for level in levels])
@@ -152,7 +153,7 @@ def study(
     return outcome, moved
 
 
-def _normal(image: np.ndarray, hand: ReferencePoints, predictor: Predictor) -> np.ndarray:
+def _normal(image: Image, hand: ReferencePoints, predictor: Predictor) -> Image:
     try:
         return normalize(image, hand, predictor.recipe.preparation)
     except ValueError as error:

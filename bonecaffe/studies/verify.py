@@ -38,6 +38,10 @@ Check = Iterator[str]
 """What a link finds wrong, in words; nothing when it holds."""
 
 
+def _nothing(run: RunDir) -> Check:
+    return iter(())
+
+
 def verify(
     run: RunDir,
     images: Path | None = None,
@@ -60,6 +64,9 @@ def verify(
     def recorded(name: str, record: Record | None, stage: str, check: Callable[[], Check]) -> Link:
         return _link(name, check()) if record else Link(name, UNSEEN, f"{stage} has not been done")
 
+    def chained(name: str, record: Record | None, stage: str, check: Callable[[RunDir], Check] = _nothing) -> Link:
+        return recorded(name, record, stage, lambda: _chained(run, manifest, record, check))
+
     return [
         _link("manifest", _seals(manifest)),
         given("ages", ages, lambda path: _same(path, prepared.sources["ages"].sha256)),
@@ -72,14 +79,9 @@ def verify(
         recorded("definition files", trained, "train", lambda: _definitions(run, prepared, trained)),
         _caffe(trained),
         recorded("snapshots, log, curve", trained, "train", lambda: _trained(run, trained)),
-        *(
-            recorded(name, record, stage, lambda record=record, check=check: _chained(run, manifest, record, check))
-            for name, stage, record, check in (
-                ("predictions", "predict", manifest.predict, _nothing),
-                ("metrics", "evaluate", manifest.evaluate, _metrics),
-                ("every snapshot's metrics", "evaluate_all", manifest.evaluate_all, _nothing),
-            )
-        ),
+        chained("predictions", manifest.predict, "predict"),
+        chained("metrics", manifest.evaluate, "evaluate", _metrics),
+        chained("every snapshot's metrics", manifest.evaluate_all, "evaluate_all"),
         recorded("figures and report", manifest.evaluate, "evaluate", lambda: _shown(run, manifest)),
     ]
 
@@ -145,14 +147,11 @@ def _inputs(manifest: Manifest, record: Record) -> Check:
 _BEFORE = {"prepare": "of images that were prepared before"}
 
 
-def _chained(run: RunDir, manifest: Manifest, record: Record, check: Callable[[RunDir], Check]) -> Check:
+def _chained(run: RunDir, manifest: Manifest, record: Record | None, check: Callable[[RunDir], Check]) -> Check:
+    assert record is not None
     yield from _inputs(manifest, record)
     yield from _outputs(run, record, lambda name: name != run.report.name and not name.startswith(run.figures.name))
     yield from check(run)
-
-
-def _nothing(run: RunDir) -> Check:
-    return iter(())
 
 
 # ---- of prepare --------------------------------------------------------------------------------------------------

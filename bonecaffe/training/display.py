@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from bonecaffe.caffe.log import rmse_months
-from bonecaffe.training.drive import Progress
+from bonecaffe.training.drive import Standing
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -28,7 +28,7 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
-def describe(progress: Progress) -> str:
+def describe(progress: Standing) -> str:
     """One line: iteration, errors as RMSE in months, learning rate, images/s, time to the next test and to the end."""
 
     def months(loss: float) -> str:
@@ -74,7 +74,7 @@ class Display:
             else:
                 print(f"{self._verb}: {sentence}", file=sys.stderr, flush=True)
 
-    def show(self, progress: Progress) -> None:
+    def show(self, progress: Standing) -> None:
         """Show where the training stands; elsewhere than on a terminal, at each twentieth."""
         event = progress.event
         if self._live is not None:

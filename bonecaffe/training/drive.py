@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import BinaryIO
 
 from bonecaffe.caffe import installation, log, programs, snapshots
 from bonecaffe.caffe.fatal import explain
@@ -30,7 +31,7 @@ _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, a schedule
 
 
 @dataclass
-class Progress:
+class Standing:
     """Where a training stands; handed to the watcher with every event."""
 
     max_iter: int
@@ -82,7 +83,7 @@ class Progress:
             self.rate = event.value
 
 
-Watcher = Callable[[Progress], None]
+Watcher = Callable[[Standing], None]
 Say = Callable[[str], None]
 """Told a sentence that a person should read."""
 
@@ -118,7 +119,7 @@ def drive(
     say: Say = silent,
 ) -> Outcome:
     """Run Caffe, with the open file ``lock`` kept open in it, until it ends; renew curve.csv on the way."""
-    progress = Progress(schedule.max_iter, started_at, schedule.test_interval, schedule.images, iteration=started_at)
+    progress = Standing(schedule.max_iter, started_at, schedule.test_interval, schedule.images, iteration=started_at)
     began = time.monotonic()
     ending = _Ending()
     arguments = launch.argv(installation.find().program("caffe"))
@@ -150,7 +151,7 @@ def drive(
     return Outcome(state, iteration, why, time.monotonic() - began, tuple(progress.alarms))
 
 
-def _renew_curve(run: RunDir, curve: log.Curve, progress: Progress, say: Say) -> None:
+def _renew_curve(run: RunDir, curve: log.Curve, progress: Standing, say: Say) -> None:
     """Write curve.csv; a disk that has no room for it is no reason to stop Caffe, and the log still holds it all."""
     try:
         write_text(run.curve, curve.csv())
@@ -162,7 +163,7 @@ def _renew_curve(run: RunDir, curve: log.Curve, progress: Progress, say: Say) ->
                 say(f"ALARM: {alarm}")
 
 
-def _begin_attempt(written, arguments: list[str]) -> None:
+def _begin_attempt(written: BinaryIO, arguments: list[str]) -> None:
     """A line of our own that tells the attempts apart; on a line of its own, however the last attempt ended."""
     end = written.seek(0, os.SEEK_END)
     if end:

@@ -11,9 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bonecaffe.annotate import marking as marking_module
-from bonecaffe.annotate.marking import Conflict, Marking, Marks, accepted_suggestions, opened
+from bonecaffe.annotate.marking import Conflict, Marking, Marks, opened
 from bonecaffe.annotate.server import make_app
 from bonecaffe.errors import AnnotateError, PointsError
+from bonecaffe.hands.provenance import count_accepted
 from bonecaffe.hands.reference_points import COLUMNS, read_points, write_points
 from bonecaffe.recipe import Recipe
 
@@ -139,12 +140,12 @@ def test_accepted_suggestions_are_remembered(hands, table, truth):
         marking.change("1001", Marks(points=truth["1001"].points))
         marking.change("1002", Marks(points=((5.0, 6.0), *truth["1002"].points[1:])))
         marking.change("1003", Marks(points=truth["1003"].points))
-    assert accepted_suggestions(table) == 1
+    assert count_accepted(table) == 1
     with opened(hands / "images", table) as marking:  # without suggestions now
         marks = marking.change("1001", replace(marking.marks("1001"), flagged=True))
-        assert accepted_suggestions(table) == 1
+        assert count_accepted(table) == 1
         marking.change("1001", replace(marks, points=((5.0, 6.0), *marks.points[1:])))
-    assert accepted_suggestions(table) == 0 and accepted_suggestions(hands / "points.csv") == 0
+    assert count_accepted(table) == 0 and count_accepted(hands / "points.csv") == 0
 
 
 def test_links_that_lead_out_are_not_shown(hands, table, tmp_path):

@@ -12,11 +12,11 @@ from conftest import REPOSITORY, tiny
 from bonecaffe.caffe.log import Event
 from bonecaffe.training import train
 from bonecaffe.training.display import Display, describe
-from bonecaffe.training.drive import Progress
+from bonecaffe.training.drive import Standing
 
 
-def some_progress() -> Progress:
-    progress = Progress(3000, 0, test_interval=100, images=256)
+def some_progress() -> Standing:
+    progress = Standing(3000, 0, test_interval=100, images=256)
     for event, now in (
         (Event("test_output", 0, 2000.0, "loss"), 0.0),
         (Event("train_loss", 0, 2000.0), 10.0),
@@ -40,10 +40,10 @@ def test_line_holds_what_was_asked_for():
 
 def test_last_test_is_at_the_end():
     """Between the last interval and the end, the next test is the one after training."""
-    progress = Progress(3010, 3000, test_interval=100, images=1, iteration=3000, iterations_per_s=1.0)
+    progress = Standing(3010, 3000, test_interval=100, images=1, iteration=3000, iterations_per_s=1.0)
     assert progress.eta_test_s == progress.eta_s == 10
-    assert math.isnan(Progress(10, 0).eta_test_s)
-    assert "?" in describe(Progress(10, 0))
+    assert math.isnan(Standing(10, 0).eta_test_s)
+    assert "?" in describe(Standing(10, 0))
 
 
 def test_plain_lines_elsewhere(capsys):

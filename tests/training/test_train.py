@@ -355,7 +355,7 @@ def test_failure_of_the_driver_is_recorded(own_run, monkeypatch):
     """A bug or fault of ours in mid-training: Caffe is stopped, and the record says that it was us."""
     from bonecaffe.training import drive
 
-    monkeypatch.setattr(drive.Progress, "note", lambda self, event, now: 1 / 0)
+    monkeypatch.setattr(drive.Standing, "note", lambda self, event, now: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train.train(own_run)
     attempt = own_run.read().train.attempts[-1]

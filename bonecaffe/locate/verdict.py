@@ -1,0 +1,47 @@
+"""Whether points that were found may be used unseen: the one rule, for the command line and for Python. Pure."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bonecaffe.hands.reference_points import POINT_NAMES, ReferencePoints
+from bonecaffe.locate.frames import Places
+
+SURE = "sure"
+_OUTSIDE = 0.02
+"""Of the image's height: the hand of a point found further outside is taken for cut off."""
+_AT_BORDER = 0.10
+"""Of `wrist_to_knuckles`: a point found nearer to the border than this may be cut off; the nets have not learnt to look
+beyond it."""
+
+
+def wrist_to_knuckles(points: Places) -> float:
+    """Pixels from the middle between ulna and radius to the mean of the four fingers' points (7, 2), thumb left out.
+
+    A mean of four is steadier than one point, and these points are a net's guesses. The palm of a marked hand
+    (`bonecaffe.hands.agreement.palm`) ends at the middle finger's point instead, and is a little longer.
+    """
+    return float(np.hypot(*(points[3:].mean(axis=0) - points[:2].mean(axis=0)))) + 1e-6
+
+
+def inside(points: Places, shape: tuple[int, int]) -> tuple[tuple[float, float], ...]:
+    """Points (7, 2) moved into an image (height, width), to a tenth of a pixel."""
+    height, width = shape
+    clipped = np.stack([np.clip(points[:, 0], 0, width - 1), np.clip(points[:, 1], 0, height - 1)], axis=1)
+    return tuple((round(float(x), 1), round(float(y), 1)) for x, y in clipped)
+
+
+def verdict(points: Places, confidence: float, shape: tuple[int, int]) -> str:
+    """``sure``, or why not, for points (7, 2) found in an image (height, width)."""
+    height, width = shape
+    x, y = points[:, 0], points[:, 1]
+    beyond = np.maximum.reduce([-x, -y, x - (width - 1), y - (height - 1)])
+    outermost = POINT_NAMES[int(beyond.argmax())]
+    problems = ReferencePoints("", width, height, inside(points, shape)).problems()
+    if confidence < 0.5:
+        return "unsure: looks at it from several sides disagree; perhaps not a hand, or not as one lies on a film"
+    if beyond.max() > _OUTSIDE * height:
+        return f"cut off: {outermost} would lie outside the image"
+    if beyond.max() > -_AT_BORDER * wrist_to_knuckles(points):
+        return f"unsure: {outermost} lies at the image's border; perhaps the hand is cut off there"
+    return f"unsure: {problems[0]}" if problems else SURE
