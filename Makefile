@@ -78,7 +78,7 @@ test: setup          ## all tests, on the real Caffe and in a real browser
 lint: setup          ## ruff
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
 
-mutants: setup       ## change the pure modules, one place at a time: do their tests notice? [ONLY=crop] (20 minutes on two cores)
+mutants: setup       ## change the pure modules, one place at a time: do their tests notice? [ONLY=crop] (10 minutes on two cores)
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[mutants]' --constraint requirements.txt
 	@$(PYTHON) scripts/mutants.py $(ONLY)
 
