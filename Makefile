@@ -84,7 +84,7 @@ sweep: setup         ## the tests as on other machines: each OpenBLAS kernel, ig
 lint: setup          ## ruff
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
 
-mutants: setup       ## change the pure modules, one place at a time: do their tests notice? [ONLY=crop] (20 minutes on two cores)
+mutants: setup       ## change the pure modules, one place at a time: do their tests notice? [ONLY=crop] (10 minutes on two cores)
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[mutants]' --constraint requirements.txt
 	@$(PYTHON) scripts/mutants.py $(ONLY)
 

@@ -75,7 +75,7 @@ def copy_of_the_tree(target: Path) -> Path:
     return target
 
 
-def annotations(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+def annotation_spans(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
     """Where annotations begin and end, as (line, column): `int | None` computes nothing."""
     found = []
     for node in ast.walk(ast.parse(source)):
@@ -91,7 +91,7 @@ def chosen(module: str, settings: dict[str, Any], session: Path) -> list[Mutatio
     """The mutants of a module: of the operators asked for, in the definitions asked for, outside annotations."""
     wanted = re.compile("core/(" + "|".join(settings["operators"]) + ")$")
     only = settings["modules"][module].get("only")
-    notes = annotations((REPOSITORY / module).read_text(encoding="utf-8"))
+    notes = annotation_spans((REPOSITORY / module).read_text(encoding="utf-8"))
     with use_db(str(session)) as database:
         init([Path(module)], database, {})
         found = [item.mutations[0] for item in database.work_items]
@@ -184,26 +184,31 @@ def try_mutant(spec: MutationSpec | None, module: str, tests: list[str], timeout
 
 def report(results: list[Result], equivalent: list[dict[str, str]]) -> int:
     """Print the table and the survivors; 1 when too many survive, or one without a reason."""
-    reasons = {(entry["module"], entry["was"], entry["becomes"]): entry["why"] for entry in equivalent}
-    used = set()
+    unused = {number: entry for number, entry in enumerate(equivalent)}
     failed = False
     print(f"{'module':<40} {'mutants':>8} {'killed':>8} {'share':>7} {'timeouts':>9} {'survivors':>10}")
     for of in [*results, _total(results)]:
         share = of.killed / max(1, of.mutants)
         failed |= share < KILLED_AT_LEAST
-        print(f"{of.module:<40} {of.mutants:>8} {of.killed:>8} {share:>7.1%} {of.timeouts:>9} {len(of.survivors):>10}")
+        counts = f"{of.mutants:>8} {of.killed:>8} {share:>7.1%} {of.timeouts:>9} {len(of.survivors):>10}"
+        print(f"{of.module:<40} {counts}")
     for of in results:
-        for line, was, becomes in of.survivors:
-            key = (of.module, was, becomes)
-            used.add(key)
-            failed |= key not in reasons
-            print(f"\n{of.module}:{line}\n  - {was}\n  + {becomes}\n  {reasons.get(key, 'NO REASON GIVEN')}")
+        for line, was, becomes in sorted(of.survivors):
+            found = next((n for n, entry in enumerate(equivalent) if _explains(entry, of.module, was, becomes)), None)
+            unused.pop(found, None)
+            failed |= found is None
+            why = "NO REASON GIVEN" if found is None else equivalent[found]["why"]
+            print(f"\n{of.module}:{line}\n  - {was}\n  + {becomes}\n  {why}")
     modules = {of.module for of in results}
-    for key in reasons.keys() - used:
-        if key[0] in modules:
-            failed = True
-            print(f"\nmutants.toml explains a survivor that is none: {key}")
+    for entry in unused.values():
+        if entry["module"] in modules:
+            print(f"\nmutants.toml explains a survivor that there is not: {entry['module']}: {entry['becomes']}")
     return int(failed)
+
+
+def _explains(entry: dict[str, str], module: str, was: str, becomes: str) -> bool:
+    """Whether a reason in mutants.toml, for a line or a part of one, is that of a survivor."""
+    return entry["module"] == module and was.replace(entry["was"], entry["becomes"]) == becomes
 
 
 def _total(results: list[Result]) -> Result:

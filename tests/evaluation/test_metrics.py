@@ -126,9 +126,9 @@ def test_interval_of_three_hands_by_counting():
 def test_interval_where_it_is_not_defined():
     """Two hands; a constant, for the CCC alone; a sample of one hand whose prediction is its age, again and again."""
     assert interval([1, 2], [2, 4], "mad") is None and interval([1, 2], [2, 4], "ccc") is None
-    for truth, predicted in (([5, 5, 5], [4, 5, 9]), ([4, 5, 9], [5, 5, 5])):
+    for truth, predicted in (([5, 5, 5], [4, 6, 9]), ([4, 6, 9], [5, 5, 5])):
         assert interval(truth, predicted, "ccc") is None
-        assert interval(truth, predicted, "mad") == (0, 4)
+        assert interval(truth, predicted, "mad") == (1, 4)
     assert exact_ccc([(1, 1)] * 3) is None and interval([1, 2, 3], [1, 2, 4], "ccc") is None
 
 

@@ -90,3 +90,5 @@ def test_share_within_a_year_and_two():
     """The bounds belong to it."""
     metrics = measure([0, 100, 200, 250], [12, 124, 224.1, 251], guess=100)
     assert (metrics.within_12_months, metrics.within_24_months) == (0.5, 0.75)
+    metrics = measure([0, 100], [12.5, 124.5], guess=100)
+    assert (metrics.within_12_months, metrics.within_24_months) == (0, 0.5)
