@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import functools
 import importlib
 import os
@@ -75,7 +76,9 @@ class Call:
             )
         except OSError as error:
             self._output.close()
-            raise CaffeError(f"{self._command[0]}: cannot be started: {error.strerror}. {REMEDY}") from error
+            if error.errno in (errno.ENOENT, errno.EACCES, errno.ENOEXEC, errno.ENOTDIR):
+                raise CaffeError(f"{self._command[0]}: cannot be started: {error.strerror}. {REMEDY}") from error
+            raise  # short of memory, processes or files: no fault of the program
 
     def finish(self) -> str:
         """Wait for its end and give what it wrote to stderr; CaffeError with command and last words when it failed."""
