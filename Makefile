@@ -32,7 +32,7 @@ help:                ## this list
 setup:               ## install everything: Debian's packages, .venv, Caffe (4 minutes the first time)
 	@scripts/setup.sh
 
-caffe:               ## the same; GPU=1 builds Caffe for NVIDIA's cards, GPU=0 for the CPU; FAST=0 without our loops for all cores [CUDA_ARCH="86 89"]
+caffe:               ## the same; GPU=1 builds Caffe for NVIDIA GPUs, GPU=0 for the CPU; FAST=0 without our loops for all cores [CUDA_ARCH="86 89"]
 	@BONECAFFE_GPU=$(GPU) BONECAFFE_FAST=$(FAST) scripts/setup.sh caffe
 
 caffe-check: setup   ## build and run Caffe's own C++ tests against the Caffe that was built (3 minutes)
@@ -67,7 +67,7 @@ evaluate: setup      ## RUN -> metrics, figures, report.html
 predict: setup       ## RUN IMAGES=file... [POINTS; else they are found] -> months
 	@$(BONECAFFE) predict "$(RUN)" $(IMAGES) $(if $(filter command environment,$(origin POINTS)),--points "$(POINTS)")
 
-prototxt: setup      ## write prototxt/ anew from the recipes
+prototxt: setup      ## write prototxt/ again from the recipes
 	@for recipe in paper demo smoke; do $(BONECAFFE) prototxt --out prototxt/$$recipe --recipe $$recipe; done
 
 pictures: setup      ## draw the pictures of README and docs again

@@ -1,4 +1,4 @@
-"""What can go wrong for a reason the user can mend. One subclass a stage.
+"""What can go wrong for a reason the user can fix. One subclass a stage.
 
 The command line prints such an error as its sentence and exits 1; anything else is a bug and exits 3
 with its traceback in a file. A message says what went wrong, where, the evidence, and what to do next.
@@ -84,9 +84,9 @@ class Problems:
 
     >>> problems = Problems()
     >>> problems.add("row 3: no age")
-    >>> problems.raise_if_any(CasesError, "ages.csv", "Mend or delete these rows.")
+    >>> problems.raise_if_any(CasesError, "ages.csv", "Fix or delete these rows.")
     Traceback (most recent call last):
-    bonecaffe.errors.CasesError: ages.csv: row 3: no age. Mend or delete these rows.
+    bonecaffe.errors.CasesError: ages.csv: row 3: no age. Fix or delete these rows.
     """
 
     SHOWN = 10

@@ -1,7 +1,7 @@
 """Files: read safely, written whole or not at all, locked, hashed. The only place that opens a file for writing.
 
-A run folder or a data folder may come from a stranger. So a file is opened only when it is a regular file, what we write
-is never written through a link, and a run folder holds no links at all (`check_tree`).
+A run folder or a data folder may come from a stranger. So a file is opened only when it is a regular file, nothing is
+written through a link, and a run folder holds no links at all (`check_tree`).
 """
 
 from __future__ import annotations
@@ -41,8 +41,9 @@ TEMPORARY = ".part"
 
 
 def open_regular(path: str | os.PathLike[str], error: type[BonecaffeError] = FilesError) -> io.BufferedReader:
-    """Open a regular file for reading; ``error`` for a folder, a named pipe or a device, OSError where it cannot be opened.
+    """Open a regular file for reading.
 
+    Raises ``error`` for a folder, a named pipe or a device, and OSError where it cannot be opened.
     A named pipe would make us wait for ever, a device never ends.
     """
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -70,7 +71,8 @@ def read_bytes(path: str | os.PathLike[str], kind: str, error: type[BonecaffeErr
         size = os.fstat(file.fileno()).st_size
         if size > LARGEST[kind]:
             raise error(
-                f"{os.fspath(path)}: {size / 1e6:.0f} MB; a {kind} file of more than {LARGEST[kind] / 1e6:.0f} MB is not read. Is it the right file?"
+                f"{os.fspath(path)}: {size / 1e6:.0f} MB; a {kind} file of more than {LARGEST[kind] / 1e6:.0f} MB "
+                "is not read. Is it the right file?"
             )
         return file.read()
 
@@ -202,9 +204,10 @@ def write_secret(path: str | os.PathLike[str], content: str) -> None:
 
 
 def open_append(path: str | os.PathLike[str]) -> BinaryIO:
-    """Open a file for reading and appending, made when it is missing; FilesError for a link, a special file, a second name.
+    """Open a file for reading and appending; create it when it is missing.
 
-    A hard link would let us write into a file that is known elsewhere under another name.
+    Raises FilesError for a link, a special file, or a file with a second name: through a hard link we would write into
+    a file that is known elsewhere under another name.
     """
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
@@ -232,7 +235,10 @@ def copy_file(source: str | os.PathLike[str], target: str | os.PathLike[str]) ->
 
 @contextlib.contextmanager
 def folder_made(path: str | os.PathLike[str]) -> Iterator[bool]:
-    """Have a folder, its parents too; yield whether it is new. When the block fails, the folders made are removed again, with their content."""
+    """Have a folder, its parents too; yield whether it is new.
+
+    When the block fails, the folders made are removed again, with their content.
+    """
     path = Path(path)
     new = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
@@ -288,7 +294,10 @@ def remove(path: str | os.PathLike[str]) -> None:
 
 
 def check_tree(root: Path, names: Iterable[str], error: type[BonecaffeError] = FilesError) -> None:
-    """Refuse the first link or special file at or below ``root``/NAME for each of ``names``. ``root`` itself may be a link."""
+    """Refuse the first link or special file at or below ``root``/NAME for each of ``names``.
+
+    ``root`` itself may be a link.
+    """
     for name in names:
         path = os.path.join(root, name)
         try:
@@ -355,7 +364,10 @@ def _lock(kind: int) -> bytes:
 
 
 def _locked(file: int) -> bool:
-    """Take the lock of an open file; False when another has it. The lock lasts until every copy of the open file is closed."""
+    """Take the lock of an open file; False when another has it.
+
+    The lock lasts until every copy of the open file is closed.
+    """
     try:
         fcntl.fcntl(file, fcntl.F_OFD_SETLK, _lock(fcntl.F_WRLCK))
         return True
@@ -472,6 +484,9 @@ def read_table(path: str | os.PathLike[str], error: type[BonecaffeError]) -> Tab
 
 
 def cache_folder() -> Path:
-    """Where bonecaffe keeps what is costly to make or download, per user: ``BONECAFFE_CACHE``, or the user's cache folder."""
+    """Where bonecaffe keeps what is costly to make or download.
+
+    ``BONECAFFE_CACHE``, or a folder of the user's cache.
+    """
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return Path(os.environ.get("BONECAFFE_CACHE") or os.path.join(home, "bonecaffe"))

@@ -98,7 +98,7 @@ class Predictor:
         self._mean = mean.array(self.run, self.recipe)
 
     def use(self, snapshot: snapshots.Snapshot) -> None:
-        """Go on with the weights of another snapshot of the run; the net is not built anew."""
+        """Go on with the weights of another snapshot of the run; the net is not built again."""
         self._net.load(snapshot.caffemodel)
         self.snapshot = snapshot
 
@@ -162,10 +162,10 @@ class Predictor:
 
 
 def predict_run(run: RunDir, snapshot: int | None = None, progress: Progress = unseen, gpu: int | None = None) -> int:
-    """Predict both splits of a run into predictions_train.csv and predictions_test.csv; return the snapshot's iteration.
+    """Predict both splits of a run, into predictions_train.csv and predictions_test.csv.
 
-    Does nothing when they are there for this very snapshot. Raises PredictError when the images were prepared again
-    since it was trained.
+    Returns the snapshot's iteration. Does nothing when they are there for this very snapshot. Raises PredictError when
+    the images were prepared again since it was trained.
     """
     prepared = prepared_of(run)
     run.recipe()

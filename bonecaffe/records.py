@@ -174,7 +174,7 @@ class Source(Frozen):
 
 
 class PreparedCase(Frozen):
-    """One hand: size and time of its source file, hashes of that file, of the pixels made from it, and of how (points, settings)."""
+    """One hand: size and time of its source file; hashes of that file, of its pixels, and of points and settings."""
 
     source_stat: tuple[int, int]
     source_sha256: Sha256
@@ -340,7 +340,7 @@ STAGES = ("prepare", "prototxt", "train", "predict", "evaluate", "evaluate_all")
 
 
 def parse_manifest(content: bytes, where: str) -> Manifest:
-    """The manifest in the bytes of ``manifest.json``; RunError in one sentence when it is none, or another version's."""
+    """The manifest in the bytes of ``manifest.json``; RunError when it is none, or another version's."""
     remedy = "Prepare the run again in another folder"
     try:
         tree = json.loads(content)
@@ -394,7 +394,7 @@ def is_intact(run: Path, record: Record, name: str) -> bool:
 
 
 def outputs_of(run: Path, paths: Iterable[Path], known: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """``outputs`` and ``stamps`` for a record, of the files that there are; ``known`` are hashes that need no reading."""
+    """``outputs`` and ``stamps`` for a record, of the files that exist; ``known`` are hashes that need no reading."""
     outputs: dict[str, str] = {}
     stamps: dict[str, tuple[int, int]] = {}
     for path in paths:

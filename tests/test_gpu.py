@@ -65,7 +65,7 @@ def test_cards_are_numbered_as_caffe_numbers_them(smi, monkeypatch):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", wish)
         assert [(card.index, card.name) for card in gpus.cards()] == list(enumerate(names)), wish
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    assert gpus.problem("0") is None and "no card 1" in gpus.problem("1")
+    assert gpus.problem("0") is None and "no GPU 1" in gpus.problem("1")
     monkeypatch.setattr(GpuCaffe, "has_nccl", False)
     assert gpus.problem("all") is None  # it is one card
     monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
@@ -85,8 +85,8 @@ def test_what_speaks_against_a_card(smi, monkeypatch):
     assert "compute capability 8.0" in gpus.problem("1")
     assert gpus.problem("2") is None and gpus.problem("3") is None and gpus.problem("4") is None
     assert gpus.problem("2,3") is None
-    assert "no card 7" in gpus.problem("2,7")
-    assert "card 0" in gpus.problem("all")
+    assert "no GPU 7" in gpus.problem("2,7")
+    assert "GPU 0 " in gpus.problem("all")
     monkeypatch.setattr(GpuCaffe, "has_nccl", False)
     assert "NCCL" in gpus.problem("2,3") and gpus.problem("2") is None
     monkeypatch.setattr(gpus, "_DRIVERS", (Path("/nowhere"),))
@@ -105,7 +105,7 @@ def test_a_card_too_small_is_told_a_batch_that_fits(request, hands, tmp_path):
     request.getfixturevalue("smi")("0, small, 8.6, 2048 MiB")
     definitions.write(run, recipe)
     (said,) = [line for line in preflight.examine(run, Launch(gpus="0")).problems if "memory" in line]
-    assert "the card has 2.1 GB" in said
+    assert "the GPU has 2.1 GB" in said
     batch, steps = int(said.split("train_batch: ")[1].split()[0]), int(said.split("iter_size: ")[1].split(",")[0])
     assert batch * steps == 256 and batch >= 4
     smaller = recipe.with_values(

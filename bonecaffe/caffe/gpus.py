@@ -80,12 +80,12 @@ def problem(wish: str) -> str | None:
     if existing and wish != "all":
         numbers = {str(card.index) for card in existing}
         if missing := [number for number in wish.split(",") if number not in numbers]:
-            return f"--gpu {wish}: no card {missing[0]}; there are {', '.join(sorted(numbers))}. See nvidia-smi."
+            return f"--gpu {wish}: no GPU {missing[0]}; there are {', '.join(sorted(numbers))}. See nvidia-smi."
     built = [int(number) for number in re.findall(r"\d+", caffe.build.get("gpu", "").rpartition("capability")[2])]
     for card in chosen(wish, existing):
         if built and not _runs_on(card.capability, built):
             return (
-                f"--gpu {wish}: card {card.index} ({card.name}) has compute capability {card.capability / 10}, "
+                f"--gpu {wish}: GPU {card.index} ({card.name}) has compute capability {card.capability / 10}, "
                 f"and this Caffe was built for {', '.join(str(number / 10) for number in built)}. "
                 "Build it again with `make caffe GPU=1`."
             )

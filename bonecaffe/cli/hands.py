@@ -110,9 +110,10 @@ def export_points(table: Path, kind: str, out: Path) -> None:
 @click.option("--images", type=FOLDER, help="The radiographs, for --sheet.")
 @click.option("--sheet", type=FILE, help="Write the hands in doubt, with points and rectangle, side by side as a PNG.")
 def check_points(table: Path, images: Path | None, sheet: Path | None) -> None:
-    """List what is implausible: fingers out of order, a crossed forearm, the rectangle's aspect, points on the border, doubles.
+    """List what is implausible in a table of points.
 
-    Exits 1 when a hand is in doubt. What cannot be used at all, such as a point outside the image, is an error by itself.
+    Fingers out of order, a crossed forearm, the rectangle's aspect, points on the border, duplicates. Exits 1 when a
+    hand is in doubt. What cannot be used at all, such as a point outside the image, is an error by itself.
     """
     from bonecaffe.errors import PointsError
     from bonecaffe.hands import plausibility
@@ -170,23 +171,26 @@ def compare_points(first: Path, second: Path, as_json: bool, images: Path | None
         worst_first = [hand.id for hand in sorted(found, key=lambda hand: hand.iou) if hand.id in files][:WORST]
         if not worst_first:
             raise PointsError(f"{images}: no image of the hands that both tables hold.")
-        captions = {hand.id: f"IoU {hand.iou:.3f}; {numpy.mean(hand.pixels):.1f} pixels apart, {numpy.mean(hand.percent):.1f} % of the palm" for hand in found}  # fmt: skip
+        captions = {
+            hand.id: f"IoU {hand.iou:.3f}; {numpy.mean(hand.pixels):.1f} pixels apart, "
+            f"{numpy.mean(hand.percent):.1f} % of the palm"
+            for hand in found
+        }
         write_sheet(sheet, [a[case_id] for case_id in worst_first], files, captions, others=b)
     if as_json:
         for hand in found:
             click.echo(json.dumps(hand._asdict()))
         return
     pixels, percent = (numpy.array([getattr(hand, name) for hand in found]) for name in ("pixels", "percent"))
-    rows = [
-        [name, *(f"{value:.1f}" for value in (numpy.median(pixels[:, i]), pixels[:, i].max(), numpy.median(percent[:, i]), percent[:, i].max()))]
-        for i, name in enumerate(POINT_NAMES)
-    ]  # fmt: skip
+    figures = zip(numpy.median(pixels, 0), pixels.max(0), numpy.median(percent, 0), percent.max(0), strict=True)
+    rows = [[name, *(f"{value:.1f}" for value in row)] for name, row in zip(POINT_NAMES, figures, strict=True)]
     columns = ["point", "median, pixels", "largest", "median, % of the palm", "largest"]
     print_table(f"{len(found)} hands, marked twice", columns, rows)
     overlaps = numpy.array([hand.iou for hand in found])
     worst = min(found, key=lambda hand: hand.iou)
     click.echo(
-        f"overlap of the rectangles (IoU): median {numpy.median(overlaps):.3f}, smallest {worst.iou:.3f} (id {worst.id})"
+        f"overlap of the rectangles (IoU): median {numpy.median(overlaps):.3f}, "
+        f"smallest {worst.iou:.3f} (id {worst.id})"
     )
 
 
@@ -237,8 +241,8 @@ def annotate(images: Path, table: Path, suggest: Path | None, recipe_name: str, 
 def locate(images: Path, table: Path, model: Path | None, sheet: Path | None, jobs: int | None, engine: Any) -> None:
     """Find the seven points of the hands in a folder, without a hand on the mouse.
 
-    Beside POINTS, a file NAME.found.csv holds every image's confidence, its verdict, and the guess where it is not sure;
-    `bonecaffe annotate --suggest` offers them for a look. Called again, only new images are looked at.
+    Beside POINTS, a file NAME.found.csv holds every image's confidence and verdict, and the guess where it is
+    uncertain; `bonecaffe annotate --suggest` offers them for a look. Called again, only new images are looked at.
     """
     from bonecaffe.hands.contact_sheet import write_sheet
     from bonecaffe.hands.images import find_images
@@ -286,7 +290,9 @@ def train_locator(
     iterations: int | None,
     seed: int,
 ) -> None:
-    """Train the locator's two nets with Caffe, on the CPU: on phantoms alone, or made better with your own marked hands.
+    """Train the locator's two nets with Caffe, on the CPU.
+
+    They learn from phantoms alone, or from your own marked hands too.
 
     On two cores: with --images a few minutes, without it an hour and a half; OUT holds 4 GB
     meanwhile. Interrupted, it goes on when called again.

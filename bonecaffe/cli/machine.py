@@ -12,7 +12,7 @@ from bonecaffe.cli.group import main, print_table
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 def doctor(as_json: bool) -> None:
-    """Show what is installed, and what is missing with the command that mends it.
+    """Show what is installed, and what is missing with the command that fixes it.
 
     Exits 1 when a run could not work.
     """

@@ -29,7 +29,8 @@ from bonecaffe.cli.group import ENGINE, FILE, FOLDER, RUN, main, print_table, pr
 @click.option(
     "--origin",
     type=click.Choice(["marked", "boxes", "found"]),
-    help="Where the points come from: a hand, the centres of boxes, locate. [default: seen, for locate's; else the recipe's]",
+    help="Where the points come from: a hand, the centres of boxes, locate. "
+    "[default: seen, for locate's; else the recipe's]",
 )
 @click.option("--jobs", type=click.IntRange(1), help="Processes. [default: one a core]")
 def prepare(
@@ -122,8 +123,8 @@ def prototxt(run: Path | None, out: Path | None, recipe_name: str | None, verbat
 
 @main.command()
 @RUN
-@click.option("--weights", type=FILE, help="The caffemodel that training shall start from, as Caffe would get it.")
-@click.option("--snapshot", type=FILE, help="The solverstate that training shall go on from.")
+@click.option("--weights", type=FILE, help="The caffemodel that training will start from, as Caffe would get it.")
+@click.option("--snapshot", type=FILE, help="The solverstate that training will continue from.")
 @click.option("--gpu", metavar="0 | 0,1 | all", help="GPUs to train on. [default: as the solver says]")
 def preflight(run: Path, weights: Path | None, snapshot: Path | None, gpu: str | None) -> None:
     """Name what Caffe would die of, or silently do wrong, before it is asked.
@@ -143,7 +144,8 @@ def preflight(run: Path, weights: Path | None, snapshot: Path | None, gpu: str |
     report.raise_if_any(folder)
     if report.not_followed:
         click.echo(
-            f"{run}: nothing found up to layer {report.not_followed}, whose type is not known here; beyond it nothing was looked at"
+            f"{run}: no problem found up to layer {report.not_followed}, whose type is not known here; "
+            "nothing beyond it was checked"
         )
         return
     click.echo(f"{run}: nothing found that Caffe would refuse")
@@ -244,8 +246,10 @@ def predict(
 @main.command()
 @RUN
 @click.option(
-    "--snapshot", type=click.IntRange(0), help="Iteration of the snapshot that predictions and report shall be of. [default: the last]"
-)  # fmt: skip
+    "--snapshot",
+    type=click.IntRange(0),
+    help="Iteration of the snapshot that predictions and report are made from. [default: the last]",
+)
 @click.option(
     "--all", "every", is_flag=True, help="Measure every snapshot too; the report shows them beside each other."
 )
@@ -280,11 +284,18 @@ def _show_evaluation(run: Path, evaluation: Any) -> None:
     rows = []
     for split, metrics in evaluation.splits.items():
         paper = PAPER[split]
-        rows.append([
-            split, str(metrics.cases), f"{metrics.mad_months:.1f} ({paper['mad_months']})", interval(metrics.mad_interval_95, 1),
-            f"{metrics.ccc:.2f} ({paper['ccc']})", interval(metrics.ccc_interval_95, 2),
-            f"{metrics.max_error_months:.1f} ({paper['max_error_months']})", f"{metrics.guess_mad_months:.1f}",
-        ])  # fmt: skip
+        rows.append(
+            [
+                split,
+                str(metrics.cases),
+                f"{metrics.mad_months:.1f} ({paper['mad_months']})",
+                interval(metrics.mad_interval_95, 1),
+                f"{metrics.ccc:.2f} ({paper['ccc']})",
+                interval(metrics.ccc_interval_95, 2),
+                f"{metrics.max_error_months:.1f} ({paper['max_error_months']})",
+                f"{metrics.guess_mad_months:.1f}",
+            ]
+        )
     print_table(
         f"{run}, iteration {evaluation.iteration}: months (paper)",
         ["split", "hands", "MAD", "95 %", "CCC", "95 %", "maximum", "MAD of guessing the mean"],
@@ -309,9 +320,15 @@ def _show_snapshots(run: Path, rows: list[dict[str, Any]]) -> None:
         f"{run}: every snapshot",
         ["iteration", "split", "MAD", "CCC", "maximum", ""],
         [
-            [str(row["iteration"]), row["split"], f"{row['mad_months']:.1f}", f"{row['ccc']:.3f}", f"{row['max_error_months']:.1f}",
-             marks.get(row["iteration"], "") if row["split"] == "test" else ""]
+            [
+                str(row["iteration"]),
+                row["split"],
+                f"{row['mad_months']:.1f}",
+                f"{row['ccc']:.3f}",
+                f"{row['max_error_months']:.1f}",
+                marks.get(row["iteration"], "") if row["split"] == "test" else "",
+            ]
             for row in rows
         ],
-    )  # fmt: skip
+    )
     click.echo(by_snapshot.WARNING)

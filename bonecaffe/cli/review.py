@@ -78,7 +78,8 @@ def sensitivity(
     for name, a in outcome.against.items():
         cccs = " and ".join("–" if value is None else f"{value:.3f}" for value in (a.ccc_marked, a.ccc_other))
         click.echo(
-            f"{name}: {a.hands} hands: MAD {a.mad_marked:.1f} months with the run's own points, {a.mad_other:.1f} with these; CCC {cccs}; "
+            f"{name}: {a.hands} hands: MAD {a.mad_marked:.1f} months with the run's own points, "
+            f"{a.mad_other:.1f} with these; CCC {cccs}; "
             f"predictions move by {a.mean_shift:.1f} months, rectangle IoU {a.median_iou:.3f}"
         )
 

@@ -1,7 +1,7 @@
 """Where the points of a table come from: marked by a hand, accepted suggestions, or found by a program.
 
-`bonecaffe locate` writes what it found beside the table it makes (``points.found.csv``), and `bonecaffe annotate` what it
-has to remember of each hand (``points.notes.csv``). Whoever uses the table learns from them which points nobody marked.
+`bonecaffe locate` writes what it found beside the table it makes (``points.found.csv``). `bonecaffe annotate` writes
+what it has to remember of each hand (``points.notes.csv``). Both tell a reader of the table which points nobody marked.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ FOUND_COLUMNS = (*COLUMNS, "confidence", "verdict", "key")
 class FoundHand:
     """One image looked at by `locate`: points, confidence, verdict.
 
-    The points are a guess where the verdict is not ``sure``, and None where there are none. ``key`` names image and model.
+    The points are a guess where the verdict is not ``sure``, and None where there are none. ``key`` names image and
+    model.
     """
 
     id: str

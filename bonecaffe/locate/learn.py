@@ -1,4 +1,4 @@
-"""How the locator learns: variations of phantoms, and of the user's own marked hands, in LMDBs; then ``caffe train``, twice."""
+"""How the locator learns: phantoms and the user's own marked hands, varied, in LMDBs; then ``caffe train``, twice."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _PHANTOM_SIZE = (420, 546)
 
 @dataclass(frozen=True)
 class Plan:
-    """What the locator shall learn from, and for how long."""
+    """What the locator will learn from, and for how long."""
 
     phantoms: int = 9000
     variations: int = 10
@@ -52,7 +52,7 @@ class Plan:
     """Phantoms, each varied twice, that are kept for the test passes."""
 
 
-ANEW = Plan()
+FROM_SCRATCH = Plan()
 IMPROVE = Plan(phantoms=800, variations=4, iterations=(400, 1000), rate=0.0003, own_variations=120)
 """From a locator that is there, with the user's own marked hands."""
 
@@ -142,13 +142,13 @@ def train_locator(
     show: Show,
     say: Say,
 ) -> None:
-    """Train a locator into a new folder ``out``: on phantoms, or made better with the hands in ``images`` that ``table`` marks.
+    """Train a locator into a new folder ``out``, on phantoms, or improve one with the hands that ``table`` marks.
 
     ``start`` is a locator to go on from; with own hands, the one that comes with bonecaffe. None for ``phantoms`` and
     ``iterations`` takes the plan's. Goes on where it was interrupted. Raises LocateError.
     """
     own = _own_hands(images, table) if images is not None and table is not None else []
-    plan = IMPROVE if own else ANEW
+    plan = IMPROVE if own else FROM_SCRATCH
     start = start or (MODEL if own else None)
     plan = replace(plan, seed=seed, phantoms=phantoms or plan.phantoms)
     if iterations:
@@ -183,9 +183,10 @@ def prepare(
     progress: Progress = unseen,
     say: Say = silent,
 ) -> None:
-    """Write what a locator in the new folder ``out`` is to learn from, into ``OUT/.train-locator``, where it lies while it is needed.
+    """Write what a locator in the new folder ``out`` will learn from.
 
-    ``hands`` are the user's marked hands, ``start`` a locator to go on from. Raises LocateError.
+    It is kept in ``OUT/.train-locator`` while it is needed. ``hands`` are the user's marked hands, ``start`` a locator
+    to go on from. Raises LocateError.
     """
     if (out / "locator.json").exists():
         raise LocateError(f"{out}: holds a locator already. Give another folder, or remove this one.")
@@ -199,7 +200,8 @@ def prepare(
         return
     if any(snapshots.newest_complete(_run(out, view).snapshots) for view in VIEWS):
         raise LocateError(
-            f"{out}: holds an unfinished training from other hands, options or files. Call it as before to go on, or remove {out / WORK} to begin anew."
+            f"{out}: holds an unfinished training from other hands, options or files. Call it as before to go on, "
+            f"or remove {out / WORK} to start again."
         )
     remove(out / WORK)
     (out / WORK).mkdir(parents=True)
@@ -224,7 +226,10 @@ def train_view(
     progress: Progress = unseen,
     say: Say = silent,
 ) -> None:
-    """Train the net of one view to its last iteration, from the newest snapshot when there is one. Raises LocateError."""
+    """Train the net of one view to its last iteration, from the newest snapshot when there is one.
+
+    Raises LocateError.
+    """
     run, iterations = _run(out, view), dict(zip(VIEWS, plan.iterations, strict=True))[view]
     write_text(run.train_val, network.train_val(view, BATCH))
     write_text(run.solver, network.solver(iterations, plan.rate, max(1, plan.tests * 2 // BATCH), plan.seed))
@@ -263,7 +268,7 @@ def finish(out: Path, plan: Plan, own_hands: int) -> None:
     for view in VIEWS:
         last = snapshots.newest_complete(_run(out, view).snapshots)
         if last is None:
-            raise LocateError(f"{out}: the last snapshot of the net {view} is gone. Remove {out} and begin anew.")
+            raise LocateError(f"{out}: the last snapshot of the net {view} is gone. Remove {out} and start again.")
         copy_file(last.caffemodel, out / f"{view}.caffemodel")
     write_text(out / "deploy.prototxt", network.deploy())
     facts = {"learnt from": {"phantoms": plan.phantoms, "own hands": own_hands}, "plan": asdict(plan)}

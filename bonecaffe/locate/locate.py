@@ -55,7 +55,8 @@ def points_of(image: Path, model: Path = MODEL, engine: engines.Kind = "caffe") 
     result = judge(image.stem, pixels.shape, _locators[str(model)].find(pixels))
     hand = result.hand()
     if not result.sure or hand is None:
-        raise LocateError(f"{image}: the seven points found are not sure: {result.verdict.removeprefix('unsure: ')}. Mark them, and give --points.")  # fmt: skip
+        reason = result.verdict.removeprefix("unsure: ")
+        raise LocateError(f"{image}: the seven points found are uncertain: {reason}. Mark them, and give --points.")
     return hand
 
 
@@ -127,7 +128,10 @@ def _locate(
 
 
 def _own_work(table: Path, found: Mapping[str, FoundHand]) -> bool:
-    """Whether every marked row of a table is what `locate` wrote; it may lack what was found since, should it have been killed."""
+    """Whether every marked row of a table is what `locate` wrote.
+
+    The table may lack the newest findings, when `locate` was killed.
+    """
     for _, row in read_table(table, LocateError).rows():
         result = found.get(row.get("id", ""))
         expected = dict(zip(COLUMNS, result.row(), strict=True)) if result and result.sure else {}

@@ -28,7 +28,7 @@ class Definition(NamedTuple):
     mean: dict[str, str]
 
     def inputs(self, prepared_key: str) -> dict[str, str]:
-        """Hashes of what a training with these files depends on. Comments don't count, nor does where it is computed."""
+        """Hashes of what a training with these files depends on. Comments and the place of computing don't count."""
         bare = {path.stem: sha256(_bare(text)) for path, text in self.texts.items()}
         return {"prepare": prepared_key, **bare, "mean": sha256(repr(sorted(self.mean.items())))}
 
@@ -63,7 +63,7 @@ def write(run: RunDir, recipe: Recipe) -> list[str]:
 
 
 class Staging(NamedTuple):
-    """Definition files that are written, but not in place yet: where each is meanwhile, by name; names edited by hand."""
+    """Definition files that are written, but not in place yet: their temporary paths, by name; names edited by hand."""
 
     files: dict[str, Path]
     edited: list[str]
@@ -71,7 +71,10 @@ class Staging(NamedTuple):
 
 @contextlib.contextmanager
 def staged(run: RunDir, recipe: Recipe) -> Iterator[Staging]:
-    """Write the definition files and the mean beside their places; move them there, and record them, when the block ends well."""
+    """Write the definition files and the mean beside their places.
+
+    They are moved there, and recorded, when the block ends well.
+    """
     plan = intend(run, recipe)
     with contextlib.ExitStack() as stack:
         files = {}
@@ -93,7 +96,7 @@ def staged(run: RunDir, recipe: Recipe) -> Iterator[Staging]:
 
 
 def files_in_use(run: RunDir) -> dict[str, str]:
-    """Hashes of the two files that prediction will need again, as they are in the run; empty for one that is missing."""
+    """Hashes of the two files that prediction needs, as they are in the run; empty for one that is missing."""
     deploy = sha256(_bare(_text_of(run.deploy))) if run.deploy.is_file() else ""
     return {"deploy": deploy, "mean": sha256_file(run.mean_file) if run.mean_file.is_file() else ""}
 
@@ -125,7 +128,10 @@ def _mean_facts(run: RunDir, recipe: Recipe) -> dict[str, str]:
 def _stage_mean(
     run: RunDir, recipe: Recipe, facts: dict[str, str], files: dict[str, Path], stack: contextlib.ExitStack
 ) -> dict[str, str]:
-    """Have the run's mean image, made again only when what it is made of changed; return what it is made of, with its hash."""
+    """Have the run's mean image, made again only when what it is made of changed.
+
+    Returns what it is made of, with its hash.
+    """
     if not mean.needs_file(recipe):
         return facts
     defined = run.read().prototxt

@@ -176,7 +176,7 @@ def _same_source(job: Job, outcome: NormalizedImage) -> bool:
 
 
 def source_sha256(job: Job, known: PreparedCase) -> str:
-    """The hash of a source file, from the record where its size and time are as they were; empty when it cannot be read."""
+    """The hash of a source file, from the record where its size and time are unchanged; empty when it is unreadable."""
     if known.source_stat == job.source_stat:
         return known.source_sha256
     if known.source_stat[0] != job.source_stat[0]:
@@ -205,6 +205,6 @@ def _take_over(job: Job, outcome: NormalizedImage, run: RunDir, before: Prepared
 
 
 def sources(jobs: list[Job], before: Prepared) -> Mapping[str, str]:
-    """The hash of each job's source file as far as the record knows the case; empty for one that is new or unreadable."""
+    """The hash of each job's source file where the record knows the case; empty for one that is new or unreadable."""
     known = before.cases
     return {job.id: source_sha256(job, known[job.id]) if job.id in known else "" for job in jobs}

@@ -45,7 +45,7 @@ def recipe_for(run: RunDir, name: str | None) -> Recipe:
 def with_split(
     recipe: Recipe, train: int | None, test: int | None, seed: int | None, labels: str | None = None
 ) -> Recipe:
-    """The recipe with another split or other labels, each declared; the test pass is fitted to the number of test cases."""
+    """The recipe with another split or other labels, each declared; the test pass covers each test case once."""
     given = {
         "data.labels": (labels, "--labels"),
         "data.train_cases": (train, "--train"),
@@ -65,7 +65,7 @@ def with_split(
 
 
 def with_origin(recipe: Recipe, points: Path, origin: str | None = None) -> Recipe:
-    """The recipe with where the points come from, declared: as the user says, else as the files beside the table tell."""
+    """The recipe with the points' origin declared: as the user states it, else as the files beside the table tell."""
     if origin is not None:
         return recipe.with_values({"data.points": origin}, f"prepare --origin {origin}")
     if found := count_unmarked(points):
@@ -127,6 +127,7 @@ def _check_sizes(inputs: Inputs, table: Path) -> None:
             continue
         if (width, height) != (hand.width, hand.height):
             problems.add(
-                f"{image} is {width} x {height}, but its points (id {case.id}) were marked in {hand.width} x {hand.height}"
+                f"{image} is {width} x {height}, but its points (id {case.id}) "
+                f"were marked in {hand.width} x {hand.height}"
             )
     problems.raise_if_any(PointsError, str(table), "Correct the image or its row, or take the case out of the tables.")

@@ -1,4 +1,4 @@
-"""What prepare leaves in a run: moved into place whole, and read by the stages that follow, who notice what changed since."""
+"""What prepare leaves in a run: moved into place whole, and read by later stages, which notice what changed since."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def prepared_of(run: RunDir) -> Prepared:
 
 
 def split_of(run: RunDir) -> dict[str, list[Case]]:
-    """The cases of a run's two splits, with their exact ages, as prepare wrote them; RunError when they were changed."""
+    """The cases of a run's two splits, with their exact ages, as prepare wrote them; RunError when they changed."""
     prepared = prepared_of(run)
     name = run.name_of(run.cases_file)
     if not is_intact(run.path, prepared, name):

@@ -145,7 +145,8 @@ def _make(
     _check_space(run, jobs)
     make_folder(run.work)
     staged = RunDir(run.work)
-    outcomes, counts = _pack(staged, normalize_all(run, before, jobs, len(inputs.split["train"]), progress, workers), inputs, recipe)  # fmt: skip
+    normalized = normalize_all(run, before, jobs, len(inputs.split["train"]), progress, workers)
+    outcomes, counts = _pack(staged, normalized, inputs, recipe)
     write_cases(staged.cases_file, inputs.chosen())
     example = _of_middle_age(inputs.split["train"])
     outputs.write_example(staged, inputs.images[example.id], inputs.points[example.id])
@@ -203,7 +204,7 @@ def _audited(
     outcomes: dict[str, NormalizedImage],
     recipe: Recipe,
 ) -> int:
-    """Wait for a split's LMDB, write its exact labels where they are asked for, audit it; return its number of records."""
+    """Wait for a split's LMDB, write its exact labels where asked for, and audit it; return its number of records."""
     cases = inputs.split[split]
     conversion.finish()
     if recipe.data.labels == "exact":

@@ -1,4 +1,4 @@
-"""The same recipe over several seeds of split and initialization, so that a difference from the paper can be told from luck.
+"""The same recipe over several seeds of split and initialization, to tell a difference from the paper from luck.
 
 Each seed is a run of its own, OUT/seed-N, and does nothing that stands done already. Seeds are run one after the
 other, or by Dask distributed on the workers of a cluster that share the file system (``pip install
@@ -249,7 +249,8 @@ def write(out: Path, plan: Repetition, results: list[Result]) -> None:
         "plan": plan.key(),
         "results": [asdict(result) for result in results],
         "spread": [{**asdict(spread), "told_from_luck": spread.told_from_luck} for spread in spreads(results)],
-        "note": "a seed changes split, initial weights and the order of images together; the interval takes runs for normal",
+        "note": "a seed changes split, initial weights and the order of images together; "
+        "the interval takes runs for normal",
     }
     write_text(out / "repeat.json", json.dumps(facts, indent=2) + "\n")
 
@@ -262,12 +263,17 @@ def verdict(results: list[Result]) -> str:
     """What the repeats say of the paper's test MAD, in a sentence."""
     spread = next((spread for spread in spreads(results) if spread.figure == "test_mad"), None)
     lost = sum(result.state != State.FINISHED for result in results)
-    lost_said = f"; {lost} of {len(results)} seeds diverged and are not in it" if lost else ""
+    diverged = f"; {lost} of {len(results)} seeds diverged and are not in it" if lost else ""
     if spread is None:
-        return f"Fewer than two seeds finished: there is no spread to speak of{lost_said}."
-    said = f"Test MAD over {spread.seeds} seeds: {spread.mean:.1f} ± {spread.sd:.1f} months, {spread.lowest:.1f} to {spread.highest:.1f}{lost_said}."
+        return f"Fewer than two seeds finished: there is no spread to speak of{diverged}."
+    summary = (
+        f"Test MAD over {spread.seeds} seeds: {spread.mean:.1f} ± {spread.sd:.1f} months, "
+        f"{spread.lowest:.1f} to {spread.highest:.1f}{diverged}."
+    )
     if spread.next_run_95 is None:
-        return f"{said} Three seeds are needed to say where another run would lie."
+        return f"{summary} Three seeds are needed to say where another run would lie."
     low, high = spread.next_run_95
     where = "lies outside: the difference is more than luck of the seed" if spread.told_from_luck else "lies within"
-    return f"{said} Another run would lie between {low:.1f} and {high:.1f} (95 %); the paper’s {spread.paper} {where}."
+    return (
+        f"{summary} Another run would lie between {low:.1f} and {high:.1f} (95 %); the paper’s {spread.paper} {where}."
+    )

@@ -11,7 +11,7 @@ from bonecaffe.training.launch import recipe_as_trained
 
 
 def write_departures(run: RunDir) -> tuple[Recipe, list[Departure]]:
-    """Write departures.json: the fields in which a run's recipe, and how it was started, are not the paper's; give them."""
+    """Write and return departures.json: where a run's recipe, and how it was started, are not the paper's."""
     recipe = recipe_as_trained(run)
     departures = recipe.departures()
     content = {"recipe": recipe.name, "departures": [departure._asdict() for departure in departures]}

@@ -32,7 +32,7 @@ PERCENT = (0.5, 1.0, 2.0, 4.0)
 
 
 class Moved(NamedTuple):
-    """One hand with its points moved: the standard deviation in percent of the palm, the prediction, the overlap of the rectangles."""
+    """One hand with its points moved: standard deviation in percent of the palm, prediction, overlap of rectangles."""
 
     id: str
     percent: float
@@ -55,7 +55,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Against:
-    """The same hands, with the points they were prepared with and with others: MAD in months, CCC, mean absolute shift."""
+    """The same hands, with the points of their preparation and with others: MAD in months, CCC, mean absolute shift."""
 
     hands: int
     mad_marked: float
@@ -68,7 +68,7 @@ class Against:
 
 @dataclass(frozen=True)
 class Study:
-    """The outcome: a level each, months per percent (a line through nothing), and other markings against the run's own."""
+    """The outcome: each level, months per percent (a line through zero), and other markings against the run's own."""
 
     hands: int
     repeats: int
@@ -88,10 +88,11 @@ def study(
     seed: int = 2018,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Study, list[Moved]]:
-    """Move the points of a split's hands, predict, and compare; write ``sensitivity.json`` and ``sensitivity.csv`` into the run.
+    """Move the points of a split's hands, predict, and compare.
 
-    ``others`` are further markings by name, such as those that `locate` found; hands that one of them lacks are left
-    out of it. Raises PointsError or EvaluateError when the points are not those that the run was prepared with.
+    Writes ``sensitivity.json`` and ``sensitivity.csv`` into the run. ``others`` are further markings by name, such as
+    those that `locate` found; hands that one of them lacks are left out of it. Raises PointsError or EvaluateError when
+    the points are not those that the run was prepared with.
     """
     predictor = Predictor(run)
     cases = split_of(run)[split]
@@ -206,7 +207,7 @@ def _against(ages: Mapping[str, float], base: Mapping[str, float], found: Mappin
 
 
 def repeat_marking_percent(first: Mapping[str, ReferencePoints], second: Mapping[str, ReferencePoints]) -> float:
-    """The repeat-marking error of one marking: the standard deviation of a coordinate, in percent of the palm, from two markings.
+    """The repeat-marking error of one marking, from two: a coordinate's standard deviation, in percent of the palm.
 
     The difference of two markings varies twice as much as one does, hence the root of two.
     """

@@ -31,7 +31,7 @@ LOOK_EVERY_S = 10.0
 
 @dataclass(frozen=True)
 class Constant:
-    """The mean squared error, in months², of one answer for every test hand: the best age, and the mean training age."""
+    """The mean squared error, in months², of one answer for every test hand: the best age, the mean training age."""
 
     best: float
     guess: float

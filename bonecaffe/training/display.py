@@ -43,7 +43,7 @@ def describe(progress: Standing) -> str:
 
 
 class Display:
-    """Shows a training on stderr; use it in a ``with`` block. Where it can show nothing, the training goes on unseen."""
+    """Shows a training on stderr; use it in a ``with`` block. If it can show nothing, the training goes on unseen."""
 
     def __init__(self, verb: str = "train") -> None:
         self._verb = verb

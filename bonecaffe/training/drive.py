@@ -94,7 +94,7 @@ def silent(sentence: str) -> None:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a training ended: ``finished``, ``interrupted``, ``diverged``, ``died`` or ``killed``; why; the alarms on the way."""
+    """How a training ended: ``finished``, ``interrupted``, ``diverged``, ``died`` or ``killed``; why; its alarms."""
 
     state: State
     iteration: int
@@ -220,7 +220,7 @@ class _Ending:
 
 
 def _judge(run: RunDir, max_iter: int, code: int, ending: _Ending, iteration: int) -> tuple[State, int, str]:
-    """State, iteration and reason. Finished only with exit 0, no early stop, and the last snapshot there and complete."""
+    """State, iteration and reason. Finished only with exit 0, no early stop, and a complete last snapshot."""
     if ending.diverged:
         return State.DIVERGED, iteration, "the loss is nan or inf. Lower solver.base_lr in the recipe."
     last = next((snapshot for snapshot in snapshots.find(run.snapshots) if snapshot.iteration == max_iter), None)
@@ -248,10 +248,10 @@ def _judge(run: RunDir, max_iter: int, code: int, ending: _Ending, iteration: in
             else "by something outside, such as the kernel short of memory"
         )
         return State.KILLED, iteration, f"caffe train: {how}, {whose}. {go_on} The whole log: {run.caffe_log}"
-    said = ending.fatal or ending.tail or "it printed nothing"
-    meaning = explain(said)
-    why = f"caffe train: {how}: {said}{f': that is, {meaning}' if meaning else ''}. {go_on} The whole log: {run.caffe_log}"
-    return State.DIED, iteration, why
+    message = ending.fatal or ending.tail or "it printed nothing"
+    meaning = explain(message)
+    cause = f"{message}: that is, {meaning}" if meaning else message
+    return State.DIED, iteration, f"caffe train: {how}: {cause}. {go_on} The whole log: {run.caffe_log}"
 
 
 @contextlib.contextmanager

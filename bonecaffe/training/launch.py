@@ -82,9 +82,9 @@ def check_weights_given(recipe: Recipe) -> None:
     """TrainError when a recipe starts from pretrained weights; for a training to which none were given."""
     if recipe.training.initial_weights != "none":
         raise TrainError(
-            f"the recipe starts from pretrained weights ({recipe.training.initial_weights}; paper II.3), and no --weights "
-            "(under make: WEIGHTS=) were given. Download the ImageNet weights with scripts/fetch_caffenet.py and give the "
-            "file, or use a recipe with training.initial_weights: none."
+            f"the recipe starts from pretrained weights ({recipe.training.initial_weights}; paper II.3), "
+            "and no --weights (under make: WEIGHTS=) were given. Download the ImageNet weights with "
+            "scripts/fetch_caffenet.py and give the file, or use a recipe with training.initial_weights: none."
         )
 
 

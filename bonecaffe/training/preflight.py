@@ -28,7 +28,7 @@ _STATE_FACTOR = {"SGD": 1, "Nesterov": 1, "AdaGrad": 1, "RMSProp": 1, "AdaDelta"
 
 @dataclass(frozen=True)
 class View:
-    """A run as Caffe would see it: its files, some of which may be written but not in place yet (``staged``, by name)."""
+    """A run as Caffe would see it: its files, of which some may not be in place yet (``staged``, by name)."""
 
     run: RunDir
     staged: Mapping[str, Path] = field(default_factory=dict)
@@ -257,7 +257,8 @@ def _test_pass(view: View, solver: Any, net: Any, say: Any) -> None:
     seen = solver.test_iter[0] * batches[0]
     if seen != tests:
         say(
-            f"{run.solver.name}: test_iter {solver.test_iter[0]} x test batch {batches[0]} is {seen} images, but there are {tests} test cases: the test loss would not be theirs. Make them equal."
+            f"{run.solver.name}: test_iter {solver.test_iter[0]} x test batch {batches[0]} is {seen} images, "
+            f"but there are {tests} test cases: the test loss would not be theirs. Make them equal."
         )
 
 
@@ -272,7 +273,8 @@ def _transforms(view: View, net: Any, phase: int, stored: dict[str, tuple[Shape,
             say(f"{where}: batch_size is {layer.data_param.batch_size}; it must be above 0.")
         if transform.crop_size > min(height, width):
             say(
-                f"{where}: crop_size {transform.crop_size} is larger than the images of {height} x {width}. Take it out: 224 needs no crop."
+                f"{where}: crop_size {transform.crop_size} is larger than the images of {height} x {width}. "
+                "Take it out: 224 needs no crop."
             )
         if transform.mean_value and transform.HasField("mean_file"):
             say(f"{where}: both mean_value and mean_file are given; Caffe takes one.")
@@ -288,7 +290,8 @@ def _transforms(view: View, net: Any, phase: int, stored: dict[str, tuple[Shape,
                 continue
             if shape != (channels, height, width):
                 say(
-                    f"{where}: the mean image is {' x '.join(map(str, shape))}, the images {channels} x {height} x {width}. Use mean: dataset or mean_value."
+                    f"{where}: the mean image is {' x '.join(map(str, shape))}, "
+                    f"the images {channels} x {height} x {width}. Use mean: dataset or mean_value."
                 )
 
 
@@ -307,7 +310,8 @@ def _weights(view: View, launch: Launch, flow: shapes.Flow, report: Report) -> N
             report.fresh.append(name)
         elif len(stored[name]) != len(wanted):
             report.problems.append(
-                f"{launch.weights}: layer {name} has {len(stored[name])} blobs of weights, the net wants {len(wanted)}. Rename the layer, or take it out of the caffemodel."
+                f"{launch.weights}: layer {name} has {len(stored[name])} blobs of weights, "
+                f"the net wants {len(wanted)}. Rename the layer, or take it out of the caffemodel."
             )
         else:
             clash = next(
@@ -321,7 +325,8 @@ def _weights(view: View, launch: Launch, flow: shapes.Flow, report: Report) -> N
             if clash:
                 have, want = (" x ".join(map(str, shape)) for shape in clash)
                 report.problems.append(
-                    f"{launch.weights}: layer {name} is {have} in the weights and {want} in the net; Caffe would die of it. Rename the layer, or take it out of the caffemodel."
+                    f"{launch.weights}: layer {name} is {have} in the weights and {want} in the net; "
+                    "Caffe would die of it. Rename the layer, or take it out of the caffemodel."
                 )
             else:
                 report.copied.append(name)
@@ -365,16 +370,17 @@ def _room(run: RunDir, solver: Any, flow: shapes.Flow, say: Any) -> None:
     free = shutil.disk_usage(run.path).free
     if free < one * count:
         say(
-            f"the disk has {free / 1e6:.0f} MB free, and {count} snapshots of {one / 1e6:.0f} MB are to come; Caffe would die writing one. Make room, or raise solver.snapshot."
+            f"the disk has {free / 1e6:.0f} MB free, and {count} snapshots of {one / 1e6:.0f} MB are to come; "
+            "Caffe would die writing one. Make room, or raise solver.snapshot."
         )
 
 
 def _memory(solver: Any, flows: dict[int, shapes.Flow], launch: Launch, say: Any) -> None:
-    """Blobs and their differences in both phases, and the weights with theirs; against the memory they have to fit into."""
+    """Blobs and their differences in both phases, and the weights with theirs, against the memory there is."""
     needed = memory_bytes(solver, flows)
     if launch.gpus is not None or (solver.HasField("solver_mode") and solver.solver_mode == 1):
         cards = gpus.chosen(launch.gpus or "0", gpus.cards())
-        available, where = min((card.memory for card in cards), default=0), "the card"
+        available, where = min((card.memory for card in cards), default=0), "the GPU"
     else:
         available, where = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "this machine"
     if not available or needed <= available:
@@ -384,9 +390,15 @@ def _memory(solver: Any, flows: dict[int, shapes.Flow], launch: Launch, say: Any
     each = sum(2 * 4 * math.prod(shape) for shape in flows[TRAIN].blobs.values()) / batch
     fits = [size for size in range(1, batch) if batch % size == 0 and fixed + size * each <= 0.9 * available]
     steps = max(1, solver.iter_size)
-    remedy = f"Set network.train_batch: {fits[-1]} and solver.iter_size: {batch // fits[-1] * steps}, which learns from {batch * steps} images an iteration all the same" if fits else "Lower network.train_batch"  # fmt: skip
+    remedy = "Lower network.train_batch"
+    if fits:
+        remedy = (
+            f"Set network.train_batch: {fits[-1]} and solver.iter_size: {batch // fits[-1] * steps}, "
+            f"which learns from {batch * steps} images an iteration all the same"
+        )
     say(
-        f"training would need about {needed / 1e9:.1f} GB of memory, and {where} has {available / 1e9:.1f} GB. {remedy}."
+        f"training would need about {needed / 1e9:.1f} GB of memory, and {where} has {available / 1e9:.1f} GB. "
+        f"{remedy}."
     )
 
 

@@ -41,8 +41,8 @@ def train(
 ) -> Outcome | None:
     """Train a prepared run to the recipe's last iteration; None when that was done already.
 
-    Raises TrainError, RunError, PreflightError or CaffeError with the reason when it cannot start, and leaves the run as
-    it was then; how it ended is the Outcome's to tell.
+    Raises TrainError, RunError, PreflightError or CaffeError with the reason when it cannot start, and leaves the run
+    as it was then; the Outcome tells how it ended.
     """
     outputs.prepared_of(run)
     with run.lock("train") as lock:
@@ -104,7 +104,7 @@ def _check(run: RunDir, given: Path | None, gpu: str | None, cpu: bool, resume: 
 
 
 def _recipe(run: RunDir) -> tuple[Recipe, list[Change]]:
-    """The run's recipe, and what was edited in it: taken up where that costs neither a model nor another preparation."""
+    """The run's recipe, and what was edited in it: applied where that costs neither a model nor another preparation."""
     recipe, edits = run.recipe_as_edited()
     if edits and (run.holds_model() or any(edit.field.startswith(("data.", "preparation.")) for edit in edits)):
         run.recipe()  # says what was edited, and the remedy
@@ -139,9 +139,10 @@ def _to_resume(
 
 
 def _write(run: RunDir, start: Start, say: Say) -> tuple[Launch, str]:
-    """Write what Caffe will read, have it examined, move it into place; return the call, and in words what it starts from.
+    """Write what Caffe will read, have it examined, and move it into place.
 
-    PreflightError when Caffe would die of it or do it wrong; the run is left as it was.
+    Returns the call, and in words what it starts from. PreflightError when Caffe would die of it or do it wrong; the
+    run is left as it was.
     """
     with definitions.staged(run, start.launched) as staging, contextlib.ExitStack() as stack:
         for name in staging.edited:

@@ -71,7 +71,7 @@ function note(h) {
 
 function setPoint(place) {
   const index = nextPoint();
-  if (index < 0) return say("All seven are set. Drag a point, or press its number to set it anew.");
+  if (index < 0) return say("All seven are set. Drag a point, or press its number to set it again.");
   if (!change((marks) => { marks.points[index] = place; marks.skipped = ""; chosen = index; })) return;
   if (nextPoint() < 0) {
     $("last").textContent = `Last: ${current.id}, done. Undo (Z) goes back to it.`;
@@ -280,7 +280,7 @@ function draw() {
   const state = stateOf(current);
   $("state").textContent = [state === "skipped" ? `skipped: ${current.skipped}` : state, current.flagged ? "flagged" : ""].filter(Boolean).join(", ");
   $("state").className = current.flagged ? "flagged" : state;
-  $("next").textContent = $("next").dataset.said || (offered ? "Suggested: Enter accepts; click marks anew" : next < 0 ? "All seven points are set" : `Next: ${WHERE[next]}`);
+  $("next").textContent = $("next").dataset.said || (offered ? "Suggested: Enter accepts; click to mark it yourself" : next < 0 ? "All seven points are set" : `Next: ${WHERE[next]}`);
   $("drawing").setAttribute("transform", mirrored ? "translate(120 0) scale(-1 1)" : "");
   [...$("spots").children].forEach((spot, i) => spot.setAttribute("class", i === next ? "next" : current.points[i] ? "set" : ""));
   const set = shown.filter(Boolean);
@@ -315,7 +315,7 @@ const ACTIONS = [
   { keys: ["m"], shown: "M", does: "mirror the diagram: thumb on the other side", button: "Mirror", run: () => { mirrored = !mirrored; draw(); } },
   { keys: ["x"], shown: "X", does: "swap for a mirrored hand: ulna and radius, thumb and little finger …", button: "Swap", run: swap },
   { keys: ["Delete", "Backspace"], shown: "Delete", does: "delete the chosen point", button: "Delete", run: () => remove(chosen) },
-  ...[..."1234567"].map((key, i) => ({ keys: [key], shown: i ? "" : "1 … 7", does: "choose a point; pressed twice, set it anew", run: () => (chosen === i && current.points[i] ? remove(i) : ((chosen = i), draw())) })),
+  ...[..."1234567"].map((key, i) => ({ keys: [key], shown: i ? "" : "1 … 7", does: "choose a point; pressed twice, set it again", run: () => (chosen === i && current.points[i] ? remove(i) : ((chosen = i), draw())) })),
   { keys: ["ArrowLeft"], held: true, shown: "Arrows", does: "move the chosen point by a pixel; with Shift by ten", run: (e) => nudge(e.shiftKey ? -10 : -1, 0) },
   { keys: ["ArrowRight"], held: true, run: (e) => nudge(e.shiftKey ? 10 : 1, 0) },
   { keys: ["ArrowUp"], held: true, run: (e) => nudge(0, e.shiftKey ? -10 : -1) },
@@ -453,8 +453,8 @@ function release(event) {
   if (event.type === "pointercancel" || !was || !current || (was.id && was.id !== current.id)) return draw(); // not on another hand
   $("next").dataset.said = "";
   if (was.kind === "point" && was.moved) change((marks) => { marks.points = was.points; });
-  const anew = was.kind === "point" && !was.moved && was.offered; // a click beside a suggestion begins the hand's own marks
-  if ((was.kind === "tap" || anew) && place) {
+  const own = was.kind === "point" && !was.moved && was.offered; // a click beside a suggestion begins the hand's own marks
+  if ((was.kind === "tap" || own) && place) {
     const at = view.toImage(...place);
     if (view.inside(at)) setPoint(at);
     else say("That is beside the image.");
