@@ -81,8 +81,11 @@ sweep: setup         ## the tests as on other machines: each OpenBLAS kernel, ig
 	@scripts/setup.sh browser
 	@scripts/sweep_tests.sh $(if $(FULL),--full)
 
-lint: setup          ## ruff
-	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+lint: setup          ## ruff's rules and format, mypy's types
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[lint]' --constraint requirements.txt
+	@$(PYTHON) -m ruff check .
+	@$(PYTHON) -m ruff format --check .
+	@$(PYTHON) -m mypy
 
 mutants: setup       ## change the pure modules, one place at a time: do their tests notice? [ONLY=crop] (10 minutes on two cores)
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[mutants]' --constraint requirements.txt

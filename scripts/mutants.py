@@ -195,9 +195,12 @@ def report(results: list[Result], equivalent: list[dict[str, str]]) -> int:
     for of in results:
         for line, was, becomes in sorted(of.survivors):
             found = next((n for n, entry in enumerate(equivalent) if _explains(entry, of.module, was, becomes)), None)
-            unused.pop(found, None)
-            failed |= found is None
-            why = "NO REASON GIVEN" if found is None else equivalent[found]["why"]
+            why = "NO REASON GIVEN"
+            if found is None:
+                failed = True
+            else:
+                unused.pop(found, None)
+                why = equivalent[found]["why"]
             print(f"\n{of.module}:{line}\n  - {was}\n  + {becomes}\n  {why}")
     modules = {of.module for of in results}
     for entry in unused.values():
