@@ -297,8 +297,10 @@ def test_full_layer_against_numpy(tmp_path, images):
     """A layer of 1500 to 2000, forward and backward on three threads, for few images and for many."""
     net = tmp_path / "net.prototxt"
     net.write_text(
-        f'force_backward: true layer {{ name: "data" type: "Input" top: "data" input_param {{ shape {{ dim: {images} dim: 1500 }} }} }}'
-        'layer { name: "full" type: "InnerProduct" bottom: "data" top: "full" inner_product_param { num_output: 2000 } }'
+        'force_backward: true layer { name: "data" type: "Input" top: "data" '
+        f"input_param {{ shape {{ dim: {images} dim: 1500 }} }} }}"
+        'layer { name: "full" type: "InnerProduct" bottom: "data" top: "full" '
+        "inner_product_param { num_output: 2000 } }"
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "3"}
     command = [sys.executable, "-c", FULL, str(net)]
@@ -307,7 +309,7 @@ def test_full_layer_against_numpy(tmp_path, images):
 
 
 def test_build_says_what_it_is():
-    """The record of our own build names OpenMP; without it (FAST=0, a Caffe of your own) this file tests plain Caffe."""
+    """The record of our own build names OpenMP; without it (FAST=0, your own Caffe) this file tests plain Caffe."""
     caffe = installation.find()
     if "flags" not in caffe.build:
         pytest.skip("a Caffe that was not built here")

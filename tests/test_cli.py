@@ -137,7 +137,7 @@ def test_bad_row_by_command(own_hands, tmp_path):
 
 
 def test_a_bug_exits_3_with_its_traceback_in_a_file(monkeypatch, tmp_path):
-    """What we did not expect is told apart from what the user can mend."""
+    """What we did not expect is told apart from what the user can fix."""
     from bonecaffe.run import RunDir
 
     def broken(self):
@@ -159,7 +159,7 @@ def test_doctor_finds_what_is_here():
 
 
 def test_doctor_exits_1_without_caffe(monkeypatch, tmp_path):
-    """And names the command that mends it."""
+    """And names the command that fixes it."""
     from bonecaffe.caffe import installation
 
     monkeypatch.setenv("CAFFE_ROOT", str(tmp_path))
@@ -219,9 +219,10 @@ def test_fetch_script_keeps_the_right_file(tmp_path, monkeypatch, capsys):
 
 
 def test_a_folder_of_our_name_where_it_is_called(tmp_path):
-    """Beside a clone, a folder bonecaffe lies in the current one; worker processes must not take it for the package."""
+    """Beside a clone, a folder bonecaffe is in the current one; worker processes must not take it for the package."""
     (tmp_path / "bonecaffe").mkdir()
     program = shutil.which("bonecaffe", path=str(Path(sys.executable).parent))
-    done = subprocess.run([program, "phantom", "out", "--count", "9", "--size", "200x260"], cwd=tmp_path, capture_output=True, text=True, check=False)  # fmt: skip
+    command = [program, "phantom", "out", "--count", "9", "--size", "200x260"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "out" / "images").iterdir())) == 9

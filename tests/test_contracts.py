@@ -1,4 +1,4 @@
-"""What holds between the stages: nothing orphans a model, a refusal leaves no trace, what changed is noticed by whoever reads it."""
+"""What holds between the stages: nothing orphans a model, a refusal leaves no trace, a reader notices what changed."""
 
 from __future__ import annotations
 
@@ -46,6 +46,12 @@ def prepared_again(run, hands, recipe, **options):
 # ---- a trained model is not orphaned ---------------------------------------------------------------------------------
 
 
+def prepare_by_command(run, hands):
+    """The command line that prepares a run from a folder of hands."""
+    tables = [f"--ages={hands / 'ages.csv'}", f"--points={hands / 'points.csv'}"]
+    return ["prepare", str(run.path), f"--images={hands / 'images'}", *tables]
+
+
 def change_ages(data):
     edit_table(data / "ages.csv", boneage="99")
 
@@ -88,7 +94,7 @@ def test_prepare_never_orphans_a_trained_model(own_trained, own_hands, what):
 
 def test_prepare_with_a_seed_on_a_finished_run_by_command(own_trained, hands):
     """The option that spoiled a run in silence: exit 1, and the model can still be used."""
-    command = ["prepare", str(own_trained.path), f"--images={hands / 'images'}", f"--ages={hands / 'ages.csv'}", f"--points={hands / 'points.csv'}"]  # fmt: skip
+    command = prepare_by_command(own_trained, hands)
     refused = CliRunner().invoke(main, [*command, "--seed", "7"])
     assert refused.exit_code == 1 and "data.split_seed" in refused.output
     assert CliRunner().invoke(main, ["evaluate", str(own_trained.path)]).exit_code == 0
@@ -133,7 +139,7 @@ def test_an_edited_recipe_is_taken_up_by_train(own_run):
 def test_an_edited_recipe_is_taken_up_by_prepare(own_run, hands):
     """With a list of what changed; images and LMDBs are not made again when they do not depend on it."""
     edit_recipe(own_run, "max_iter: {value: 12", "max_iter: {value: 60")
-    command = ["prepare", str(own_run.path), f"--images={hands / 'images'}", f"--ages={hands / 'ages.csv'}", f"--points={hands / 'points.csv'}"]  # fmt: skip
+    command = prepare_by_command(own_run, hands)
     first = CliRunner().invoke(main, command)
     assert first.exit_code == 0 and "solver.max_iter: 12 before, 60 now" in first.output
     assert "recipe taken up" in first.output and own_run.recipe().solver.max_iter == 60
@@ -303,7 +309,9 @@ def test_found_points_are_declared_for_python_callers_too(own_hands, tmp_path):
     run = prepare_run(tmp_path / "run", own_hands)
     assert run.recipe().data.points == "found"
     assert any(d.field == "data.points" and "12 hands" in d.reason for d in launch.departures(run))
-    plan = repeat.Repetition(tmp_path / "repeat", tiny(solver__max_iter=2, solver__snapshot=2).to_yaml(), own_hands / "images", own_hands / "ages.csv", own_hands / "points.csv", cpu=True)  # fmt: skip
+    recipe = tiny(solver__max_iter=2, solver__snapshot=2).to_yaml()
+    data = [own_hands / name for name in ("images", "ages.csv", "points.csv")]
+    plan = repeat.Repetition(tmp_path / "repeat", recipe, *data, cpu=True)
     repeat.one(plan, 1)
     assert RunDir(tmp_path / "repeat" / "seed-1").recipe().data.points == "found"
     declared = prepare_run(tmp_path / "marked", own_hands, origin="marked")

@@ -65,19 +65,24 @@ def other_pixels(path):
     cv2.imwrite(str(path), image)
 
 
+def changed(old, new):
+    """A change of one text in a file for another."""
+    return lambda path: path.write_text(path.read_text().replace(old, new))
+
+
 def doctored(path):
     path.write_text(path.read_text().replace('"state": "finished"', '"state": "died"'))
 
 
 BREAKS = [
     ("manifest.json", doctored, "manifest", "record of train was changed"),
-    ("cases.csv", lambda p: p.write_text(p.read_text().replace("100", "200")), "split", "cases.csv"),
+    ("cases.csv", changed("100", "200"), "split", "cases.csv"),
     ("train.txt", lambda p: p.write_text("\n".join(p.read_text().splitlines()[::-1]) + "\n"), "split", "train.txt"),
-    ("recipe.yaml", lambda p: p.write_text(p.read_text().replace("max_iter: {value: 12", "max_iter: {value: 13")), "recipe", "recipe.yaml"),
+    ("recipe.yaml", changed("max_iter: {value: 12", "max_iter: {value: 13"), "recipe", "recipe.yaml"),
     ("train_lmdb/data.mdb", flip, "LMDBs and lists", "train_lmdb"),
     ("test_lmdb/data.mdb", os.unlink, "LMDBs and lists", "gone"),
-    ("solver.prototxt", lambda p: p.write_text(p.read_text().replace("base_lr: 0.001", "base_lr: 0.002")), "definition files", "solver.prototxt"),
-    ("deploy.prototxt", lambda p: p.write_text(p.read_text().replace("num_output: 8", "num_output: 9")), "definition files", "deploy.prototxt"),
+    ("solver.prototxt", changed("base_lr: 0.001", "base_lr: 0.002"), "definition files", "solver.prototxt"),
+    ("deploy.prototxt", changed("num_output: 8", "num_output: 9"), "definition files", "deploy.prototxt"),
     ("snapshots/SNAPSHOT_iter_12.caffemodel", flip, "snapshots, log, curve", "SNAPSHOT_iter_12.caffemodel"),
     ("caffe.log", append, "snapshots, log, curve", "caffe.log"),
     ("predictions_test.csv", append, "predictions", "predictions_test.csv"),

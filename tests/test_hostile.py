@@ -1,4 +1,4 @@
-"""A run folder from a stranger: links, paths that lead out, special files, records made up. Nothing outside is touched."""
+"""A run folder from a stranger: links, paths that lead out, special files, fake records. Nothing outside is touched."""
 
 from __future__ import annotations
 
@@ -66,19 +66,19 @@ sys.addaudithook(_audit)
 
 def commands(run, hands):
     """Every verb that works on a run, as a user calls it."""
-    path, data = str(run.path), [f"--{name}={hands / file}" for name, file in (("ages", "ages.csv"), ("points", "points.csv"))]  # fmt: skip
+    path, images, points = str(run.path), f"--images={hands / 'images'}", f"--points={hands / 'points.csv'}"
     image = str(next((hands / "images").glob("*.png")))
     yield ["runs", str(run.path.parent)]
     yield ["verify", path]
-    yield ["predict", path, image, f"--points={hands / 'points.csv'}"]
+    yield ["predict", path, image, points]
     yield ["repro", path]
     yield ["preflight", path]
     yield ["prototxt", path]
     yield ["evaluate", path, "--all"]
-    yield ["sensitivity", path, f"--images={hands / 'images'}", f"--points={hands / 'points.csv'}", "--repeats=2", "--percent=1"]  # fmt: skip
+    yield ["sensitivity", path, images, points, "--repeats=2", "--percent=1"]
     yield ["train", path, "--resume"]
     yield ["train", path]
-    yield ["prepare", path, f"--images={hands / 'images'}", *data]
+    yield ["prepare", path, images, f"--ages={hands / 'ages.csv'}", points]
 
 
 def untouched(run, hands, victim, allowed=(0, 1)):
@@ -168,7 +168,12 @@ def test_a_link_inside_a_run_is_not_followed(stranger, hands, victim, name):
     assert str(path) in shown and "a link" in shown
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "recipe.yaml", "caffe.log", ".lock", "images/1001.png", "solver.prototxt", "snapshots/SNAPSHOT_iter_12.caffemodel"])  # fmt: skip
+PIPED = (
+    "manifest.json recipe.yaml caffe.log .lock images/1001.png solver.prototxt snapshots/SNAPSHOT_iter_12.caffemodel"
+)
+
+
+@pytest.mark.parametrize("name", PIPED.split())
 def test_a_named_pipe_inside_a_run_is_refused(stranger, hands, victim, name):
     """Opening it would wait for ever."""
     (stranger.path / name).unlink(missing_ok=True)
@@ -259,7 +264,8 @@ def test_a_definition_that_leads_out_is_refused(stranger, hands, victim, where):
 
 # ---- records made up -------------------------------------------------------------------------------------------------
 
-VALUES = [None, True, -1, 0, 10**30, 1.5, float("nan"), "", "x", "../..", "\ud800", "0" * 64, [], [None], {}, {"a": {}}, {"": 1}]  # fmt: skip
+TEXTS = ["", "x", "../..", "\ud800", "0" * 64]
+VALUES = [None, True, -1, 0, 10**30, 1.5, float("nan"), *TEXTS, [], [None], {}, {"a": {}}, {"": 1}]
 
 
 def places(tree, at=()):

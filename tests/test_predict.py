@@ -32,7 +32,8 @@ def test_feed_equals_what_caffes_data_layer_feeds(own_run, predictor, trained):
     """The real Data layer on the packed LMDB gives, to the last bit, what Predictor feeds for the same hands."""
     caffe = programs.import_pycaffe()
     lines = own_run.list_file("test").read_text().splitlines()
-    text = f"""layer {{ name: "data" type: "Data" top: "data" top: "label" transform_param {{ mean_value: 104 mean_value: 117 mean_value: 123 }}
+    text = f"""layer {{ name: "data" type: "Data" top: "data" top: "label"
+        transform_param {{ mean_value: 104 mean_value: 117 mean_value: 123 }}
         data_param {{ source: "{own_run.lmdb("test")}" batch_size: {len(lines)} backend: LMDB }} }}"""
     (own_run.path / "data.prototxt").write_text(text)
     net = caffe.Net(str(own_run.path / "data.prototxt"), caffe.TEST)
@@ -185,7 +186,7 @@ def test_recipe_changed_after_training_does_not_reach_the_model(own_trained, han
 
 
 def test_opencv_engine_needs_no_caffe(trained, hands, tmp_path):
-    """Where Caffe is gone, four files of the run give the same months through OpenCV; without the option, it is named."""
+    """Without Caffe, four files of the run give the same months through OpenCV; the refusal names its option."""
     laptop = tmp_path / "model"
     (laptop / "snapshots").mkdir(parents=True)
     chosen = Predictor(trained)
@@ -193,7 +194,8 @@ def test_opencv_engine_needs_no_caffe(trained, hands, tmp_path):
         shutil.copy(file, laptop)
     shutil.copy(chosen.snapshot.caffemodel, laptop / "snapshots")
     files, points = find_images(hands / "images"), read_points(hands / "points.csv")
-    command = [sys.executable, "-m", "bonecaffe", "predict", laptop, files["1003"], files["1007"], "--points", hands / "points.csv", "--json"]  # fmt: skip
+    predict = [sys.executable, "-m", "bonecaffe", "predict", laptop]
+    command = [*predict, files["1003"], files["1007"], "--points", hands / "points.csv", "--json"]
     nowhere = {**os.environ, "CAFFE_ROOT": str(tmp_path / "nowhere")}
     refused = subprocess.run(command, capture_output=True, text=True, env=nowhere)
     assert refused.returncode == 1 and "--engine opencv" in refused.stderr

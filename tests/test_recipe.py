@@ -8,8 +8,9 @@ from bonecaffe.errors import RecipeError
 from bonecaffe.recipe import Recipe
 
 APPENDIX_2 = {
-    "net": "train_val.prototxt", "test_iter": 100, "test_interval": 100, "base_lr": 0.000003, "lr_policy": "step", "gamma": 0.1,
-    "stepsize": 800, "display": 20, "max_iter": 3000, "momentum": 0.9, "weight_decay": 0.0005, "snapshot": 1000,
+    "net": "train_val.prototxt", "test_iter": 100, "test_interval": 100, "base_lr": 0.000003, "lr_policy": "step",
+    "gamma": 0.1, "stepsize": 800, "display": 20, "max_iter": 3000, "momentum": 0.9, "weight_decay": 0.0005,
+    "snapshot": 1000,
     "snapshot_prefix": "SNAPSHOT", "solver_mode": "GPU",
 }  # fmt: skip
 
@@ -51,7 +52,7 @@ def test_every_field_has_a_source_or_reason(name):
     ],
 )
 def test_faulty_recipe_is_refused(tmp_path, text, said):
-    """A slip of the pen is an error that names the file and the field."""
+    """A typo is an error that names the file and the field."""
     path = tmp_path / "mine.yaml"
     path.write_text(text)
     with pytest.raises(RecipeError, match=said) as error:

@@ -172,7 +172,7 @@ def cluster(workers: int):
 
 
 def test_cluster_loses_a_worker_and_completes(hands, tmp_path):
-    """Two workers, three seeds; a worker killed in mid-training: its seed goes on with the other, to the last iteration."""
+    """Two workers, three seeds; one is killed while it trains: its seed goes on with the other, to the end."""
     plan = plan_for(tmp_path, hands, solver__max_iter=150, solver__snapshot=30, solver__test_interval=50)
     with cluster(2) as (address, workers):
         coming = repeat.on_cluster(plan, [1, 2, 3], address)

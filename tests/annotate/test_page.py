@@ -285,10 +285,18 @@ def test_kill_between_two_clicks(browser, serve, truth, table):
 
 
 def test_a_lost_answer_is_no_conflict(browser, serve, truth, table):
-    """A server that ends after it has written and before it has answered: the page asks nothing, and sends what is newer."""
+    """A server that ends after it has written, before it has answered.
+
+    The page asks nothing, and sends what is newer.
+    """
     first = next(iter(truth))
     page = Page(browser, serve().address)
-    page.js("const f = window.fetch; let lost = false; window.fetch = async (path, options) => { const answer = await f(path, options); if (options?.method === 'PUT' && !lost) { lost = true; throw new TypeError('no answer'); } return answer; }")  # fmt: skip
+    page.js(
+        "const f = window.fetch; let lost = false; window.fetch = async (path, options) => {"
+        " const answer = await f(path, options);"
+        " if (options?.method === 'PUT' && !lost) { lost = true; throw new TypeError('no answer'); }"
+        " return answer; }"
+    )
     page.click(*truth[first].points[0])
     page.wait(lambda: "Not saved yet" in page.text("banner"))
     assert count(table, first) == 1

@@ -46,7 +46,11 @@ def test_nothing_overflows_nothing_is_asked_for(browser, report, width):
     console, asked = show(browser, report, width)
     assert console == []
     assert asked == [report.as_uri()]
-    wide = "return [...document.querySelectorAll('main *')].filter(e => !e.closest('svg') && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 80))"
+    wide = (
+        "return [...document.querySelectorAll('main *')]"
+        ".filter(e => !e.closest('svg') && e.getBoundingClientRect().right > innerWidth + 1)"
+        ".map(e => e.outerHTML.slice(0, 80))"
+    )
     assert browser.execute_script(wide) == []
     assert browser.execute_script("return document.documentElement.scrollWidth") == width
 
@@ -59,11 +63,15 @@ def test_every_picture_is_there(browser, report):
     )
     assert len(images) == 12 and all(real > 50 and shown > 100 and len(alt) > 20 for real, shown, alt in images)
     drawn = browser.execute_script(
-        "return [...document.querySelectorAll('[role=img] svg')].map(s => [s.getBoundingClientRect().width, [...s.querySelectorAll('text')].map(t => t.getBoundingClientRect().height)])"
+        "return [...document.querySelectorAll('[role=img] svg')].map(s => [s.getBoundingClientRect().width,"
+        " [...s.querySelectorAll('text')].map(t => t.getBoundingClientRect().height)])"
     )
     assert len(drawn) == 8
     assert all(width > 300 and min(texts) >= 8 for width, texts in drawn)  # pixels, on a phone
-    broken = "return [...document.querySelectorAll('svg use')].filter(u => !document.querySelector(u.getAttribute('href'))).length"
+    broken = (
+        "return [...document.querySelectorAll('svg use')]"
+        ".filter(u => !document.querySelector(u.getAttribute('href'))).length"
+    )
     assert browser.execute_script(broken) == 0
     marks = 'return document.querySelectorAll(\'[aria-label^="Bland and Altman, test"] svg [style*="--test"]\').length'
     assert browser.execute_script(marks) >= 4
@@ -86,11 +94,17 @@ def test_light_and_dark_can_be_read(browser, report, dark):
         low, high = sorted((luminance(colour), luminance(page)))
         return (high + 0.05) / (low + 0.05)
 
-    texts = "return [...new Set([...document.querySelectorAll('p, td, th, figcaption, h1, h2, h3, small')].map(e => getComputedStyle(e).color))]"
+    texts = (
+        "return [...new Set([...document.querySelectorAll('p, td, th, figcaption, h1, h2, h3, small')]"
+        ".map(e => getComputedStyle(e).color))]"
+    )
     assert min(map(contrast, browser.execute_script(texts))) >= 4.5
     marks = "return [...document.querySelectorAll('[role=img] svg text')].map(e => getComputedStyle(e).fill)"
     assert min(map(contrast, set(browser.execute_script(marks)))) >= 4.5
-    lines = "return [...document.querySelectorAll('[role=img] svg use')].map(e => getComputedStyle(e).stroke).filter(c => c.startsWith('rgb'))"
+    lines = (
+        "return [...document.querySelectorAll('[role=img] svg use')]"
+        ".map(e => getComputedStyle(e).stroke).filter(c => c.startsWith('rgb'))"
+    )
     assert min(map(contrast, set(browser.execute_script(lines)))) >= 3
 
 

@@ -80,11 +80,12 @@ def test_other_points_than_the_run_s_are_refused(own_trained, hands):
 
 
 def test_by_command(own_trained, hands, tmp_path):
-    """The verb says the repeat-marking error, the table and what other points do to MAD and CCC."""
+    """The verb reports the repeat-marking error, the table and what other points do to MAD and CCC."""
     points = read_points(hands / "points.csv")
     write_points(tmp_path / "again.csv", moved_by(points, 1.0, 3).values())
     write_points(tmp_path / "found.csv", list(moved_by(points, 3.0, 4).values())[:9])
-    arguments = ["--images", hands / "images", "--points", hands / "points.csv", "--again", tmp_path / "again.csv", "--found", tmp_path / "found.csv", "--percent", "2", "--repeats", "2"]  # fmt: skip
+    tables = ["--points", hands / "points.csv", "--again", tmp_path / "again.csv", "--found", tmp_path / "found.csv"]
+    arguments = ["--images", hands / "images", *tables, "--percent", "2", "--repeats", "2"]
     done = CliRunner().invoke(main, ["sensitivity", str(own_trained.path), *map(str, arguments)])
     assert done.exit_code == 0, done.output
     assert "repeat-marking error: 0." in done.output or "repeat-marking error: 1." in done.output

@@ -84,7 +84,7 @@ def test_report_is_self_contained(evaluated):
 
 
 def test_every_snapshot_is_measured_once(evaluated, monkeypatch):
-    """--all: a row a snapshot and split, the last as evaluate has it; what is known of a model is not computed again."""
+    """--all: a row a snapshot and split, the last as evaluate has it; what is known of a model is computed once."""
     run, evaluation = evaluated
     rows = by_snapshot.evaluate_all(run, lambda done, total: None)
     assert [(row["iteration"], row["split"]) for row in rows] == [(i, s) for i in (4, 8, 12) for s in ("test", "train")]

@@ -68,7 +68,7 @@ def test_bad_row_is_named(tmp_path, row, said):
 
 
 def test_all_bad_rows_are_named_at_once(tmp_path):
-    """One run of a command, one list of what to mend."""
+    """One run of a command, one list of what to fix."""
     path = table(tmp_path, ROW, ROW, ROW.replace("9,", "8,", 1).replace("450.5", "900"))
     with pytest.raises(PointsError) as error:
         read_points(path)

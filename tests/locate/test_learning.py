@@ -111,7 +111,8 @@ def tiny(tmp_path_factory):
 
 def test_trained_on_the_real_caffe(tiny):
     """Two nets, a deploy file and a record come out; they are used; the databases are gone."""
-    assert sorted(path.name for path in tiny.iterdir()) == ["deploy.prototxt", "locator.json", "near.caffemodel", "whole.caffemodel"]  # fmt: skip
+    files = {"deploy.prototxt", "locator.json", "near.caffemodel", "whole.caffemodel"}
+    assert {path.name for path in tiny.iterdir()} == files
     facts = json.loads((tiny / "locator.json").read_text())
     assert facts["learnt from"] == {"phantoms": 6, "own hands": 0}
     found = Locator(tiny).find(dataset.make(3, 4, (300, 390)).image)
@@ -140,7 +141,7 @@ def test_databases_hold_hand_and_label_together(tmp_path):
 
 
 def test_goes_on_from_a_snapshot(tmp_path, monkeypatch):
-    """Interrupted in the second net, it does not begin anew."""
+    """Interrupted in the second net, it does not start again."""
     out, said = tmp_path / "out", []
     learn.prepare(out, TINY)
     learn.train_view(out, "whole", TINY)
@@ -153,7 +154,7 @@ def test_goes_on_from_a_snapshot(tmp_path, monkeypatch):
 
 
 def test_another_plan_does_not_end_an_unfinished_training(tmp_path, hands):
-    """Called otherwise while snapshots lie there: refused; the user's own files and a second process are left alone too."""
+    """Called otherwise while there are snapshots: refused. The user's own files and a second process are left alone."""
     out = tmp_path / "out"
     (out / "work").mkdir(parents=True)
     (out / "work" / "thesis.txt").write_text("mine")
@@ -171,16 +172,23 @@ def test_another_plan_does_not_end_an_unfinished_training(tmp_path, hands):
 
 
 def test_made_better_with_own_hands_by_one_command(hands, tiny, tmp_path):
-    """`train-locator` with marked hands goes on from a locator, learns from them too, and says so in its record."""
+    """`train-locator` with marked hands goes on from a locator, learns from them too, and notes it in its record."""
     out = tmp_path / "mine"
-    arguments = ["--images", hands / "images", "--points", hands / "points.csv", "--from", tiny, "--phantoms", "4", "--iterations", "48"]  # fmt: skip
+    marked = ["--images", hands / "images", "--points", hands / "points.csv"]
+    arguments = [*marked, "--from", tiny, "--phantoms", "4", "--iterations", "48"]
     done = CliRunner().invoke(main, ["train-locator", str(out), *map(str, arguments)])
     assert done.exit_code == 0, done.output
     facts = json.loads((out / "locator.json").read_text())
     assert facts["learnt from"] == {"phantoms": 4, "own hands": 12}
-    squares, places = learn._vary((9, 10**6, 8, (str(find_images(hands / "images")["1003"]), read_points(hands / "points.csv")["1003"].points)))[1]  # fmt: skip
-    error = [np.abs(nets.make("caffe", model / "deploy.prototxt", model / "near.caffemodel").forward((squares[:, None].astype(np.float32) - 128) / 64) - places).mean() for model in (tiny, out)]  # fmt: skip
-    assert error[1] < 0.95 * error[0]
+    image, points = find_images(hands / "images")["1003"], read_points(hands / "points.csv")["1003"].points
+    squares, places = learn._vary((9, 10**6, 8, (str(image), points)))[1]
+    inputs = (squares[:, None].astype(np.float32) - 128) / 64
+
+    def error(model):
+        net = nets.make("caffe", model / "deploy.prototxt", model / "near.caffemodel")
+        return np.abs(net.forward(inputs) - places).mean()
+
+    assert error(out) < 0.95 * error(tiny)
     again = CliRunner().invoke(main, ["train-locator", str(out), *map(str, arguments)])
     assert again.exit_code == 1 and "holds a locator already" in again.output
 
@@ -202,5 +210,6 @@ def test_wrong_calls_are_said(hands, tiny, tmp_path):
         learn.prepare(tmp_path / "new", TINY, start=tmp_path)
     (tmp_path / "none").mkdir()
     cv2.imwrite(str(tmp_path / "none" / "7.png"), np.zeros((9, 9), np.uint8))
-    done = runner.invoke(main, ["train-locator", str(tmp_path / "o"), "--images", str(tmp_path / "none"), "--points", str(hands / "points.csv")])  # fmt: skip
+    marked = ["--images", str(tmp_path / "none"), "--points", str(hands / "points.csv")]
+    done = runner.invoke(main, ["train-locator", str(tmp_path / "o"), *marked])
     assert done.exit_code == 1 and "no image of 1001" in done.output

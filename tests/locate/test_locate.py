@@ -1,4 +1,4 @@
-"""The seven points found: by the locator that comes with the project, on phantoms, on what is no hand, on real hands."""
+"""The seven points found by the locator that comes with the project: on phantoms, on no hand at all, on real hands."""
 
 from __future__ import annotations
 
@@ -162,7 +162,10 @@ def test_cut_off_at_any_side_is_said_to_be(locator, side, by):
 
 
 def test_verdicts():
-    """Far from the border, sure; near it or a little outside, the guess is kept and not sure; further, cut off; looks that disagree, unsure."""
+    """Far from the border: confident. Near it or a little outside: uncertain, the guess kept. Further: cut off.
+
+    Looks that disagree: uncertain.
+    """
     points = np.array([(40.0, 191.0), (60, 180), (90, 120), (70, 80), (55, 75), (40, 80), (30, 95)])
     assert finding.judge("a", (210, 120), Found(points, 0.01, 0.0)).sure
     for height in (191, 195):
@@ -184,7 +187,7 @@ def locate(images, table, *options):
 
 
 def test_a_folder_by_command(own_hands, tmp_path):
-    """Points of the sure, an empty row for the others, everything in NAME.found.csv; again, only what is new is looked at."""
+    """Confident points, an empty row for the others, everything in NAME.found.csv; again, only new images are read."""
     images, table = own_hands / "images", tmp_path / "points.csv"
     cv2.imwrite(str(images / "noise.png"), np.random.default_rng(0).integers(0, 255, (390, 300), np.uint8))
     (images / "torn.png").write_bytes((images / "1001.png").read_bytes()[:900])
@@ -327,7 +330,7 @@ def test_sample_hands(locator):
 
 
 def test_real_hands(locator, real_hands):
-    """The target of the project on hands that it has never learnt from: median overlap 0.85, 90 % above 0.70, points within 3 %."""
+    """The project's target on hands not learnt from: median overlap 0.85, 90 % above 0.70, points within 3 %."""
     truth, files = read_points(real_hands / "points.csv"), find_images(real_hands / "images")
     overlaps, errors = [], []
     for case_id, hand in truth.items():

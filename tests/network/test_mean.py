@@ -52,7 +52,7 @@ def test_feed_equals_the_data_layers_for_every_mean(option, hands, tmp_path):
 
 
 def test_dataset_mean_is_that_of_the_training_images(hands, tmp_path):
-    """compute_image_mean's file holds the mean of what was packed; made anew when the split changes, else kept."""
+    """compute_image_mean's file holds the mean of what was packed; made again when the split changes, else kept."""
     run = prepare_run(tmp_path / "run", hands, tiny(network__mean="dataset"))
     definitions.write(run, run.recipe())
     packed = np.mean([pixels for _, _, pixels in lmdb.records(run.lmdb("train"))], axis=0)

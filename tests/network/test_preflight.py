@@ -224,15 +224,16 @@ def state_cut(run):
     return Launch(snapshot="old/SNAPSHOT_iter_4.solverstate")
 
 
-DEADLY = {  # misconfiguration: (how Caffe says it, how preflight does)
+NO_COPY = "Cannot copy param 0 weights from layer "
+DEADLY = {  # misconfiguration: (how Caffe reports it, how preflight does)
     crop: ("crop_size|Check failed", "crop_size 227 is larger than the images of 224 x 224"),
     mean_size: ("Check failed", "mean image is 3 x 256 x 256, the images 3 x 224 x 224"),
     mean_missing: ("File not found|Check failed", "m.binaryproto: No such file"),
     mean_twice: ("Check failed|Cannot specify", "both mean_value and mean_file"),
     mean_two_values: ("Specify either 1 mean_value", "2 mean_values for 3 channels"),
-    stock_fc8: ("Cannot copy param 0 weights from layer 'fc8'", "layer fc8 is 1000 x 16 in the weights and 1 x 16 in the net"),
-    fc8_clash: ("Cannot copy param 0 weights from layer 'fc8'", "layer fc8 is 1 x 16 in the weights and 1000 x 16 in the net"),
-    fc6_input: ("Cannot copy param 0 weights from layer 'fc6'", "layer fc6 is 16 x 288 in the weights and 16 x 200 in the net"),
+    stock_fc8: (NO_COPY + "'fc8'", "layer fc8 is 1000 x 16 in the weights and 1 x 16 in the net"),
+    fc8_clash: (NO_COPY + "'fc8'", "layer fc8 is 1 x 16 in the weights and 1000 x 16 in the net"),
+    fc6_input: (NO_COPY + "'fc6'", "layer fc6 is 16 x 288 in the weights and 16 x 200 in the net"),
     lmdb_missing: ("No such file|mdb_status", "train_lmdb: no LMDB there"),
     lmdb_empty: ("", "train_lmdb: the LMDB is empty"),
     outputs_clash: ("Inputs must have the same dimension", "fc8 gives 2 numbers an image and label 1"),
@@ -375,7 +376,7 @@ def test_train_asks_preflight(own_run):
 
 
 def test_unknown_layer_is_no_all_clear(ready):
-    """Beyond a layer whose type is not known here nothing was looked at, and that is said."""
+    """Beyond a layer whose type is not known here nothing is checked, and the report tells so."""
     edit(ready.train_val, 'type: "LRN"', 'type: "Reduction"')
     report = preflight.examine(ready)
     assert report.not_followed == "norm1 (Reduction)"

@@ -179,7 +179,7 @@ def test_failure_leaves_the_prepared_run_as_it_was(own_hands, tmp_path):
 
 
 def test_half_written_lmdb_is_replaced(own_run, hands):
-    """An LMDB cut off by a crash is noticed and made anew; one in the way of convert_imageset is refused."""
+    """An LMDB cut off by a crash is noticed and made again; one in the way of convert_imageset is refused."""
     data = own_run.lmdb("train") / "data.mdb"
     data.write_bytes(data.read_bytes()[:5000])
     assert prepare.prepare(own_run, hands / "images", hands / "ages.csv", hands / "points.csv", tiny()).made is True
@@ -230,7 +230,7 @@ def test_every_wrong_record_is_noticed(own_run):
 
 
 def test_training_hands_are_packed_while_test_hands_are_normalized(hands, prepared, tmp_path, monkeypatch):
-    """The first test hand waits here until the training hands are packed: it would wait in vain if they waited for it."""
+    """The first test hand waits here until the training hands are packed: in vain if they waited for it."""
     packed, start, normalize_file = threading.Event(), imageset.Conversion, images.normalize_file
 
     def start_and_tell(*given):
@@ -291,7 +291,7 @@ def session(pid: str) -> int:
 
 
 def test_pixels_of_other_points_are_not_taken_over(hands, tmp_path, monkeypatch):
-    """Killed between image and journal, with other points than before and after: the image is made anew, not believed."""
+    """Killed between image and journal, with other points than before and after: the image is made again."""
     data = tmp_path / "data"
     shutil.copytree(hands, data)
     write_text, first = prepare.write_cases, (data / "points.csv").read_text()

@@ -1,4 +1,4 @@
-"""What a person sees: one line with all that was asked for; plain lines where there is no terminal; never in the way."""
+"""What a person sees: one line with all that was asked for; plain lines without a terminal; never in the way."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ def test_line_holds_what_was_asked_for():
     assert progress.eta_test_s == 30 and progress.eta_s == 1480
     line = describe(progress)
     assert line == (
-        "iteration 40/3000  RMSE train 20.0, test 63.2 months  rate 3e-06  512.0 images/s  test in 30 s, end in 24 min 40 s"
+        "iteration 40/3000  RMSE train 20.0, test 63.2 months  rate 3e-06  512.0 images/s  "
+        "test in 30 s, end in 24 min 40 s"
     )
 
 

@@ -1,4 +1,4 @@
-"""Killed at seeded moments, by each way to be killed, on the real Caffe: nothing is called finished that is not, all resume.
+"""Killed at seeded moments, in each way, on the real Caffe: nothing unfinished is called finished, and all resume.
 
 `pytest -s tests/training/test_killed.py` prints the table.
 """
@@ -109,7 +109,7 @@ def strike(run: RunDir, blow: str, where: str, seed: int) -> str:
         again = start(run, *(["--resume"] if resumable else []))
         said = again.communicate(timeout=300)[1]
         assert again.returncode == 0, said
-        became += f"; resumed from {resumable.iteration}" if resumable else "; begun anew"
+        became += f"; resumed from {resumable.iteration}" if resumable else "; started again"
     assert run.state() == "finished"
     assert run.read().train.iteration == run.recipe().solver.max_iter
     assert snapshots.find(run.snapshots)[-1].flaw() is None

@@ -32,7 +32,8 @@ def test_every_kind_of_line_is_read():
     """Kind, iteration and value of each."""
     kinds = [(event.kind, event.iteration) for event in parse(LOG.splitlines())]
     assert kinds == [
-        ("attempt", None), ("testing", 0), ("test_output", 0), ("train_loss", 0), ("train_output", 0), ("lr", 0), ("train_loss", 20), ("lr", 20), ("snapshot", 20),
+        ("attempt", None), ("testing", 0), ("test_output", 0), ("train_loss", 0), ("train_output", 0), ("lr", 0),
+        ("train_loss", 20), ("lr", 20), ("snapshot", 20),
         ("train_loss", 40), ("train_loss", 60), ("stopped_early", 60), ("done", 60), ("fatal", 60),
     ]  # fmt: skip
     events = list(parse(LOG.splitlines()))
