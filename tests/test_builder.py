@@ -331,8 +331,11 @@ def test_a_tarball_that_is_none_or_of_something_else_is_refused(steps, tmp_path)
 
 def test_debian_address_is_read_from_apt(programs):
     """The main archive's, once, without the security archive's."""
-    programs("apt-get", "printf '%s\\n' 'http://a/debian/ main' 'http://a/debian/ main' 'http://a/debian/ contrib' "
-             "'http://a/debian-security/ main' 'http://b/debian/ main'")  # fmt: skip
+    programs(
+        "apt-get",
+        "printf '%s\\n' 'http://a/debian/ main' 'http://a/debian/ main' 'http://a/debian/ contrib' "
+        "'http://a/debian-security/ main' 'http://b/debian/ main'",
+    )
     assert source._addresses() == ["http://a/debian/", "http://b/debian/"]
 
 

@@ -90,7 +90,7 @@ BREAKS = [
     ("metrics_by_snapshot.csv", append, "every snapshot's metrics", "metrics_by_snapshot.csv"),
     ("figures/ages.png", flip, "figures and report", "ages.png"),
     ("report.html", append, "figures and report", "report.html"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("file", "spoil", "link", "said"), BREAKS, ids=[entry[0] for entry in BREAKS])
@@ -178,14 +178,18 @@ def test_runs_are_listed(own_whole, hands, tmp_path):
         verify.verify(RunDir(tmp_path / "nowhere"))
 
 
-@pytest.mark.parametrize("change", [
-    lambda m: m.update(train=None),
-    lambda m: m["train"].update(iteration=None, attempts=[{"by": {}}]),
-    lambda m: m["prepare"].pop("records"),
-    lambda m: m["prepare"].pop("outputs"),
-    lambda m: m.pop("seals"),
-    lambda m: m["evaluate"].update(outputs=None),
-], ids=range(6))  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m.update(train=None),
+        lambda m: m["train"].update(iteration=None, attempts=[{"by": {}}]),
+        lambda m: m["prepare"].pop("records"),
+        lambda m: m["prepare"].pop("outputs"),
+        lambda m: m.pop("seals"),
+        lambda m: m["evaluate"].update(outputs=None),
+    ],
+    ids=range(6),
+)
 def test_odd_manifests_make_no_traceback(own_whole, change):
     """Fields gone or of another kind: each command ends in words."""
     manifest = json.loads(own_whole.manifest_file.read_text())

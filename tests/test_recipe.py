@@ -8,11 +8,21 @@ from bonecaffe.errors import RecipeError
 from bonecaffe.recipe import Recipe
 
 APPENDIX_2 = {
-    "net": "train_val.prototxt", "test_iter": 100, "test_interval": 100, "base_lr": 0.000003, "lr_policy": "step",
-    "gamma": 0.1, "stepsize": 800, "display": 20, "max_iter": 3000, "momentum": 0.9, "weight_decay": 0.0005,
+    "net": "train_val.prototxt",
+    "test_iter": 100,
+    "test_interval": 100,
+    "base_lr": 0.000003,
+    "lr_policy": "step",
+    "gamma": 0.1,
+    "stepsize": 800,
+    "display": 20,
+    "max_iter": 3000,
+    "momentum": 0.9,
+    "weight_decay": 0.0005,
     "snapshot": 1000,
-    "snapshot_prefix": "SNAPSHOT", "solver_mode": "GPU",
-}  # fmt: skip
+    "snapshot_prefix": "SNAPSHOT",
+    "solver_mode": "GPU",
+}
 
 
 def test_paper_holds_appendix_2():

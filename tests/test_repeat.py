@@ -38,8 +38,8 @@ def test_repeat_by_command(hands, tmp_path):
     recipe = tmp_path / "tiny.yaml"
     write_text(recipe, tiny().to_yaml())
     out = tmp_path / "out"
-    command = ["repeat", str(recipe), "--out", str(out), "--seeds", "3", "--images", str(hands / "images"),
-               "--ages", str(hands / "ages.csv"), "--points", str(hands / "points.csv"), "--cpu"]  # fmt: skip
+    data = [f"--images={hands / 'images'}", f"--ages={hands / 'ages.csv'}", f"--points={hands / 'points.csv'}"]
+    command = ["repeat", str(recipe), "--out", str(out), "--seeds", "3", *data, "--cpu"]
     done = CliRunner().invoke(main, command)
     assert done.exit_code == 0, done.output
     table = pandas.read_csv(out / "repeat.csv")

@@ -244,13 +244,13 @@ DEADLY = {  # misconfiguration: (how Caffe reports it, how preflight does)
     state_without_model: ("File not found|Check failed", "which is not there"),
     prefix_nowhere: ("Check failed|Cannot write|snapshot prefix", "there is no folder"),
     net_missing: ("File not found|Check failed", "train_vall.prototxt: No such file"),
-    unknown_field: ("num_outputs", "no field named \"num_outputs\""),
+    unknown_field: ("num_outputs", 'no field named "num_outputs"'),
     appendix_1_as_printed: ("Error parsing|Failed to parse", "Caffe cannot read it: line"),
     unknown_bottom: ("Unknown bottom blob 'fc77'", "its bottom fc77 is made by no layer before it"),
     policy_unknown: ("Unknown learning rate policy", "none Caffe knows"),
     weights_cut: ("Check failed|Failed to parse", "pre.caffemodel: cut off"),
     state_cut: ("Check failed|Failed to parse|parse", "cut off, or not a solverstate"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("misconfigure", DEADLY, ids=lambda function: function.__name__)

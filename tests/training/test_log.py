@@ -32,10 +32,21 @@ def test_every_kind_of_line_is_read():
     """Kind, iteration and value of each."""
     kinds = [(event.kind, event.iteration) for event in parse(LOG.splitlines())]
     assert kinds == [
-        ("attempt", None), ("testing", 0), ("test_output", 0), ("train_loss", 0), ("train_output", 0), ("lr", 0),
-        ("train_loss", 20), ("lr", 20), ("snapshot", 20),
-        ("train_loss", 40), ("train_loss", 60), ("stopped_early", 60), ("done", 60), ("fatal", 60),
-    ]  # fmt: skip
+        ("attempt", None),
+        ("testing", 0),
+        ("test_output", 0),
+        ("train_loss", 0),
+        ("train_output", 0),
+        ("lr", 0),
+        ("train_loss", 20),
+        ("lr", 20),
+        ("snapshot", 20),
+        ("train_loss", 40),
+        ("train_loss", 60),
+        ("stopped_early", 60),
+        ("done", 60),
+        ("fatal", 60),
+    ]
     events = list(parse(LOG.splitlines()))
     assert [event.value for event in events if event.kind == "train_loss"][:2] == [1965.9, 150.0]
     assert math.isnan(events[9].value) and math.isinf(events[10].value)
