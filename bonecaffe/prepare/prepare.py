@@ -20,8 +20,8 @@ from bonecaffe.errors import PrepareError, RunError
 from bonecaffe.files import folder_made, make_folder, remove, sha256, sha256_file, write_text
 from bonecaffe.hands.cases import Case, write_cases
 from bonecaffe.prepare import imageset, outputs
-from bonecaffe.prepare.images import PIXELS, Job, NormalizedImage, jobs_of, normalize_all, sources
 from bonecaffe.prepare.inputs import Inputs, read_inputs, with_origin
+from bonecaffe.prepare.normalized import PIXELS, Job, NormalizedImage, jobs_of, normalize_all, sources
 from bonecaffe.progress import Progress, unseen
 from bonecaffe.recipe import Change, Recipe
 from bonecaffe.records import Prepared, Source, damaged, outputs_of

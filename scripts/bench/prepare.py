@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
@@ -52,10 +53,11 @@ def measure(bench: Workbench) -> list[Row]:
 def _decode_limit(data: Path, work: Callable[[list[Path]], int]) -> float:
     """Seconds in which one process per core only decodes the images."""
     paths = sorted((data / "images").glob("*.png"))
-    began = time.monotonic()
-    with ProcessPoolExecutor(CORES) as pool:
+    with ProcessPoolExecutor(CORES, mp_context=get_context("spawn")) as pool:  # a fork would inherit OpenCV's locks
+        list(pool.map(work, [[]] * CORES))  # so that they are started, with all they import
+        began = time.monotonic()
         list(pool.map(work, [paths[i::CORES] for i in range(CORES)]))
-    return time.monotonic() - began
+        return time.monotonic() - began
 
 
 def _decode_opencv(paths: list[Path]) -> int:

@@ -22,7 +22,7 @@ from bonecaffe.errors import BonecaffeError, CasesError, ImageError, PointsError
 from bonecaffe.hands.cases import read_cases
 from bonecaffe.hands.images import find_images, read_image
 from bonecaffe.hands.reference_points import read_points
-from bonecaffe.prepare import images, imageset, normalize, prepare
+from bonecaffe.prepare import imageset, normalize, normalized, prepare
 from bonecaffe.run import SPLITS, RunDir
 
 
@@ -231,7 +231,7 @@ def test_every_wrong_record_is_noticed(own_run):
 
 def test_training_hands_are_packed_while_test_hands_are_normalized(hands, prepared, tmp_path, monkeypatch):
     """The first test hand waits here until the training hands are packed: in vain if they waited for it."""
-    packed, start, normalize_file = threading.Event(), imageset.Conversion, images.normalize_file
+    packed, start, normalize_file = threading.Event(), imageset.Conversion, normalized.normalize_file
 
     def start_and_tell(*given):
         conversion = start(*given)
@@ -244,7 +244,7 @@ def test_training_hands_are_packed_while_test_hands_are_normalized(hands, prepar
 
     tests = set(prepared.read().prepare.split["test"])
     monkeypatch.setattr(imageset, "Conversion", start_and_tell)
-    monkeypatch.setattr(images, "normalize_file", wait_and_normalize)
+    monkeypatch.setattr(normalized, "normalize_file", wait_and_normalize)
     run = prepare_run(tmp_path / "run", hands, workers=1)
     for split in SPLITS:
         ours, theirs = lmdb.records(run.lmdb(split)), lmdb.records(prepared.lmdb(split))
@@ -269,10 +269,10 @@ def test_added_images_cost_themselves_alone(hands, tmp_path, monkeypatch):
     run = RunDir(tmp_path / "run")
     recipe = tiny(data__train_cases=5, data__test_cases=4)
     prepare.prepare(run, hands / "images", nine, hands / "points.csv", recipe)
-    normalized, normalize_file = [], images.normalize_file
-    monkeypatch.setattr(images, "normalize_file", lambda job: normalized.append(job.id) or normalize_file(job))
+    done, normalize_file = [], normalized.normalize_file
+    monkeypatch.setattr(normalized, "normalize_file", lambda job: done.append(job.id) or normalize_file(job))
     prepare_run(run.path, hands)
-    assert sorted(normalized) == sorted(table.id[9:])
+    assert sorted(done) == sorted(table.id[9:])
     assert run.read().prepare.records == {"train": 8, "test": 4}
 
 
@@ -405,7 +405,7 @@ def test_refused_second_prepare_leaves_the_first_alone(own_run, hands):
     assert (work / "images").is_dir()
 
 
-class KillsItsWorker(images.Job):
+class KillsItsWorker(normalized.Job):
     """A job whose arrival in a worker process ends that process as the kernel does when memory runs out."""
 
     def __reduce__(self):
