@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from bonecaffe.files import table_text
+
 _NUMBER = r"(?P<value>[-+]?(?:nan|inf|(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?))"
 _PREAMBLE = re.compile(r"^F\d{4,8} \d\d:\d\d:\d\d\.\d+ +\d+ \S+\] ")
 _ITERATION = re.compile(
@@ -133,5 +135,5 @@ class Curve:
 
     def csv(self) -> str:
         """The text of curve.csv: ``iteration,phase,loss,rmse_months``."""
-        rows = (f"{p.iteration},{p.phase},{p.loss:.9g},{p.rmse:.6g}\n" for p in self.points())
-        return "iteration,phase,loss,rmse_months\n" + "".join(rows)
+        rows = ((p.iteration, p.phase, f"{p.loss:.9g}", f"{p.rmse:.6g}") for p in self.points())
+        return table_text(("iteration", "phase", "loss", "rmse_months"), rows)

@@ -8,6 +8,7 @@ import functools
 import importlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -146,7 +147,8 @@ def _end_with(parent: int, how: signal.Signals, libc: ctypes.CDLL) -> None:
 
 def nvidia_smi(fields: str) -> str:
     """What nvidia-smi reports of the GPUs, a line each, comma-separated; empty where it is not installed or fails."""
-    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
+    program = shutil.which("nvidia-smi") or "/usr/lib/wsl/lib/nvidia-smi"  # Windows' own, under WSL2
+    command = [program, f"--query-gpu={fields}", "--format=csv,noheader"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired):

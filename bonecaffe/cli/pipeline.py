@@ -85,7 +85,7 @@ def histeq(image: Path, out: Path | None, table: Path | None, levels: int) -> No
         raise click.UsageError("give --out, --table, or both")
     pixels = read_image(image)
     if table is not None:
-        write_text(table, equalization.table_text(equalization.histogram(pixels), levels), parents=True)
+        write_text(table, equalization.transform_text(equalization.histogram(pixels), levels), parents=True)
         click.echo(table)
     if out is not None:
         write_bytes(out, encode_png(equalization.histeq(pixels, levels)), parents=True)
@@ -205,23 +205,10 @@ def predict(
 
     Without --points they are found, and an image whose points are not sure is refused.
     """
-    from bonecaffe.errors import ImageError, LocateError
-    from bonecaffe.hands.reference_points import read_points
-    from bonecaffe.predict import Predictor, points_for
+    from bonecaffe.locate.locate import hands_in
+    from bonecaffe.predict import Predictor
 
-    refused: list[str] = []
-    if points is not None:
-        table = read_points(points)
-        hands = [(image, points_for(image, table)) for image in images]
-    else:
-        from bonecaffe.locate.locate import points_of
-
-        hands = []
-        for image in images:
-            try:
-                hands.append((image, points_of(image, engine=engine)))
-            except (ImageError, LocateError) as error:
-                refused.append(str(error))
+    hands, refused = hands_in(images, points, engine)
     predictor = Predictor(model, snapshot, gpu, engine=engine)
     for (image, _), months in zip(hands, predictor.predict_many(hands), strict=True):
         if as_json:
@@ -237,8 +224,8 @@ def predict(
             )
         else:
             click.echo(f"{image}\t{months:.1f} months")
-    for said in refused:
-        click.echo(f"bonecaffe: {said}", err=True)
+    for reason in refused:
+        click.echo(f"bonecaffe: {reason}", err=True)
     if refused:
         raise click.exceptions.Exit(1)
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
 from bonecaffe.caffe import nets as engines
-from bonecaffe.errors import BonecaffeError, LocateError
+from bonecaffe.errors import BonecaffeError, ImageError, LocateError
 from bonecaffe.files import held, read_table, read_text, sha256, sha256_file, sweep, table_text, write_text
 from bonecaffe.hands import images as hand_images
 from bonecaffe.hands.provenance import FoundHand, found_file, read_found, write_found
-from bonecaffe.hands.reference_points import COLUMNS, ReferencePoints, lock_file
+from bonecaffe.hands.reference_points import COLUMNS, ReferencePoints, lock_file, read_points
 from bonecaffe.locate.locator import MODEL, Found, Locator
 from bonecaffe.locate.verdict import inside
+from bonecaffe.predict import points_for
 from bonecaffe.progress import Progress, unseen
 from bonecaffe.workers import in_parallel
 
@@ -58,6 +59,25 @@ def points_of(image: Path, model: Path = MODEL, engine: engines.Kind = "caffe") 
         reason = result.verdict.removeprefix("unsure: ")
         raise LocateError(f"{image}: the seven points found are uncertain: {reason}. Mark them, and give --points.")
     return hand
+
+
+def hands_in(
+    images: Sequence[Path], table: Path | None, engine: engines.Kind = "caffe"
+) -> tuple[list[tuple[Path, ReferencePoints]], list[str]]:
+    """Images with their points, from a table or found, and why others were refused.
+
+    PredictError when an image is not in the table; one whose points are found, but are not sure, is refused.
+    """
+    if table is not None:
+        marked = read_points(table)
+        return [(image, points_for(image, marked)) for image in images], []
+    hands, refused = [], []
+    for image in images:
+        try:
+            hands.append((image, points_of(image, engine=engine)))
+        except (ImageError, LocateError) as error:
+            refused.append(str(error))
+    return hands, refused
 
 
 # ---- the stage -------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from bonecaffe.files import table_text
 from bonecaffe.hands.images import Image
 
 Counts = NDArray[np.int64]
@@ -69,11 +70,9 @@ def histeq(image: Image, levels: int = 64) -> Image:
     return np.asarray(cv2.LUT(image, transform(histogram(image), levels)), np.uint8)
 
 
-def table_text(counts: Counts, levels: int = 64) -> str:
+def transform_text(counts: Counts, levels: int = 64) -> str:
     """The histogram and its table T as CSV: ``level,pixels,output``, 256 rows; to be compared with MATLAB's own T.
 
     MATLAB's second output of histeq is this table over 255.
     """
-    outputs = transform(counts, levels)
-    rows = (f"{level},{pixels},{output}\n" for level, (pixels, output) in enumerate(zip(counts, outputs, strict=True)))
-    return "level,pixels,output\n" + "".join(rows)
+    return table_text(("level", "pixels", "output"), zip(range(256), counts, transform(counts, levels), strict=True))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -20,11 +20,13 @@ from bonecaffe.evaluation import metrics
 from bonecaffe.files import table_text, write_text
 from bonecaffe.hands import images as hand_images
 from bonecaffe.hands.agreement import compare, overlap, palm
+from bonecaffe.hands.cases import Case
 from bonecaffe.hands.images import Image
 from bonecaffe.hands.reference_points import ReferencePoints
 from bonecaffe.predict import Predictor
 from bonecaffe.prepare.normalize import normalize
 from bonecaffe.prepare.outputs import read_prepared, split_of
+from bonecaffe.progress import Progress, unseen
 from bonecaffe.run import RunDir
 
 PERCENT = (0.5, 1.0, 2.0, 4.0)
@@ -86,7 +88,7 @@ def study(
     repeats: int = 5,
     split: str = "test",
     seed: int = 2018,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = unseen,
 ) -> tuple[Study, list[Moved]]:
     """Move the points of a split's hands, predict, and compare.
 
@@ -94,64 +96,97 @@ def study(
     those that `locate` found; hands that one of them lacks are left out of it. Raises PointsError or EvaluateError when
     the points are not those that the run was prepared with.
     """
-    predictor = Predictor(run)
-    cases = split_of(run)[split]
-    files = hand_images.find_images(images)
-    if missing := [case.id for case in cases if case.id not in points]:
-        raise PointsError(
-            f"no points of {', '.join(missing[:5])}, cases of {run}. Give the table that it was prepared with."
-        )
-    if missing := hand_images.missing([case.id for case in cases], files):
-        raise EvaluateError(f"{images}: no image of {', '.join(missing[:5])}, cases of {run}.")
-    shared = {name: [case for case in cases if case.id in table] for name, table in others.items()}
-    total = len(cases) * (1 + len(percents) * repeats) + sum(map(len, shared.values()))
+    looks = _Looks(Predictor(run), split_of(run)[split], hand_images.find_images(images), points, others)
+    looks.check(images)
+    base: dict[str, float] = {}
+    moved: list[Moved] = []
+    other: dict[str, dict[str, tuple[float, float]]] = {name: {} for name in others}
+    for number, (look, months) in enumerate(looks.predicted(percents, repeats, seed), start=1):
+        iou = overlap(points[look.id].rectangle(), look.hand.rectangle())
+        if look.what is None:
+            base[look.id] = months
+        elif isinstance(look.what, str):
+            other[look.what][look.id] = months, iou
+        else:
+            moved.append(Moved(look.id, look.what, months, months - base[look.id], iou))
+        progress(number, looks.count(percents, repeats))
+    levels = tuple(_level(percent, [m for m in moved if m.percent == percent]) for percent in percents)
+    ages = {case.id: case.boneage_months for case in looks.cases}
+    against = {name: _against(ages, base, found) for name, found in other.items() if found}
+    outcome = Study(len(looks.cases), repeats, levels, _slope(levels), against)
+    _write(run, split, outcome, moved)
+    return outcome, moved
 
-    def hands() -> Iterator[tuple[str, str | float | None, ReferencePoints, Image]]:
-        for case in cases:
-            image, own = hand_images.read_image(files[case.id]), points[case.id]
-            normal = _normal(image, own, predictor)
+
+class _Look(NamedTuple):
+    """A hand with points: its own (``what`` is None), moved by so many percent, or another marking's by name."""
+
+    id: str
+    what: str | float | None
+    hand: ReferencePoints
+
+
+@dataclass(frozen=True)
+class _Looks:
+    """The hands of a study, each with its own points, with points that are moved, and with other markings."""
+
+    predictor: Predictor
+    cases: list[Case]
+    files: Mapping[str, Path]
+    points: Mapping[str, ReferencePoints]
+    others: Mapping[str, Mapping[str, ReferencePoints]]
+
+    def check(self, images: Path) -> None:
+        """PointsError or EvaluateError when a hand has no points or no image."""
+        run = self.predictor.run
+        if missing := [case.id for case in self.cases if case.id not in self.points]:
+            raise PointsError(
+                f"no points of {', '.join(missing[:5])}, cases of {run}. Give the table that it was prepared with."
+            )
+        if missing := [case.id for case in self.cases if case.id not in self.files]:
+            raise EvaluateError(f"{images}: no image of {', '.join(missing[:5])}, cases of {run}.")
+
+    def count(self, percents: Sequence[float], repeats: int) -> int:
+        """How many predictions there will be."""
+        marked = sum(case.id in table for table in self.others.values() for case in self.cases)
+        return len(self.cases) * (1 + len(percents) * repeats) + marked
+
+    def predicted(self, percents: Sequence[float], repeats: int, seed: int) -> Iterator[tuple[_Look, float]]:
+        """Each look with its prediction, in months; the nets are fed in batches."""
+        looked_at: list[_Look] = []
+
+        def normals() -> Iterator[Image]:
+            for look, normal in self._all(percents, repeats, seed):
+                looked_at.append(look)
+                yield normal
+
+        for number, months in enumerate(self.predictor.predict_normalized(normals())):
+            yield looked_at[number], months
+
+    def _all(self, percents: Sequence[float], repeats: int, seed: int) -> Iterator[tuple[_Look, Image]]:
+        run = self.predictor.run
+        for case in self.cases:
+            image, own = hand_images.read_image(self.files[case.id]), self.points[case.id]
+            normal = _normal(image, own, self.predictor)
             if not np.array_equal(normal, read_prepared(run, case.id)):
                 raise PointsError(
                     f"id {case.id}: these points or this image are not those that {run} was prepared with."
                 )
-            yield case.id, None, own, normal
+            yield _Look(case.id, None, own), normal
             rng = np.random.default_rng([seed, *case.id.encode()])
-            for percent in percents:
-                for _ in range(repeats):
-                    moved = _moved(own, percent, rng)
-                    yield case.id, percent, moved, _normal(image, moved, predictor)
-            for name, table in others.items():
+            for percent in (percent for percent in percents for _ in range(repeats)):
+                moved = _moved(own, percent, rng)
+                yield _Look(case.id, percent, moved), _normal(image, moved, self.predictor)
+            for name, table in self.others.items():
                 if case.id in table:
-                    yield case.id, name, table[case.id], _normal(image, table[case.id], predictor)
+                    hand = table[case.id]
+                    yield _Look(case.id, name, hand), _normal(image, hand, self.predictor)
 
-    looked_at: list[tuple[str, str | float | None, ReferencePoints]] = []
 
-    def normals() -> Iterator[Image]:
-        for case_id, what, hand, normal in hands():
-            looked_at.append((case_id, what, hand))
-            yield normal
-
-    base: dict[str, float] = {}
-    moved: list[Moved] = []
-    other: dict[str, dict[str, tuple[float, float]]] = {name: {} for name in others}
-    for number, months in enumerate(predictor.predict_normalized(normals())):
-        case_id, what, hand = looked_at[number]
-        iou = overlap(points[case_id].rectangle(), hand.rectangle())
-        if what is None:
-            base[case_id] = months
-        elif isinstance(what, str):
-            other[what][case_id] = months, iou
-        else:
-            moved.append(Moved(case_id, what, months, months - base[case_id], iou))
-        progress(number + 1, total)
-    levels = tuple(_level(percent, [m for m in moved if m.percent == percent]) for percent in percents)
+def _slope(levels: Sequence[Level]) -> float:
+    """Months per percent: the line through nothing that fits best."""
     steps = np.array([(level.percent, level.mean_shift) for level in levels])
-    slope = float((steps[:, 0] * steps[:, 1]).sum() / (steps[:, 0] ** 2).sum()) if len(steps) else math.nan
-    ages = {case.id: case.boneage_months for case in cases}
-    against = {name: _against(ages, base, found) for name, found in other.items() if found}
-    outcome = Study(len(cases), repeats, levels, slope, against)
-    _write(run, split, outcome, moved)
-    return outcome, moved
+    return float((steps[:, 0] * steps[:, 1]).sum() / (steps[:, 0] ** 2).sum()) if len(steps) else math.nan
 
 
 def _normal(image: Image, hand: ReferencePoints, predictor: Predictor) -> Image:

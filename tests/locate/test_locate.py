@@ -316,7 +316,7 @@ def test_predict_finds_the_points_itself(trained, hands, tmp_path):
     noise = tmp_path / "noise.png"
     cv2.imwrite(str(noise), np.random.default_rng(0).integers(0, 255, (390, 300), np.uint8))
     refused = CliRunner().invoke(main, ["predict", str(trained.path), str(noise)])
-    assert refused.exit_code == 1 and "not sure" in refused.output
+    assert refused.exit_code == 1 and "uncertain" in refused.output
     both = CliRunner().invoke(main, ["predict", str(trained.path), str(noise), str(tmp_path / "none.png"), str(image)])
     assert both.exit_code == 1 and both.output.count("months\n") == 1, both.output
     assert "noise.png: the seven points found are uncertain" in both.output and "none.png: " in both.output

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bonecaffe.prepare.histeq import histeq, histogram, table_text, transform
+from bonecaffe.prepare.histeq import histeq, histogram, transform, transform_text
 
 
 def by_the_letter(counts, n):
@@ -136,10 +136,10 @@ def test_table_as_text():
     """The published example, by 64 levels; other levels on request: with two, what is above the half is white."""
     counts = np.zeros(256, int)
     counts[[50, 51, 52]] = 100
-    lines = table_text(counts).splitlines()
+    lines = transform_text(counts).splitlines()
     assert lines[0] == "level,pixels,output" and len(lines) == 257
     assert lines[50:55] == ["49,0,0", "50,100,40", "51,100,125", "52,100,215", "53,0,255"]
-    assert table_text(counts, 2).splitlines()[51:54] == ["50,100,0", "51,100,0", "52,100,255"]
+    assert transform_text(counts, 2).splitlines()[51:54] == ["50,100,0", "51,100,0", "52,100,255"]
 
 
 @pytest.mark.parametrize(
