@@ -80,12 +80,16 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     The work may be interrupted anywhere, in `threading` and in this function too: nothing here waits for a lock.
     """
     _interrupts.append(number)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, _no_more)
     try:
         _thread.start_new_thread(_end_in_time, ())
     except RuntimeError:  # no more threads: the kernel ends us
         signal.setitimer(signal.ITIMER_REAL, LIMIT_S)
     raise KeyboardInterrupt
+
+
+def _no_more(number: int, frame: FrameType | None) -> None:
+    """A later Ctrl-C. With SIG_IGN instead, Python prints a traceback for one that came just before it was set."""
 
 
 def _end_in_time() -> None:
