@@ -88,6 +88,7 @@ def test_prepare_never_orphans_a_trained_model(own_trained, own_hands, what):
     with pytest.raises(RunError) as refusal:
         prepared_again(own_trained, own_hands, tiny(**values))
     assert expected in str(refusal.value) and "Prepare another run folder" in str(refusal.value)
+    assert len(str(refusal.value).splitlines()) == 3, "what did not change is named"
     assert files_of(own_trained) == before
     assert predict_run(own_trained) == 12
 

@@ -74,7 +74,9 @@ def _prepare(
     other = [name for name, value in _hashes(inputs, recipe, known).items() if before.inputs.get(name) != value]
     changes = Recipe.parse(before.recipe, f"{run.manifest_file}, prepare.recipe").changes(recipe)
     if run.holds_model() and (other or changes):
-        raise _would_orphan(run, other, changes)
+        same_hands = set(before.cases) == {job.id for job in jobs}
+        told = other if same_hands else [name for name in other if name not in ("points", "images")]
+        raise _would_orphan(run, told, changes)
     if other or damaged(run.path, before):
         return PrepareOutcome(_make(run, before, inputs, given, jobs, recipe, progress, workers), True, changes)
     if run.holds_model() and recipe.to_yaml() != before.recipe:
@@ -122,10 +124,11 @@ _WORDS = {
 def _hashes(inputs: Inputs, recipe: Recipe, image_hashes: Mapping[str, str]) -> dict[str, str]:
     """What a preparation depends on, by name, whatever the files are called and wherever they are."""
     chosen = list(inputs.chosen())
+    ids = sorted(case.id for case in chosen)
     facts = {
         "cases": [[asdict(case) for case in chosen], len(inputs.split["train"]), recipe.data.labels],
-        "points": [asdict(inputs.points[case.id]) for case in chosen],
-        "images": [[case.id, image_hashes[case.id]] for case in chosen],
+        "points": [asdict(inputs.points[case_id]) for case_id in ids],
+        "images": [[case_id, image_hashes[case_id]] for case_id in ids],
         "settings": [PIXELS, recipe.preparation.model_dump()],
     }
     return {name: sha256(json.dumps(fact)) for name, fact in facts.items()}
