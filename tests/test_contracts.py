@@ -268,6 +268,7 @@ def lose(run, first, second):
 def test_a_spoiled_image_is_noticed_and_repaired(own_trained, hands, spoil):
     """By whoever reads it, by verify, and by prepare, which makes it again and keeps the model."""
     first, second = own_trained.read().prepare.split["test"][:2]
+    own_trained.forget("predict")  # so that the images are read
     model = own_trained.read().train
     before = {case_id: own_trained.image(case_id).read_bytes() for case_id in (first, second)}
     spoil(own_trained, first, second)
