@@ -228,6 +228,7 @@ def test_how_it_was_started_is_in_its_record(own_trained, hands, tmp_path):
         CliRunner().invoke(main, ["prototxt", str(run.path)]).exit_code == 0
     )  # as it was trained, not as it was prepared
     assert "solver_mode: CPU" in run.solver.read_text()
+    assert train.train(run) is None  # where it was computed before, not where the recipe says
     predict_and_evaluate(run)
     assert verify.first_broken(verify.verify(run)) is None
 

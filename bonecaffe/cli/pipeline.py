@@ -158,7 +158,11 @@ def _absolute(path: Path | None) -> str | None:
 @main.command()
 @RUN
 @click.option("--weights", type=FILE, help="The ImageNet caffemodel; its fc8 is taken out.")
-@click.option("--gpu", metavar="0 | 0,1 | all", help="GPUs to train on. [default: 0, when the recipe says GPU]")
+@click.option(
+    "--gpu",
+    metavar="0 | 0,1 | all",
+    help="GPUs to train on. [default: as it was trained before, else 0 when the recipe has GPU]",
+)
 @click.option("--cpu", is_flag=True, help="Train on the CPU whatever the recipe says.")
 @click.option("--resume", is_flag=True, help="Go on from the newest complete snapshot.")
 def train(run: Path, weights: Path | None, gpu: str | None, cpu: bool, resume: bool) -> None:

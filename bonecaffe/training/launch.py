@@ -10,7 +10,7 @@ from bonecaffe.caffe import caffemodel, gpus
 from bonecaffe.errors import CaffeError, TrainError
 from bonecaffe.files import open_regular, sha256_file
 from bonecaffe.recipe import Departure, Recipe
-from bonecaffe.records import GivenWeights
+from bonecaffe.records import GivenWeights, Trained
 from bonecaffe.run import RunDir
 from bonecaffe.training import preflight
 
@@ -18,17 +18,23 @@ STOCK_SHA1 = "4c8d77deb20ea792f84eb5e6d0a11ca0a8660a46"
 """BVLC's bvlc_reference_caffenet.caffemodel, the paper's ImageNet weights."""
 
 
-def gpus_for(recipe: Recipe, gpu: str | None, cpu: bool) -> str | None:
-    """The GPUs to compute on (``0``, ``0,1``, ``all``), None for the CPU: as asked for, else as the recipe says.
+def gpus_for(recipe: Recipe, gpu: str | None, cpu: bool, before: Trained | None = None) -> str | None:
+    """The GPUs to compute on (``0``, ``0,1``, ``all``), None for the CPU.
 
-    Raises CaffeError when a GPU is wanted of a build without one.
+    As asked for, else as the training before it in the same run, else as the recipe has it. Raises CaffeError when a GPU
+    is wanted of a build without one.
     """
     if cpu and gpu is not None:
         raise TrainError("--cpu and --gpu exclude each other.")
-    if cpu or (gpu is None and recipe.solver.solver_mode == "CPU"):
-        return None
-    wanted = gpu if gpu is not None else "0"
-    if problem := gpus.problem(wanted):
+    if gpu is not None:
+        wanted: str | None = gpu
+    elif cpu:
+        wanted = None
+    elif before is not None:
+        wanted = before.launch.gpus
+    else:
+        wanted = "0" if recipe.solver.solver_mode == "GPU" else None
+    if wanted is not None and (problem := gpus.problem(wanted)):
         raise CaffeError(problem)
     return wanted
 

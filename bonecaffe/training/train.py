@@ -81,10 +81,10 @@ def _check(run: RunDir, given: Path | None, gpu: str | None, cpu: bool, resume: 
     if resume and given is not None:
         raise TrainError("--resume goes on from a snapshot; --weights would be ignored. Give one of them.")
     recipe, edits = _recipe(run)
-    gpus = launches.gpus_for(recipe, gpu, cpu)
+    before = run.read().train
+    gpus = launches.gpus_for(recipe, gpu, cpu, before)
     if spoiled := outputs.changed(run):
         raise TrainError(f"{run}: {', '.join(spoiled)}: not as prepare wrote it. Run prepare again; it is repaired.")
-    before = run.read().train
     weights = launches.given_weights(given) if given is not None else before.weights if resume and before else None
     launched = launches.as_launched(recipe, weights, gpus)
     inputs = definitions.intend(run, launched).inputs(outputs.prepared_of(run).key)
