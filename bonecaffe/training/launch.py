@@ -21,8 +21,8 @@ STOCK_SHA1 = "4c8d77deb20ea792f84eb5e6d0a11ca0a8660a46"
 def gpus_for(recipe: Recipe, gpu: str | None, cpu: bool, before: Trained | None = None) -> str | None:
     """The GPUs to compute on (``0``, ``0,1``, ``all``), None for the CPU.
 
-    As asked for, else as the training before it in the same run, else as the recipe has it. Raises CaffeError when a GPU
-    is wanted of a build without one.
+    As asked for, else as the training before it in the same run, else as the recipe has it. Raises CaffeError when a
+    GPU is wanted of a build without one.
     """
     if cpu and gpu is not None:
         raise TrainError("--cpu and --gpu exclude each other.")
