@@ -344,10 +344,13 @@ def _squeezed(shape: Shape) -> Shape:
 
 
 def _hardware(solver: Any, launch: Launch, say: Any) -> None:
+    if launch.gpus is not None:
+        if problem := gpus.problem(launch.gpus):
+            say(problem)
+        return
     in_solver = solver is not None and solver.HasField("solver_mode") and solver.solver_mode == 1
-    wanted = launch.gpus if launch.gpus is not None else ("0" if in_solver else None)
-    if wanted is not None and (problem := gpus.problem(wanted)):
-        say(problem)
+    if in_solver and (problem := gpus.problem("0")):
+        say(f"{launch.solver} has solver_mode: GPU: {problem.removeprefix('--gpu 0: ')}")
 
 
 def _weight_bytes(flow: shapes.Flow) -> int:
