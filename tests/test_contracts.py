@@ -181,6 +181,7 @@ def crop(run):
 
 REFUSED = {
     "a GPU without a GPU build": ({"gpu": "0"}, None, CaffeError),
+    "no list of GPUs": ({"gpu": "x"}, None, RunError),
     "both": ({"gpu": "0", "cpu": True}, None, TrainError),
     "no such weights": ({"given_weights": "none.caffemodel"}, None, TrainError),
     "weights that are none": ({"given_weights": "page.html"}, None, BonecaffeError),
@@ -280,6 +281,30 @@ def test_a_spoiled_image_is_noticed_and_repaired(own_trained, hands, spoil):
     assert {case_id: own_trained.image(case_id).read_bytes() for case_id in before} == before
     assert predict_run(own_trained) == 12 and own_trained.read().train == model
     assert verify.first_broken(verify.verify(own_trained)) is None
+
+
+def test_killed_between_the_images_and_their_record(own_trained, hands, monkeypatch):
+    """A repair that was killed after the new images were in place: done again, and the model is still the run's."""
+
+    def killed(*given, **named):
+        raise KeyboardInterrupt
+
+    model = own_trained.read().train
+    own_trained.image("1001").unlink()
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(prepare, "outputs_of", killed)
+        prepared_again(own_trained, hands, tiny())
+    assert own_trained.read().prepare is None
+    assert prepared_again(own_trained, hands, tiny()).made is True
+    assert predict_run(own_trained) == 12 and own_trained.read().train == model
+    assert verify.first_broken(verify.verify(own_trained)) is None
+
+
+def test_a_folder_that_is_no_run_is_left_alone(tmp_path):
+    """Its name given to a verb by mistake: words, and no file is added."""
+    for verb in ("prototxt", "train", "evaluate", "verify", "repro", "preflight"):
+        assert CliRunner().invoke(main, [verb, str(tmp_path)]).exit_code == 1, verb
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_is_current_is_the_one_answer(own_run):

@@ -115,6 +115,7 @@ def prototxt(run: Path | None, out: Path | None, recipe_name: str | None, verbat
             click.echo(path)
         return
     folder = RunDir(run)
+    folder.recipe()
     with folder.lock("prototxt"):
         kept = definitions.write(folder, recipe_as_trained(folder))
     for path in (folder.train_val, folder.solver, folder.deploy):

@@ -10,7 +10,7 @@ from bonecaffe.caffe import caffemodel, gpus
 from bonecaffe.errors import CaffeError, TrainError
 from bonecaffe.files import open_regular, sha256_file
 from bonecaffe.recipe import Departure, Recipe
-from bonecaffe.records import GivenWeights, Trained
+from bonecaffe.records import GivenWeights, Launch, Trained
 from bonecaffe.run import RunDir
 from bonecaffe.training import preflight
 
@@ -34,6 +34,7 @@ def gpus_for(recipe: Recipe, gpu: str | None, cpu: bool, before: Trained | None 
         wanted = before.launch.gpus
     else:
         wanted = "0" if recipe.solver.solver_mode == "GPU" else None
+    Launch.of(None, None, wanted)  # RunError for what is no list of GPUs
     if wanted is not None and (problem := gpus.problem(wanted)):
         raise CaffeError(problem)
     return wanted
