@@ -376,3 +376,31 @@ def test_a_python_caller_keeps_its_process():
         "assert (sys.stdout, sys.stderr, signal.getsignal(2)) == before"
     )
     subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True)
+
+
+LOST = """
+import os, signal, time
+from bonecaffe.cli import process
+
+def work():
+    os.register_at_fork(after_in_parent=lambda: os.kill(os.getpid(), signal.SIGINT))
+    if not os.fork():
+        os._exit(0)
+    time.sleep(30)
+
+process.run(work)
+"""
+
+
+def test_an_interrupt_that_a_library_swallows_still_ends_the_command():
+    """Ctrl-C in what runs around a fork, where Python drops the exception: the sentence, no traceback, gone in time."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOST],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=25,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert done.returncode == 130 and done.stderr.startswith("bonecaffe: interrupted."), done.stderr
+    assert len(done.stderr.splitlines()) == 1

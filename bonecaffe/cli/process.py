@@ -42,6 +42,7 @@ def run(command: Callable[[], object]) -> NoReturn:
     ignored = signal.getsignal(signal.SIGINT) is not signal.default_int_handler  # by nohup-like callers: stays so
     if not ignored:
         signal.signal(signal.SIGINT, _interrupt)
+        sys.unraisablehook = _quiet_after_interrupt(sys.unraisablehook)
     try:
         code = _status(command)
         if not ignored:
@@ -90,6 +91,16 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 def _no_more(number: int, frame: FrameType | None) -> None:
     """A later Ctrl-C. With SIG_IGN instead, Python prints a traceback for one that came just before it was set."""
+
+
+def _quiet_after_interrupt(
+    hook: Callable[[sys.UnraisableHookArgs], object],
+) -> Callable[[sys.UnraisableHookArgs], object]:
+    """A hook for exceptions that nobody can catch, as in what a library does around a fork; silent once we end.
+
+    The KeyboardInterrupt that is lost there is made up for by `_end_in_time`.
+    """
+    return lambda unraisable: None if interrupted() else hook(unraisable)
 
 
 def _end_in_time() -> None:
