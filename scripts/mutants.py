@@ -40,7 +40,7 @@ PYTEST = [
     *("-p", "no:cacheprovider", "-p", "no:unraisableexception", "-p", "no:threadexception"),
 ]
 WARM = """pytest _pytest.pytester _hypothesis_pytestplugin hypothesis.strategies hypothesis.internal.conjecture.engine
-    numpy cv2 pandas scipy.stats pydantic google.protobuf.text_format yaml platformdirs"""
+    numpy cv2 pandas scipy.stats pydantic google.protobuf.text_format yaml"""
 """What every test needs, or its fixtures."""
 
 

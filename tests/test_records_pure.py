@@ -155,6 +155,33 @@ def test_launch_starts_from_one_thing():
     assert Launch(gpus="12,3").gpus == "12,3" and Launch(gpus="all").gpus == "all"
 
 
+def test_launch_as_a_user_asks_for_it():
+    """What is none is refused with the option's name, or with what excludes what."""
+    assert Launch.of("w", None, "0,1") == Launch(weights="w", gpus="0,1")
+    with pytest.raises(RunError, match=r"^--gpu 0;1: give 0, or several such as 0,1, or all\.$"):
+        Launch.of("w", None, "0;1")
+    with pytest.raises(
+        RunError, match=r"^--weights and --snapshot exclude each other: give weights to start, a snapshot"
+    ):
+        Launch.of("w", "s", "0")
+
+
+def test_records_without_what_they_depend_on_are_refused():
+    """A training needs all five inputs and both files, predictions what was prepared."""
+    five = {name: A for name in ("prepare", "train_val", "solver", "deploy", "mean")}
+    facts = {"outputs": {}, "by": BY, "state": "finished", "iteration": 4, "launch": Launch(), "attempts": ()}
+    files = {"deploy": A, "mean": ""}
+    assert Trained(inputs=five, files=files, **facts)
+    for name in five:
+        with pytest.raises(ValidationError, match=f"{name} missing"):
+            Trained(inputs={other: A for other in five if other != name}, files=files, **facts)
+    for name in files:
+        with pytest.raises(ValidationError, match=f"{name} missing"):
+            Trained(inputs=five, files={other: A for other in files if other != name}, **facts)
+    with pytest.raises(ValidationError, match="prepare missing"):
+        Predicted(inputs={}, outputs={}, by=BY, iteration=4)
+
+
 # ---- hashes ----------------------------------------------------------------------------------------------------------
 
 
