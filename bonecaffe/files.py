@@ -62,12 +62,33 @@ def _refuse_special(path: str | os.PathLike[str], mode: int, error: type[Bonecaf
     raise error(f"{os.fspath(path)}: {kinds.get(stat.S_IFMT(mode), 'a device')}, not a file.")
 
 
-def read_bytes(path: str | os.PathLike[str], kind: str, error: type[BonecaffeError] = FilesError) -> bytes:
+def open_inside(path: Path, folder: Path, error: type[BonecaffeError] = FilesError) -> io.BufferedReader:
+    """Open a regular file for reading that is really inside ``folder``, an absolute path without links.
+
+    What was opened is asked, not the path: a file that is swapped for a link to elsewhere, at any moment, is refused.
+    Raises ``error`` for it, and what `open_regular` raises.
+    """
+    file = open_regular(path, error)
+    real = Path(os.readlink(f"/proc/self/fd/{file.fileno()}"))
+    if real.is_relative_to(folder):
+        return file
+    file.close()
+    raise error(f"{path}: a link that leads out of {folder}, which is not followed. Put the file itself there.")
+
+
+def followed(path: Path) -> Path:
+    """Where a file really is that may be a link: the link's target, which is what has to be locked and replaced."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
+def read_bytes(
+    path: str | os.PathLike[str], kind: str, error: type[BonecaffeError] = FilesError, inside: Path | None = None
+) -> bytes:
     """The content of a regular file; ``error`` when it is none, or larger than its ``kind`` (see `LARGEST`) can be.
 
-    Raises OSError where it cannot be opened or read.
+    With a folder ``inside`` of which it must be, see `open_inside`. Raises OSError where it cannot be opened or read.
     """
-    with open_regular(path, error) as file:
+    with open_inside(Path(path), inside, error) if inside else open_regular(path, error) as file:
         size = os.fstat(file.fileno()).st_size
         if size > LARGEST[kind]:
             raise error(
@@ -146,6 +167,119 @@ def write_bytes(path: str | os.PathLike[str], content: bytes, parents: bool = Fa
     """Write a file whole or not at all: beside its target, synced, then moved into place; see `replacing`."""
     with replacing(path, parents) as temporary:
         fill(temporary, [content])
+
+
+def write_if_unchanged(path: Path, content: str, expected: bytes | None) -> bool:
+    """Write a text file whole if it still holds ``expected`` (None: if there is no file); whether that was done.
+
+    For a table that other programs write too, without our lock. The new file and the old change places in one step;
+    then the old one, which nobody can open any more, is compared with what was expected, and put back if it is newer.
+    So nothing that another program wrote is lost, by replacing the file or by writing into it. A link at ``path``
+    would be replaced: give `followed`. Where the file system cannot exchange files, the comparison comes just before.
+    """
+    if _content(path) != expected:
+        return False
+    mode = 0o666 & ~_umask() if expected is None else stat.S_IMODE(os.stat(path).st_mode)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        fill(temporary, [content.encode("utf-8")])
+        os.chmod(temporary, mode)
+        return _take_place(temporary, path, expected)
+    except (FileExistsError, FileNotFoundError):  # made or removed by another program meanwhile
+        if not path.parent.is_dir():
+            raise
+        return False
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+_NO_REPLACE, _EXCHANGE = 1, 2  # flags of renameat2
+_WRITER_S = 2.0
+"""So long a program is waited for that has the old file open for writing."""
+_PUT_BACK = 100
+
+
+def _take_place(temporary: Path, path: Path, expected: bytes | None) -> bool:
+    ours, patience = _content(temporary), time.monotonic() + _WRITER_S
+    if _has_writer(temporary):  # it has none: a file system that grants no leases, such as some network shares
+        patience = 0.0
+    if expected is None and _renameat2(temporary, path, _NO_REPLACE):
+        return True
+    while expected is not None and _renameat2(temporary, path, _EXCHANGE):
+        writer, taken = _has_writer(temporary), _content(temporary)  # in this order: without a writer it is the last
+        if taken == expected and (not writer or time.monotonic() > patience):
+            return True
+        if not _put_back(temporary, path, ours, taken) or taken != expected:
+            return False
+        time.sleep(0.005)  # for the writer, which has the file back
+        if _content(path) != expected:
+            return False
+    if _content(path) != expected:
+        return False
+    os.replace(temporary, path)
+    return True
+
+
+def _put_back(temporary: Path, path: Path, ours: bytes | None, taken: bytes | None) -> bool:
+    """Exchange two files again; whether ``temporary`` is ours then, as it was.
+
+    Another program may have found ours meanwhile, for the blink that it was there. The rows that it appended to it are
+    appended to the other file; a file that it put in its place is newer than both, and stays.
+    """
+    placed = ours or b""
+    for number in range(_PUT_BACK):
+        _renameat2(temporary, path, _EXCHANGE)
+        patience = time.monotonic() + _WRITER_S
+        while _has_writer(temporary) and time.monotonic() < patience:
+            time.sleep(0.002)
+        back = _content(temporary) or b""
+        if back == placed:
+            return number == 0
+        if number == 0 and back.startswith(placed):
+            with open(path, "ab") as file:
+                file.write(back[len(placed) :])
+            return False
+        placed, taken = taken or b"", back
+    return False
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return read_bytes(path, "table")
+    except FileNotFoundError:
+        return None
+
+
+def _renameat2(source: Path, target: Path, flags: int) -> bool:
+    """Rename as Linux's renameat2; False where the kernel, the C library or the file system has no such flags."""
+    import ctypes
+
+    library = ctypes.CDLL(None, use_errno=True)
+    here = -100  # AT_FDCWD
+    if not hasattr(library, "renameat2"):
+        return False
+    if library.renameat2(here, os.fsencode(source), here, os.fsencode(target), ctypes.c_uint(flags)) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
+        return False
+    raise OSError(number, os.strerror(number), str(target))
+
+
+def _has_writer(path: Path) -> bool:
+    """Whether a program has a file open for writing: then, and only then, the kernel gives no read lease.
+
+    For a file that nobody can open any more: who tried to while we hold the lease would send us a signal.
+    """
+    with open_regular(path) as file:
+        try:
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        except OSError as error:  # without leases, or of another owner: nobody can tell
+            return error.errno == errno.EAGAIN
+    return False
 
 
 def write_pieces(path: str | os.PathLike[str], pieces: Iterable[bytes], parents: bool = False) -> None:

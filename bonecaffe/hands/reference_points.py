@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bonecaffe.errors import PointsError, Problems
-from bonecaffe.files import Table, read_table, table_text, write_text
+from bonecaffe.files import Table, followed, read_table, table_text, write_text
 
 POINT_NAMES = ("ulna", "radius", "phalanx1", "phalanx2", "phalanx3", "phalanx4", "phalanx5")
 """In the order of the table; phalanx1 is the thumb's."""
@@ -135,7 +135,11 @@ def read_points(path: str | Path, guesses: bool = False) -> dict[str, ReferenceP
 
 
 def lock_file(table: Path) -> Path:
-    """What a program holds while it writes a table of points, beside it; see `bonecaffe.files.held`."""
+    """What a program holds while it writes a table of points; see `bonecaffe.files.held`.
+
+    It is beside the file itself: two programs that know one table by two names, one of them a link, share it.
+    """
+    table = followed(table)
     return table.with_name(f".{table.name}.lock")
 
 
