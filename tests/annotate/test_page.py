@@ -14,38 +14,9 @@ import cv2
 import numpy as np
 import pandas
 import pytest
+from annotate_serving import Serving
 
 from bonecaffe.hands.reference_points import POINT_NAMES, read_points, write_points
-
-
-class Serving:
-    """`bonecaffe annotate` as a process of its own."""
-
-    def __init__(self, images: Path, table: Path, *options: str) -> None:
-        command = [
-            sys.executable,
-            "-u",
-            "-m",
-            "bonecaffe",
-            "annotate",
-            str(images),
-            "--points",
-            str(table),
-            "--no-open",
-            *options,
-        ]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        self.said = ""
-        for line in self.process.stdout:
-            self.said += line
-            if line.startswith("Open "):
-                self.address = line.split()[1]
-                return
-        raise AssertionError(self.said)
-
-    def kill(self, number=signal.SIGKILL):
-        self.process.send_signal(number)
-        self.process.wait(60)
 
 
 @pytest.fixture
