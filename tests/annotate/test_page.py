@@ -564,7 +564,7 @@ def test_an_implausible_hand_is_held_until_confirmed(browser, serve, truth, tabl
     time.sleep(1.2)
     assert page.text("hand") == first and "in doubt" in page.text("state") and count(table, first) == 7
     assert page.text("progress").startswith("1 done (1 in doubt), ")
-    page.key("o")
+    page.key("a")
     page.ready(second)
     assert remarks(page) == []
     for place in crossed(truth[second]):
@@ -592,7 +592,7 @@ def test_an_implausible_hand_is_held_until_confirmed(browser, serve, truth, tabl
     page.js("const f = document.getElementById('filter'); f.value = 'doubtful'; f.dispatchEvent(new Event('change'))")
     page.ready(third)
     page.wait(lambda: remarks(page))
-    page.key("o")
+    page.key("a")
     page.wait(lambda: page.text("progress").startswith("3 done, "))
     assert page.console() == []
 
@@ -612,7 +612,7 @@ def test_an_implausible_suggestion_is_held_too(browser, serve, truth, table, tmp
     page.key(Keys.ENTER)
     time.sleep(0.5)
     assert page.text("hand") == first and remarks(page)
-    page.key("o")
+    page.key("a")
     page.ready(second)
     assert remarks(page) == []
     x, y = truth[second].points[2]
@@ -655,6 +655,29 @@ def test_touch_on_a_phone(browser, serve, truth, table):
         assert count(table, first) == 1
     finally:
         browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
+
+
+def test_remarks_and_the_crop_are_seen_on_a_phone(browser, serve, truth, table):
+    """A held hand shows both, and the button to confirm, without scrolling; the crop lets taps through to the hand."""
+    first, second = list(truth)[:2]
+    page = Page(browser, serve().address, size=(390, 800), touch=True)
+    seen = (
+        "const b = document.getElementById(arguments[0]).getBoundingClientRect();"
+        "return b.width > 50 && b.left >= 0 && b.right <= innerWidth && b.top >= 0 && b.bottom <= innerHeight"
+    )
+    for place in crossed(truth[first]):
+        page.click(*place)
+    page.wait(lambda: remarks(page))
+    page.wait(lambda: page.js("return document.getElementById('thumbnail').naturalWidth == 224"))
+    for name in ("thumbnail", "remarks", "confirm"):
+        assert page.js(seen, name), name
+    box = page.js("const b = document.getElementById('thumbnail').getBoundingClientRect(); return [b.left, b.top]")
+    assert page.js("return document.elementFromPoint(...arguments[0]).id", [box[0] + 20, box[1] + 20]) in (
+        "stage",
+        "picture",
+    )
+    page.js("document.getElementById('confirm').click()")
+    page.ready(second)
 
 
 def test_zoom_and_pan_keep_places(browser, serve, truth, table):

@@ -331,6 +331,7 @@ function draw() {
   $("state").textContent = [state === "skipped" ? `skipped: ${current.skipped}` : state, doubtful(current) ? "in doubt" : "", asSuggested ? `${asSuggested} points as suggested` : "", current.flagged ? "flagged" : ""].filter(Boolean).join(", ");
   $("state").className = current.flagged ? "flagged" : doubtful(current) ? "doubtful" : state;
   $("next").textContent = $("next").dataset.said || (offered ? "Suggested: Enter accepts; click to mark it yourself" : next >= 0 ? `Next: ${WHERE[next]}` : doubtful(current) ? "Please check this hand" : holding ? "Done: this is what the network will see" : "All seven points are set");
+  $("thumbnail").closest("figure").classList.toggle("whole", next < 0);
   drawRemarks(offered);
   $("drawing").setAttribute("transform", mirrored ? "translate(120 0) scale(-1 1)" : "");
   [...$("spots").children].forEach((spot, i) => spot.setAttribute("class", i === next ? "next" : current.points[i] ? "set" : ""));
@@ -371,7 +372,7 @@ const ACTIONS = [
   { keys: ["n", "PageDown"], shown: "N", does: "next hand", button: "Next", run: () => go(+1) },
   { keys: ["p", "PageUp"], shown: "P", does: "previous hand", button: "Previous", run: () => go(-1) },
   { keys: ["Enter"], shown: "Enter", does: "accept the suggested points", button: "Accept", run: accept },
-  { keys: ["o"], shown: "O", does: "confirm that the points are right, although something is remarked", run: confirm },
+  { keys: ["a"], shown: "A", does: "confirm that the points are right, although something is remarked", run: confirm },
   { keys: ["z", "ctrl+z"], shown: "Z", does: "undo, in earlier hands too", button: "Undo", run: () => step(history, future, "before") },
   { keys: ["y", "ctrl+y", "ctrl+shift+z"], shown: "Y", does: "redo", button: "Redo", run: () => step(future, history, "after") },
   { keys: ["s"], shown: "S", does: "skip this hand with a reason, or take it up again", button: "Skip", run: askSkip },
@@ -443,7 +444,7 @@ for (const action of ACTIONS) {
   $("buttons").append(button);
 }
 $("help-open").addEventListener("click", showHelp);
-$("confirm").addEventListener("click", (event) => { perform(BY_KEY.get("o"), event); $("stage").focus({ preventScroll: true }); });
+$("confirm").addEventListener("click", (event) => { perform(BY_KEY.get("a"), event); $("stage").focus({ preventScroll: true }); });
 for (const name of ["brightness", "contrast", "gamma"]) $(name).addEventListener("input", () => view.setTone({ [name]: +$(name).value }));
 $("filter").addEventListener("change", () => { $("filter").blur(); if (current && !wanted(hands.find((h) => h.id === current.id))) go(+1); });
 
