@@ -208,7 +208,8 @@ def compare_points(first: Path, second: Path, as_json: bool, images: Path | None
 def annotate(images: Path, table: Path, suggest: Path | None, recipe_name: str, port: int, show: bool) -> None:
     """Mark the seven points of the hands in a folder, in your browser: a click a point, on disk at once.
 
-    The page is for this machine alone. Begun again, it opens the first hand that is not complete.
+    The page is for this machine alone. Begun again, it opens the first hand that is not complete. A hand that
+    `bonecaffe points check` would list is held until you correct or confirm it.
     """
     from bonecaffe.annotate.marking import opened
     from bonecaffe.annotate.server import Server
