@@ -70,7 +70,8 @@ def with_origin(recipe: Recipe, points: Path, origin: str | None = None) -> Reci
         return recipe.with_values({"data.points": origin}, f"prepare --origin {origin}")
     if found := count_unmarked(points):
         return recipe.with_values(
-            {"data.points": "found"}, f"{found} hands' points are as bonecaffe locate or another program suggested them"
+            {"data.points": "found"},
+            f"{found} hands have points that bonecaffe locate or another program suggested, and nobody moved",
         )
     return recipe
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 
 import pytest
@@ -289,6 +290,27 @@ def test_written_by_another_at_the_very_moment(hands, table, truth, monkeypatch,
     with open(path, newline="") as file:
         assert {"other", "1003"} <= {row["id"] for row in csv.DictReader(file)}
     assert not list(table.parent.glob("*.part")) and not list(table.parent.glob(".*.part"))
+
+
+def test_a_program_that_keeps_the_file_open_while_it_writes_is_waited_for(hands, table, truth):
+    """Opened before our change, written and closed after it: its row would go into a file that has no name any more."""
+    write_points(table, [truth["1001"]])
+    with opened(hands / "images", table) as marking, open(table, "a") as file:
+        later = threading.Timer(0.3, lambda: (file.write("other" + "," * 16 + "\n"), file.close()))
+        later.start()
+        marking.change("1002", Marks(points=truth["1002"].points))
+        later.join()
+        assert marking.marks("1002").state == "done"
+    assert [line.split(",")[0] for line in table.read_text().splitlines()[1:]] == ["1001", "other", "1002"]
+
+
+def test_a_program_that_never_closes_the_file_blocks_nothing(hands, table, truth, monkeypatch):
+    """An editor in the background: after a while the change is written all the same."""
+    monkeypatch.setattr(files, "_WRITER_S", 0.2)
+    write_points(table, [truth["1001"]])
+    with opened(hands / "images", table) as marking, open(table, "a"):
+        assert marking.change("1002", Marks(points=truth["1002"].points)).state == "done"
+    assert set(read_points(table)) == {"1001", "1002"}
 
 
 def test_where_files_cannot_be_exchanged(hands, table, truth, monkeypatch):
