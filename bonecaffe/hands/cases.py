@@ -11,6 +11,7 @@ import numpy as np
 
 from bonecaffe.errors import CasesError, Problems
 from bonecaffe.files import read_table, table_text, write_text
+from bonecaffe.hands import ids
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def read_cases(path: str | Path) -> list[Case]:
     problems = Problems()
     for number, row in table.rows():
         case_id = row[id_column]
-        where = f"row {number} (id {case_id or 'missing'})"
+        where = f"row {number} (id {ids.shown(case_id)})"
         try:
             case = _case(case_id, row[age_column], row[male_column] if male_column else "")
         except ValueError as error:
@@ -99,10 +100,7 @@ def read_cases(path: str | Path) -> list[Case]:
 
 
 def _case(case_id: str, age: str, male: str) -> Case:
-    if not case_id:
-        raise ValueError("no id")
-    if any(character in case_id for character in "/\\\n\r\t\0") or case_id.startswith("."):
-        raise ValueError("an id names an image file; it may hold no slash, tab or line break and begin with no dot")
+    ids.check(case_id)
     if not age:
         raise ValueError("no age")
     try:

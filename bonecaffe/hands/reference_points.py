@@ -14,6 +14,7 @@ from pathlib import Path
 
 from bonecaffe.errors import PointsError, Problems
 from bonecaffe.files import Table, read_table, table_text, write_text
+from bonecaffe.hands import ids
 
 POINT_NAMES = ("ulna", "radius", "phalanx1", "phalanx2", "phalanx3", "phalanx4", "phalanx5")
 """In the order of the table; phalanx1 is the thumb's."""
@@ -115,7 +116,7 @@ def read_points(path: str | Path, guesses: bool = False) -> dict[str, ReferenceP
     first_row: dict[str, int] = {}
     problems = Problems()
     for number, row in table.rows():
-        where = f"row {number} (id {row['id'] or 'missing'})"
+        where = f"row {number} (id {ids.shown(row['id'])})"
         try:
             hand = _hand(row)
         except ValueError as error:
@@ -141,10 +142,7 @@ def lock_file(table: Path) -> Path:
 
 def _hand(row: dict[str, str]) -> ReferencePoints | None:
     """A row as points; None when it is not marked yet. ValueError with what is wrong."""
-    if not row["id"]:
-        raise ValueError("no id")
-    if "/" in row["id"] or "\\" in row["id"]:
-        raise ValueError("an id is the image's name without folder and suffix")
+    ids.check(row["id"])
     coordinates = [row[column] for column in COLUMNS[3:]]
     if not any(coordinates):
         return None

@@ -142,7 +142,7 @@ def test_every_bad_row_is_named_at_once(tmp_path):
 @pytest.mark.parametrize("case_id", [".7", "a\\b", "a/b", '"a\tb"', '"a\nb"'])
 def test_id_that_is_no_name_of_an_image_is_refused(tmp_path, case_id):
     """It becomes a file's name."""
-    with pytest.raises(CasesError, match="an id names an image file"):
+    with pytest.raises(CasesError, match="the id cannot be the name of an image"):
         read(tmp_path, f"{case_id},12,M")
 
 

@@ -138,8 +138,8 @@ def test_margin_by_hand():
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        (ROW.replace("9,400", "a/9,400", 1), "image's name without folder and suffix"),
-        (ROW.replace("9,400", "a\\9,400", 1), "image's name without folder and suffix"),
+        (ROW.replace("9,400", "a/9,400", 1), "the id cannot be the name of an image: it holds a slash"),
+        (ROW.replace("9,400", "a\\9,400", 1), "the id cannot be the name of an image: it holds a slash"),
         (ROW.replace("400", "0", 1), "width is 0, not a number of pixels"),
         (ROW.replace("500", "-1", 1), "height is -1, not a number of pixels"),
         (ROW.replace("500", "499.5", 1), "height is 499.5, not a number of pixels"),
