@@ -12,6 +12,8 @@ import os
 import unicodedata
 from collections.abc import Iterable
 
+from bonecaffe.files import composed, quoted
+
 BYTES_AT_MOST = 200
 """Of an id in UTF-8. A file's name holds 255, of which suffixes and the names of temporary files need some."""
 
@@ -38,11 +40,6 @@ LITTER = frozenset(
 _JOINERS = "\u200c\u200d"  # belong to the spelling of Persian and of scripts of India
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".gif")
 _SHOWN = 60  # characters of a text that an error quotes
-
-
-def composed(text: str) -> str:
-    """A text with letters and marks composed, by which ids are compared (Unicode's NFC)."""
-    return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def of_file(name: str | os.PathLike[str]) -> str:
@@ -109,9 +106,7 @@ def shown(text: str) -> str:
     """
     if not text:
         return "missing"
-    if len(text) <= _SHOWN and flaw(text) is None:
-        return text
-    return ascii(text) if len(text) <= _SHOWN else f"{text[:_SHOWN]!a} …"
+    return text if flaw(text) is None and len(text) <= _SHOWN else quoted(text, _SHOWN)
 
 
 def is_litter(name: str) -> bool:

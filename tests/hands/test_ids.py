@@ -39,7 +39,7 @@ PIXEL = encode_png(np.zeros((2, 2), np.uint8))
 def test_name_of_any_language_is_an_id(text):
     """Blanks inside, quotes, commas, dots, the blanks and joiners of other scripts; up to 200 bytes."""
     assert ids.flaw(text) is None
-    assert ids.shown(text) == (text if len(text) <= 60 else ascii(text[:60]) + " …")
+    assert ids.shown(text) == (text if len(text) <= 60 else repr(text[:60]) + " …")
 
 
 FLAWED = {
