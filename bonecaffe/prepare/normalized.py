@@ -40,7 +40,8 @@ class Job:
 
 @dataclass(frozen=True)
 class NormalizedImage:
-    """What became of a job: hashes of the source file, of the pixels and the file made, or what was wrong."""
+    """What became of a job: hashes of the source file, of the pixels and the file made, and of the image as it was
+    read; or what was wrong."""
 
     id: str
     source_stat: tuple[int, int]
@@ -48,6 +49,7 @@ class NormalizedImage:
     source_sha256: str = ""
     pixels_sha256: str = ""
     png_sha256: str = ""
+    image_sha256: str = ""
     problem: str = ""
 
     def case(self) -> PreparedCase:
@@ -55,6 +57,7 @@ class NormalizedImage:
         return PreparedCase(
             source_stat=self.source_stat,
             source_sha256=self.source_sha256,
+            image_sha256=self.image_sha256 or None,
             pixels_sha256=self.pixels_sha256,
             made_from=self.made_from,
         )
@@ -131,7 +134,8 @@ def normalize_file(job: Job) -> NormalizedImage:
         return NormalizedImage(job.id, job.source_stat, job.made_from, problem=str(error))
     except (OSError, ValueError) as error:
         return NormalizedImage(job.id, job.source_stat, job.made_from, problem=f"{job.source} (id {job.id}): {error}")
-    hashes = sha256(content), sha256(normal.tobytes()), sha256(png)
+    whole = sha256(f"{image.shape} {sha256(image.tobytes())}")
+    hashes = sha256(content), sha256(normal.tobytes()), sha256(png), whole
     return NormalizedImage(job.id, job.source_stat, job.made_from, *hashes)
 
 
@@ -149,6 +153,7 @@ def _recorded(before: Prepared | None) -> dict[str, NormalizedImage]:
             case.source_sha256,
             case.pixels_sha256,
             before.outputs.get(f"images/{case_id}.png", ""),
+            case.image_sha256 or "",
         )
         for case_id, case in before.cases.items()
     }
