@@ -90,7 +90,7 @@ def read_text(path: str | os.PathLike[str], kind: str, error: type[BonecaffeErro
         raise error(f"{os.fspath(path)}: not text in UTF-8 ({cause.reason} at byte {cause.start}).") from cause
 
 
-def sha256(content: bytes | str) -> str:
+def sha256(content: bytes | memoryview | str) -> str:
     """The SHA-256 of bytes or of a text's UTF-8, as 64 hexadecimal digits."""
     return hashlib.sha256(content.encode("utf-8") if isinstance(content, str) else content).hexdigest()
 

@@ -104,12 +104,15 @@ def read_inputs(image_folder: Path, ages: Path, points: Path, recipe: Recipe, ag
     needed = recipe.data.train_cases + recipe.data.test_cases
     unmarked = [case.id for case in cases if case.id not in marked]
     without_age = marked.keys() - {case.id for case in cases}
+    alike = list(ids.nearest(unmarked, without_age))
     if len(usable) < needed:
-        first = f"; first without points: {ids.listed(unmarked, without_age, at_most=1)}" if unmarked else ""
+        first = ids.listed(alike[:1] or unmarked[:1], without_age)
+        remedy = "Write the ids alike in both tables" if alike else "Mark more hands"
         raise CasesError(
-            f"{ages}: {len(cases)} cases, of which {len(usable)} are marked in {points}{first}. "
+            f"{ages}: {len(cases)} cases, of which {len(usable)} are marked in {points}"
+            f"{f'; first without points: {first}' if first else ''}. "
             f"{recipe.data.train_cases} for training and {recipe.data.test_cases} for test are needed. "
-            "Mark more hands, or ask for fewer with --train and --test (under make: TRAIN= and TEST=)."
+            f"{remedy}, or ask for fewer with --train and --test (under make: TRAIN= and TEST=)."
         )
     if recipe.data.labels == "whole_months":
         check_whole_months(usable)
@@ -119,7 +122,6 @@ def read_inputs(image_folder: Path, ages: Path, points: Path, recipe: Recipe, ag
         "without an age": len(without_age),
         "not drawn": len(usable) - needed,
     }
-    alike = list(ids.nearest(unmarked, without_age))
     inputs = Inputs(
         {"train": train, "test": test},
         marked,

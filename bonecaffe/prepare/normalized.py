@@ -9,6 +9,8 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+
 from bonecaffe.errors import BonecaffeError, ImageError, PrepareError, Problems
 from bonecaffe.files import link_file, make_folder, open_append, read_bytes, remove, sha256, sha256_file, write_scratch
 from bonecaffe.hands import images as hand_images
@@ -134,7 +136,7 @@ def normalize_file(job: Job) -> NormalizedImage:
         return NormalizedImage(job.id, job.source_stat, job.made_from, problem=str(error))
     except (OSError, ValueError) as error:
         return NormalizedImage(job.id, job.source_stat, job.made_from, problem=f"{job.source} (id {job.id}): {error}")
-    whole = sha256(f"{image.shape} {sha256(image.tobytes())}")
+    whole = sha256(f"{image.shape} {sha256(np.ascontiguousarray(image).data)}")
     hashes = sha256(content), sha256(normal.tobytes()), sha256(png), whole
     return NormalizedImage(job.id, job.source_stat, job.made_from, *hashes)
 

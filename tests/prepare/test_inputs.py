@@ -16,7 +16,7 @@ from bonecaffe.cli import main
 from bonecaffe.errors import CasesError, ImageError, PrepareError
 from bonecaffe.evaluation.evaluate import predict_and_evaluate
 from bonecaffe.prepare import prepare
-from bonecaffe.prepare.duplicates import groups, remarks
+from bonecaffe.prepare.duplicates import groups, refuse_leaks, remarks
 from bonecaffe.run import SPLITS, RunDir
 from bonecaffe.studies.verify import HOLDS, verify
 from bonecaffe.training import train
@@ -79,7 +79,10 @@ def test_near_misses_of_ages_and_points_are_named(own_hands, tmp_path):
     """All ids as a spreadsheet made them: refused with what was meant. One of them: left out, with a remark."""
     ages = own_hands / "ages.csv"
     edit(ages, lambda table: table.__setitem__("id", table["id"] + ".0"))
-    with pytest.raises(CasesError, match=r"0 are marked in .*first without points: 1001.0 \(did you mean 1001\?\)"):
+    with pytest.raises(
+        CasesError,
+        match=r"0 are marked in .*first without points: 1001.0 \(did you mean 1001\?\)\. .*Write the ids alike",
+    ):
         prepare_run(tmp_path / "run", own_hands)
     edit(ages, lambda table: table.__setitem__("id", [*table["id"][:1], *table["id"][1:].str.removesuffix(".0")]))
     done = prepare.prepare(
@@ -220,3 +223,22 @@ def test_groups_of_duplicates():
     assert remarks({"a": "1", "b": "1", "c": "2", "d": "2"}) == [
         "2 images are there under more than one id: a = b, c = d"
     ]
+
+
+def test_leak_rule():
+    """Three of one image, two of them trained on, are one problem; those on one side alone are none."""
+    refuse_leaks({"a": "1", "b": "1", "c": "2", "d": "2", "e": ""}, ["a", "b", "e"], "ages.csv")
+    with pytest.raises(PrepareError) as error:
+        refuse_leaks({"a": "1", "b": "1", "c": "1", "d": "2"}, ["a", "b", "d"], "ages.csv")
+    assert str(error.value) == (
+        "split: a (training) and b (training) and c (test) are the same image. A test on images that were trained on "
+        "shows nothing. Keep one id of each image in ages.csv."
+    )
+
+
+def test_groups_that_are_named():
+    """Five, then an ellipsis."""
+    hashes = {f"{letter}{copy}": letter for letter in "abcdef" for copy in (1, 2)}
+    assert remarks(hashes)[0].endswith("a1 = a2, b1 = b2, c1 = c2, d1 = d2, e1 = e2, …")
+    assert remarks({name: letter for name, letter in hashes.items() if letter != "f"})[0].endswith("e1 = e2")
+    assert remarks({"a": "1", "b": "1"}) == ["1 image is there under more than one id: a = b"]
