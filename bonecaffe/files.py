@@ -477,7 +477,7 @@ def read_table(path: str | os.PathLike[str], error: type[BonecaffeError]) -> Tab
     if not any(columns):
         raise error(f"{path}: the first row is empty; it must hold the names of the columns.")
     _check_lengths(rows, text, path, error)
-    cells = [(*row[: len(columns)], *[""] * (len(columns) - len(row))) for row in rows[1:]]
+    cells = [(*row, *[""] * len(columns))[: len(columns)] for row in rows[1:]]
     kept = [i for i, name in enumerate(columns) if name or any(row[i] for row in cells)]
     columns = tuple(columns[i] for i in kept)
     if twice := [name for i, name in enumerate(columns) if name in columns[:i]]:
@@ -496,9 +496,9 @@ def _other_format(content: bytes, name: str) -> str | None:
     suffix = os.path.splitext(name)[1].lower()
     sheet = f"not CSV. Open it in a spreadsheet program. {_AS_CSV}"
     if content.startswith(b"PK\x03\x04"):
-        if b"opendocument.spreadsheet" in content[:200]:
+        if b"opendocument.spreadsheet" in content:
             return f"a LibreOffice workbook (.ods), {sheet}"
-        if b"[Content_Types].xml" in content or b"xl/workbook" in content or suffix in (".xlsx", ".xlsm"):
+        if b"xl/workbook" in content or suffix in (".xlsx", ".xlsm"):
             return f"an Excel workbook (.xlsx), {sheet}"
         return "a workbook or an archive (zip), not CSV. Unpack it, or save its table as CSV UTF-8"
     if content.startswith(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"):
@@ -542,8 +542,9 @@ def _check_separator(header: tuple[str, ...], path: str | os.PathLike[str], erro
         raise error(f"{path}: the first line, {quoted(header[0])}, is for Excel alone. Remove it.")
     if len(header) > 1:
         return
+    (text,) = header
     for separator, plural in ((";", "semicolons"), ("\t", "tabs"), ("|", "vertical bars")):
-        if separator in header[0]:
+        if separator in text:
             raise error(
                 f"{path}: its columns are separated by {plural}, not by commas. "
                 f"{_AS_CSV}, with decimal points, not decimal commas."

@@ -10,7 +10,18 @@ from hypothesis import strategies as st
 
 from bonecaffe import files
 from bonecaffe.errors import CasesError, FilesError, PointsError
-from bonecaffe.files import Table, is_inside, number, number_text, read_bytes, read_table, read_text, sha256, table_text
+from bonecaffe.files import (
+    Table,
+    is_inside,
+    number,
+    number_text,
+    quoted,
+    read_bytes,
+    read_table,
+    read_text,
+    sha256,
+    table_text,
+)
 
 
 @pytest.mark.parametrize("path", ["a", "a/b", "snapshots/a.caffemodel", "...", "..a", "a..", ".hidden", "a b/ü"])
@@ -111,6 +122,9 @@ def test_table_is_read_as_text(tmp_path):
         ("a,b\n1,2\n".encode("utf-16"), "text in UTF-16, not UTF-8"),
         ("a,b\n1,2\n".encode("utf-16-le"), "text in UTF-16, not UTF-8"),
         ("a,b\n1,2\n".encode("utf-16-be"), "text in UTF-16, not UTF-8"),
+        (b"\n\n\xff\n", "byte 0xff in line 3"),
+        (b"\n\n\0\n", "a NUL byte in line 3"),
+        (b"\0\0\n", "a NUL byte in line 1"),
         (b"a,b\n1,2\n3,\x004\n", "a NUL byte in line 3"),
         (b"a;b\n1;2,5\n", "separated by semicolons, not by commas.*decimal points"),
         (b"a\tb\n1\t2\n", "separated by tabs"),
@@ -121,13 +135,16 @@ def test_table_is_read_as_text(tmp_path):
         (b'a,b\n1,"2"3\n', "row 2: ',' expected after"),
         (b"a,b\n1," + b"x" * 200_000 + b"\n", "field larger"),
         (b"a,b,c\n1,2,3\n4,5", "ends within row 3, which has 2 cells of 3"),
+        (b"a,b,c\n\n4,5", "ends within row 3, which has 2 cells of 3"),
+        (b"a,b,c\n1\n4,5", "ends within row 3"),
         (b"\n,,\n1,2\n", "the first row is empty"),
-        (b"PK\x03\x04" + bytes(26) + b"[Content_Types].xml", r"an Excel workbook \(.xlsx\), not CSV.*CSV UTF-8"),
+        (b"PK\x03\x04" + bytes(26) + b"xl/workbook.xml", r"an Excel workbook \(.xlsx\), not CSV.*CSV UTF-8"),
         (b"PK\x03\x04" + bytes(26) + b"mimetypeapplication/vnd.oasis.opendocument.spreadsheet", r"\(.ods\), not CSV"),
         (b"PK\x03\x04" + bytes(26) + b"ages.csv", "an archive"),
         (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(100), r"an Excel workbook \(.xls\), not CSV"),
         (b"\x1f\x8b\x08" + bytes(20), "compressed"),
         (b"\xef\xbb\xbf <html><table>", "markup"),
+        (b"a,b,b,a,a\n1,2,3\n", "the column 'b' stands twice in the header"),
         (b"a,b,a\n1,2,3\n", "the column 'a' stands twice in the header"),
     ],
 )
@@ -137,6 +154,8 @@ def test_what_is_no_table_is_refused_by_name(tmp_path, content, message):
         read(tmp_path, content)
     with pytest.raises(CasesError, match=r"gone\.csv: no such file"):
         read_table(tmp_path / "gone.csv", CasesError)
+    with pytest.raises(CasesError, match=r"x\.csv: not readable: Not a directory\.$"):
+        read_table(tmp_path / "t.csv" / "x.csv", CasesError)
 
 
 def test_unnamed_empty_columns_are_dropped(tmp_path):
@@ -193,3 +212,33 @@ def test_decimal_comma_is_named():
 def test_number_is_written_and_read_back(value):
     """Equal, of any size, without an exponent."""
     assert number(number_text(value)) == value
+
+
+def test_workbook_by_its_name(tmp_path):
+    """An archive that is called a workbook is one."""
+    (tmp_path / "ages.xlsx").write_bytes(b"PK\x03\x04" + bytes(40))
+    with pytest.raises(CasesError, match=r"ages\.xlsx: an Excel workbook"):
+        read_table(tmp_path / "ages.xlsx", CasesError)
+
+
+def test_columns_with_semicolons_in_their_names(tmp_path):
+    """Separated by commas all the same."""
+    assert read(tmp_path, b"a;b,c\n1,2\n").columns == ("a;b", "c")
+
+
+def test_last_row_that_is_whole(tmp_path):
+    """With a line break at its end it may be short; empty ones, and one that has every named column, need none."""
+    for content in (b"a,b\n1,2\n3\n", b"a,b\n1,2\n3\r", b"a,b\n1,2\n3,4", b"a,b\n1,2\n ", b"a,b,\n1,2,x\n3,4"):
+        assert read(tmp_path, content).columns[:2] == ("a", "b")
+
+
+def test_no_negative_zero():
+    """It would be read back, but looks like a mistake."""
+    assert number_text(-0.0) == "0"
+
+
+def test_long_text_is_cut():
+    """Sixty characters are quoted whole."""
+    assert quoted("x" * 60) == repr("x" * 60)
+    assert quoted("x" * 61) == repr("x" * 60) + " …"
+    assert quoted("\x1b[2J\n") == r"'\x1b[2J\n'"

@@ -111,17 +111,12 @@ def _columns(path: str | Path, columns: Sequence[str]) -> tuple[str, str, str | 
     ]
     if not known:
         forms = "; ".join(f"{h.id},{h.age},{h.male} ({h.whose})" for h in HEADERS)
-        raise CasesError(f"{path}: the header {_in_print(columns)} is none we know. Known: {forms}.")
+        raise CasesError(f"{path}: the header {quoted(','.join(columns), 200)} is none we know. Known: {forms}.")
     if len(known) > 1:
         ages = " and ".join(by_lower[header.age.lower()] for header in known)
         raise CasesError(f"{path}: more than one column of ages: {ages}. Remove all but the one that counts.")
-    header = known[0]
+    (header,) = known
     return by_lower[header.id.lower()], by_lower[header.age.lower()], by_lower.get(header.male.lower())
-
-
-def _in_print(columns: Sequence[str]) -> str:
-    text = ",".join(columns)
-    return text if text.isprintable() and len(text) <= 200 else quoted(text, 200)
 
 
 def _case(case_id: str, age: str, male: str, unit: AgeUnit) -> Case:

@@ -76,8 +76,6 @@ def flaw(text: str) -> str | None:
 def _forbidden(character: str) -> str | None:
     if character in "/\\":
         return "it holds a slash; an id is the name without folder and suffix"
-    if " " <= character <= "~":
-        return None
     category = unicodedata.category(character)
     if category == "Cs":
         return "it holds bytes that are not UTF-8"
@@ -137,7 +135,7 @@ def nearest(wanted: Iterable[str], known: Iterable[str]) -> dict[str, str]:
     for text in wanted:
         alike = [other for other in by_key.get(_key(text), ()) if other != text]
         if len(alike) == 1:
-            found[text] = alike[0]
+            (found[text],) = alike
     return found
 
 

@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 
 from bonecaffe.errors import CasesError
-from bonecaffe.hands.cases import HEADERS, Case, looks_like_years, range_of, read_cases, split_cases, write_cases
+from bonecaffe.hands.cases import (
+    HEADERS,
+    Case,
+    in_months,
+    looks_like_years,
+    range_of,
+    read_cases,
+    split_cases,
+    write_cases,
+)
 
 
 @pytest.mark.parametrize(
@@ -209,3 +218,17 @@ def test_tiny_ages_are_written_without_an_exponent(tmp_path):
     """What is written can be read."""
     write_cases(tmp_path / "cases.csv", [Case("1", 1e-7), Case("2", 168.9325153)])
     assert [case.boneage_months for case in read_cases(tmp_path / "cases.csv")] == [1e-7, 168.9325153]
+
+
+def test_years_to_nine_places():
+    """Of a month: what is beyond comes from the product."""
+    assert in_months(0.1234567891, "years") == 1.481481469
+    assert in_months(0.1234567891, "months") == 0.1234567891
+
+
+def test_long_header_is_cut(tmp_path):
+    """Two hundred characters stand whole."""
+    for length in (200, 201):
+        with pytest.raises(CasesError) as error:
+            read(tmp_path, "1", header="x" * length)
+        assert f"the header {repr('x' * 200) + ' …' * (length > 200)} is none" in str(error.value)

@@ -180,3 +180,18 @@ def test_ids_that_are_not_found_are_listed():
     assert ids.listed(["a", "b", "1.0"], ["1"]) == "1.0 (did you mean 1?), a, b"
     assert ids.listed("abcde", []) == "a, b, c, d, e"
     assert ids.listed("abcdef", []) == "a, b, c, d, e …"
+
+
+def test_check_raises_in_words():
+    """For an error that names the row."""
+    ids.check("7")
+    with pytest.raises(ValueError, match="^no id$"):
+        ids.check("")
+    with pytest.raises(ValueError, match="^the id cannot be the name of an image: it begins with a dot$"):
+        ids.check(".7")
+
+
+def test_long_id_is_cut_in_print():
+    """Sixty characters stand whole."""
+    assert ids.shown("x" * 60) == "x" * 60
+    assert ids.shown("x" * 61) == repr("x" * 60) + " …"

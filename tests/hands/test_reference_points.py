@@ -228,3 +228,7 @@ def test_smallest_hand_is_judged_as_it_is_written(tmp_path):
     assert list(read_points(tmp_path / "again.csv")) == ["9"]
     with pytest.raises(PointsError, match="7 x 11 pixels, too small"):
         read_points(table(tmp_path, fine.replace("17.01", "16.04")))
+    with pytest.raises(PointsError, match="21 x 7 pixels, too small"):
+        read_points(table(tmp_path, "9,400,500,20,10.04,40,16.04" + ",30,12" * 5))
+    for tenths in ("10.6,20,16.6,30" + ",12,25" * 5, "20,10.6,40,16.6" + ",30,12" * 5):  # from 10 to 17 are eight
+        assert list(read_points(table(tmp_path, f"9,400,500,{tenths}"))) == ["9"]
