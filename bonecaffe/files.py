@@ -20,7 +20,6 @@ import stat
 import struct
 import tempfile
 import time
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
@@ -431,7 +430,7 @@ def _holder(file: BinaryIO) -> str:
 
 @dataclass(frozen=True)
 class Table:
-    """The cells of a CSV file, stripped of surrounding blanks, letters and marks composed (`composed`)."""
+    """The cells of a CSV file, stripped of surrounding blanks."""
 
     columns: tuple[str, ...]
     cells: list[tuple[str, ...]]
@@ -526,7 +525,7 @@ def _parsed(text: str, path: str | os.PathLike[str], error: type[BonecaffeError]
     rows: list[tuple[str, ...]] = []
     try:
         for row in reader:
-            rows.append(tuple(composed(cell.strip(_BLANKS)) for cell in row))
+            rows.append(tuple(cell.strip(_BLANKS) for cell in row))
     except csv.Error as cause:
         words = {"unexpected end of data": "a quotation mark is not closed"}
         what = words.get(str(cause), str(cause))
@@ -595,11 +594,6 @@ def number_text(value: float) -> str:
     ('126', '168.9325153', '0.0000001')
     """
     return f"{Decimal(repr(float(value) + 0.0)):f}".removesuffix(".0")
-
-
-def composed(text: str) -> str:
-    """A text with letters and marks composed (Unicode's NFC), by which cells and names of files are compared."""
-    return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def quoted(text: str, at_most: int = 60) -> str:

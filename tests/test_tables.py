@@ -174,9 +174,9 @@ def test_cells_keep_what_is_not_a_blank(tmp_path):
     assert table.cells == [("1", "x, y"), ("2", "\x1c3")]
 
 
-def test_letters_are_composed(tmp_path):
-    """A table typed on macOS and one typed elsewhere name the same hand."""
-    assert read(tmp_path, "id\nMu\u0308ller\n".encode()).cells == [("M\u00fcller",)]
+def test_text_is_not_composed(tmp_path):
+    """A cell may hold what somebody wrote: it is as it was, in whatever form of Unicode."""
+    assert read(tmp_path, "note\nMu\u0308ller \U0002f800\n".encode()).cells == [("Mu\u0308ller \U0002f800",)]
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def read_cases(path: str | Path, unit: AgeUnit = "months") -> list[Case]:
     first_row: dict[str, int] = {}
     problems = Problems()
     for row_number, row in table.rows():
-        case_id = row[id_column]
+        case_id = ids.composed(row[id_column])
         where = f"row {row_number} (id {ids.shown(case_id)})"
         try:
             case = _case(case_id, row[age_column], row[male_column] if male_column else "", unit)

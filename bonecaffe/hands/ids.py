@@ -12,7 +12,9 @@ import os
 import unicodedata
 from collections.abc import Iterable
 
-from bonecaffe.files import composed, quoted
+from bonecaffe import files
+from bonecaffe.errors import BonecaffeError
+from bonecaffe.files import Table, quoted
 
 BYTES_AT_MOST = 200
 """Of an id in UTF-8. A file's name holds 255, of which suffixes and the names of temporary files need some."""
@@ -40,6 +42,20 @@ LITTER = frozenset(
 _JOINERS = "\u200c\u200d"  # belong to the spelling of Persian and of scripts of India
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".gif")
 _SHOWN = 60  # characters of a text that an error quotes
+
+
+def composed(text: str) -> str:
+    """A text with letters and marks composed (Unicode's NFC), by which ids are compared."""
+    return unicodedata.normalize("NFC", text)
+
+
+def read_table(path: str | os.PathLike[str], error: type[BonecaffeError]) -> Table:
+    """`bonecaffe.files.read_table` for tables with a column ``id``: the ids composed, all other text as it is."""
+    table = files.read_table(path, error)
+    if "id" not in table.columns:
+        return table
+    at = table.columns.index("id")
+    return Table(table.columns, [(*row[:at], composed(row[at]), *row[at + 1 :]) for row in table.cells])
 
 
 def of_file(name: str | os.PathLike[str]) -> str:

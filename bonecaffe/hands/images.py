@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bonecaffe.errors import ImageError, Problems
-from bonecaffe.files import open_regular, read_bytes
+from bonecaffe.files import open_regular, quoted, read_bytes
 from bonecaffe.hands import ids
 
 Image = NDArray[np.uint8]
@@ -70,9 +70,9 @@ def _image_files(folder: Path) -> Iterator[Path]:
 
 
 def _shown(path: Path, folder: Path) -> str:
-    """An image's place in its folder, in print: a name may hold line breaks, or bytes that are no text."""
+    """An image's place in its folder, in print: escaped where its name holds what a line of text does not show."""
     name = path.relative_to(folder).as_posix()
-    return name if name.isprintable() and name == name.strip() and "/ " not in name else ascii(name)
+    return name if name.isprintable() and ids.flaw(ids.of_file(path)) is None else quoted(name, 255)
 
 
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:

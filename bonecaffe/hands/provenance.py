@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bonecaffe.errors import AnnotateError, LocateError
-from bonecaffe.files import check_tree, read_table, table_text, write_text
+from bonecaffe.files import check_tree, table_text, write_text
+from bonecaffe.hands import ids
 from bonecaffe.hands.reference_points import COLUMNS, ReferencePoints, coordinate_text
 
 FOUND_COLUMNS = (*COLUMNS, "confidence", "verdict", "key")
@@ -65,7 +66,7 @@ def read_found(table: Path) -> dict[str, FoundHand]:
     if not path.exists():
         return {}
     hands = {}
-    for number, row in read_table(path, LocateError).rows():
+    for number, row in ids.read_table(path, LocateError).rows():
         try:
             values = [row[column] for column in COLUMNS[3:]]
             pairs = zip(values[::2], values[1::2], strict=True)
@@ -90,7 +91,7 @@ def count_found(table: Path) -> int:
     found = read_found(table)
     if not found or not table.is_file():
         return 0
-    rows = {row["id"]: row for _, row in read_table(table, LocateError).rows() if "id" in row}
+    rows = {row["id"]: row for _, row in ids.read_table(table, LocateError).rows() if "id" in row}
     expected = {hand.id: dict(zip(COLUMNS, hand.row(), strict=True)) for hand in found.values() if hand.sure}
     return sum(rows.get(case_id) == row for case_id, row in expected.items())
 
@@ -101,7 +102,7 @@ def read_notes(table: Path) -> dict[str, dict[str, str]]:
     check_tree(path.parent, [path.name], AnnotateError)
     if not path.exists():
         return {}
-    return {row["id"]: row for _, row in read_table(path, AnnotateError).rows() if row.get("id")}
+    return {row["id"]: row for _, row in ids.read_table(path, AnnotateError).rows() if row.get("id")}
 
 
 def count_accepted(table: Path) -> int:
@@ -109,7 +110,9 @@ def count_accepted(table: Path) -> int:
     notes = read_notes(table)
     if not notes or not table.is_file():
         return 0
-    marked = {row["id"] for _, row in read_table(table, AnnotateError).rows() if row.get("id") and row.get("ulna_x")}
+    marked = {
+        row["id"] for _, row in ids.read_table(table, AnnotateError).rows() if row.get("id") and row.get("ulna_x")
+    }
     return sum(bool(row.get("suggested")) and case_id in marked for case_id, row in notes.items())
 
 

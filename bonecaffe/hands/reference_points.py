@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bonecaffe.errors import PointsError, Problems
-from bonecaffe.files import Table, number, quoted, read_table, table_text, write_text
+from bonecaffe.files import Table, number, quoted, table_text, write_text
 from bonecaffe.hands import ids
 
 POINT_NAMES = ("ulna", "radius", "phalanx1", "phalanx2", "phalanx3", "phalanx4", "phalanx5")
@@ -98,7 +98,7 @@ class ReferencePoints:
 
 def read_points_table(path: str | Path) -> Table:
     """The cells of a table of points as text; PointsError when a column is missing."""
-    table = read_table(path, PointsError)
+    table = ids.read_table(path, PointsError)
     if missing := [column for column in COLUMNS if column not in table.columns]:
         raise PointsError(f"{path}: no column {', '.join(missing)}. The header must be {','.join(COLUMNS)}.")
     return table

@@ -12,6 +12,8 @@ import pytest
 from bonecaffe.errors import ImageError
 from bonecaffe.hands import ids
 from bonecaffe.hands.images import encode_png, find_images
+from bonecaffe.hands.provenance import count_accepted
+from bonecaffe.hands.reference_points import COLUMNS, read_points_table
 
 COMPOSED, DECOMPOSED = "Hand Müller", unicodedata.normalize("NFD", "Hand Müller")
 PIXEL = encode_png(np.zeros((2, 2), np.uint8))
@@ -195,3 +197,22 @@ def test_long_id_is_cut_in_print():
     """Sixty characters stand whole."""
     assert ids.shown("x" * 60) == "x" * 60
     assert ids.shown("x" * 61) == repr("x" * 60) + " …"
+
+
+def test_ids_of_a_table_are_composed_and_nothing_else(tmp_path):
+    """A reason for skipping a hand, or another program's column, is not ours to change."""
+    path = tmp_path / "notes.csv"
+    path.write_text(f"note,id,more\n{DECOMPOSED},{DECOMPOSED},\U0002f800\n,1,\n", encoding="utf-8")
+    table = ids.read_table(path, ImageError)
+    assert table.cells == [(DECOMPOSED, COMPOSED, "\U0002f800"), ("", "1", "")]
+    path.write_text(f"note\n{DECOMPOSED}\n", encoding="utf-8")
+    assert ids.read_table(path, ImageError).cells == [(DECOMPOSED,)]
+
+
+def test_points_and_notes_of_decomposed_ids_are_found(tmp_path):
+    """Accepted suggestions are counted, in whichever form a program wrote the id."""
+    row = ",40,50" + ",10" * 14
+    (tmp_path / "points.csv").write_text(f"{','.join(COLUMNS)}\n{DECOMPOSED}{row}\n", encoding="utf-8")
+    (tmp_path / "points.notes.csv").write_text(f"id,suggested\n{COMPOSED},yes\n", encoding="utf-8")
+    assert list(read_points_table(tmp_path / "points.csv").rows())[0][1]["id"] == COMPOSED
+    assert count_accepted(tmp_path / "points.csv") == 1
