@@ -216,7 +216,7 @@ AGES_IN_MONTHS = click.option(
     "--ages-in-months",
     "ages_in",
     flag_value="months",
-    help="They are months, though none is above 20. [default: months; asked about where none is above 20]",
+    help="They are months, though none is above 20. [default: months, but refused where none is above 20]",
 )
 
 

@@ -18,6 +18,7 @@ from bonecaffe.evaluation.evaluate import predict_and_evaluate
 from bonecaffe.prepare import prepare
 from bonecaffe.prepare.duplicates import groups, refuse_leaks, remarks
 from bonecaffe.run import SPLITS, RunDir
+from bonecaffe.studies import repeat
 from bonecaffe.studies.verify import HOLDS, verify
 from bonecaffe.training import train
 
@@ -242,3 +243,18 @@ def test_groups_that_are_named():
     assert remarks(hashes)[0].endswith("a1 = a2, b1 = b2, c1 = c2, d1 = d2, e1 = e2, …")
     assert remarks({name: letter for name, letter in hashes.items() if letter != "f"})[0].endswith("e1 = e2")
     assert remarks({"a": "1", "b": "1"}) == ["1 image is there under more than one id: a = b"]
+
+
+def test_repeat_knows_the_unit(own_hands, tmp_path):
+    """Each seed's run is prepared from years; the unit is part of what is repeated."""
+    in_years(own_hands)
+    places = [own_hands / name for name in ("images", "ages.csv", "points.csv")]
+    months, years = (
+        repeat.Repetition(tmp_path / "out", tiny().to_yaml(), *places, cpu=True, ages_in=unit)
+        for unit in (None, "years")
+    )
+    assert months.key() != years.key()
+    with pytest.raises(CasesError, match="--ages-in-years"):
+        repeat.one(months, 1)
+    assert repeat.one(years, 1).state == "finished"
+    assert RunDir(tmp_path / "out" / "seed-1").read().prepare.ages_in == "years"
