@@ -20,7 +20,8 @@ from pathlib import Path
 from bonecaffe.annotate import remarks
 from bonecaffe.annotate.shared_table import Row, SharedTable, signature
 from bonecaffe.errors import AnnotateError, ImageError, PointsError, Problems
-from bonecaffe.files import Table, check_tree, held, open_inside, read_bytes, read_table, sha256
+from bonecaffe.files import Table, check_tree, held, open_inside, read_bytes, sha256
+from bonecaffe.hands import ids
 from bonecaffe.hands.images import Image, decode, find_images, image_size
 from bonecaffe.hands.provenance import notes_file, suggested_places, suggested_text, untouched
 from bonecaffe.hands.reference_points import (
@@ -106,7 +107,7 @@ def _parsed(cells: tuple[str, ...]) -> Places:
 
 def _read_notes(path: Path) -> Table:
     check_tree(path.parent, [path.name], AnnotateError)  # a link may lead anywhere
-    return read_table(path, AnnotateError)
+    return ids.read_table(path, AnnotateError)
 
 
 def _kept_text(points: Places) -> str:

@@ -116,7 +116,7 @@ def check_points(table: Path, images: Path | None, sheet: Path | None) -> None:
     hand is in doubt. What cannot be used at all, such as a point outside the image, is an error by itself.
     """
     from bonecaffe.errors import PointsError
-    from bonecaffe.hands import plausibility
+    from bonecaffe.hands import ids, plausibility
     from bonecaffe.hands.contact_sheet import write_sheet
     from bonecaffe.hands.images import find_images, missing
     from bonecaffe.hands.reference_points import read_points
@@ -130,7 +130,7 @@ def check_points(table: Path, images: Path | None, sheet: Path | None) -> None:
     if sheet is not None and images is not None and found:
         files = find_images(images)
         if lost := missing(found, files):
-            raise PointsError(f"{images}: no image of {', '.join(lost[:5])}, so there is no sheet of them.")
+            raise PointsError(f"{images}: no image of {ids.listed(lost, files)}, so there is no sheet of them.")
         captions = {case_id: "; ".join(said) for case_id, said in found.items()}
         write_sheet(sheet, [hands[case_id] for case_id in found], files, captions)
         click.echo(sheet)

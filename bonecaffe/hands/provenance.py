@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bonecaffe.errors import AnnotateError, LocateError
-from bonecaffe.files import check_tree, followed, read_table, table_text, write_text
+from bonecaffe.files import check_tree, followed, table_text, write_text
+from bonecaffe.hands import ids
 from bonecaffe.hands.reference_points import COLUMNS, POINT_NAMES, ReferencePoints, coordinate_text
 
 FOUND_COLUMNS = (*COLUMNS, "confidence", "verdict", "key")
@@ -68,7 +69,7 @@ def read_found(table: Path) -> dict[str, FoundHand]:
     if not path.exists():
         return {}
     hands = {}
-    for number, row in read_table(path, LocateError).rows():
+    for number, row in ids.read_table(path, LocateError).rows():
         try:
             values = [row[column] for column in COLUMNS[3:]]
             pairs = zip(values[::2], values[1::2], strict=True)
@@ -94,7 +95,7 @@ def read_notes(table: Path) -> dict[str, dict[str, str]]:
     check_tree(path.parent, [path.name], AnnotateError)
     if not path.exists():
         return {}
-    return {row["id"]: row for _, row in read_table(path, AnnotateError).rows() if row.get("id")}
+    return {row["id"]: row for _, row in ids.read_table(path, AnnotateError).rows() if row.get("id")}
 
 
 # ---- which points nobody marked ----------------------------------------------------------------------------------
@@ -160,7 +161,7 @@ def _untouched(
     if not (found or notes) or not table.is_file():
         return {}
     unmoved = {}
-    for _, row in read_table(table, AnnotateError).rows():
+    for _, row in ids.read_table(table, AnnotateError).rows():
         case_id = row.get("id", "")
         places = list((found[case_id].points or ()) if case_id in found else ())
         places += suggested_places(notes.get(case_id, {}).get("suggested", ""), row)
