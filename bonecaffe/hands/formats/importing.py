@@ -122,8 +122,9 @@ def _keep_one(imported: Imported, found: list[_Placed]) -> None:
         return
     for one in found:
         other = next(other for other in found if other is not one)
-        place = ": ".join(part for part in (shown(str(other.path), at_most=1000), other.where) if part)
-        detail = f"image {shown(one.hand.id)} is marked {len(found)} times, also in {place}; none of them is imported"
+        path = "" if other.path == one.path else shown(str(other.path), at_most=1000)
+        elsewhere = ": ".join(part for part in (path, other.where) if part)
+        detail = f"image {shown(one.hand.id)} is marked {len(found)} times, also in {elsewhere}; none is imported"
         reason = "of images that are marked several times"
         imported.left_out.append(LeftOut(Kind.WRONG, reason, one.where, detail, one.path))
 

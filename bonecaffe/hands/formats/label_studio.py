@@ -35,7 +35,7 @@ def read(tree: list[Any] | dict[str, Any]) -> Reading:
 
 def _any_image(task: Any) -> str:
     """An image's name, for errors."""
-    return next(guess(value) for value in member(task, "data", dict).values() if isinstance(value, str))
+    return next((guess(value) for value in member(task, "data", dict).values() if isinstance(value, str)), "")
 
 
 def _read(task: Any) -> Iterator[Hand | LeftOut]:

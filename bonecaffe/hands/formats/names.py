@@ -130,4 +130,7 @@ def _is_upload(address: str) -> bool:
 def _file_names(address: str) -> tuple[str, str]:
     """The name of a file that an address means, as it stands and without an upload's prefix."""
     name = composed(re.split(r"[/\\]", _path(address))[-1])
+    before, mark, _ = name.partition("?")
+    if mark and without_suffix(before) != before and without_suffix(name) == name:  # 1001.png?v=2, but not a?b.png
+        name = before
     return name, name if _is_local(address) else _UPLOAD_PREFIX.sub("", name, count=1)
