@@ -140,7 +140,7 @@ def test_coco_passes_over_what_is_no_hand(tmp_path):
     ]
     done = command("import", write(tmp_path / "a.json", tree), "--out", tmp_path / "points.csv")
     assert done.exit_code == 0 and sorted(read_points(tmp_path / "points.csv")) == sorted([A.id, B.id]), done.output
-    for counted in ("2 without key points", "1 with key points of another category", "2 not marked"):
+    for counted in ("2 without key points", "1 with key points of another category (nose, left_eye)", "2 not marked"):
         assert counted in done.output
 
 
@@ -472,6 +472,43 @@ def test_points_are_in_the_upright_image(tmp_path, orientation):
         found = formats.read([write(path, labelme.tree(raw))], folder)
         assert (found.hands[0].width, found.hands[0].height, found.hands[0].points) == (500, 650, POINTS)
         assert placing.TURNED in [note for _, note in found.notes]
+
+
+@pytest.mark.parametrize("orientation", [2, 6])
+def test_an_orientation_that_no_size_tells_is_noted(tmp_path, orientation):
+    """A square image, and a file without a size: taken as upright, and named, so that somebody looks."""
+    square = ReferencePoints("1001", 650, 650, POINTS)
+    folder = images(tmp_path / "images", "1001.jpg", size=(650, 650), orientation=orientation)
+    found = formats.read([write(tmp_path / "a.json", labelme.tree(square))], folder)
+    assert found.hands == [square] and found.noted() == [f"1 hand {placing.TAKEN_AS_UPRIGHT}: 1001"]
+    folder = images(
+        tmp_path / "2", "1001.jpg", size=(650, 500) if orientation == 6 else (500, 650), orientation=orientation
+    )
+    unsized = {**labelme.tree(square), "imageWidth": None}
+    found = formats.read([write(tmp_path / "a.json", unsized)], folder)
+    assert found.hands == [hand("1001")] and found.noted() == [f"1 hand {placing.TAKEN_AS_UPRIGHT}: 1001"]
+
+
+def test_other_labels_are_evidence(tmp_path):
+    """Points with unknown labels alone: counted, with the labels. With some of ours: an error, with the labels."""
+    foreign = (
+        json.dumps(labelme.tree(A)).replace("phalanx", "Finger ").replace("ulna", "Elle").replace("radius", "Speiche")
+    )
+    other = json.loads(foreign.replace("Finger ", "Knochen "))
+    found = formats.read([write(tmp_path / "a.json", other), write(tmp_path / "b.json", labelme.tree(B))])
+    assert (
+        found.counts() == "1 with other labels only (Elle, Speiche, Knochen 1, Knochen 2, Knochen 3 …)"
+        and not found.errors
+    )
+    with pytest.raises(PointsError, match=r"not marked: ulna, radius \(other labels there: Elle, Speiche\)"):
+        formats.read([write(tmp_path / "a.json", foreign)])
+
+
+def test_an_archive_is_named_as_one(tmp_path):
+    """Label Studio and CVAT export them."""
+    (tmp_path / "a.zip").write_bytes(b"PK\x03\x04rest")
+    with pytest.raises(PointsError, match=r"a\.zip: a zip archive\. Unpack it"):
+        formats.read([tmp_path / "a.zip"])
 
 
 def test_a_size_of_neither_shape_is_refused(tmp_path):

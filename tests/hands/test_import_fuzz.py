@@ -34,6 +34,8 @@ def damaged(dice: random.Random, text: bytes) -> bytes:
     """Bytes lost, repeated, changed, cut off, replaced by what parsers choke on."""
     content = bytearray(text)
     for _ in range(dice.choice((1, 1, 2, 4))):
+        if not content:
+            break
         at, length = dice.randrange(len(content)), dice.choice((1, 1, 4, 40))
         match dice.choice(("lost", "repeated", "digit", "digit", "digit", "byte", "cut", "odd")):
             case "lost":
@@ -42,7 +44,7 @@ def damaged(dice: random.Random, text: bytes) -> bytes:
                 content[at:at] = content[at : at + length]
             case "digit":
                 digits = [i for i, byte in enumerate(content) if 48 <= byte < 58]
-                content[dice.choice(digits)] = dice.randrange(48, 58)
+                content[dice.choice(digits or [at])] = dice.randrange(48, 58)
             case "byte":
                 content[at] = dice.randrange(256)
             case "cut":

@@ -13,6 +13,7 @@ from bonecaffe.hands.formats.marks import (
     Reading,
     Unmarked,
     collect,
+    listed,
     member,
     number,
     point_name,
@@ -79,7 +80,7 @@ class _File:
         values = member(annotation, "keypoints", list)
         labels = self._labels(annotation)
         if not any(point_name(label) for label in labels):
-            raise Unmarked("with key points of another category")
+            raise Unmarked("with key points of another category", listed(map(shown, labels)))
         if len(values) != 3 * len(labels):
             raise ValueError(f"{len(values)} numbers for {len(labels)} key points; three each are needed")
         marks = Marks()

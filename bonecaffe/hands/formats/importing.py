@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from bonecaffe.errors import ImageError, PointsError, Problems
-from bonecaffe.hands.formats.marks import Kind, LeftOut, Unmarked, left_out, shown
+from bonecaffe.hands.formats.marks import Kind, LeftOut, Unmarked, left_out, listed, shown
 from bonecaffe.hands.formats.names import ImageNames
 from bonecaffe.hands.formats.parsing import SUFFIXES, parse
 from bonecaffe.hands.formats.placing import place
@@ -50,9 +49,15 @@ class Imported:
         return REMEDY_INCOMPLETE if any(one.kind is Kind.INCOMPLETE for one in self.errors) else REMEDY
 
     def counts(self) -> str:
-        """What was left out, counted by reason; empty when nothing was."""
-        by_reason = Counter(one.reason for one in self.left_out)
-        return ", ".join(f"{count} {reason}" for reason, count in by_reason.items())
+        """What was left out, counted by reason, with evidence where no line of its own tells it; empty for nothing."""
+        by_reason: dict[str, list[LeftOut]] = {}
+        for one in self.left_out:
+            by_reason.setdefault(one.reason, []).append(one)
+        counted = []
+        for reason, all_of_it in by_reason.items():
+            evidence = listed(one.detail for one in all_of_it if one.detail and one.kind is Kind.UNMARKED)
+            counted.append(f"{len(all_of_it)} {reason}{f' ({evidence})' if evidence else ''}")
+        return ", ".join(counted)
 
     def noted(self) -> list[str]:
         """The notes, counted, each with the first few ids."""

@@ -98,7 +98,10 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Something in a file that gave no hand: where, why, and the reason in words that stand after a number."""
+    """Something in a file that gave no hand: where, and the reason in words that stand after a number.
+
+    ``detail`` is the whole error, or, of what is only counted, the evidence.
+    """
 
     kind: Kind
     reason: str
@@ -121,7 +124,11 @@ class Reading:
 
 
 class Unmarked(Exception):
-    """Raised by a reader for a piece that holds nothing to import; the text is the reason, after a number."""
+    """Raised by a reader for a piece that holds nothing to import; the reason, after a number, and the evidence."""
+
+    def __init__(self, reason: str, evidence: str = "") -> None:
+        super().__init__(reason)
+        self.evidence = evidence
 
 
 class NoImage(Incomplete):
@@ -132,7 +139,7 @@ def left_out(error: Exception, where: str = "") -> LeftOut:
     """What an exception of a reader means."""
     detail = str(error).rstrip(".")
     if isinstance(error, Unmarked):
-        return LeftOut(Kind.UNMARKED, detail, where)
+        return LeftOut(Kind.UNMARKED, detail, where, error.evidence)
     if isinstance(error, NoImage):
         return LeftOut(Kind.INCOMPLETE, "without their image", where, detail)
     if isinstance(error, Incomplete):

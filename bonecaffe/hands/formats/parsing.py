@@ -51,6 +51,8 @@ def parse(path: Path) -> Reading:
 def _parse(content: bytes, name: str) -> Reading:
     if not content.strip():
         raise ValueError("the file is empty")
+    if content.startswith(b"PK\x03\x04"):
+        raise ValueError("a zip archive. Unpack it, and give the file that holds the annotations")
     text = _decoded(content)
     start = text.lstrip()[:1] if text is not None else content.lstrip()[:1].decode("latin-1")
     if start == "<":
@@ -82,8 +84,8 @@ def _decoded(content: bytes) -> str | None:
         return None
     try:
         return content.decode(encoding)
-    except UnicodeError as error:
-        raise ValueError(f"not text in {encoding.upper()}: {error.reason}") from error  # type: ignore[attr-defined]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not text in {encoding.upper()}: {error.reason}") from error
 
 
 def _xml(content: bytes | str) -> Element:

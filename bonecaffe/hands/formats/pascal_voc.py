@@ -33,7 +33,7 @@ def _read(tree: Element, image: str) -> Iterator[Hand]:
             raise ValueError(f"a {name} box that ends before it begins")
         boxes.append((name, ((left + right) / 2, (top + bottom) / 2)))
     if not boxes:
-        raise Unmarked(f"with other labels only ({listed(others)})" if others else "not marked")
+        raise Unmarked("with other labels only", listed(others)) if others else Unmarked("not marked")
     size = size_of(tree.findtext("size/width"), tree.findtext("size/height"))
     yield Hand(image, size, boxes_to_points(boxes))
 

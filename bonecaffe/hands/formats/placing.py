@@ -25,7 +25,7 @@ _BORDER_PX = 1.0
 SCALED = "marked in another size, and scaled to the image"
 MOVED_IN = "with a point on the border, moved in by at most one pixel"
 TURNED = "marked on the unrotated image, and turned upright as the image's orientation asks"
-TAKEN_AS_UPRIGHT = "of images that are stored upside down or mirrored, taken as marked upright; look at them"
+TAKEN_AS_UPRIGHT = "of images that are stored in another orientation, taken as marked upright; look at them"
 
 
 class Stored(NamedTuple):
@@ -83,7 +83,7 @@ def place(hand: Hand, images: ImageNames | None) -> tuple[ReferencePoints, list[
     ImageError for anything else that is wrong with it.
     """
     if not hand.points:
-        raise Unmarked(f"with other labels only ({listed(hand.others)})" if hand.others else "not marked")
+        raise Unmarked("with other labels only", listed(hand.others)) if hand.others else Unmarked("not marked")
     if missing := [name for name in POINT_NAMES if name not in hand.points]:
         more = f" (other labels there: {listed(hand.others)})" if hand.others else ""
         raise Incomplete(f"not marked: {', '.join(missing)}{more}")
@@ -96,7 +96,7 @@ def place(hand: Hand, images: ImageNames | None) -> tuple[ReferencePoints, list[
     else:
         raise ValueError("the size of its image is not in the file. Give the folder of images with --images")
     unrotated = _is_unrotated(hand.size, image)
-    if image.orientation != 1 and image.upright == (image.width, image.height):
+    if image.orientation != 1 and not _is_told_by(hand.size, image):
         notes.append(TAKEN_AS_UPRIGHT)
     width, height = frame = (image.width, image.height) if unrotated else image.upright
     units = (100.0, 100.0) if hand.percent else hand.size or frame
@@ -152,6 +152,14 @@ def _is_unrotated(size: Size | None, image: Stored) -> bool:
     raise ValueError(
         f"marked in {size[0]:g} x {size[1]:g}, but the image is {image.upright[0]} x {image.upright[1]}, another shape"
     )
+
+
+def _is_told_by(size: Size | None, image: Stored) -> bool:
+    """Whether the size in which an image was marked tells if it was turned upright then."""
+    raw = (image.width, image.height)
+    if size is None or raw == image.upright:
+        return False
+    return size in (raw, image.upright) or not _same_shape(raw, image.upright)
 
 
 def _same_shape(a: Size, b: Size) -> bool:
