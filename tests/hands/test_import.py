@@ -354,6 +354,8 @@ def test_xml_in_the_encoding_that_it_declares(tmp_path):
         ("/data/local-files/?d=hands/20180101-1.png", ["20180101-1.png", "1.png"], "20180101-1"),
         ("/data/local-files/?d=hands/20180101-1.png", ["1.png"], None),  # another image; a date is no prefix
         ("20180101-1.png", ["1.png"], None),
+        ("/data/local-files/?d=hands/0a1b2c3d-1.png", ["1.png"], None),
+        ("hands/0a1b2c3d-1.png", ["1.png"], "1"),
         ("/data/upload/1/20180101-1.png", ["1.png"], "1"),
         ("/data/upload/1/0a1b2c3d-1.png", ["1.png"], "1"),
         ("/data/upload/1/0a1b2c3d-1.png", ["0a1b2c3d-1.jpg", "1.png"], "0a1b2c3d-1"),
@@ -487,6 +489,22 @@ def test_an_orientation_that_no_size_tells_is_noted(tmp_path, orientation):
     unsized = {**labelme.tree(square), "imageWidth": None}
     found = formats.read([write(tmp_path / "a.json", unsized)], folder)
     assert found.hands == [hand("1001")] and found.noted() == [f"1 hand {placing.TAKEN_AS_UPRIGHT}: 1001"]
+
+
+def test_an_image_that_is_nearly_square(tmp_path):
+    """The exact size tells; a scaled one does not: taken as upright, and named."""
+    upright = ReferencePoints("1001", 648, 650, POINTS)
+    folder = images(tmp_path / "images", "1001.jpg", size=(650, 648), orientation=8)
+    for size, note in (((648, 650), None), ((650, 648), placing.TURNED), ((324, 325), placing.TAKEN_AS_UPRIGHT)):
+        scale = size[0] / 648 if note is placing.TAKEN_AS_UPRIGHT else 1.0
+        # turned by a quarter to the left when it is shown: the upright (x, y) is stored at (649 - y, x)
+        marked = (
+            [(649 - y, x) for x, y in POINTS] if note is placing.TURNED else [(x * scale, y * scale) for x, y in POINTS]
+        )
+        path = write(tmp_path / "a.json", labelme.tree(ReferencePoints("1001", *size, tuple(marked))))
+        found = formats.read([path], folder)
+        assert found.hands == [upright] and (note is None or note in [text for _, text in found.notes])
+        assert note is not None or not found.notes
 
 
 def test_other_labels_are_evidence(tmp_path):

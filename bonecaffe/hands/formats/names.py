@@ -52,7 +52,6 @@ class ImageNames:
     def __init__(self, images: Mapping[str, Path]) -> None:
         self._images = images
         self._by_id = {composed(image_id): image_id for image_id in images}
-        self._by_file = {composed(path.name): image_id for image_id, path in images.items()}
 
     def find(self, address: str, upload: bool = False) -> str | None:
         """The id of the image that an address means; None when it is not there.
@@ -65,9 +64,9 @@ class ImageNames:
         if upload or _is_upload(address) or not whole[:8].isdigit():
             names.append(shorter)
         for name in names:
-            for known, key in ((self._by_file, name), (self._by_id, without_suffix(name)), (self._by_id, name)):
-                if key in known:
-                    return known[key]
+            for key in (without_suffix(name), name):
+                if key in self._by_id:
+                    return self._by_id[key]
         return None
 
     def with_id(self, image_id: str) -> str | None:
