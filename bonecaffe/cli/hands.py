@@ -54,54 +54,84 @@ def points() -> None:
 
 @points.command("import")
 @click.argument("sources", metavar="FILE_OR_FOLDER...", nargs=-1, required=True, type=FOLDER)
-@click.option("--out", type=FILE, required=True, help="The points.csv to write. It must not be there yet.")
-@click.option("--images", type=FOLDER, help="The radiographs: points marked in another size are scaled to theirs.")
+@click.option("--out", type=FILE, required=True, help="The points.csv to write. It must not exist yet.")
 @click.option(
-    "--skip-incomplete", is_flag=True, help="Leave out and list the hands whose seven points, or image, are not there."
+    "--images",
+    type=FOLDER,
+    help="The radiographs. Names and sizes come from them; points marked in another size are scaled to theirs.",
+)
+@click.option(
+    "--skip-incomplete", is_flag=True, help="Accept hands whose seven points, or image, are missing: leave them out."
 )
 def import_points(sources: tuple[Path, ...], out: Path, images: Path | None, skip_incomplete: bool) -> None:
     """Read Pascal VOC boxes, COCO keypoints, labelme, Label Studio, CVAT or our own CSV into a points.csv.
 
     VOC boxes of bones give the points by their centres: MCP (or MCP and MCPFirst), Radius, Ulna.
+
+    A hand with an error is listed and left out; the others are written, and the command exits 1. What is left out
+    for a reason that is no error, such as a task that nobody marked, is counted.
     """
     from bonecaffe.errors import PointsError
     from bonecaffe.hands import formats
     from bonecaffe.hands.reference_points import write_points
 
     if out.exists():
-        raise PointsError(f"{out}: is there already, and is not written over. Give another --out, or move it away.")
-    left_out: list[str] | None = [] if skip_incomplete else None
-    hands = formats.read(sources, images, left_out)
-    write_points(out, hands)
-    for said in left_out or ():
-        click.echo(f"left out: {said}")
-    click.echo(f"{out}: {len(hands)} hands" + (f", {len(left_out)} incomplete ones left out" if left_out else ""))
+        raise PointsError(f"{out}: exists already, and is not overwritten. Give another --out, or move it away.")
+    imported = formats.read(sources, images, skip_incomplete)
+    write_points(out, imported.hands)
+    errors = imported.errors
+    for error in errors:
+        click.echo(f"not imported: {error}", err=True)
+    for one in imported.skipped:
+        click.echo(f"left out: {one}")
+    for note in imported.noted():
+        click.echo(note)
+    if counts := imported.counts():
+        click.echo(f"left out: {counts}")
+    click.echo(f"{out}: {len(imported.hands)} hand{'' if len(imported.hands) == 1 else 's'}")
+    if errors:
+        raise PointsError(
+            f"{out}: {len(errors)} could not be imported, listed above. {imported.remedy} "
+            f"Move {out.name} away before, or give another --out."
+        )
 
 
 @points.command("export")
 @click.argument("table", metavar="POINTS", type=FILE)
 @click.option("--format", "kind", type=click.Choice(["coco", "labelme", "csv"]), required=True, help="What to write.")
 @click.option("--out", type=FOLDER, required=True, help="A file; for labelme a folder, a file each hand.")
-def export_points(table: Path, kind: str, out: Path) -> None:
+@click.option("--images", type=FOLDER, help="The radiographs, whose names are written. [default: each is ID.png]")
+def export_points(table: Path, kind: str, out: Path, images: Path | None) -> None:
     """Write a points.csv as COCO keypoints, labelme files, or a tidy points.csv."""
     from bonecaffe.errors import PointsError
-    from bonecaffe.files import write_text
-    from bonecaffe.hands import formats
+    from bonecaffe.files import folder_made, write_text
+    from bonecaffe.hands.formats import coco, labelme
+    from bonecaffe.hands.images import find_images, missing
     from bonecaffe.hands.reference_points import read_points, write_points
 
     hands = read_points(table)
+    names: dict[str, str] | None = None
+    if images is not None:
+        found = find_images(images)
+        if without := missing(hands, found):
+            more = " …" if len(without) > 5 else ""
+            raise PointsError(f"{images}: no image of {len(without)} hands in {table}: {', '.join(without[:5])}{more}.")
+        names = {hand_id: found[hand_id].name for hand_id in hands}
     if kind == "labelme":
-        targets = {out / f"{hand.id}.json": formats.labelme(hand) for hand in hands.values()}
+        targets = {
+            out / f"{hand.id}.json": labelme.tree(hand, names[hand.id] if names else None) for hand in hands.values()
+        }
     else:
-        targets = {out: formats.coco(hands.values())}
-    there = [path for path in targets if path.exists()]
-    if there:
-        raise PointsError(f"{there[0]}: is there already, and is not written over. Give another --out.")
+        targets = {out: coco.tree(hands.values(), names)}
+    existing = [path for path in targets if path.exists()]
+    if existing:
+        raise PointsError(f"{existing[0]}: exists already, and is not overwritten. Give another --out.")
     if kind == "csv":
         write_points(out, hands.values())
     else:
-        for path, content in targets.items():
-            write_text(path, json.dumps(content, indent=2) + "\n", parents=True)
+        with folder_made(out if kind == "labelme" else out.parent):
+            for path, content in targets.items():
+                write_text(path, json.dumps(content, indent=2) + "\n", parents=True)
     click.echo(f"{out}: {len(hands)} hands")
 
 

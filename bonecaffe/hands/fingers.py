@@ -19,6 +19,23 @@ class Incomplete(ValueError):
     """A hand whose seven points are not all there, each once, or whose image is not."""
 
 
+BONES = ("ulna", "radius", "mcp", "mcpfirst")
+"""Names of boxes that give points."""
+
+
+def _bare(name: str) -> str:
+    return re.sub(r"[^a-z]", "", name.lower())
+
+
+def is_bone(name: str) -> bool:
+    """Whether a box's name is one of those that `boxes_to_points` needs.
+
+    >>> is_bone("MCP First"), is_bone("Wrist")
+    (True, False)
+    """
+    return _bare(name) in BONES
+
+
 def boxes_to_points(boxes: Sequence[tuple[str, Point]]) -> dict[str, Point]:
     """The seven points from named boxes' centres: MCP (five, or four and MCPFirst), Radius, Ulna.
 
@@ -27,7 +44,7 @@ def boxes_to_points(boxes: Sequence[tuple[str, Point]]) -> dict[str, Point]:
     """
     by_name: dict[str, list[Point]] = {}
     for name, centre in boxes:
-        by_name.setdefault(re.sub(r"[^a-z]", "", name.lower()), []).append(centre)
+        by_name.setdefault(_bare(name), []).append(centre)
     joints, thumbs = by_name.get("mcp", []), by_name.get("mcpfirst", [])
     for name in ("radius", "ulna"):
         if len(by_name.get(name, [])) != 1:

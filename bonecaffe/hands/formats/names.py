@@ -1,0 +1,108 @@
+"""Which image a tool's file means: from a name or an address to an id.
+
+Tools write names with folders, with and without suffix, percent-encoded, or behind a prefix of their own. Where the
+folder of images is known, an image that exists decides between the ways to read a name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from bonecaffe.hands.ids import composed
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".dcm", ".dicom")
+"""Of image files. Nothing else after a dot is taken off a name: ``1.2.840.113`` is a whole name."""
+
+_UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-(?=.)", re.DOTALL)
+
+
+class ImageNames:
+    """The images of a folder, to be found by what a tool calls them."""
+
+    def __init__(self, images: Mapping[str, Path]) -> None:
+        self._images = images
+        self._by_id = {composed(image_id): image_id for image_id in images}
+
+    def find(self, address: str, upload: bool = False) -> str | None:
+        """The id of the image that an address means; None when it is not there.
+
+        The name as it stands is tried first, then without the prefix of an upload. Eight digits are rather a date than
+        a prefix, unless the address, or ``upload``, tells that there is one.
+        """
+        whole, shorter = _file_names(address)
+        names = [whole]
+        if upload or _is_upload(address) or not whole[:8].isdigit():
+            names.append(shorter)
+        for name in names:
+            for key in (without_suffix(name), name):
+                if key in self._by_id:
+                    return self._by_id[key]
+        return None
+
+    def with_id(self, image_id: str) -> str | None:
+        """The id as the folder has it; None when there is no such image."""
+        return self._by_id.get(composed(image_id))
+
+    def path(self, image_id: str) -> Path:
+        """The file of an image that `find` found."""
+        return self._images[image_id]
+
+
+def guess(address: str, upload: bool = False) -> str:
+    """The id of the image that an address means, where no folder of images is given.
+
+    The prefix of an upload is taken off only in Label Studio's folder of uploads, or where ``upload`` tells that
+    names have it.
+
+    >>> guess("/data/upload/1/0a1b2c3d-1001.png"), guess("/data/local-files/?d=hands/20180101-1.png")
+    ('1001', '20180101-1')
+    >>> guess("C:\\\\films\\\\1.2.840.113"), guess("https://host/a%20b.png?token=x.y")
+    ('1.2.840.113', 'a b')
+    """
+    whole, shorter = _file_names(address)
+    return without_suffix(shorter if upload or _is_upload(address) else whole)
+
+
+def without_suffix(name: str) -> str:
+    """A file's name without the suffix of an image.
+
+    >>> without_suffix("a.b.JPG"), without_suffix("1.2.840"), without_suffix(".png")
+    ('a.b', '1.2.840', '.png')
+    """
+    stem, dot, suffix = name.rpartition(".")
+    return stem if stem and f"{dot}{suffix}".lower() in SUFFIXES else name
+
+
+def _path(address: str) -> str:
+    """The path in an address, which may be a file's name, a path of any system, or a URL."""
+    if not _is_local(address) and "://" not in address and not address.startswith("/data/"):
+        return address
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        return address
+    if _is_local(address) and (folder_and_name := parse_qs(parts.query).get("d")):
+        return folder_and_name[0]
+    return unquote(parts.path)
+
+
+def _is_local(address: str) -> bool:
+    """Whether an address is of Label Studio's local storage, ``/data/local-files/?d=folder/1001.png``."""
+    return "/data/local-files" in address
+
+
+def _is_upload(address: str) -> bool:
+    """Whether an address is in Label Studio's folder of uploads, ``/data/upload/PROJECT/PREFIX-NAME``."""
+    return re.search(r"(^|[/\\])upload[/\\]\d+[/\\][^/\\]+$", _path(address)) is not None
+
+
+def _file_names(address: str) -> tuple[str, str]:
+    """The name of a file that an address means, as it stands and without an upload's prefix."""
+    name = composed(re.split(r"[/\\]", _path(address))[-1])
+    before, mark, _ = name.partition("?")
+    if mark and without_suffix(before) != before and without_suffix(name) == name:  # 1001.png?v=2, but not a?b.png
+        name = before
+    return name, name if _is_local(address) else _UPLOAD_PREFIX.sub("", name, count=1)
