@@ -4,6 +4,8 @@ RUN     ?= runs/paper
 RECIPE  ?=
 IMAGES  ?= data/images
 AGES    ?= data/ages.csv
+AGES_IN_YEARS  ?=
+AGES_IN_MONTHS ?=
 POINTS  ?= data/points.csv
 WEIGHTS ?=
 GPU     ?=
@@ -54,9 +56,10 @@ annotate: setup      ## IMAGES POINTS [SUGGEST] -> the seven points, marked in y
 locate: setup        ## IMAGES POINTS [SHEET] -> the seven points, found
 	@$(BONECAFFE) locate "$(IMAGES)" --points "$(POINTS)" $(if $(SHEET),--sheet "$(SHEET)")
 
-prepare: setup       ## RUN RECIPE IMAGES AGES POINTS [TRAIN TEST SEED LABELS ORIGIN] -> LMDBs
+prepare: setup       ## RUN RECIPE IMAGES AGES POINTS [TRAIN TEST SEED LABELS ORIGIN AGES_IN_YEARS=1] -> LMDBs
 	@$(BONECAFFE) prepare "$(RUN)" --images "$(IMAGES)" --ages "$(AGES)" --points "$(POINTS)" $(if $(RECIPE),--recipe "$(RECIPE)") \
-	  $(if $(TRAIN),--train $(TRAIN)) $(if $(TEST),--test $(TEST)) $(if $(SEED),--seed $(SEED)) $(if $(LABELS),--labels $(LABELS)) $(if $(ORIGIN),--origin $(ORIGIN))
+	  $(if $(TRAIN),--train $(TRAIN)) $(if $(TEST),--test $(TEST)) $(if $(SEED),--seed $(SEED)) $(if $(LABELS),--labels $(LABELS)) $(if $(ORIGIN),--origin $(ORIGIN)) \
+	  $(if $(filter-out 0,$(AGES_IN_YEARS)),--ages-in-years) $(if $(filter-out 0,$(AGES_IN_MONTHS)),--ages-in-months)
 
 train: setup         ## RUN [WEIGHTS] [GPU=0 | 0,1 | all | cpu; else as before, or as the recipe says] [RESUME=1] -> snapshots
 	@$(BONECAFFE) train "$(RUN)" $(if $(WEIGHTS),--weights $(WEIGHTS)) $(if $(filter cpu,$(GPU)),--cpu,$(if $(GPU),--gpu $(GPU))) $(if $(RESUME),--resume)

@@ -12,7 +12,9 @@ import errno
 import fcntl
 import hashlib
 import io
+import math
 import os
+import re
 import shutil
 import stat
 import struct
@@ -20,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import BinaryIO
 
@@ -62,12 +65,33 @@ def _refuse_special(path: str | os.PathLike[str], mode: int, error: type[Bonecaf
     raise error(f"{os.fspath(path)}: {kinds.get(stat.S_IFMT(mode), 'a device')}, not a file.")
 
 
-def read_bytes(path: str | os.PathLike[str], kind: str, error: type[BonecaffeError] = FilesError) -> bytes:
+def open_inside(path: Path, folder: Path, error: type[BonecaffeError] = FilesError) -> io.BufferedReader:
+    """Open a regular file for reading that is really inside ``folder``, an absolute path without links.
+
+    What was opened is asked, not the path: a file that is swapped for a link to elsewhere, at any moment, is refused.
+    Raises ``error`` for it, and what `open_regular` raises.
+    """
+    file = open_regular(path, error)
+    real = Path(os.readlink(f"/proc/self/fd/{file.fileno()}"))
+    if real.is_relative_to(folder):
+        return file
+    file.close()
+    raise error(f"{path}: a link that leads out of {folder}, which is not followed. Put the file itself there.")
+
+
+def followed(path: Path) -> Path:
+    """Where a file really is that may be a link: the link's target, which is what has to be locked and replaced."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
+def read_bytes(
+    path: str | os.PathLike[str], kind: str, error: type[BonecaffeError] = FilesError, inside: Path | None = None
+) -> bytes:
     """The content of a regular file; ``error`` when it is none, or larger than its ``kind`` (see `LARGEST`) can be.
 
-    Raises OSError where it cannot be opened or read.
+    With a folder ``inside`` of which it must be, see `open_inside`. Raises OSError where it cannot be opened or read.
     """
-    with open_regular(path, error) as file:
+    with open_inside(Path(path), inside, error) if inside else open_regular(path, error) as file:
         size = os.fstat(file.fileno()).st_size
         if size > LARGEST[kind]:
             raise error(
@@ -86,7 +110,7 @@ def read_text(path: str | os.PathLike[str], kind: str, error: type[BonecaffeErro
         raise error(f"{os.fspath(path)}: not text in UTF-8 ({cause.reason} at byte {cause.start}).") from cause
 
 
-def sha256(content: bytes | str) -> str:
+def sha256(content: bytes | memoryview | str) -> str:
     """The SHA-256 of bytes or of a text's UTF-8, as 64 hexadecimal digits."""
     return hashlib.sha256(content.encode("utf-8") if isinstance(content, str) else content).hexdigest()
 
@@ -146,6 +170,119 @@ def write_bytes(path: str | os.PathLike[str], content: bytes, parents: bool = Fa
     """Write a file whole or not at all: beside its target, synced, then moved into place; see `replacing`."""
     with replacing(path, parents) as temporary:
         fill(temporary, [content])
+
+
+def write_if_unchanged(path: Path, content: str, expected: bytes | None) -> bool:
+    """Write a text file whole if it still holds ``expected`` (None: if there is no file); whether that was done.
+
+    For a table that other programs write too, without our lock. The new file and the old change places in one step;
+    then the old one, which nobody can open any more, is compared with what was expected, and put back if it is newer.
+    So nothing that another program wrote is lost, by replacing the file or by writing into it. A link at ``path``
+    would be replaced: give `followed`. Where the file system cannot exchange files, the comparison comes just before.
+    """
+    if _content(path) != expected:
+        return False
+    mode = 0o666 & ~_umask() if expected is None else stat.S_IMODE(os.stat(path).st_mode)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        fill(temporary, [content.encode("utf-8")])
+        os.chmod(temporary, mode)
+        return _take_place(temporary, path, expected)
+    except (FileExistsError, FileNotFoundError):  # made or removed by another program meanwhile
+        if not path.parent.is_dir():
+            raise
+        return False
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+_NO_REPLACE, _EXCHANGE = 1, 2  # flags of renameat2
+_WRITER_S = 2.0
+"""So long a program is waited for that has the old file open for writing."""
+_PUT_BACK = 100
+
+
+def _take_place(temporary: Path, path: Path, expected: bytes | None) -> bool:
+    ours, patience = _content(temporary), time.monotonic() + _WRITER_S
+    if _has_writer(temporary):  # it has none: a file system that grants no leases, such as some network shares
+        patience = 0.0
+    if expected is None and _renameat2(temporary, path, _NO_REPLACE):
+        return True
+    while expected is not None and _renameat2(temporary, path, _EXCHANGE):
+        writer, taken = _has_writer(temporary), _content(temporary)  # in this order: without a writer it is the last
+        if taken == expected and (not writer or time.monotonic() > patience):
+            return True
+        if not _put_back(temporary, path, ours, taken) or taken != expected:
+            return False
+        time.sleep(0.005)  # for the writer, which has the file back
+        if _content(path) != expected:
+            return False
+    if _content(path) != expected:
+        return False
+    os.replace(temporary, path)
+    return True
+
+
+def _put_back(temporary: Path, path: Path, ours: bytes | None, taken: bytes | None) -> bool:
+    """Exchange two files again; whether ``temporary`` is ours then, as it was.
+
+    Another program may have found ours meanwhile, for the blink that it was there. The rows that it appended to it are
+    appended to the other file; a file that it put in its place is newer than both, and stays.
+    """
+    placed = ours or b""
+    for number in range(_PUT_BACK):
+        _renameat2(temporary, path, _EXCHANGE)
+        patience = time.monotonic() + _WRITER_S
+        while _has_writer(temporary) and time.monotonic() < patience:
+            time.sleep(0.002)
+        back = _content(temporary) or b""
+        if back == placed:
+            return number == 0
+        if number == 0 and back.startswith(placed):
+            with open(path, "ab") as file:
+                file.write(back[len(placed) :])
+            return False
+        placed, taken = taken or b"", back
+    return False
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return read_bytes(path, "table")
+    except FileNotFoundError:
+        return None
+
+
+def _renameat2(source: Path, target: Path, flags: int) -> bool:
+    """Rename as Linux's renameat2; False where the kernel, the C library or the file system has no such flags."""
+    import ctypes
+
+    library = ctypes.CDLL(None, use_errno=True)
+    here = -100  # AT_FDCWD
+    if not hasattr(library, "renameat2"):
+        return False
+    if library.renameat2(here, os.fsencode(source), here, os.fsencode(target), ctypes.c_uint(flags)) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
+        return False
+    raise OSError(number, os.strerror(number), str(target))
+
+
+def _has_writer(path: Path) -> bool:
+    """Whether a program has a file open for writing: then, and only then, the kernel gives no read lease.
+
+    For a file that nobody can open any more: who tried to while we hold the lease would send us a signal.
+    """
+    with open_regular(path) as file:
+        try:
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        except OSError as error:  # without leases, or of another owner: nobody can tell
+            return error.errno == errno.EAGAIN
+    return False
 
 
 def write_pieces(path: str | os.PathLike[str], pieces: Iterable[bytes], parents: bool = False) -> None:
@@ -453,31 +590,153 @@ def table_text(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
 
 
 def read_table(path: str | os.PathLike[str], error: type[BonecaffeError]) -> Table:
-    """Read a CSV file with a header, every cell as text; raise ``error`` naming the file when it is not one."""
-    import pandas
+    """Read a CSV file with a header, every cell as text; raise ``error`` naming the file when it is not one.
 
+    Short rows are filled; columns without a name and without content are dropped, as spreadsheets leave them behind.
+    """
     try:
-        frame = pandas.read_csv(
-            io.BytesIO(read_bytes(path, "table", error)),
-            header=None,
-            dtype=str,
-            keep_default_na=False,
-            skip_blank_lines=False,
-            encoding="utf-8-sig",
-        )
+        content = read_bytes(path, "table", error)
     except FileNotFoundError:
         raise error(f"{path}: no such file.") from None
-    except pandas.errors.EmptyDataError:
-        raise error(f"{path}: the file is empty.") from None
-    except (pandas.errors.ParserError, UnicodeError, ValueError, OSError) as cause:
-        raise error(f"{path}: not readable as CSV: {str(cause).strip()}.") from cause
-    rows = [
-        tuple("" if isinstance(cell, float) else cell.strip() for cell in row) for row in frame.itertuples(index=False)
-    ]
+    except OSError as cause:
+        raise error(f"{path}: not readable: {cause.strerror or cause}.") from cause
+    if (other := _other_format(content, os.fspath(path))) is not None:
+        raise error(f"{path}: {other}.")
+    text = content.decode("utf-8-sig")
+    rows = _parsed(text, path, error)
+    if not rows:
+        raise error(f"{path}: the file is empty.")
     columns = rows[0]
-    if len(set(columns)) < len(columns):
-        raise error(f"{path}: a column name stands twice in the header: {', '.join(columns)}.")
-    return Table(columns, rows[1:])
+    if not any(columns):
+        raise error(f"{path}: the first row is empty; it must hold the names of the columns.")
+    _check_lengths(rows, text, path, error)
+    cells = [(*row, *[""] * len(columns))[: len(columns)] for row in rows[1:]]
+    kept = [i for i, name in enumerate(columns) if name or any(row[i] for row in cells)]
+    columns = tuple(columns[i] for i in kept)
+    if twice := [name for i, name in enumerate(columns) if name in columns[:i]]:
+        raise error(f"{path}: the column {quoted(twice[0])} stands twice in the header. Remove one of them.")
+    return Table(columns, [tuple(row[i] for i in kept) for row in cells])
+
+
+_AS_CSV = 'Save it as "CSV UTF-8 (comma delimited)"'
+_BLANKS = " \t\r\n\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u202f\u205f\u3000"
+"""What is stripped from a cell. Other characters that Python counts as white space separate lines: they are kept, so
+that whoever reads the cell refuses it."""
+
+
+def _other_format(content: bytes, name: str) -> str | None:
+    """What a file is that is not text in UTF-8, and what to do, in words; None when it is such text."""
+    suffix = os.path.splitext(name)[1].lower()
+    sheet = f"not CSV. Open it in a spreadsheet program. {_AS_CSV}"
+    if content.startswith(b"PK\x03\x04"):
+        if b"opendocument.spreadsheet" in content:
+            return f"a LibreOffice workbook (.ods), {sheet}"
+        if b"xl/workbook" in content or suffix in (".xlsx", ".xlsm"):
+            return f"an Excel workbook (.xlsx), {sheet}"
+        return "a workbook or an archive (zip), not CSV. Unpack it, or save its table as CSV UTF-8"
+    if content.startswith(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"):
+        return f"an Excel workbook (.xls), {sheet}"
+    if content.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf")):
+        return "a compressed file, not CSV. Unpack it"
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")) or content[:2].count(0) == 1:
+        return f"not readable as CSV: text in UTF-16, not UTF-8. {_AS_CSV}"
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError as cause:
+        line = content.count(b"\n", 0, cause.start) + 1
+        return f"not readable as CSV: not text in UTF-8 (byte 0x{content[cause.start]:02x} in line {line}). {_AS_CSV}"
+    if (at := content.find(0)) >= 0:
+        line = content.count(b"\n", 0, at) + 1
+        return f"not readable as CSV: a NUL byte in line {line}. Get the file again"
+    if content.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"<":
+        return f"markup (XML or HTML), {sheet}"
+    return None
+
+
+def _parsed(text: str, path: str | os.PathLike[str], error: type[BonecaffeError]) -> list[tuple[str, ...]]:
+    """The rows of a CSV text, header first, each as long as it is."""
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
+    rows: list[tuple[str, ...]] = []
+    try:
+        for row in reader:
+            rows.append(tuple(cell.strip(_BLANKS) for cell in row))
+    except csv.Error as cause:
+        words = {"unexpected end of data": "a quotation mark is not closed"}
+        what = words.get(str(cause), str(cause))
+        raise error(f"{path}: not readable as CSV: row {len(rows) + 1}: {what}.") from cause
+    if rows and rows[0]:
+        _check_separator(rows[0], path, error)
+    return rows
+
+
+def _check_separator(header: tuple[str, ...], path: str | os.PathLike[str], error: type[BonecaffeError]) -> None:
+    """Refuse a header whose columns are not separated by commas, so that it is one cell; Excel's ``sep=`` too."""
+    if header[0].lower().startswith("sep="):
+        raise error(f"{path}: the first line, {quoted(header[0])}, is for Excel alone. Remove it.")
+    if len(header) > 1:
+        return
+    (text,) = header
+    for separator, plural in ((";", "semicolons"), ("\t", "tabs"), ("|", "vertical bars")):
+        if separator in text:
+            raise error(
+                f"{path}: its columns are separated by {plural}, not by commas. "
+                f"{_AS_CSV}, with decimal points, not decimal commas."
+            )
+
+
+def _check_lengths(
+    rows: list[tuple[str, ...]], text: str, path: str | os.PathLike[str], error: type[BonecaffeError]
+) -> None:
+    """Refuse rows that have more cells than the header, and a last row that was cut off."""
+    width = len(rows[0])
+    for number, row in enumerate(rows, start=1):
+        if any(row[width:]):
+            raise error(
+                f"{path}: not readable as CSV: row {number} has {len(row)} cells, the header {width}. "
+                'Put a cell that holds a comma into quotation marks ("a, b"), and write decimal points, not commas.'
+            )
+    named = max(i for i, name in enumerate(rows[0], start=1) if name)
+    if any(rows[-1]) and len(rows[-1]) < named and not text.endswith(("\n", "\r")):
+        raise error(
+            f"{path}: the file ends within row {len(rows)}, which has {len(rows[-1])} cells of {named}. "
+            "Get the file again, or complete the row and end it with a line break."
+        )
+
+
+_NUMBER = re.compile(r"-?(\d+\.?\d*|\.\d+)", re.ASCII)
+
+
+def number(text: str) -> float:
+    """The number in a cell: plain digits with at most a sign in front and one decimal point.
+
+    ValueError, in words that follow "… is", for anything else: ``float`` would take ``1_2``, ``+12``, ``1e3``, ``nan``
+    and digits of other scripts, which are more often a damaged cell than what was meant.
+
+    >>> number("168.9325153"), number("-3")
+    (168.9325153, -3.0)
+    """
+    if _NUMBER.fullmatch(text) and math.isfinite(value := float(text)):
+        return value + 0.0  # no negative zero
+    hint = "; write a decimal point, not a comma" if re.fullmatch(r"-?\d+,\d+", text) else ""
+    raise ValueError(f"{quoted(text)}, not a number{hint}")
+
+
+def number_text(value: float) -> str:
+    """A finite number as `number` reads it back, equal: every digit that counts, never an exponent.
+
+    >>> number_text(126.0), number_text(168.9325153), number_text(1e-7)
+    ('126', '168.9325153', '0.0000001')
+    """
+    return f"{Decimal(repr(float(value) + 0.0)):f}".removesuffix(".0")
+
+
+def quoted(text: str, at_most: int = 60) -> str:
+    """A text of a stranger for an error's sentence: in quotation marks, on one line, cut when it is long.
+
+    >>> quoted("old"), quoted("a\\tb"), quoted("x" * 100, 3)
+    ("'old'", "'a\\\\tb'", "'xxx' …")
+    """
+    return repr(text) if len(text) <= at_most else f"{text[:at_most]!r} …"
 
 
 # ---- the cache ---------------------------------------------------------------------------------------------------

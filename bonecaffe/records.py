@@ -174,10 +174,13 @@ class Source(Frozen):
 
 
 class PreparedCase(Frozen):
-    """One hand: size and time of its source file; hashes of that file, of its pixels, and of points and settings."""
+    """One hand: size and time of its source file; hashes of that file, of the image in it, of the pixels made of it,
+    and of points and settings."""
 
     source_stat: tuple[int, int]
     source_sha256: Sha256
+    image_sha256: Sha256 | None = None
+    """None in runs that were prepared before images were compared."""
     pixels_sha256: Sha256
     made_from: Sha256
 
@@ -195,6 +198,8 @@ class Prepared(Record):
     """The recipe as YAML, complete."""
     sources: dict[str, Source]
     images_folder: str
+    ages_in: Literal["years"] | None = None
+    """The unit of the table of ages, where the user stated that it is not months."""
     left_out: dict[str, Count]
     records: dict[str, Count]
     split: dict[str, tuple[CaseId, ...]]

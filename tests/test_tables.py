@@ -5,10 +5,23 @@ from __future__ import annotations
 import os
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bonecaffe import files
 from bonecaffe.errors import CasesError, FilesError, PointsError
-from bonecaffe.files import Table, is_inside, read_bytes, read_table, read_text, sha256, table_text
+from bonecaffe.files import (
+    Table,
+    is_inside,
+    number,
+    number_text,
+    quoted,
+    read_bytes,
+    read_table,
+    read_text,
+    sha256,
+    table_text,
+)
 
 
 @pytest.mark.parametrize("path", ["a", "a/b", "snapshots/a.caffemodel", "...", "..a", "a..", ".hidden", "a b/ü"])
@@ -104,8 +117,35 @@ def test_table_is_read_as_text(tmp_path):
     [
         (b"", "the file is empty"),
         (b"a,b\n1,2,3\n", "not readable as CSV"),
-        (b"a,b\n\xff\xfe,2\n", "not readable as CSV"),
-        (b"a,b,a\n1,2,3\n", "stands twice in the header: a, b, a"),
+        (b"a,b\n1,\xff\xfe\n", r"not text in UTF-8 \(byte 0xff in line 2\)"),
+        (b"a,b\n1,M\xfcller\n", r'byte 0xfc in line 2\). Save it as "CSV UTF-8'),
+        ("a,b\n1,2\n".encode("utf-16"), "text in UTF-16, not UTF-8"),
+        ("a,b\n1,2\n".encode("utf-16-le"), "text in UTF-16, not UTF-8"),
+        ("a,b\n1,2\n".encode("utf-16-be"), "text in UTF-16, not UTF-8"),
+        (b"\n\n\xff\n", "byte 0xff in line 3"),
+        (b"\n\n\0\n", "a NUL byte in line 3"),
+        (b"\0\0\n", "a NUL byte in line 1"),
+        (b"a,b\n1,2\n3,\x004\n", "a NUL byte in line 3"),
+        (b"a;b\n1;2,5\n", "separated by semicolons, not by commas.*decimal points"),
+        (b"a\tb\n1\t2\n", "separated by tabs"),
+        (b"a|b\n1|2\n", "separated by vertical bars"),
+        (b"sep=,\na,b\n1,2\n", "'sep=', is for Excel alone. Remove it"),
+        (b"a,b\n1,2,\n1,2,5\n", "row 3 has 3 cells, the header 2.*decimal points"),
+        (b'a,b\n1,"2\n', "row 2: a quotation mark is not closed"),
+        (b'a,b\n1,"2"3\n', "row 2: ',' expected after"),
+        (b"a,b\n1," + b"x" * 200_000 + b"\n", "field larger"),
+        (b"a,b,c\n1,2,3\n4,5", "ends within row 3, which has 2 cells of 3"),
+        (b"a,b,c\n\n4,5", "ends within row 3, which has 2 cells of 3"),
+        (b"a,b,c\n1\n4,5", "ends within row 3"),
+        (b"\n,,\n1,2\n", "the first row is empty"),
+        (b"PK\x03\x04" + bytes(26) + b"xl/workbook.xml", r"an Excel workbook \(.xlsx\), not CSV.*CSV UTF-8"),
+        (b"PK\x03\x04" + bytes(26) + b"mimetypeapplication/vnd.oasis.opendocument.spreadsheet", r"\(.ods\), not CSV"),
+        (b"PK\x03\x04" + bytes(26) + b"ages.csv", "an archive"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(100), r"an Excel workbook \(.xls\), not CSV"),
+        (b"\x1f\x8b\x08" + bytes(20), "compressed"),
+        (b"\xef\xbb\xbf <html><table>", "markup"),
+        (b"a,b,b,a,a\n1,2,3\n", "the column 'b' stands twice in the header"),
+        (b"a,b,a\n1,2,3\n", "the column 'a' stands twice in the header"),
     ],
 )
 def test_what_is_no_table_is_refused_by_name(tmp_path, content, message):
@@ -114,3 +154,91 @@ def test_what_is_no_table_is_refused_by_name(tmp_path, content, message):
         read(tmp_path, content)
     with pytest.raises(CasesError, match=r"gone\.csv: no such file"):
         read_table(tmp_path / "gone.csv", CasesError)
+    with pytest.raises(CasesError, match=r"x\.csv: not readable: Not a directory\.$"):
+        read_table(tmp_path / "t.csv" / "x.csv", CasesError)
+
+
+def test_unnamed_empty_columns_are_dropped(tmp_path):
+    """As a spreadsheet leaves them behind, in the header, in the rows, in both; one with content is kept."""
+    assert read(tmp_path, b"id,age,,\n1,2,,\n").columns == ("id", "age")
+    assert read(tmp_path, b"id,,age,,\n1,,2\n").cells == [("1", "2")]
+    assert read(tmp_path, b"id,age\n1,2,,,\n3,4,\n").cells == [("1", "2"), ("3", "4")]
+    assert read(tmp_path, b",id,age,\n0,1,2,\n").columns == ("", "id", "age")
+    assert read(tmp_path, b"id,age,,\n1,2").cells == [("1", "2")]  # complete, though it ends without a line break
+
+
+def test_cells_keep_what_is_not_a_blank(tmp_path):
+    """Blanks of any script are stripped; what separates lines is kept, to be refused by whoever reads the cell."""
+    table = read(tmp_path, '\xa0id ,"a\x85"\r\n\u30001\t, "x, y"\r2,\x1c3\n'.encode())
+    assert table.columns == ("id", "a\x85")
+    assert table.cells == [("1", "x, y"), ("2", "\x1c3")]
+
+
+def test_text_is_not_composed(tmp_path):
+    """A cell may hold what somebody wrote: it is as it was, in whatever form of Unicode."""
+    assert read(tmp_path, "note\nMu\u0308ller \U0002f800\n".encode()).cells == [("Mu\u0308ller \U0002f800",)]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("0", 0), ("12", 12), ("-3", -3), ("168.9325153", 168.9325153), ("007", 7), ("5.", 5), (".5", 0.5), ("-0", 0)],
+)
+def test_plain_number(text, value):
+    """Digits, one point, a sign in front."""
+    assert number(text) == value
+    assert not str(number(text)).startswith("-0")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", " ", "1_2", "+12", "1e2", "1E2", "0x10", "nan", "NaN", "inf", "-inf", "Infinity", "1,5", "1 2", "1\n"),
+        *("\uff11\uff12", "\u0661", "\xb2", "--1", "1-", "-", ".", "-.", "1.2.3", "12 months", "9" * 400, "None"),
+    ],
+)
+def test_what_is_no_plain_number(text):
+    """`float` would take many of these."""
+    with pytest.raises(ValueError, match="not a number"):
+        number(text)
+
+
+def test_decimal_comma_is_named():
+    """What a spreadsheet writes in many countries."""
+    with pytest.raises(ValueError, match="^'168,9', not a number; write a decimal point, not a comma$"):
+        number("168,9")
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_number_is_written_and_read_back(value):
+    """Equal, of any size, without an exponent."""
+    assert number(number_text(value)) == value
+
+
+def test_workbook_by_its_name(tmp_path):
+    """An archive that is called a workbook is one."""
+    (tmp_path / "ages.xlsx").write_bytes(b"PK\x03\x04" + bytes(40))
+    with pytest.raises(CasesError, match=r"ages\.xlsx: an Excel workbook"):
+        read_table(tmp_path / "ages.xlsx", CasesError)
+
+
+def test_columns_with_semicolons_in_their_names(tmp_path):
+    """Separated by commas all the same."""
+    assert read(tmp_path, b"a;b,c\n1,2\n").columns == ("a;b", "c")
+
+
+def test_last_row_that_is_whole(tmp_path):
+    """With a line break at its end it may be short; empty ones, and one that has every named column, need none."""
+    for content in (b"a,b\n1,2\n3\n", b"a,b\n1,2\n3\r", b"a,b\n1,2\n3,4", b"a,b\n1,2\n ", b"a,b,\n1,2,x\n3,4"):
+        assert read(tmp_path, content).columns[:2] == ("a", "b")
+
+
+def test_no_negative_zero():
+    """It would be read back, but looks like a mistake."""
+    assert number_text(-0.0) == "0"
+
+
+def test_long_text_is_cut():
+    """Sixty characters are quoted whole."""
+    assert quoted("x" * 60) == repr("x" * 60)
+    assert quoted("x" * 61) == repr("x" * 60) + " …"
+    assert quoted("\x1b[2J\n") == r"'\x1b[2J\n'"

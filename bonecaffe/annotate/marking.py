@@ -2,25 +2,28 @@
 
 points.csv keeps its form; a hand marked in part has some of its coordinates, and whoever reads it says so. What else
 is to be remembered of a hand is kept beside it in ``points.notes.csv``: skipped and why, flagged, seconds, the points
-of a hand that is skipped (its row in points.csv is empty, so that nobody uses it), whether the points are a
-suggestion's, accepted.
+of a hand that is skipped (its row in points.csv is empty, so that nobody uses it), the suggested places of which some
+were taken, and which points were confirmed although they look implausible.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, closing, suppress
-from dataclasses import dataclass, field, replace
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
-from bonecaffe.errors import AnnotateError, PointsError, Problems
-from bonecaffe.files import check_tree, held, sha256, table_text, write_text
-from bonecaffe.hands.images import find_images, image_size
-from bonecaffe.hands.provenance import notes_file, read_notes
+from bonecaffe.annotate import remarks
+from bonecaffe.annotate.shared_table import Row, SharedTable, signature
+from bonecaffe.errors import AnnotateError, ImageError, PointsError, Problems
+from bonecaffe.files import Table, check_tree, held, open_inside, read_bytes, sha256
+from bonecaffe.hands import ids
+from bonecaffe.hands.images import Image, decode, find_images, image_size
+from bonecaffe.hands.provenance import notes_file, suggested_places, suggested_text, untouched
 from bonecaffe.hands.reference_points import (
     COLUMNS,
     POINT_NAMES,
@@ -30,7 +33,9 @@ from bonecaffe.hands.reference_points import (
     read_points_table,
 )
 
-NOTE_COLUMNS = ("id", "skipped", "flagged", "seconds", "points", "suggested")
+NOTE_COLUMNS = ("id", "skipped", "flagged", "seconds", "points", "suggested", "confirmed")
+
+_WRITES = 50
 
 Places = tuple[tuple[float, float] | None, ...]
 """The seven points in the order of `POINT_NAMES`; None where not set yet."""
@@ -50,9 +55,16 @@ class Marks:
     flagged: bool = False
     seconds: float = 0.0
     version: str = ""
+    confirmed: bool = False
+    """Somebody has confirmed that these very points are right, although they look implausible."""
+    untouched: tuple[bool, ...] = (False,) * len(POINT_NAMES)
+    """Which points are as a program suggested them: accepted, and moved by nobody."""
 
     def content_version(self) -> str:
-        """The name of this state; empty for a hand of which nothing is known. The seconds do not count."""
+        """The name of this state; empty for a hand of which nothing is known.
+
+        Seconds and the confirmation do not count: they cannot contradict what somebody else did.
+        """
         known = (self.points, self.skipped, self.flagged)
         return "" if known == (NONE_SET, "", False) else sha256(json.dumps(known))[:16]
 
@@ -69,42 +81,15 @@ class Conflict(AnnotateError):
     """A hand was changed elsewhere since it was shown."""
 
 
-@dataclass
-class _File:
-    """points.csv as text: every row kept, ours and others', in its order, with columns that are not ours."""
-
-    columns: tuple[str, ...] = COLUMNS
-    rows: dict[str, dict[str, str]] = field(default_factory=dict)
-
-    @classmethod
-    def read(cls, path: Path) -> _File:
-        if not path.exists() or (path.is_file() and path.stat().st_size == 0):
-            return cls()
-        table = read_points_table(path)
-        rows: dict[str, dict[str, str]] = {}
-        problems = Problems()
-        for number, row in table.rows():
-            where = f"row {number} (id {row['id'] or 'missing'})"
-            if not row["id"] or row["id"] in rows:
-                problems.add(f"{where}: {'the id stands there twice' if row['id'] else 'no id'}")
-                continue
-            rows[row["id"]] = row
-            try:
-                _places(row)
-            except ValueError as error:
-                problems.add(f"{where}: {error}")
-        problems.raise_if_any(PointsError, str(path), "Fix these rows.")
-        return cls(table.columns, rows)
-
-    def text(self) -> str:
-        return table_text(self.columns, ([row.get(c, "") for c in self.columns] for row in self.rows.values()))
-
-
 def _places(row: Mapping[str, str]) -> Places:
     """The points of a row, some of which may be empty; ValueError for a half or no number."""
+    return _parsed(tuple(row[column] for column in COLUMNS[3:]))
+
+
+@lru_cache(maxsize=1 << 16)
+def _parsed(cells: tuple[str, ...]) -> Places:
     places: list[tuple[float, float] | None] = []
-    for name in POINT_NAMES:
-        x, y = row[f"{name}_x"], row[f"{name}_y"]
+    for name, x, y in zip(POINT_NAMES, cells[::2], cells[1::2], strict=True):
         if bool(x) != bool(y):
             raise ValueError(f"{name} has only one coordinate")
         if not x:
@@ -120,13 +105,9 @@ def _places(row: Mapping[str, str]) -> Places:
     return tuple(places)
 
 
-def _signature(path: Path) -> tuple[int, ...]:
-    """What changes when a file does; empty when there is none."""
-    try:
-        stat = os.stat(path)
-    except FileNotFoundError:
-        return ()
-    return stat.st_mtime_ns, stat.st_size, stat.st_ino
+def _read_notes(path: Path) -> Table:
+    check_tree(path.parent, [path.name], AnnotateError)  # a link may lead anywhere
+    return ids.read_table(path, AnnotateError)
 
 
 def _kept_text(points: Places) -> str:
@@ -165,18 +146,21 @@ class Marking:
         self.ids = sorted(
             self.images, key=lambda case_id: (len(case_id), case_id) if case_id.isdigit() else (99, case_id)
         )
+        self._folder = inside
         self.table = Path(table)
         self.notes = notes_file(self.table)
         self.suggestions = dict(suggestions or {})
         self._mutex = threading.RLock()
-        self._signature: tuple[int, ...] | None = None
-        self._file = _File()
-        self._notes: dict[str, dict[str, str]] = {}
-        self._sizes: dict[str, tuple[int, int]] = {}
+        self._indexed: Mapping[str, Row] | None = None
+        self._index: dict[Places, list[str]] = {}
+        self._sizes: dict[str, tuple[tuple[int, ...], tuple[int, int]]] = {}
         with ExitStack() as stack:
             self.table.parent.mkdir(parents=True, exist_ok=True)
-            check_tree(self.table.parent, [self.notes.name, lock_file(self.table).name], AnnotateError)
-            stack.enter_context(held(lock_file(self.table), "annotate", self._busy))
+            self._points = SharedTable(self.table, COLUMNS, read_points_table, _places, PointsError)
+            self._notes = SharedTable(self.notes, NOTE_COLUMNS, _read_notes, lambda row: None, AnnotateError)
+            lock = lock_file(self.table)
+            check_tree(lock.parent, [self.notes.name, lock.name], AnnotateError)
+            stack.enter_context(held(lock, "annotate", self._busy))
             self._refresh()
             self._held = stack.pop_all()
 
@@ -194,9 +178,50 @@ class Marking:
 
     def size(self, case_id: str) -> tuple[int, int]:
         """Width and height of an image, from its header."""
-        if case_id not in self._sizes:
-            self._sizes[case_id] = image_size(self.images[case_id])
-        return self._sizes[case_id]
+        path = self.images[case_id]
+        with self._errors(case_id):
+            now = signature(path)
+        if case_id not in self._sizes or self._sizes[case_id][0] != now:
+            with self._errors(case_id), open_inside(path, self._folder, ImageError):
+                self._sizes[case_id] = now, image_size(path)
+        return self._sizes[case_id][1]
+
+    def image(self, case_id: str) -> Image:
+        """The pixels; ImageError when the file cannot be read, or has become a link that leads out of the folder."""
+        path = self.images[case_id]
+        with self._errors(case_id):
+            return decode(read_bytes(path, "image", ImageError, self._folder), str(path))
+
+    @contextmanager
+    def _errors(self, case_id: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise ImageError(f"{self.images[case_id]}: {error.strerror or error}.") from error
+
+    def remarks(self, case_id: str, points: Places) -> list[str]:
+        """What is implausible about a whole hand, in sentences; empty while points are missing."""
+        whole = tuple(place for place in points if place)
+        if len(whole) < len(POINT_NAMES):
+            return []
+        try:
+            hand = ReferencePoints(case_id, *self.size(case_id), whole)
+        except ImageError:  # the page is told when it asks for the image
+            return []
+        with self._mutex:
+            return remarks.about(hand, [other for other in self._ids_by_points(whole) if other != case_id])
+
+    def in_doubt(self, case_id: str, marks: Marks) -> bool:
+        """Whether a hand is done and implausible, and nobody has confirmed it."""
+        return marks.state == "done" and not marks.confirmed and bool(self.remarks(case_id, marks.points))
+
+    def _ids_by_points(self, whole: Places) -> list[str]:
+        rows = self._points.rows
+        if self._indexed is not rows:
+            self._indexed, self._index = rows, {}
+            for case_id, row in rows.items():
+                self._index.setdefault(_places(row), []).append(case_id)
+        return self._index.get(_rounded(whole), [])
 
     def marks(self, case_id: str) -> Marks:
         """What is known of a hand now."""
@@ -211,7 +236,7 @@ class Marking:
             yield from [(case_id, self._marks(case_id)) for case_id in self.ids]
 
     def _marks(self, case_id: str) -> Marks:
-        row, note = self._file.rows.get(case_id), self._notes.get(case_id, {})
+        row, note = self._points.rows.get(case_id), self._notes.rows.get(case_id, {})
         points, skipped, seconds = _places(row) if row else NONE_SET, note.get("skipped", ""), 0.0
         with suppress(ValueError):
             seconds = float(note.get("seconds") or 0)
@@ -219,24 +244,33 @@ class Marking:
             with suppress(ValueError):
                 points = _kept(note.get("points", ""))
         marks = Marks(points, skipped, bool(note.get("flagged")), seconds)
-        return replace(marks, version=marks.content_version())
+        return replace(
+            marks,
+            version=marks.content_version(),
+            confirmed=bool(note.get("confirmed")) and note["confirmed"] == _points_version(points),
+            untouched=untouched(points, self._suggested(case_id)),
+        )
+
+    def _suggested(self, case_id: str) -> list[tuple[float, float]]:
+        """The places that were suggested for a hand, of which some were taken."""
+        text = self._notes.rows.get(case_id, {}).get("suggested", "")
+        return suggested_places(text, self._points.rows.get(case_id, {}))
 
     def _refresh(self) -> None:
-        """Take up what another program wrote into the table since."""
-        signature = _signature(self.table)
-        if signature == self._signature:
-            return
-        file = _File.read(self.table)
-        self._check_sizes(file)
-        self._file, self._signature = file, signature
-        self._notes = read_notes(self.table)
+        """Take up what another program wrote into the tables since."""
+        self._points.refresh(self._check_sizes)
+        self._notes.refresh()
 
-    def _check_sizes(self, file: _File) -> None:
+    def _check_sizes(self, rows: Mapping[str, Row]) -> None:
         problems = Problems()
         for case_id in self.ids:
-            row = file.rows.get(case_id)
+            row = rows.get(case_id)
             if row and any(_places(row)):
-                marked, real = (row["width"], row["height"]), tuple(map(str, self.size(case_id)))
+                try:
+                    real = tuple(map(str, self.size(case_id)))
+                except ImageError:  # the page shows why; it can be skipped, and costs no other hand
+                    continue
+                marked = row["width"], row["height"]
                 if marked != real:
                     problems.add(
                         f"id {case_id}: marked in {' x '.join(marked) or 'no size'}, "
@@ -268,46 +302,65 @@ class Marking:
             points = _rounded(marks.points)
             if points == _rounded(before.points):
                 points = before.points  # not rounded again, when somebody wrote them finer
-            suggestion, noted = self.suggestions.get(case_id), self._notes.get(case_id, {}).get("suggested")
-            accepted = (suggestion and points == _rounded(suggestion.points)) or (noted and points == before.points)
+            same = points == before.points
+            confirmed = same and (marks.confirmed or before.confirmed)  # only what is on disk has been seen
+            known = self._points.rows.get(case_id, {}), self._notes.rows.get(case_id, {})
             note = {
                 "id": case_id,
                 "skipped": marks.skipped,
                 "flagged": "yes" if marks.flagged else "",
                 "seconds": f"{marks.seconds:.1f}",
                 "points": _kept_text(points) if marks.skipped else "",
-                "suggested": "yes" if accepted and any(points) else "",
+                "suggested": suggested_text(self._taken(case_id, points)),
+                "confirmed": _points_version(points) if confirmed else "",
             }
             # in the order in which a crash between the two loses nothing
             if marks.skipped:  # its points are noted before its row is emptied
-                self._write_note(note)
-                self._write_points(case_id, NONE_SET)
+                self._write_note(note, known[1])
+                self._write_points(case_id, NONE_SET, known[0])
             else:
-                self._write_points(case_id, points)
-                self._write_note(note)
+                self._write_points(case_id, points, known[0])
+                self._write_note(note, known[1])
             return self._marks(case_id)
 
-    def _write_points(self, case_id: str, points: Places) -> None:
-        row = dict(self._file.rows.get(case_id, {}))
-        if points == (_places(row) if row else NONE_SET):
+    def _taken(self, case_id: str, points: Places) -> list[tuple[float, float]]:
+        """The suggested places to be noted for a hand: those noted before, and the suggestion of which points are."""
+        noted, suggestion = self._suggested(case_id), self.suggestions.get(case_id)
+        taken = suggestion is not None and any(untouched(points, suggestion.points))
+        return [*noted, *(suggestion.points if suggestion and taken else ())]
+
+    def _write_points(self, case_id: str, points: Places, known: Row) -> None:
+        if points == (_places(known) if known else NONE_SET):
             return
         width, height = self.size(case_id)
-        row.update(id=case_id, width=str(width), height=str(height))
+        cells = {"id": case_id, "width": str(width), "height": str(height)}
         for name, place in zip(POINT_NAMES, points, strict=True):
-            row[f"{name}_x"], row[f"{name}_y"] = map(coordinate_text, place) if place else ("", "")
-        written = _File(self._file.columns, {**self._file.rows, case_id: row})
-        write_text(self.table, written.text())
-        self._file = written  # only now: what could not be written is not believed
-        self._signature = _signature(self.table)
+            cells[f"{name}_x"], cells[f"{name}_y"] = map(coordinate_text, place) if place else ("", "")
+        self._write(self._points, case_id, cells, known)
 
-    def _write_note(self, note: Mapping[str, str]) -> None:
-        empty = {"id": note["id"], "seconds": "0.0"}
-        if {**dict.fromkeys(NOTE_COLUMNS, ""), **self._notes.get(note["id"], empty)} == note:
-            return
-        notes = {**self._notes, note["id"]: dict(note)}
-        rows = ([each.get(column, "") for column in NOTE_COLUMNS] for each in notes.values())
-        write_text(self.notes, table_text(NOTE_COLUMNS, rows))
-        self._notes = notes
+    def _write_note(self, note: Row, known: Row) -> None:
+        existing = {"id": note["id"], "seconds": "0.0", **known}
+        if any(existing.get(column, "") != note[column] for column in NOTE_COLUMNS):
+            self._write(self._notes, note["id"], note, known)
+
+    def _write(self, table: SharedTable, case_id: str, cells: Row, known: Row) -> None:
+        """Write the cells of a hand that are ours, beside whatever other programs write into the table meanwhile.
+
+        ``known`` is the row before; Conflict is raised when one of them has changed these very cells of it.
+        """
+        for _ in range(_WRITES):
+            now = table.rows.get(case_id, {})
+            if any(now.get(column, "") != known.get(column, "") for column in cells):
+                raise Conflict(f"id {case_id}: changed elsewhere since it was shown here")
+            if table.put(case_id, {**now, **cells}):
+                return
+            self._refresh()
+        raise AnnotateError(f"{table.path}: another program writes it all the time. Stop that program.")
+
+
+def _points_version(points: Places) -> str:
+    """The name of seven points, by their places; empty for fewer, which nobody can confirm."""
+    return sha256(_kept_text(points))[:16] if all(points) else ""
 
 
 def _rounded(points: Places) -> Places:

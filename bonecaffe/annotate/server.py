@@ -3,140 +3,133 @@
 from __future__ import annotations
 
 import contextlib
-import hmac
-import json
-import secrets
+import errno
 import threading
 from pathlib import Path
 from typing import Any
 
 from flask import Flask, Response, abort, jsonify, request, send_from_directory
-from waitress.server import create_server
 
+from bonecaffe import web
 from bonecaffe.annotate.marking import Conflict, Marking, Marks
 from bonecaffe.annotate.pictures import Pictures
-from bonecaffe.errors import AnnotateError, BonecaffeError, FilesError, ImageError
-from bonecaffe.files import check_tree, read_text, remove, write_secret
+from bonecaffe.errors import AnnotateError, BonecaffeError, ImageError
+from bonecaffe.files import followed
 from bonecaffe.hands.reference_points import POINT_NAMES
 from bonecaffe.recipe import Preparation
 
-ADDRESS = "127.0.0.1"
 _PAGE = Path(__file__).parent / "page"
-_HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-        "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
-    ),
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cross-Origin-Opener-Policy": "same-origin",
-}
+_PARTS = ("app.js", "server.js", "style.css", "view.js")
 _LONGEST_REASON = 200
 
 
 def make_app(marking: Marking, preparation: Preparation, token: str, port: int) -> Flask:
     """The application; every path begins with the token, and only requests to this machine by name are answered."""
     app = Flask(__name__, static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = 64 * 1024
-    pictures = Pictures(preparation)
+    web.guard(app, token, port)
+    pictures = Pictures(marking, preparation)
     threading.Thread(target=_look_ahead, args=(marking, pictures)).start()
-    hosts = {f"{name}:{port}" for name in (ADDRESS, "localhost")}
-    if port == 80:  # browsers leave it out
-        hosts |= {ADDRESS, "localhost"}
+    answers = _Answers(marking, pictures)
+    app.register_error_handler(OSError, answers.disk)
+    for rule, answer in (
+        ("/", answers.page),
+        ("/page/<name>", answers.part),
+        ("/hands", answers.hands),
+        ("/hands/<case_id>", answers.hand),
+        ("/images/<case_id>", answers.image),
+        ("/thumbnails/<case_id>", answers.thumbnail),
+    ):
+        app.add_url_rule(f"/<token>{rule}", endpoint=answer.__name__, view_func=answer)
+    app.add_url_rule("/<token>/hands/<case_id>", endpoint="change", view_func=answers.change, methods=["PUT"])
+    return app
 
-    @app.before_request
-    def _guard() -> None:
-        if request.host not in hosts:  # another name for us is somebody's rebinding
-            abort(403, "wrong Host")
-        origin = request.headers.get("Origin")
-        if origin is not None and origin not in {f"http://{host}" for host in hosts}:
-            abort(403, "wrong Origin")
-        if request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
-            abort(403, "another site's request")
-        given = request.path.split("/")[1]
-        if not hmac.compare_digest(given.encode(), token.encode()):
-            abort(404)
 
-    @app.after_request
-    def _headers(response: Response) -> Response:
-        response.headers.update(_HEADERS)
-        response.headers.setdefault("Cache-Control", "no-store")
-        return response
+class _Answers:
+    """One method for each thing that the page asks; ``token`` is checked already."""
 
-    @app.errorhandler(BonecaffeError)
-    def _refused(error: BonecaffeError) -> tuple[Response, int]:
-        return jsonify(error=str(error)), 422
+    def __init__(self, marking: Marking, pictures: Pictures) -> None:
+        self._marking, self._pictures = marking, pictures
 
-    @app.errorhandler(OSError)
-    def _disk(error: OSError) -> tuple[Response, int]:
-        return jsonify(
-            error=f"{error.filename or marking.table}: {error.strerror}. Nothing was lost; make room and go on."
-        ), 507
+    def disk(self, error: OSError) -> tuple[Response, int]:
+        """A file that could not be read or written."""
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        remedy = "Nothing was lost; make room and go on." if full else "Nothing was lost."
+        message = f"{error.filename or self._marking.table}: {error.strerror or error}. {remedy}"
+        return jsonify(error=message), 507 if full else 422
 
-    @app.get("/<token>/")
-    def _page(token: str) -> Response:
+    def page(self, token: str) -> Response:
+        """The page itself."""
         return send_from_directory(_PAGE, "index.html", max_age=0)
 
-    @app.get("/<token>/page/<name>")
-    def _part(token: str, name: str) -> Response:
+    def part(self, token: str, name: str) -> Response:
+        """Its scripts and its style."""
+        if name not in _PARTS:
+            abort(404)
         return send_from_directory(_PAGE, name, max_age=0)
 
-    @app.get("/<token>/hands")
-    def _hands(token: str) -> Response:
+    def hands(self, token: str) -> Response:
+        """Every hand in a few words."""
         listed = [
-            {"id": case_id, "state": marks.state, "flagged": marks.flagged, "seconds": marks.seconds}
-            for case_id, marks in marking.all()
+            {
+                "id": case_id,
+                "state": marks.state,
+                "flagged": marks.flagged,
+                "seconds": marks.seconds,
+                "doubtful": self._marking.in_doubt(case_id, marks),
+            }
+            for case_id, marks in self._marking.all()
         ]
         return jsonify(
             hands=listed,
-            table=str(marking.table),
+            table=str(self._marking.table),
             names=POINT_NAMES,
-            suggested=sorted(marking.suggestions.keys() & marking.images.keys()),
+            suggested=sorted(self._marking.suggestions.keys() & self._marking.images.keys()),
         )
 
-    @app.get("/<token>/hands/<case_id>")
-    def _hand(token: str, case_id: str) -> Response:
-        _known(case_id)
-        return jsonify(_as_json(case_id, marking.marks(case_id)))
+    def hand(self, token: str, case_id: str) -> Response:
+        """All that is known of one hand."""
+        self._check(case_id)
+        return jsonify(self._as_json(case_id, self._marking.marks(case_id)))
 
-    @app.put("/<token>/hands/<case_id>")
-    def _change(token: str, case_id: str) -> tuple[Response, int] | Response:
-        _known(case_id)
+    def change(self, token: str, case_id: str) -> tuple[Response, int] | Response:
+        """Other marks for a hand: what is on disk then, or 409 with what is there instead."""
+        self._check(case_id)
+        marks = _parse(web.json_body())
         try:
-            return jsonify(_as_json(case_id, marking.change(case_id, _parse(request.get_json()))))
+            return jsonify(self._as_json(case_id, self._marking.change(case_id, marks)))
         except Conflict as error:
-            return jsonify(error=str(error), hand=_as_json(case_id, marking.marks(case_id))), 409
+            return jsonify(error=str(error), hand=self._as_json(case_id, self._marking.marks(case_id))), 409
 
-    @app.get("/<token>/images/<case_id>")
-    def _image(token: str, case_id: str) -> Response:
-        _known(case_id)
-        response = Response(pictures.jpeg(marking.images[case_id]), mimetype="image/jpeg")
+    def image(self, token: str, case_id: str) -> Response:
+        """A radiograph for the eye."""
+        self._check(case_id)
+        response = Response(self._pictures.jpeg(case_id), mimetype="image/jpeg")
         response.headers["Cache-Control"] = "private, max-age=3600"
         return response
 
-    @app.get("/<token>/thumbnails/<case_id>")
-    def _thumbnail(token: str, case_id: str) -> Response:
-        _known(case_id)
+    def thumbnail(self, token: str, case_id: str) -> Response:
+        """What the network will see of it."""
+        self._check(case_id)
         try:
             pairs = [
                 tuple(float(value) for value in pair.split(",")) for pair in request.args.get("points", "").split(";")
             ]
             points = [(x, y) for x, y in pairs]
-            return Response(pictures.thumbnail(marking.images[case_id], points), mimetype="image/png")
+            return Response(self._pictures.thumbnail(case_id, points), mimetype="image/png")
         except (ValueError, OverflowError) as error:
             return Response(str(error), 422, mimetype="text/plain")
 
-    def _known(case_id: str) -> None:
-        if case_id not in marking.images:
+    def _check(self, case_id: str) -> None:
+        if case_id not in self._marking.images:
             abort(404)
 
-    def _as_json(case_id: str, marks: Marks) -> dict[str, Any]:
+    def _as_json(self, case_id: str, marks: Marks) -> dict[str, Any]:
         try:
-            width, height = marking.size(case_id)
+            width, height = self._marking.size(case_id)
         except ImageError:  # asked for the image, the page is told why; the hand can be skipped
             width, height = 1, 1
-        suggested = marking.suggestions.get(case_id)
+        offered = self._marking.suggestions.get(case_id)
+        suggested = offered.points if offered and (offered.width, offered.height) == (width, height) else None
         return {
             "id": case_id,
             "width": width,
@@ -147,36 +140,39 @@ def make_app(marking: Marking, preparation: Preparation, token: str, port: int) 
             "seconds": marks.seconds,
             "version": marks.version,
             "state": marks.state,
-            "suggested": suggested.points
-            if suggested and (suggested.width, suggested.height) == (width, height)
-            else None,
+            "untouched": marks.untouched,
+            "confirmed": marks.confirmed,
+            "remarks": [] if marks.skipped else self._marking.remarks(case_id, marks.points),
+            "suggested": suggested,
+            "suggested_remarks": self._marking.remarks(case_id, suggested) if suggested else [],
         }
-
-    return app
 
 
 def _look_ahead(marking: Marking, pictures: Pictures) -> None:
     """Decode the hand that the page will open first, while the browser starts."""
     with contextlib.suppress(BonecaffeError, OSError):
         first = next((case_id for case_id, marks in marking.all() if marks.state in ("open", "begun")), marking.ids[0])
-        pictures.jpeg(marking.images[first])
+        pictures.jpeg(first)
 
 
 def _parse(message: Any) -> Marks:
-    """Marks from what the page sent; AnnotateError when it is not that."""
+    """Marks from what the page sent; 400 for anything else."""
     try:
-        points = tuple(None if place is None else (float(place[0]), float(place[1])) for place in message["points"])
+        points = tuple(
+            None if place is None else (web.number(place[0]), web.number(place[1])) for place in message["points"]
+        )
         marks = Marks(
             points,
             str(message["skipped"])[:_LONGEST_REASON].strip(),
             bool(message["flagged"]),
-            float(message["seconds"]),
+            web.number(message["seconds"]),
             str(message["version"]),
+            confirmed=message.get("confirmed") is True,
         )
-    except (TypeError, KeyError, ValueError, IndexError, OverflowError):
-        raise AnnotateError("not what this page sends") from None
+    except (TypeError, KeyError, ValueError, IndexError, OverflowError, AttributeError):
+        abort(400, "not what this page sends")
     if len(points) != len(POINT_NAMES) or not 0 <= marks.seconds < 1e7:
-        raise AnnotateError("seven points and a time are needed")
+        abort(400, "seven points and a time are needed")
     return marks
 
 
@@ -188,46 +184,18 @@ class Server:
     """
 
     def __init__(self, marking: Marking, preparation: Preparation, port: int = 0) -> None:
-        self._remembered = marking.table.with_name(f".{marking.table.name}.page")
-        last_port, token = self._last()
-        self._box: dict[str, Flask] = {}
-        try:
-            self._server = self._listen(port or last_port)
-        except OSError as error:
-            if port or not last_port:
-                raise AnnotateError(f"port {port} of {ADDRESS}: {error.strerror}. Give another --port.") from None
-            self._server = self._listen(0)
-        self.port = int(self._server.effective_port)
-        self._box["app"] = make_app(marking, preparation, token, self.port)
-        self.address = f"http://{ADDRESS}:{self.port}/{token}/"
-        try:
-            write_secret(self._remembered, json.dumps({"port": self.port, "token": token}))
-        except OSError as error:
-            self._server.close()
-            raise AnnotateError(f"{self._remembered}: {error.strerror}. Remove it, or make room.") from None
-
-    def _listen(self, port: int) -> Any:
-        # the port is known only when it is taken, and the application wants to know it
-        def application(environ: Any, start: Any) -> Any:
-            return self._box["app"](environ, start)
-
-        return create_server(application, host=ADDRESS, port=port, threads=8, ident=None)
-
-    def _last(self) -> tuple[int, str]:
-        """Port and token of a server that was killed; none, and a new token, when there was none."""
-        with contextlib.suppress(OSError, FilesError, ValueError, KeyError, TypeError):
-            check_tree(self._remembered.parent, [self._remembered.name])
-            last = json.loads(read_text(self._remembered, "settings"))
-            port, token = int(last["port"]), str(last["token"])
-            if len(token) >= 24 and 0 < port < 65536:
-                return port, token
-        return 0, secrets.token_urlsafe(18)
+        table = followed(marking.table)
+        self._remembered = web.RememberedAddress(table.with_name(f".{table.name}.page"))
+        self._listener, token = web.listen(port, self._remembered, AnnotateError)
+        self.port = int(self._listener.effective_port)
+        self._listener.application = make_app(marking, preparation, token, self.port)
+        self.address = f"http://{web.ADDRESS}:{self.port}/{token}/"
 
     def run(self) -> None:
         """Serve until interrupted."""
-        self._server.run()
+        self._listener.run()
 
     def close(self) -> None:
         """Stop serving; the address is not used again."""
-        self._server.close()
-        remove(self._remembered)
+        self._listener.close()
+        self._remembered.forget()

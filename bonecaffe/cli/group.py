@@ -211,6 +211,13 @@ ENGINE = click.option(
     show_default=True,
     help="What computes; opencv needs no Caffe.",
 )
+AGES_IN_YEARS = click.option("--ages-in-years", "ages_in", flag_value="years", help="The table's ages are years.")
+AGES_IN_MONTHS = click.option(
+    "--ages-in-months",
+    "ages_in",
+    flag_value="months",
+    help="They are months, though none is above 20. [default: months, but refused where none is above 20]",
+)
 
 
 @click.group(cls=_Boundary, context_settings={"help_option_names": ["-h", "--help"]})

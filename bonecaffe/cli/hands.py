@@ -116,7 +116,7 @@ def check_points(table: Path, images: Path | None, sheet: Path | None) -> None:
     hand is in doubt. What cannot be used at all, such as a point outside the image, is an error by itself.
     """
     from bonecaffe.errors import PointsError
-    from bonecaffe.hands import plausibility
+    from bonecaffe.hands import ids, plausibility
     from bonecaffe.hands.contact_sheet import write_sheet
     from bonecaffe.hands.images import find_images, missing
     from bonecaffe.hands.reference_points import read_points
@@ -130,7 +130,7 @@ def check_points(table: Path, images: Path | None, sheet: Path | None) -> None:
     if sheet is not None and images is not None and found:
         files = find_images(images)
         if lost := missing(found, files):
-            raise PointsError(f"{images}: no image of {', '.join(lost[:5])}, so there is no sheet of them.")
+            raise PointsError(f"{images}: no image of {ids.listed(lost, files)}, so there is no sheet of them.")
         captions = {case_id: "; ".join(said) for case_id, said in found.items()}
         write_sheet(sheet, [hands[case_id] for case_id in found], files, captions)
         click.echo(sheet)
@@ -208,7 +208,8 @@ def compare_points(first: Path, second: Path, as_json: bool, images: Path | None
 def annotate(images: Path, table: Path, suggest: Path | None, recipe_name: str, port: int, show: bool) -> None:
     """Mark the seven points of the hands in a folder, in your browser: a click a point, on disk at once.
 
-    The page is for this machine alone. Begun again, it opens the first hand that is not complete.
+    The page is for this machine alone. Begun again, it opens the first hand that is not complete. A hand that
+    `bonecaffe points check` would list is held until you correct or confirm it.
     """
     from bonecaffe.annotate.marking import opened
     from bonecaffe.annotate.server import Server

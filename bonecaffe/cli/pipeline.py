@@ -5,17 +5,32 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from bonecaffe.cli.group import ENGINE, FILE, FOLDER, RUN, main, print_table, progress_bar
+from bonecaffe.cli.group import (
+    AGES_IN_MONTHS,
+    AGES_IN_YEARS,
+    ENGINE,
+    FILE,
+    FOLDER,
+    RUN,
+    main,
+    print_table,
+    progress_bar,
+)
+
+if TYPE_CHECKING:
+    from bonecaffe.hands.cases import AgeUnit
 
 
 @main.command()
 @RUN
 @click.option("--images", type=FOLDER, required=True, help="Folder of the radiographs, named by id.")
 @click.option("--ages", type=FILE, required=True, help="Table of ages, with any of RSNA's headers.")
+@AGES_IN_YEARS
+@AGES_IN_MONTHS
 @click.option("--points", type=FILE, required=True, help="Table of the seven reference points.")
 @click.option("--recipe", "recipe_name", help="paper, demo, smoke, or a file. [default: the run's own, else paper]")
 @click.option("--train", "train_cases", type=click.IntRange(1), help="Cases for training. [default: the recipe's]")
@@ -37,6 +52,7 @@ def prepare(
     run: Path,
     images: Path,
     ages: Path,
+    ages_in: AgeUnit | None,
     points: Path,
     recipe_name: str | None,
     train_cases: int | None,
@@ -57,7 +73,7 @@ def prepare(
     folder = RunDir(run)
     recipe = with_split(recipe_for(folder, recipe_name), train_cases, test_cases, seed, labels)
     with progress_bar("prepare") as progress:
-        done = prepare.prepare(folder, images, ages, points, recipe, progress, jobs, origin)
+        done = prepare.prepare(folder, images, ages, points, recipe, progress, jobs, origin, ages_in)
     record = done.record
     left_out = "".join(f", {count} {reason}" for reason, count in record.left_out.items())
     counts = f"{record.records['train']} hands for training, {record.records['test']} for test{left_out}"
@@ -65,6 +81,10 @@ def prepare(
         click.echo(f"{run}: recipe: {change}")
     what = "prepared" if done.made else "recipe taken up" if done.changes else "nothing changed; prepared already"
     click.echo(f"{run}: {what}: {counts}")
+    low, high = map("{:g}".format, done.ages_months)
+    click.echo(f"{ages}: ages {low} to {high} months{' (the table has years)' if ages_in == 'years' else ''}")
+    for remark in done.remarks:
+        click.echo(remark)
 
 
 @main.command()

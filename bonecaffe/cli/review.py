@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from bonecaffe.cli.group import FILE, FOLDER, RUN, main, print_table, progress_bar
+from bonecaffe.cli.group import AGES_IN_MONTHS, AGES_IN_YEARS, FILE, FOLDER, RUN, main, print_table, progress_bar
 from bonecaffe.errors import RepeatInterrupted
+
+if TYPE_CHECKING:
+    from bonecaffe.hands.cases import AgeUnit
 
 
 @main.command()
@@ -145,6 +148,8 @@ def runs(folder: Path, as_json: bool) -> None:
 @click.option("--first-seed", type=click.IntRange(0), default=1, show_default=True, help="The first; then one by one.")
 @click.option("--images", type=FOLDER, required=True, help="Folder of the radiographs, named by id.")
 @click.option("--ages", type=FILE, required=True, help="Table of ages, with any of RSNA's headers.")
+@AGES_IN_YEARS
+@AGES_IN_MONTHS
 @click.option("--points", type=FILE, required=True, help="Table of the seven reference points.")
 @click.option("--train", "train_cases", type=click.IntRange(1), help="Cases for training. [default: the recipe's]")
 @click.option("--test", "test_cases", type=click.IntRange(1), help="Cases for test. [default: the recipe's]")
@@ -162,6 +167,7 @@ def repeat(
     first_seed: int,
     images: Path,
     ages: Path,
+    ages_in: AgeUnit | None,
     points: Path,
     train_cases: int | None,
     test_cases: int | None,
@@ -190,6 +196,7 @@ def repeat(
         weights.absolute() if weights else None,
         gpu,
         cpu,
+        ages_in,
     )
     chosen = list(range(first_seed, first_seed + seeds))
     results = {result.seed: result for result in repeats.earlier(out, plan)}

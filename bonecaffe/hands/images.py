@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bonecaffe.errors import ImageError
-from bonecaffe.files import open_regular, read_bytes
+from bonecaffe.errors import ImageError, Problems
+from bonecaffe.files import open_regular, quoted, read_bytes
+from bonecaffe.hands import ids
 
 Image = NDArray[np.uint8]
 """Pixels of a radiograph, ``[row, column]``, 0 black."""
@@ -25,30 +26,53 @@ GREY_TOLERANCE = 8
 def find_images(folder: str | Path) -> dict[str, Path]:
     """The images below a folder by id, the file's name without its suffix; RSNA's come unpacked twice deep.
 
-    Raises ImageError when the folder is not there, holds no image, or holds two images of one id.
+    What macOS, Windows and network storage leave among them is passed over (`bonecaffe.hands.ids.is_litter`). Raises
+    ImageError when the folder is not there or cannot be read, holds no image, two images of one id, or an image whose
+    name cannot be an id; all of these are named.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise ImageError(f"{folder}: no such folder of images.")
     found: dict[str, Path] = {}
+    problems = Problems()
+    for path in _image_files(folder):
+        case_id = ids.of_file(path)
+        if (flaw := ids.flaw(case_id)) is not None:
+            problems.add(f"the image {_shown(path, folder)} has a name that cannot be an id: {flaw}")
+        elif case_id in found:
+            problems.add(
+                f"two images have the id {case_id}: {_shown(found[case_id], folder)} and {_shown(path, folder)}"
+            )
+        else:
+            found[case_id] = path
+    problems.raise_if_any(ImageError, str(folder), "Rename these images, or remove them from the folder.")
+    if not found:
+        raise ImageError(f"{folder}: no images here ({', '.join(SUFFIXES)}).")
+    return found
+
+
+def _image_files(folder: Path) -> Iterator[Path]:
+    """The files below a folder that are images by their names, in order; links are followed, each folder once."""
+
+    def unreadable(error: OSError) -> None:
+        raise ImageError(f"{error.filename}: this folder cannot be read ({error.strerror}). Correct its permissions.")
+
     walked: set[str] = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
+    for parent, folders, files in os.walk(folder, followlinks=True, onerror=unreadable):
         if os.path.realpath(parent) in walked:  # a link that leads back
             folders.clear()
             continue
         walked.add(os.path.realpath(parent))
-        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
+        folders[:] = sorted(name for name in folders if not ids.is_litter(name))
         for name in sorted(files):
-            stem, suffix = os.path.splitext(name)
-            if suffix.lower() not in SUFFIXES or name.startswith("."):
-                continue
-            path = Path(parent) / name
-            if stem in found:
-                raise ImageError(f"{folder}: two images have the id {stem}: {found[stem]} and {path}. Remove one.")
-            found[stem] = path
-    if not found:
-        raise ImageError(f"{folder}: no images here ({', '.join(SUFFIXES)}).")
-    return found
+            if os.path.splitext(name)[1].lower() in SUFFIXES and not ids.is_litter(name):
+                yield Path(parent) / name
+
+
+def _shown(path: Path, folder: Path) -> str:
+    """An image's place in its folder, in print: escaped where its name holds what a line of text does not show."""
+    name = path.relative_to(folder).as_posix()
+    return name if name.isprintable() and ids.flaw(ids.of_file(path)) is None else quoted(name, 255)
 
 
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
@@ -191,6 +215,6 @@ def encode_png(image: Image, level: int = 1) -> bytes:
     return content.tobytes()
 
 
-def missing(ids: Iterable[str], images: dict[str, Path]) -> list[str]:
+def missing(case_ids: Iterable[str], images: dict[str, Path]) -> list[str]:
     """The ids without an image, in order."""
-    return [case_id for case_id in ids if case_id not in images]
+    return [case_id for case_id in case_ids if case_id not in images]

@@ -1,18 +1,20 @@
 """Where the points of a table come from: marked by a hand, accepted suggestions, or found by a program.
 
 `bonecaffe locate` writes what it found beside the table it makes (``points.found.csv``). `bonecaffe annotate` writes
-what it has to remember of each hand (``points.notes.csv``). Both tell a reader of the table which points nobody marked.
+what it has to remember of each hand (``points.notes.csv``), among it the suggested places of which some were taken. A
+point of the table that is at such a place was marked by nobody; the hand's other points may well have been.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from bonecaffe.errors import AnnotateError, LocateError
-from bonecaffe.files import check_tree, read_table, table_text, write_text
-from bonecaffe.hands.reference_points import COLUMNS, ReferencePoints, coordinate_text
+from bonecaffe.files import check_tree, followed, table_text, write_text
+from bonecaffe.hands import ids
+from bonecaffe.hands.reference_points import COLUMNS, POINT_NAMES, ReferencePoints, coordinate_text
 
 FOUND_COLUMNS = (*COLUMNS, "confidence", "verdict", "key")
 
@@ -50,11 +52,13 @@ class FoundHand:
 
 def found_file(table: Path) -> Path:
     """Where all that was found is kept beside the points: confidences, verdicts, guesses."""
+    table = followed(table)
     return table.with_name(f"{table.stem}.found.csv")
 
 
 def notes_file(table: Path) -> Path:
     """Where `annotate` keeps what it remembers beside the points."""
+    table = followed(table)
     return table.with_name(f"{table.stem}.notes.csv")
 
 
@@ -65,7 +69,7 @@ def read_found(table: Path) -> dict[str, FoundHand]:
     if not path.exists():
         return {}
     hands = {}
-    for number, row in read_table(path, LocateError).rows():
+    for number, row in ids.read_table(path, LocateError).rows():
         try:
             values = [row[column] for column in COLUMNS[3:]]
             pairs = zip(values[::2], values[1::2], strict=True)
@@ -85,34 +89,95 @@ def write_found(table: Path, hands: Mapping[str, FoundHand]) -> None:
     write_text(found_file(table), table_text(FOUND_COLUMNS, rows))
 
 
-def count_found(table: Path) -> int:
-    """How many hands of a table have the very points that `locate` found and wrote beside it."""
-    found = read_found(table)
-    if not found or not table.is_file():
-        return 0
-    rows = {row["id"]: row for _, row in read_table(table, LocateError).rows() if "id" in row}
-    expected = {hand.id: dict(zip(COLUMNS, hand.row(), strict=True)) for hand in found.values() if hand.sure}
-    return sum(rows.get(case_id) == row for case_id, row in expected.items())
-
-
 def read_notes(table: Path) -> dict[str, dict[str, str]]:
     """What `annotate` noted of each hand of a table, by id; empty when it noted nothing yet."""
     path = notes_file(table)
     check_tree(path.parent, [path.name], AnnotateError)
     if not path.exists():
         return {}
-    return {row["id"]: row for _, row in read_table(path, AnnotateError).rows() if row.get("id")}
+    return {row["id"]: row for _, row in ids.read_table(path, AnnotateError).rows() if row.get("id")}
+
+
+# ---- which points nobody marked ----------------------------------------------------------------------------------
+
+Place = tuple[float, float]
+
+
+def suggested_text(places: Iterable[Place]) -> str:
+    """Suggested places as a note keeps them.
+
+    >>> suggested_text([(10, 20.04), (30.5, 7)])
+    '10,20;30.5,7'
+    """
+    return ";".join(",".join(map(coordinate_text, place)) for place in dict.fromkeys(places))
+
+
+def suggested_places(text: str, row: Mapping[str, str]) -> list[Place]:
+    """What `suggested_text` wrote; of a note of 0.1, which is ``yes``, all places of the hand's row."""
+    if text == "yes":
+        return [place for place in _places(row) if place]
+    try:
+        return [(float(x), float(y)) for x, y in (pair.split(",") for pair in text.split(";") if pair)]
+    except ValueError:  # edited by somebody
+        return []
+
+
+def untouched(points: Iterable[Place | None], places: Iterable[Place]) -> tuple[bool, ...]:
+    """Which of some points are at one of these places, to a tenth of a pixel: suggested or found, and left there.
+
+    >>> untouched([(1, 2), None, (3.02, 4)], [(3, 4)])
+    (False, False, True)
+    """
+    there = {tuple(map(coordinate_text, place)) for place in places}
+    return tuple(point is not None and tuple(map(coordinate_text, point)) in there for point in points)
+
+
+def unmarked(table: Path) -> dict[str, tuple[str, ...]]:
+    """The points of each hand of a table that a program found or suggested and nobody moved, by the hand's id.
+
+    Hands all of whose points were marked are left out.
+    """
+    return _untouched(table, read_found(table), read_notes(table))
+
+
+def count_found(table: Path) -> int:
+    """How many hands of a table have points, one at least, that `locate` found and wrote beside it."""
+    return len(_untouched(table, read_found(table), {}))
 
 
 def count_accepted(table: Path) -> int:
-    """How many hands of a table have the points of a suggestion, accepted in `annotate` as they were."""
-    notes = read_notes(table)
-    if not notes or not table.is_file():
-        return 0
-    marked = {row["id"] for _, row in read_table(table, AnnotateError).rows() if row.get("id") and row.get("ulna_x")}
-    return sum(bool(row.get("suggested")) and case_id in marked for case_id, row in notes.items())
+    """How many hands of a table have points of a suggestion, one at least, accepted in `annotate` as they were."""
+    return len(_untouched(table, {}, read_notes(table)))
 
 
 def count_unmarked(table: Path) -> int:
-    """How many hands of a table have points that a program found or suggested, and nobody moved."""
-    return max(count_found(table), count_accepted(table))
+    """How many hands of a table have points, one at least, that a program found or suggested and nobody moved."""
+    return len(unmarked(table))
+
+
+def _untouched(
+    table: Path, found: Mapping[str, FoundHand], notes: Mapping[str, Mapping[str, str]]
+) -> dict[str, tuple[str, ...]]:
+    if not (found or notes) or not table.is_file():
+        return {}
+    unmoved = {}
+    for _, row in ids.read_table(table, AnnotateError).rows():
+        case_id = row.get("id", "")
+        places = list((found[case_id].points or ()) if case_id in found else ())
+        places += suggested_places(notes.get(case_id, {}).get("suggested", ""), row)
+        names = [name for name, same in zip(POINT_NAMES, untouched(_places(row), places), strict=True) if same]
+        if names:
+            unmoved[case_id] = tuple(names)
+    return unmoved
+
+
+def _places(row: Mapping[str, str]) -> tuple[Place | None, ...]:
+    """The points of a row of points.csv; None where there is none, or no number."""
+
+    def place(name: str) -> Place | None:
+        try:
+            return float(row[f"{name}_x"]), float(row[f"{name}_y"])
+        except (KeyError, ValueError):
+            return None
+
+    return tuple(map(place, POINT_NAMES))

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bonecaffe.errors import PointsError, Problems
-from bonecaffe.files import Table, read_table, table_text, write_text
+from bonecaffe.files import Table, followed, number, quoted, table_text, write_text
+from bonecaffe.hands import ids
 
 POINT_NAMES = ("ulna", "radius", "phalanx1", "phalanx2", "phalanx3", "phalanx4", "phalanx5")
 """In the order of the table; phalanx1 is the thumb's."""
@@ -24,6 +25,10 @@ REMEDY = (
     "Fix these rows, in bonecaffe annotate or by hand; leave all fourteen coordinates of a row empty when the hand is "
     "not marked yet."
 )
+
+
+SIDE_LIMIT = 1_000_000
+"""Pixels of a side that no image has."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +85,9 @@ class ReferencePoints:
         for name, (x, y) in zip(POINT_NAMES, self.points, strict=True):
             if not (0 <= x <= self.width - 1 and 0 <= y <= self.height - 1):
                 found.append(f"{name} at ({x:g}, {y:g}) lies outside the image of {self.width} x {self.height}")
-        if not found:
-            rectangle = self.rectangle()
+        if not found:  # as a table keeps it, to a tenth: what is read and written again can be read again
+            tenths = tuple((round(x, 1), round(y, 1)) for x, y in self.points)
+            rectangle = replace(self, points=tenths).rectangle()
             if rectangle.width < 8 or rectangle.height < 8:
                 found.append(
                     f"the rectangle of the points is {rectangle.width} x {rectangle.height} pixels, "
@@ -92,7 +98,7 @@ class ReferencePoints:
 
 def read_points_table(path: str | Path) -> Table:
     """The cells of a table of points as text; PointsError when a column is missing."""
-    table = read_table(path, PointsError)
+    table = ids.read_table(path, PointsError)
     if missing := [column for column in COLUMNS if column not in table.columns]:
         raise PointsError(f"{path}: no column {', '.join(missing)}. The header must be {','.join(COLUMNS)}.")
     return table
@@ -114,8 +120,8 @@ def read_points(path: str | Path, guesses: bool = False) -> dict[str, ReferenceP
     hands: dict[str, ReferencePoints] = {}
     first_row: dict[str, int] = {}
     problems = Problems()
-    for number, row in table.rows():
-        where = f"row {number} (id {row['id'] or 'missing'})"
+    for row_number, row in table.rows():
+        where = f"row {row_number} (id {ids.shown(row['id'])})"
         try:
             hand = _hand(row)
         except ValueError as error:
@@ -124,7 +130,7 @@ def read_points(path: str | Path, guesses: bool = False) -> dict[str, ReferenceP
         if row["id"] in first_row:
             problems.add(f"{where}: the id stands in row {first_row[row['id']]} already")
             continue
-        first_row[row["id"]] = number
+        first_row[row["id"]] = row_number
         if hand is None:
             continue
         for problem in hand.problems():
@@ -135,16 +141,17 @@ def read_points(path: str | Path, guesses: bool = False) -> dict[str, ReferenceP
 
 
 def lock_file(table: Path) -> Path:
-    """What a program holds while it writes a table of points, beside it; see `bonecaffe.files.held`."""
+    """What a program holds while it writes a table of points; see `bonecaffe.files.held`.
+
+    It is beside the file itself: two programs that know one table by two names, one of them a link, share it.
+    """
+    table = followed(table)
     return table.with_name(f".{table.name}.lock")
 
 
 def _hand(row: dict[str, str]) -> ReferencePoints | None:
     """A row as points; None when it is not marked yet. ValueError with what is wrong."""
-    if not row["id"]:
-        raise ValueError("no id")
-    if "/" in row["id"] or "\\" in row["id"]:
-        raise ValueError("an id is the image's name without folder and suffix")
+    ids.check(row["id"])
     coordinates = [row[column] for column in COLUMNS[3:]]
     if not any(coordinates):
         return None
@@ -154,14 +161,12 @@ def _hand(row: dict[str, str]) -> ReferencePoints | None:
     numbers = {}
     for column in COLUMNS[1:]:
         try:
-            numbers[column] = float(row[column])
-        except ValueError:
-            raise ValueError(f"{column} is {row[column]!r}, not a number") from None
-        if not math.isfinite(numbers[column]):
-            raise ValueError(f"{column} is {row[column]}, not a finite number")
+            numbers[column] = number(row[column])
+        except ValueError as error:
+            raise ValueError(f"{column} is {error}") from None
     for column in ("width", "height"):
-        if numbers[column] != int(numbers[column]) or numbers[column] < 1:
-            raise ValueError(f"{column} is {row[column]}, not a number of pixels")
+        if numbers[column] != int(numbers[column]) or not 1 <= numbers[column] <= SIDE_LIMIT:
+            raise ValueError(f"{column} is {quoted(row[column])}, not a number of pixels")
     points = tuple((numbers[f"{name}_x"], numbers[f"{name}_y"]) for name in POINT_NAMES)
     return ReferencePoints(row["id"], int(numbers["width"]), int(numbers["height"]), points)
 

@@ -15,6 +15,7 @@ from bonecaffe.caffe import programs, snapshots
 from bonecaffe.caffe.lmdb import Writer
 from bonecaffe.errors import LocateError
 from bonecaffe.files import copy_file, held, make_folder, read_text, remove, write_text
+from bonecaffe.hands import ids
 from bonecaffe.hands.images import find_images, missing, read_image
 from bonecaffe.hands.phantom import dataset
 from bonecaffe.hands.reference_points import ReferencePoints, read_points
@@ -165,7 +166,7 @@ def train_locator(
 def _own_hands(images: Path, table: Path) -> list[tuple[Path, ReferencePoints]]:
     marked, files = read_points(table), find_images(images)
     if lacking := missing(marked, files):
-        raise LocateError(f"{images}: no image of {', '.join(lacking[:5])}, whose points {table} holds.")
+        raise LocateError(f"{images}: no image of {ids.listed(lacking, files)}, whose points {table} holds.")
     if not marked:
         raise LocateError(f"{table}: holds no marked hand to learn from.")
     return [(files[case_id], hand) for case_id, hand in marked.items()]

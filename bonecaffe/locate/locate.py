@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bonecaffe.caffe import nets as engines
 from bonecaffe.errors import BonecaffeError, ImageError, LocateError
-from bonecaffe.files import held, read_table, read_text, sha256, sha256_file, sweep, table_text, write_text
+from bonecaffe.files import followed, held, read_table, read_text, sha256, sha256_file, sweep, table_text, write_text
 from bonecaffe.hands import images as hand_images
 from bonecaffe.hands.provenance import FoundHand, found_file, read_found, write_found
 from bonecaffe.hands.reference_points import COLUMNS, ReferencePoints, lock_file, read_points
@@ -101,6 +101,7 @@ def locate(
     def busy(holder: str) -> LocateError:
         return LocateError(f"{table}: in use by {holder or 'another program'}. Stop it, or give another --points.")
 
+    table = followed(table)  # a link stays one
     table.parent.mkdir(parents=True, exist_ok=True)
     with held(lock_file(table), "locate", busy):
         for name in (table.name, found_file(table).name):

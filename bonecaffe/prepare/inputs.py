@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bonecaffe.errors import CasesError, ImageError, PointsError, Problems
+from bonecaffe.hands import ids
 from bonecaffe.hands import images as hand_images
-from bonecaffe.hands.cases import Case, read_cases, split_cases
+from bonecaffe.hands.cases import AgeUnit, Case, looks_like_years, range_of, read_cases, split_cases
 from bonecaffe.hands.provenance import count_unmarked
 from bonecaffe.hands.reference_points import ReferencePoints, read_points
 from bonecaffe.prepare.imageset import check_whole_months
@@ -24,6 +25,9 @@ class Inputs:
     points: dict[str, ReferencePoints]
     images: dict[str, Path]
     left_out: dict[str, int]  # reason -> number of cases
+    ages_months: tuple[float, float]  # the lowest and the highest in the table
+    ages_in: AgeUnit
+    remarks: list[str]  # sentences about what is usable, but may not be meant
 
     def chosen(self) -> Iterator[Case]:
         """All cases of both splits, in order."""
@@ -70,7 +74,8 @@ def with_origin(recipe: Recipe, points: Path, origin: str | None = None) -> Reci
         return recipe.with_values({"data.points": origin}, f"prepare --origin {origin}")
     if found := count_unmarked(points):
         return recipe.with_values(
-            {"data.points": "found"}, f"{found} hands' points are as bonecaffe locate or another program suggested them"
+            {"data.points": "found"},
+            f"{found} hands have points that bonecaffe locate or another program suggested, and nobody moved",
         )
     return recipe
 
@@ -78,42 +83,66 @@ def with_origin(recipe: Recipe, points: Path, origin: str | None = None) -> Reci
 # ---- the tables and images ---------------------------------------------------------------------------------------
 
 
-def read_inputs(image_folder: Path, ages: Path, points: Path, recipe: Recipe) -> Inputs:
+def read_inputs(image_folder: Path, ages: Path, points: Path, recipe: Recipe, ages_in: AgeUnit | None = None) -> Inputs:
     """Read and check the three inputs and draw the split; write nothing.
 
     A case is usable when it is marked. Cases without points are left out and counted; a marked case without an
-    image, an image of another size than its points have, a fractional age are errors naming the case.
+    image, an image of another size than its points have, a fractional age are errors naming the case. So are ages that
+    may be years, unless ``ages_in`` states what they are.
     """
-    cases = read_cases(ages)
+    cases = read_cases(ages, ages_in or "months")
+    if ages_in is None and looks_like_years(cases):
+        raise _may_be_years(ages, cases)
     marked = read_points(points)
     images = hand_images.find_images(image_folder)
     usable = [case for case in cases if case.id in marked]
     if missing := hand_images.missing((case.id for case in usable), images):
-        shown = f"{', '.join(missing[:5])}{' …' * (len(missing) > 5)}"
         raise ImageError(
-            f"{image_folder}: no image for {len(missing)} marked case{'s' * (len(missing) > 1)}: {shown}. "
+            f"{image_folder}: no image for {len(missing)} marked case{'s' * (len(missing) > 1)}: "
+            f"{ids.listed(missing, images)}. "
             f"Add the images, or take the rows out of {points}."
         )
     needed = recipe.data.train_cases + recipe.data.test_cases
+    unmarked = [case.id for case in cases if case.id not in marked]
+    without_age = marked.keys() - {case.id for case in cases}
+    alike = list(ids.nearest(unmarked, without_age))
     if len(usable) < needed:
-        unmarked = [case.id for case in cases if case.id not in marked]
-        first = f"; first without points: {unmarked[0]}" if unmarked else ""
+        first = ids.listed(alike[:1] or unmarked[:1], without_age)
+        remedy = "Write the ids alike in both tables" if alike else "Mark more hands"
         raise CasesError(
-            f"{ages}: {len(cases)} cases, of which {len(usable)} are marked in {points}{first}. "
+            f"{ages}: {len(cases)} cases, of which {len(usable)} are marked in {points}"
+            f"{f'; first without points: {first}' if first else ''}. "
             f"{recipe.data.train_cases} for training and {recipe.data.test_cases} for test are needed. "
-            "Mark more hands, or ask for fewer with --train and --test (under make: TRAIN= and TEST=)."
+            f"{remedy}, or ask for fewer with --train and --test (under make: TRAIN= and TEST=)."
         )
     if recipe.data.labels == "whole_months":
         check_whole_months(usable)
     train, test = split_cases(usable, recipe.data.train_cases, recipe.data.test_cases, recipe.data.split_seed)
     left_out = {
-        "without points": len(cases) - len(usable),
-        "without an age": len(marked.keys() - {case.id for case in cases}),
+        "without points": len(unmarked),
+        "without an age": len(without_age),
         "not drawn": len(usable) - needed,
     }
-    inputs = Inputs({"train": train, "test": test}, marked, images, {reason: n for reason, n in left_out.items() if n})
+    inputs = Inputs(
+        {"train": train, "test": test},
+        marked,
+        images,
+        {reason: n for reason, n in left_out.items() if n},
+        range_of(cases),
+        ages_in or "months",
+        [f"{ages}: left out, because {points} has no such id: {ids.listed(alike, without_age)}"] if alike else [],
+    )
     _check_sizes(inputs, points)
     return inputs
+
+
+def _may_be_years(ages: Path, cases: list[Case]) -> CasesError:
+    """The question that no age above 20 raises."""
+    low, high = range_of(cases)
+    return CasesError(
+        f"{ages}: the ages are {low:g} to {high:g}: months of babies, or years? Give --ages-in-years when they are "
+        "years, --ages-in-months when they are months (under make: AGES_IN_YEARS=1 or AGES_IN_MONTHS=1)."
+    )
 
 
 def _check_sizes(inputs: Inputs, table: Path) -> None:

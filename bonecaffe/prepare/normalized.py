@@ -9,6 +9,8 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+
 from bonecaffe.errors import BonecaffeError, ImageError, PrepareError, Problems
 from bonecaffe.files import link_file, make_folder, open_append, read_bytes, remove, sha256, sha256_file, write_scratch
 from bonecaffe.hands import images as hand_images
@@ -40,7 +42,8 @@ class Job:
 
 @dataclass(frozen=True)
 class NormalizedImage:
-    """What became of a job: hashes of the source file, of the pixels and the file made, or what was wrong."""
+    """What became of a job: hashes of the source file, of the pixels and the file made, and of the image as it was
+    read; or what was wrong."""
 
     id: str
     source_stat: tuple[int, int]
@@ -48,6 +51,7 @@ class NormalizedImage:
     source_sha256: str = ""
     pixels_sha256: str = ""
     png_sha256: str = ""
+    image_sha256: str = ""
     problem: str = ""
 
     def case(self) -> PreparedCase:
@@ -55,6 +59,7 @@ class NormalizedImage:
         return PreparedCase(
             source_stat=self.source_stat,
             source_sha256=self.source_sha256,
+            image_sha256=self.image_sha256 or None,
             pixels_sha256=self.pixels_sha256,
             made_from=self.made_from,
         )
@@ -131,7 +136,8 @@ def normalize_file(job: Job) -> NormalizedImage:
         return NormalizedImage(job.id, job.source_stat, job.made_from, problem=str(error))
     except (OSError, ValueError) as error:
         return NormalizedImage(job.id, job.source_stat, job.made_from, problem=f"{job.source} (id {job.id}): {error}")
-    hashes = sha256(content), sha256(normal.tobytes()), sha256(png)
+    whole = sha256(f"{image.shape} {sha256(np.ascontiguousarray(image).data)}")
+    hashes = sha256(content), sha256(normal.tobytes()), sha256(png), whole
     return NormalizedImage(job.id, job.source_stat, job.made_from, *hashes)
 
 
@@ -149,6 +155,7 @@ def _recorded(before: Prepared | None) -> dict[str, NormalizedImage]:
             case.source_sha256,
             case.pixels_sha256,
             before.outputs.get(f"images/{case_id}.png", ""),
+            case.image_sha256 or "",
         )
         for case_id, case in before.cases.items()
     }

@@ -18,8 +18,8 @@ from typing import NamedTuple
 from bonecaffe.caffe import environment
 from bonecaffe.errors import PrepareError, RunError
 from bonecaffe.files import folder_made, make_folder, remove, sha256, sha256_file, write_text
-from bonecaffe.hands.cases import Case, write_cases
-from bonecaffe.prepare import imageset, outputs
+from bonecaffe.hands.cases import AgeUnit, Case, write_cases
+from bonecaffe.prepare import duplicates, imageset, outputs
 from bonecaffe.prepare.inputs import Inputs, read_inputs, with_origin
 from bonecaffe.prepare.normalized import PIXELS, Job, NormalizedImage, jobs_of, normalize_all, sources
 from bonecaffe.progress import Progress, unseen
@@ -29,11 +29,14 @@ from bonecaffe.run import SPLITS, RunDir
 
 
 class PrepareOutcome(NamedTuple):
-    """What prepare did: the record; whether images, lists or LMDBs were made; what changed in the recipe."""
+    """What prepare did: the record; whether images, lists or LMDBs were made; what changed in the recipe; the lowest
+    and the highest age in the table, in months; sentences about what may not be meant."""
 
     record: Prepared
     made: bool
     changes: list[Change]
+    ages_months: tuple[float, float]
+    remarks: list[str]
 
 
 def prepare(
@@ -45,31 +48,36 @@ def prepare(
     progress: Progress = unseen,
     workers: int | None = None,
     origin: str | None = None,
+    ages_in: AgeUnit | None = None,
 ) -> PrepareOutcome:
     """Prepare a run; do nothing when it is prepared already with the same inputs and recipe.
 
     ``origin`` says where the points come from (``marked, boxes, found``); without it, points that `locate` found or
-    suggested are noticed and declared. Raises a BonecaffeError naming the file, row and remedy for bad input, and for a
+    suggested are noticed and declared. ``ages_in`` is the unit of the ages; without it they are months, and ages that
+    may be years are refused. Raises a BonecaffeError naming the file, row and remedy for bad input, and for a
     change on a run that holds a trained model; nothing half-made is left then.
     """
     recipe = with_origin(recipe, Path(points), origin)
-    inputs = read_inputs(Path(image_folder), Path(ages), Path(points), recipe)
+    inputs = read_inputs(Path(image_folder), Path(ages), Path(points), recipe, ages_in)
     given = {"images": Path(image_folder), "ages": Path(ages), "points": Path(points)}
     with folder_made(run.path), run.lock("prepare"):  # what is removed below is removed by its owner alone
         try:
-            return _prepare(run, inputs, given, recipe, progress, workers)
+            record, made, changes = _prepare(run, inputs, given, recipe, progress, workers)
         except Exception:
             remove(run.work)
             raise
+    hashes = {case_id: case.image_sha256 or "" for case_id, case in record.cases.items()}
+    return PrepareOutcome(record, made, changes, inputs.ages_months, inputs.remarks + duplicates.remarks(hashes))
 
 
 def _prepare(
     run: RunDir, inputs: Inputs, given: dict[str, Path], recipe: Recipe, progress: Progress, workers: int | None
-) -> PrepareOutcome:
+) -> tuple[Prepared, bool, list[Change]]:
+    """The record, whether anything was made, and what changed in the recipe."""
     before = run.read().prepare
     jobs = jobs_of(inputs, recipe.preparation, run.work / "images")
     if before is None:
-        return PrepareOutcome(_make(run, None, inputs, given, jobs, recipe, progress, workers), True, [])
+        return _make(run, None, inputs, given, jobs, recipe, progress, workers), True, []
     known = sources(jobs, before)
     other = [name for name, value in _hashes(inputs, recipe, known).items() if before.inputs.get(name) != value]
     changes = Recipe.parse(before.recipe, f"{run.manifest_file}, prepare.recipe").changes(recipe)
@@ -78,12 +86,12 @@ def _prepare(
         told = other if same_hands else [name for name in other if name not in ("points", "images")]
         raise _would_orphan(run, told, changes)
     if other or damaged(run.path, before):
-        return PrepareOutcome(_make(run, before, inputs, given, jobs, recipe, progress, workers), True, changes)
+        return _make(run, before, inputs, given, jobs, recipe, progress, workers), True, changes
     if run.holds_model() and recipe.to_yaml() != before.recipe:
         recipe = Recipe.parse(
             before.recipe, f"{run.manifest_file}, prepare.recipe"
         )  # other reasons for the same values
-    return PrepareOutcome(adopt(run, recipe), False, changes)
+    return adopt(run, recipe), False, changes
 
 
 def adopt(run: RunDir, recipe: Recipe) -> Prepared:
@@ -149,7 +157,7 @@ def _make(
     make_folder(run.work)
     staged = RunDir(run.work)
     normalized = normalize_all(run, before, jobs, len(inputs.split["train"]), progress, workers)
-    outcomes, counts = _pack(staged, normalized, inputs, recipe)
+    outcomes, counts = _pack(staged, normalized, inputs, given, recipe)
     write_cases(staged.cases_file, inputs.chosen())
     example = _of_middle_age(inputs.split["train"])
     outputs.write_example(staged, inputs.images[example.id], inputs.points[example.id])
@@ -169,6 +177,7 @@ def _make(
         recipe=recipe.to_yaml(),
         sources={name: Source(name=given[name].name, sha256=sha256_file(given[name])) for name in ("ages", "points")},
         images_folder=given["images"].name,
+        ages_in="years" if inputs.ages_in == "years" else None,
         left_out=inputs.left_out,
         records=counts,
         split={split: tuple(case.id for case in inputs.split[split]) for split in SPLITS},
@@ -180,7 +189,11 @@ def _make(
 
 
 def _pack(
-    staged: RunDir, normalized: Iterator[tuple[str, dict[str, NormalizedImage]]], inputs: Inputs, recipe: Recipe
+    staged: RunDir,
+    normalized: Iterator[tuple[str, dict[str, NormalizedImage]]],
+    inputs: Inputs,
+    given: dict[str, Path],
+    recipe: Recipe,
 ) -> tuple[dict[str, NormalizedImage], dict[str, int]]:
     """Pack each split as soon as its images are there, and audit what came of it: outcomes by id, records by split."""
     outcomes: dict[str, NormalizedImage] = {}
@@ -193,6 +206,8 @@ def _pack(
             running[split] = imageset.Conversion(
                 staged.images, staged.list_file(split), staged.lmdb(split), recipe.preparation
             )
+        hashes = {case_id: outcome.image_sha256 for case_id, outcome in outcomes.items()}
+        duplicates.refuse_leaks(hashes, [case.id for case in inputs.split["train"]], str(given["ages"]))
         return outcomes, {split: _audited(staged, split, running[split], inputs, outcomes, recipe) for split in SPLITS}
     finally:
         for conversion in running.values():

@@ -20,6 +20,7 @@ from bonecaffe.errors import BonecaffeError, RepeatError, RepeatInterrupted
 from bonecaffe.evaluation.evaluate import predict_and_evaluate
 from bonecaffe.evaluation.metrics import PAPER
 from bonecaffe.files import read_text, remove, sha256, sha256_file, table_text, write_text
+from bonecaffe.hands.cases import AgeUnit
 from bonecaffe.network.definitions import intend
 from bonecaffe.prepare.prepare import prepare
 from bonecaffe.recipe import Recipe
@@ -47,6 +48,7 @@ class Repetition:
     weights: Path | None = None
     gpu: str | None = None
     cpu: bool = False
+    ages_in: AgeUnit | None = None
 
     def recipe_for(self, seed: int) -> Recipe:
         """The recipe of a seed."""
@@ -58,7 +60,8 @@ class Repetition:
         """What is repeated, as a hash: recipe, ages, points and weights, wherever they lie."""
         files = (self.ages, self.points, *([self.weights] if self.weights else []))
         try:
-            return sha256("".join([self.recipe, *map(sha256_file, files)]))
+            years = ["ages in years"] if self.ages_in == "years" else []
+            return sha256("".join([self.recipe, *map(sha256_file, files), *years]))
         except OSError as error:
             raise RepeatError(f"{error.filename}: {error.strerror}.") from error
 
@@ -89,7 +92,7 @@ def one(
         with run.lock("repeat", WAIT_S):  # of a Caffe that a killed worker left
             pass
     workers = None if plan.cpu else 1
-    prepare(run, plan.images, plan.ages, plan.points, plan.recipe_for(seed), workers=workers)
+    prepare(run, plan.images, plan.ages, plan.points, plan.recipe_for(seed), workers=workers, ages_in=plan.ages_in)
     if (iteration := _diverged_before(run, plan)) is not None:
         return Result(seed, State.DIVERGED, iteration)
     if _start_again(run):

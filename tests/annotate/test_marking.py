@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
+import subprocess
+import sys
+import threading
 from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bonecaffe import files
 from bonecaffe.annotate import marking as marking_module
+from bonecaffe.annotate import shared_table
 from bonecaffe.annotate.marking import Conflict, Marking, Marks, opened
 from bonecaffe.annotate.server import make_app
 from bonecaffe.errors import AnnotateError, PointsError
-from bonecaffe.hands.provenance import count_accepted
-from bonecaffe.hands.reference_points import COLUMNS, read_points, write_points
+from bonecaffe.hands.provenance import count_accepted, count_unmarked, unmarked
+from bonecaffe.hands.reference_points import COLUMNS, POINT_NAMES, read_points, write_points
 from bonecaffe.recipe import Recipe
+
+HOST = {"Host": "127.0.0.1:8123"}
 
 
 @pytest.fixture
@@ -117,15 +125,15 @@ def test_killed_between_the_two_files(hands, table, truth, monkeypatch, skip):
         marks = marking.change("1001", Marks(points=truth["1001"].points))
         if not skip:
             marks = marking.change("1001", replace(marks, skipped="fracture"))
-        write, calls = marking_module.write_text, []
+        write, calls = shared_table.write_if_unchanged, []
 
-        def once(path, content):
+        def once(path, content, expected):
             calls.append(path)
             if len(calls) > 1:
                 raise KeyboardInterrupt
-            write(path, content)
+            return write(path, content, expected)
 
-        monkeypatch.setattr(marking_module, "write_text", once)
+        monkeypatch.setattr(shared_table, "write_if_unchanged", once)
         with pytest.raises(KeyboardInterrupt):
             marking.change("1001", replace(marks, skipped="fracture" if skip else ""))
     monkeypatch.undo()
@@ -133,19 +141,43 @@ def test_killed_between_the_two_files(hands, table, truth, monkeypatch, skip):
         assert marking.marks("1001").points == truth["1001"].points
 
 
-def test_accepted_suggestions_are_remembered(hands, table, truth):
-    """Accepted as they are: counted, whoever copies the table without locate's own file; moved by hand: not."""
+def test_accepted_suggestions_are_remembered_point_by_point(hands, table, truth):
+    """Accepted as they are, or one of them dragged: the others were marked by nobody, whoever copies the table."""
     offered = {case_id: truth[case_id] for case_id in ("1001", "1002")}
+    away = ((5.0, 6.0), *truth["1002"].points[1:])
     with opened(hands / "images", table, offered) as marking:
-        marking.change("1001", Marks(points=truth["1001"].points))
-        marking.change("1002", Marks(points=((5.0, 6.0), *truth["1002"].points[1:])))
-        marking.change("1003", Marks(points=truth["1003"].points))
-    assert count_accepted(table) == 1
+        assert marking.change("1001", Marks(points=truth["1001"].points)).untouched == (True,) * 7
+        assert marking.change("1002", Marks(points=away)).untouched == (False, *[True] * 6)
+        assert marking.change("1003", Marks(points=truth["1003"].points)).untouched == (False,) * 7
+    assert unmarked(table) == {"1001": POINT_NAMES, "1002": POINT_NAMES[1:]}
+    assert count_accepted(table) == count_unmarked(table) == 2
     with opened(hands / "images", table) as marking:  # without suggestions now
         marks = marking.change("1001", replace(marking.marks("1001"), flagged=True))
-        assert count_accepted(table) == 1
+        marks = marking.change("1001", replace(marks, points=away))
+        assert unmarked(table) == {"1002": POINT_NAMES[1:]}
+        marks = marking.change("1001", replace(marks, points=truth["1001"].points))  # undone
+        assert marks.untouched == (True,) * 7
+        ulna, radius, *joints = marks.points
+        swapped = marking.change("1001", replace(marks, points=(radius, ulna, *reversed(joints))))
+        assert swapped.untouched == (True,) * 7  # other names, but nobody's places
+        skipped = marking.change("1001", replace(swapped, skipped="cut off"))
+        assert unmarked(table) == {"1002": POINT_NAMES[1:]} and skipped.untouched == (True,) * 7
+        marking.change("1001", replace(skipped, skipped=""))
+    assert count_accepted(table) == 2 and count_accepted(hands / "points.csv") == 0
+
+
+def test_notes_of_the_first_version_count_whole_hands(hands, table, truth):
+    """Its notes hold ``yes`` for a suggestion that was accepted; that stays known when one of the points moves."""
+    write_points(table, [truth["1001"]])
+    table.with_name("points.notes.csv").write_text(
+        "id,skipped,flagged,seconds,points,suggested\n1001,,,3.0,,yes\n1002,cut off,,1.0,,\n"
+    )
+    assert unmarked(table) == {"1001": POINT_NAMES}
+    with opened(hands / "images", table) as marking:
+        marks = marking.marks("1001")
         marking.change("1001", replace(marks, points=((5.0, 6.0), *marks.points[1:])))
-    assert count_accepted(table) == 0 and count_accepted(hands / "points.csv") == 0
+        assert marking.marks("1002").skipped == "cut off"
+    assert unmarked(table) == {"1001": POINT_NAMES[1:]}
 
 
 def test_links_that_lead_out_are_not_shown(hands, table, tmp_path):
@@ -163,13 +195,218 @@ def test_links_that_lead_out_are_not_shown(hands, table, tmp_path):
         assert len(marking.ids) == 12 and not marking.left_out
 
 
+def test_an_image_swapped_for_a_link_is_not_shown(hands, tmp_path, table):
+    """Looked at when it is served, not only at the start: a link that leads out, however deep, or a pipe."""
+    images, outside = tmp_path / "images", tmp_path / "outside"
+    shutil.copytree(hands / "images", images / "deep")
+    shutil.copytree(hands / "images", outside)
+    with opened(images, table) as marking:
+        app = make_app(marking, Recipe.load("paper").preparation, "secret", 8123).test_client()
+        path = images / "deep" / "1002.png"
+        path.unlink()
+        path.symlink_to(outside / "1002.png")
+        refused = app.get("/secret/images/1002", headers=HOST)
+        assert refused.status_code == 422 and "1002.png: a link that leads out" in refused.get_json()["error"]
+        assert app.get("/secret/thumbnails/1002?points=9,9;90,90", headers=HOST).status_code == 422
+        assert app.get("/secret/hands/1002", headers=HOST).get_json()["width"] == 1
+        path.unlink()
+        path.symlink_to("1003.png")  # inside
+        assert app.get("/secret/images/1002", headers=HOST).status_code == 200
+        path.unlink()
+        os.mkfifo(path)
+        assert app.get("/secret/images/1002", headers=HOST).status_code == 422
+        (images / "deep").rename(tmp_path / "away")
+        (images / "deep").symlink_to(outside)
+        assert app.get("/secret/images/1004", headers=HOST).status_code == 422
+        skipped = marking.change("1002", replace(marking.marks("1002"), skipped="a pipe"))
+        assert skipped.state == "skipped"
+
+
+# ---- other programs ---------------------------------------------------------------------------------------------
+
+OTHER = """
+import sys, time
+table, rest = sys.argv[1:]
+for number in range(150):
+    with open(table, "a") as file:
+        file.write(f"other{number}{rest}\\n")
+        file.flush()
+        time.sleep(0.002)
+    time.sleep(0.001)
+"""
+
+
+@pytest.mark.parametrize("name", ["points.csv", "points.notes.csv"])
+def test_rows_that_another_program_appends_are_never_lost(hands, table, truth, name):
+    """It knows nothing of our lock, and keeps the file open while it writes: each of its rows and of ours stays."""
+    write_points(table, [truth["1001"]])
+    path, rest = table.with_name(name), "," * 16 if name == "points.csv" else ",theirs,,,,,"
+    with opened(hands / "images", table) as marking:
+        marking.change("1002", replace(marking.marks("1002"), flagged=True))
+        other = subprocess.Popen([sys.executable, "-c", OTHER, str(path), rest])
+        number = 0
+        while other.poll() is None:
+            number += 1
+            marks = marking.marks("1003")
+            points = ((5.0, number % 100), *truth["1003"].points[1:])
+            marks = marking.change("1003", replace(marks, points=points, flagged=bool(number % 2)))
+        assert other.returncode == 0 and number > 3
+        assert marking.marks("1003").points == points
+    with open(path, newline="") as file:
+        rows = {row["id"]: row for row in csv.DictReader(file)}
+    assert {f"other{number}" for number in range(150)} | {"1003"} <= set(rows)
+    if name == "points.notes.csv":
+        assert rows["other7"]["skipped"] == "theirs"
+
+
+@pytest.mark.parametrize("name", ["points.csv", "points.notes.csv"])
+@pytest.mark.parametrize("how", ["replaced", "written into", "made"])
+def test_written_by_another_at_the_very_moment(hands, table, truth, monkeypatch, name, how):
+    """Between our last look at the file and its replacement: seen there, taken up, and nothing of it lost."""
+    write_points(table, [truth["1001"]])
+    path, rest = table.with_name(name), "," * 16 if name == "points.csv" else ",theirs,,,,,"
+    if how == "made":
+        path.unlink(missing_ok=True)
+    rename, done = files._renameat2, []
+
+    def late(source, target, flags):
+        if target == path and not done:
+            done.append(path.read_text() if path.exists() else None)
+            header = ",".join(COLUMNS if name == "points.csv" else marking_module.NOTE_COLUMNS)
+            text = (done[0] or header + "\n") + "other" + rest + "\n"
+            if how == "written into" and done[0]:
+                path.open("a").write("other" + rest + "\n")
+            else:
+                path.with_name("new").write_text(text)
+                path.with_name("new").replace(path)
+        return rename(source, target, flags)
+
+    with opened(hands / "images", table) as marking:
+        if how != "made" and name == "points.notes.csv":
+            marking.change("1002", replace(marking.marks("1002"), flagged=True))
+        monkeypatch.setattr(files, "_renameat2", late)
+        marking.change("1003", Marks(points=truth["1003"].points, flagged=True))
+        assert done and marking.marks("1003").state == "done" and marking.marks("1003").flagged
+    with open(path, newline="") as file:
+        assert {"other", "1003"} <= {row["id"] for row in csv.DictReader(file)}
+    assert not list(table.parent.glob("*.part")) and not list(table.parent.glob(".*.part"))
+
+
+def test_a_program_that_keeps_the_file_open_while_it_writes_is_waited_for(hands, table, truth):
+    """Opened before our change, written and closed after it: its row would go into a file that has no name any more."""
+    write_points(table, [truth["1001"]])
+    with opened(hands / "images", table) as marking, open(table, "a") as file:
+        later = threading.Timer(0.3, lambda: (file.write("other" + "," * 16 + "\n"), file.close()))
+        later.start()
+        marking.change("1002", Marks(points=truth["1002"].points))
+        later.join()
+        assert marking.marks("1002").state == "done"
+    assert [line.split(",")[0] for line in table.read_text().splitlines()[1:]] == ["1001", "other", "1002"]
+
+
+def test_a_program_that_never_closes_the_file_blocks_nothing(hands, table, truth, monkeypatch):
+    """An editor in the background: after a while the change is written all the same."""
+    monkeypatch.setattr(files, "_WRITER_S", 0.2)
+    write_points(table, [truth["1001"]])
+    with opened(hands / "images", table) as marking, open(table, "a"):
+        assert marking.change("1002", Marks(points=truth["1002"].points)).state == "done"
+    assert set(read_points(table)) == {"1001", "1002"}
+
+
+def test_where_files_cannot_be_exchanged(hands, table, truth, monkeypatch):
+    """A file system without it: compared just before the replacement."""
+    monkeypatch.setattr(files, "_renameat2", lambda source, target, flags: False)
+    with opened(hands / "images", table) as marking:
+        marking.change("1001", Marks(points=truth["1001"].points))
+        marking.change("1002", Marks(points=truth["1002"].points))
+    assert read_points(table) == {case_id: truth[case_id] for case_id in ("1001", "1002")}
+    assert not files.write_if_unchanged(table, "x", b"y") and not files.write_if_unchanged(table, "x", None)
+
+
+def test_another_programs_change_of_the_same_hand_is_a_conflict(hands, table, truth, monkeypatch):
+    """Changed between our look and our writing: it stays as the other program wrote it."""
+    write_points(table, [truth["1001"]])
+    theirs = replace(truth["1001"], points=((1.0, 2.0), *truth["1001"].points[1:]))
+    with opened(hands / "images", table) as marking:
+        put = shared_table.write_if_unchanged
+
+        def late(path, content, expected):
+            write_points(table, [theirs])
+            return put(path, content, expected)
+
+        monkeypatch.setattr(shared_table, "write_if_unchanged", late)
+        with pytest.raises(Conflict):
+            marking.change("1001", replace(marking.marks("1001"), points=((7.0, 8.0), *truth["1001"].points[1:])))
+    assert read_points(table)["1001"].points == theirs.points
+
+
+def test_a_table_that_is_a_link_keeps_its_target(hands, tmp_path, truth):
+    """The file that it leads to is locked, read and replaced; who reads it by either name sees the same."""
+    (tmp_path / "study").mkdir()
+    (tmp_path / "share").mkdir()
+    link, target = tmp_path / "study" / "points.csv", tmp_path / "share" / "all.csv"
+    write_points(target, [truth["1001"]])
+    os.chmod(target, 0o640)
+    link.symlink_to("../share/all.csv")
+    with opened(hands / "images", link, {"1002": truth["1002"]}) as marking:
+        marking.change("1002", Marks(points=truth["1002"].points))
+        for name in (link, target):
+            with pytest.raises(AnnotateError, match=f"process {os.getpid()}"):
+                Marking(hands / "images", name)
+        assert link.is_symlink() and set(read_points(target)) == {"1001", "1002"}
+        assert target.stat().st_mode & 0o777 == 0o640
+        write_points(tmp_path / "other.csv", [])
+        link.unlink()
+        link.symlink_to("../other.csv")
+        with pytest.raises(PointsError, match="leads to another file than before"):
+            marking.marks("1001")
+    assert unmarked(target) == {"1002": POINT_NAMES}
+    link.unlink()
+    link.symlink_to(target)
+    assert unmarked(link) == {"1002": POINT_NAMES}
+    link.unlink()
+    link.symlink_to("nowhere.csv")
+    with pytest.raises(PointsError, match=r"a link to .*nowhere.csv, which does not exist"):
+        Marking(hands / "images", link)
+
+
+# ---- remarks ----------------------------------------------------------------------------------------------------
+
+
+def test_implausible_hands_are_in_doubt_until_confirmed(hands, table, truth):
+    """The rules of `points check`, with the very points of another hand; a confirmation is for these points alone."""
+    ulna, radius, *joints = truth["1001"].points
+    crossed = (ulna, radius, joints[1], joints[0], *joints[2:])
+    with opened(hands / "images", table) as marking:
+        fine = marking.change("1002", Marks(points=truth["1002"].points))
+        assert not marking.remarks("1002", fine.points) and not marking.in_doubt("1002", fine)
+        assert not marking.remarks("1002", (*fine.points[:6], None))
+        marks = marking.change("1001", Marks(points=crossed, confirmed=True))  # nobody has seen the remark yet
+        assert marking.in_doubt("1001", marks)
+        assert marking.remarks("1001", crossed) == [
+            "The fingers are not in order from thumb to little finger, seen from the wrist."
+        ]
+        marks = marking.change("1001", replace(marks, confirmed=True))
+        assert marks.confirmed and not marking.in_doubt("1001", marks)
+        marks = marking.change("1001", replace(marks, confirmed=False, flagged=True))  # another tab
+        assert marks.confirmed
+    with opened(hands / "images", table) as marking:
+        assert not marking.in_doubt("1001", marking.marks("1001"))
+        moved = (ulna, radius, joints[1], joints[0], *joints[2:-1], (joints[-1][0] + 1, joints[-1][1]))
+        assert marking.in_doubt("1001", marking.change("1001", replace(marks, points=moved)))
+        twin = marking.change("1003", Marks(points=fine.points))
+        assert marking.remarks("1003", twin.points) == ["The points are those of 1002."]
+        same = marking.change("1004", Marks(points=(fine.points[0],) * 7))
+        assert "too small to be a hand" in marking.remarks("1004", same.points)[0]
+
+
 def test_wrong_tables_are_refused(hands, table, truth):
     """Another size, a half point, a double id, no header: said with the row, and the file stays as it is."""
     whole = ",".join(COLUMNS) + "\n"
     wrong = {
         "id 1001: marked in 600 x 780, but the image is 300 x 390": whole + "1001,600,780" + ",50" * 14,
         r"row 2 .*ulna has only one coordinate": whole + "1001,300,390,5" + "," * 13,
-        r"row 3 .*stands there twice": whole + ("1001,300,390" + ",50" * 14 + "\n") * 2,
+        r"row 3 .*in an earlier row already": whole + ("1001,300,390" + ",50" * 14 + "\n") * 2,
         "no column height": "id,width\n1,2",
         "is no number": whole + "1001,300,390,a,b" + ",5" * 12,
     }
@@ -191,11 +428,11 @@ def test_a_full_disk_loses_nothing(marking, table, truth, monkeypatch):
     marking.change("1001", Marks(points=truth["1001"].points))
     before = table.read_bytes()
 
-    def full(path, content):
+    def full(path, content, expected):
         raise OSError(28, "No space left on device", str(path))
 
     with monkeypatch.context() as patched:
-        patched.setattr(marking_module, "write_text", full)
+        patched.setattr(shared_table, "write_if_unchanged", full)
         with pytest.raises(OSError):
             marking.change("1002", Marks(points=truth["1002"].points))
     assert table.read_bytes() == before and marking.marks("1002").state == "open"
@@ -236,9 +473,6 @@ def test_what_was_said_is_what_is_read(hands, tmp_path_factory, changes):
 @pytest.fixture
 def client(marking):
     return make_app(marking, Recipe.load("paper").preparation, "secret", 8123).test_client()
-
-
-HOST = {"Host": "127.0.0.1:8123"}
 
 
 def test_only_this_machine_with_the_token(client):
@@ -299,11 +533,14 @@ def test_nonsense_is_refused(client, marking):
         {**good, "points": [[1, "x"]] * 7},
         {**good, "flagged": {}, "seconds": "x"},
         {**good, "seconds": -1},
-        {**good, "points": [[999, 5], *[None] * 6]},
+        {**good, "seconds": True},
+        {**good, "points": [["1", "2"]] * 7},
         {**good, "points": [[float("nan"), 5], *[None] * 6]},
     ):
         answer = client.put("/secret/hands/1001", json=spoiled, headers=HOST)
-        assert answer.status_code == 422 and answer.get_json()["error"], spoiled
+        assert answer.status_code == 400 and answer.get_json()["error"], spoiled
+    outside = client.put("/secret/hands/1001", json={**good, "points": [[999, 5], *[None] * 6]}, headers=HOST)
+    assert outside.status_code == 422 and "ulna lies outside the image" in outside.get_json()["error"]
     for asked in ("", "points=1,2", "points=a,b;c,d", "points=1,1;900,900", "points=" + "5,5;" * 7 + "6,6"):
         assert client.get(f"/secret/thumbnails/1001?{asked}", headers=HOST).status_code == 422, asked
     assert not marking.table.exists()

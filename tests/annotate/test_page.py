@@ -14,38 +14,10 @@ import cv2
 import numpy as np
 import pandas
 import pytest
+from annotate_serving import Serving
 
+from bonecaffe.hands.provenance import unmarked
 from bonecaffe.hands.reference_points import POINT_NAMES, read_points, write_points
-
-
-class Serving:
-    """`bonecaffe annotate` as a process of its own."""
-
-    def __init__(self, images: Path, table: Path, *options: str) -> None:
-        command = [
-            sys.executable,
-            "-u",
-            "-m",
-            "bonecaffe",
-            "annotate",
-            str(images),
-            "--points",
-            str(table),
-            "--no-open",
-            *options,
-        ]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        self.said = ""
-        for line in self.process.stdout:
-            self.said += line
-            if line.startswith("Open "):
-                self.address = line.split()[1]
-                return
-        raise AssertionError(self.said)
-
-    def kill(self, number=signal.SIGKILL):
-        self.process.send_signal(number)
-        self.process.wait(60)
 
 
 @pytest.fixture
@@ -362,8 +334,10 @@ def test_no_hand_gets_anothers_points(browser, serve, truth, table):
     for place in truth[first].points[:6]:
         page.click(*place)
     page.wait(lambda: count(table, first) == 6)
-    slow(page, 250)
     page.click(*truth[first].points[6])
+    page.wait(lambda: count(table, first) == 7)
+    slow(page, 250)
+    page.key("n")  # at once; the finished crop would be shown for a moment
     x, y = truth[first].points[6]
     page.drag((x, y), (x + 20, y))
     page.key("x", "f", "1", "1")
@@ -524,6 +498,133 @@ def test_suggestions(browser, serve, truth, table, tmp_path):
     assert places(table, ids[1])[6] == pytest.approx((x - 40, y + 25), abs=1.5)
 
 
+def crossed(hand):
+    """The points of a hand with two fingers exchanged."""
+    ulna, radius, thumb, index, *rest = hand.points
+    return [ulna, radius, index, thumb, *rest]
+
+
+def remarks(page) -> list[str]:
+    """What is remarked about the hand shown, as far as it can be seen."""
+    return page.js(
+        "return document.getElementById('remarks').checkVisibility()"
+        " ? [...document.querySelectorAll('#remarks li')].map(e => e.textContent) : []"
+    )
+
+
+def test_the_finished_crop_is_seen(browser, serve, truth, table):
+    """After the seventh click the hand stays, with its whole crop, for some tenths of a second."""
+    from selenium.webdriver.common.keys import Keys
+
+    first, second = list(truth)[:2]
+    page = Page(browser, serve().address)
+    for place in truth[first].points:
+        page.click(*place)
+    page.wait(lambda: count(table, first) == 7)
+    page.wait(
+        lambda: page.js(
+            "const t = document.getElementById('thumbnail');"
+            "return t.complete && t.src.split('%2C').length == 8"  # seven pairs
+        )
+    )
+    began = time.monotonic()
+    assert page.text("hand") == first and "network will see" in page.text("next")
+    page.ready(second)
+    assert 0.4 < time.monotonic() - began < 5
+    for place in truth[second].points:
+        page.click(*place)
+    x, y = truth[second].points[6]
+    page.drag((x, y), (x + 6, y))  # whoever corrects it stays
+    page.wait(lambda: count(table, second) == 7)
+    page.wait(page.saved)
+    time.sleep(1.2)
+    assert page.text("hand") == second and page.text("next") == "All seven points are set"
+    page.key("n")
+    page.ready(list(truth)[2])
+    third = list(truth)[2]
+    for place in truth[third].points:
+        page.click(*place)
+    page.key("s")  # a reason is typed for longer than the hold
+    page.wait(lambda: page.js("return document.getElementById('skip').open"))
+    time.sleep(1.2)
+    page.key("cast", Keys.ENTER)
+    page.wait(lambda: count(table, third) == 0)
+    assert "cast" in table.with_name("points.notes.csv").read_text()
+    assert page.console() == []
+
+
+def test_an_implausible_hand_is_held_until_confirmed(browser, serve, truth, table):
+    """The seventh click says what `points check` would, and the hand stays until its one key or button."""
+    first, second, third, fourth = list(truth)[:4]
+    serving = serve()
+    page = Page(browser, serving.address)
+    for place in crossed(truth[first]):
+        page.click(*place)
+    page.wait(lambda: any("not in order from thumb to little finger" in remark for remark in remarks(page)))
+    time.sleep(1.2)
+    assert page.text("hand") == first and "in doubt" in page.text("state") and count(table, first) == 7
+    assert page.text("progress").startswith("1 done (1 in doubt), ")
+    page.key("a")
+    page.ready(second)
+    assert remarks(page) == []
+    for place in crossed(truth[second]):
+        page.click(*place)
+    page.wait(lambda: remarks(page))
+    page.js("document.getElementById('confirm').click()")
+    page.ready(third)
+    for place in crossed(truth[third]):
+        page.click(*place)
+    page.wait(lambda: remarks(page))
+    page.key("n")  # left without a word
+    page.ready(fourth)
+    page.wait(lambda: page.text("progress").startswith("3 done (1 in doubt), "))
+    page.key("p")
+    page.ready(third)
+    page.wait(lambda: remarks(page))
+    page.drag(crossed(truth[third])[2], (5, 5))
+    page.wait(lambda: remarks(page))
+    page.key("z")
+    page.wait(page.saved)
+    serving.kill()
+    page = Page(browser, serve().address)  # asked again after a restart, for that hand alone
+    page.ready(fourth)
+    assert page.text("progress").startswith("3 done (1 in doubt), ")
+    page.js("const f = document.getElementById('filter'); f.value = 'doubtful'; f.dispatchEvent(new Event('change'))")
+    page.ready(third)
+    page.wait(lambda: remarks(page))
+    page.key("a")
+    page.wait(lambda: page.text("progress").startswith("3 done, "))
+    assert page.console() == []
+
+
+def test_an_implausible_suggestion_is_held_too(browser, serve, truth, table, tmp_path):
+    """What is remarked is shown before Enter, and Enter alone does not get past it; one dragged point leaves six."""
+    from selenium.webdriver.common.keys import Keys
+
+    first, second, third = list(truth)[:3]
+    offered = tmp_path / "found.csv"
+    write_points(offered, [replace(truth[first], points=tuple(crossed(truth[first]))), truth[second]])
+    page = Page(browser, serve("--suggest", str(offered)).address)
+    assert "not in order" in remarks(page)[0] and "suggested" in page.text("remarks-title")
+    page.key(Keys.ENTER)
+    page.wait(lambda: count(table, first) == 7)
+    page.wait(lambda: "in doubt, 7 points as suggested" in page.text("state"))
+    page.key(Keys.ENTER)
+    time.sleep(0.5)
+    assert page.text("hand") == first and remarks(page)
+    page.key("a")
+    page.ready(second)
+    assert remarks(page) == []
+    x, y = truth[second].points[2]
+    page.drag((x, y), (x - 10, y + 6))
+    page.wait(lambda: "6 points as suggested" in page.text("state"))
+    assert page.js("return document.querySelectorAll('#overlay .untouched').length") == 6
+    assert unmarked(table)[second] == tuple(name for name in POINT_NAMES if name != "phalanx1")
+    page.key("n")
+    page.ready(third)
+    assert page.console() == []
+
+
 def test_touch_on_a_phone(browser, serve, truth, table):
     """Tap sets, two fingers zoom without setting anything, a drag moves; the page fits a phone."""
     first = next(iter(truth))
@@ -554,6 +655,29 @@ def test_touch_on_a_phone(browser, serve, truth, table):
         assert count(table, first) == 1
     finally:
         browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
+
+
+def test_remarks_and_the_crop_are_seen_on_a_phone(browser, serve, truth, table):
+    """A held hand shows both, and the button to confirm, without scrolling; the crop lets taps through to the hand."""
+    first, second = list(truth)[:2]
+    page = Page(browser, serve().address, size=(390, 800), touch=True)
+    seen = (
+        "const b = document.getElementById(arguments[0]).getBoundingClientRect();"
+        "return b.width > 50 && b.left >= 0 && b.right <= innerWidth && b.top >= 0 && b.bottom <= innerHeight"
+    )
+    for place in crossed(truth[first]):
+        page.click(*place)
+    page.wait(lambda: remarks(page))
+    page.wait(lambda: page.js("return document.getElementById('thumbnail').naturalWidth == 224"))
+    for name in ("thumbnail", "remarks", "confirm"):
+        assert page.js(seen, name), name
+    box = page.js("const b = document.getElementById('thumbnail').getBoundingClientRect(); return [b.left, b.top]")
+    assert page.js("return document.elementFromPoint(...arguments[0]).id", [box[0] + 20, box[1] + 20]) in (
+        "stage",
+        "picture",
+    )
+    page.js("document.getElementById('confirm').click()")
+    page.ready(second)
 
 
 def test_zoom_and_pan_keep_places(browser, serve, truth, table):

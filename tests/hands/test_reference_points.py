@@ -53,7 +53,7 @@ def test_empty_row_is_a_hand_not_marked_yet(tmp_path):
         (ROW.replace("450.5", "499.5"), r"ulna at \(120, 499.5\) lies outside the image of 400 x 500"),
         (ROW.replace("330.2", "-1"), "phalanx1 .* outside"),
         (ROW.replace("330.2", "left"), "phalanx1_x is 'left', not a number"),
-        (ROW.replace("330.2", "inf"), "not a finite number"),
+        (ROW.replace("330.2", "inf"), "phalanx1_x is 'inf', not a number"),
         (ROW.replace("400", "399.5", 1), "not a number of pixels"),
         ("9,400,500" + ",50" * 14, "too small to be a hand"),
         (ROW[1:], "no id"),
@@ -138,13 +138,13 @@ def test_margin_by_hand():
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        (ROW.replace("9,400", "a/9,400", 1), "image's name without folder and suffix"),
-        (ROW.replace("9,400", "a\\9,400", 1), "image's name without folder and suffix"),
-        (ROW.replace("400", "0", 1), "width is 0, not a number of pixels"),
-        (ROW.replace("500", "-1", 1), "height is -1, not a number of pixels"),
-        (ROW.replace("500", "499.5", 1), "height is 499.5, not a number of pixels"),
+        (ROW.replace("9,400", "a/9,400", 1), "the id cannot be the name of an image: it holds a slash"),
+        (ROW.replace("9,400", "a\\9,400", 1), "the id cannot be the name of an image: it holds a slash"),
+        (ROW.replace("400", "0", 1), "width is '0', not a number of pixels"),
+        (ROW.replace("500", "-1", 1), "height is '-1', not a number of pixels"),
+        (ROW.replace("500", "499.5", 1), "height is '499.5', not a number of pixels"),
         (ROW.replace("400", "", 1), "missing width"),
-        (ROW.replace("400", "nan", 1), "width is nan, not a finite number"),
+        (ROW.replace("400", "nan", 1), "width is 'nan', not a number"),
         (ROW.replace("99.9", "x"), "phalanx5_x is 'x', not a number"),
         (ROW.replace("500", "wide", 1), "height is 'wide', not a number"),
         ("9,400,500,1" + "," * 13, "missing ulna_y, radius_x, radius_y, phalanx1_x"),
@@ -204,3 +204,31 @@ def test_points_are_seven_pairs():
         ReferencePoints("1", 100, 100, HAND.points[:6]).problems()
     with pytest.raises(ValueError, match="shorter|longer"):
         ReferencePoints("1", 100, 100, ((1.0, 2.0, 3.0), *HAND.points[1:])).rectangle()
+
+
+@pytest.mark.parametrize("text", ["1_20", "+120", "1.2e2", "\uff11\uff12\uff10", "nan", '"120,5"'])
+def test_coordinate_that_only_looks_like_a_number_is_refused(tmp_path, text):
+    """`float` takes most of these."""
+    with pytest.raises(PointsError, match=r"row 2 \(id 9\): ulna_x is '.*', not a number"):
+        read_points(table(tmp_path, ROW.replace("120", text, 1)))
+
+
+def test_side_that_no_image_has(tmp_path):
+    """A million pixels are the most."""
+    assert read_points(table(tmp_path, ROW.replace("400", "1000000", 1)))["9"].width == 1_000_000
+    with pytest.raises(PointsError, match="width is '1000001', not a number of pixels"):
+        read_points(table(tmp_path, ROW.replace("400", "1000001", 1)))
+
+
+def test_smallest_hand_is_judged_as_it_is_written(tmp_path):
+    """To a tenth of a pixel: what is read can be written and read again."""
+    fine = "9,400,500,10.04,20,17.01,30" + ",12,25" * 5
+    hands = read_points(table(tmp_path, fine))
+    write_points(tmp_path / "again.csv", hands.values())
+    assert list(read_points(tmp_path / "again.csv")) == ["9"]
+    with pytest.raises(PointsError, match="7 x 11 pixels, too small"):
+        read_points(table(tmp_path, fine.replace("17.01", "16.04")))
+    with pytest.raises(PointsError, match="21 x 7 pixels, too small"):
+        read_points(table(tmp_path, "9,400,500,20,10.04,40,16.04" + ",30,12" * 5))
+    for tenths in ("10.6,20,16.6,30" + ",12,25" * 5, "20,10.6,40,16.6" + ",30,12" * 5):  # from 10 to 17 are eight
+        assert list(read_points(table(tmp_path, f"9,400,500,{tenths}"))) == ["9"]

@@ -19,7 +19,7 @@ from bonecaffe.hands import provenance
 from bonecaffe.hands.agreement import overlap
 from bonecaffe.hands.images import find_images, read_image
 from bonecaffe.hands.phantom import dataset
-from bonecaffe.hands.reference_points import ReferencePoints, read_points
+from bonecaffe.hands.reference_points import POINT_NAMES, ReferencePoints, read_points
 from bonecaffe.locate import locate as finding
 from bonecaffe.locate.locator import MODEL, Found, Locator
 
@@ -258,21 +258,34 @@ def test_two_folders_one_table(own_hands, tmp_path):
     assert refused.exit_code == 1 and "in use by bonecaffe annotate" in refused.output
 
 
+def test_a_table_that_is_a_link_stays_one(own_hands, tmp_path):
+    """Its target is written, with what was found beside it; the link is left."""
+    target, link = tmp_path / "share" / "all.csv", tmp_path / "points.csv"
+    target.parent.mkdir()
+    link.symlink_to(target)
+    done = locate(own_hands / "images", link)
+    assert done.exit_code == 0, done.output
+    assert link.is_symlink() and len(read_points(target)) >= 10
+    assert provenance.found_file(link) == provenance.found_file(target) and provenance.found_file(target).is_file()
+    assert "nothing changed" in locate(own_hands / "images", link).output
+
+
 def test_points_that_locate_found_are_known(own_hands, tmp_path):
-    """prepare sees whose points they are, beside locate's own file; a hand that was moved is no longer counted."""
+    """prepare sees whose points they are, beside locate's own file; one that was moved leaves the hand's other six."""
     images, table = own_hands / "images", tmp_path / "points.csv"
     assert locate(images, table).exit_code == 0
     count = len(read_points(table))
     assert provenance.count_found(table) == count >= 10 and provenance.count_found(own_hands / "points.csv") == 0
     first = next(iter(read_points(table)))
-    edit = {"ulna_x": "150"}
-    rows = list(csv.DictReader(table.open(newline="")))
-    for row in rows:
-        row.update(edit if row["id"] == first else {})
-    with table.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    for edit, names in (({"ulna_x": "150"}, POINT_NAMES[1:]), ({f"{name}_x": "150" for name in POINT_NAMES}, ())):
+        rows = list(csv.DictReader(table.open(newline="")))
+        for row in rows:
+            row.update(edit if row["id"] == first else {})
+        with table.open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        assert provenance.unmarked(table).get(first, ()) == names
     assert provenance.count_found(table) == count - 1
 
 

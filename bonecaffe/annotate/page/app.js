@@ -11,14 +11,17 @@ const SPOTS = [[47, 114], [68, 112], [92, 80], [75, 60], [60, 58], [45, 60], [28
 const NEAR = { mouse: 9, pen: 12, touch: 24 }; // pixels of the screen within which a press takes hold of a point
 const SMALLEST = 8; // pixels of a rectangle's side that make a picture
 const IDLE_S = 60; // a pause longer than this is no work
+const HOLD_MS = 700; // the finished crop is seen for so long before the next hand comes
+const CROP_MS = 3000; // a crop that takes longer to come is not waited for
 const LOOK_MS = 20_000; // how often the page looks for what other tabs and programs did
 
 const view = new View($("stage"), $("picture"), $("overlay"));
-let hands = []; // { id, state, flagged, seconds } of every hand
+let hands = []; // { id, state, flagged, seconds, doubtful } of every hand
 let suggestedIds = new Set();
 let current = null; // the hand shown
 let chosen = 6; // the point that keys move
 let mirrored = false;
+let holding = null; // { id, look }: the hand that was just completed; it is left when it is saved, and nothing is remarked
 let cursor = null; // where the pointer is on the stage
 let history = []; // { id, before, after }
 let future = [];
@@ -35,7 +38,9 @@ const suggestion = () => (current && empty() && !current.skipped ? current.sugge
 const labels = () => SHORT.map((label, i) => (i === chosen && !suggestion() ? NAMES[i] : label));
 const nextPoint = (h = current) => h.points.findIndex((p) => !p);
 const stateOf = (h) => (h.skipped ? "skipped" : h.points.every(Boolean) ? "done" : h.points.some(Boolean) ? "begun" : "open");
-const left = (h) => h.state === "open" || h.state === "begun";
+const undone = (h) => h.state === "open" || h.state === "begun";
+const left = (h) => undone(h) || h.doubtful; // an implausible hand is to do until somebody confirms or corrects it
+const doubtful = (h) => stateOf(h) === "done" && h.remarks.length > 0 && !h.confirmed;
 const copy = (h) => ({ points: [...h.points], skipped: h.skipped, flagged: h.flagged });
 const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
 
@@ -58,6 +63,11 @@ function put(marks) {
   const now = performance.now();
   current.seconds += Math.min(IDLE_S, (now - lastActive) / 1000);
   lastActive = now;
+  if (!same(current.points, marks.points) || current.skipped !== marks.skipped) holding = null;
+  if (!same(current.points, marks.points)) { // the server will tell what is to be remarked now
+    const untouched = current.untouched.map((was, i) => was && same(current.points[i], marks.points[i]));
+    Object.assign(current, { remarks: [], confirmed: false, untouched });
+  }
   Object.assign(current, { ...marks, points: [...marks.points] });
   note(current);
   saver.save(current);
@@ -66,25 +76,62 @@ function put(marks) {
 
 function note(h) {
   const listed = hands.find((each) => each.id === h.id);
-  return Object.assign(listed, { state: stateOf(h), flagged: h.flagged, seconds: h.seconds });
+  return Object.assign(listed, { state: stateOf(h), flagged: h.flagged, seconds: h.seconds, doubtful: doubtful(h) });
 }
 
 function setPoint(place) {
   const index = nextPoint();
+  if (index < 0 && holding) return; // a click too many: the next hand is on its way
   if (index < 0) return say("All seven are set. Drag a point, or press its number to set it again.");
   if (!change((marks) => { marks.points[index] = place; marks.skipped = ""; chosen = index; })) return;
-  if (nextPoint() < 0) {
-    $("last").textContent = `Last: ${current.id}, done. Undo (Z) goes back to it.`;
-    go(+1, left);
-  }
+  if (nextPoint() < 0) hold("done", true);
+}
+
+// The hand is complete. It is left when the server has it and remarks nothing; before that, with `look`, its crop is seen.
+function hold(what, look) {
+  $("last").textContent = `Last: ${current.id}, ${what}. Undo (Z) goes back to it.`;
+  holding = { id: current.id, look };
+  draw();
+}
+
+async function saved(mine) {
+  note(mine);
+  draw();
+  const mineToLeave = holding;
+  if (mineToLeave?.id !== mine.id || doubtful(mine)) return; // held: somebody must look
+  if (mineToLeave.look) await cropSeen();
+  while (holding === mineToLeave && (held || document.querySelector("dialog[open]"))) await pause(50); // a point is dragged, a reason typed
+  if (holding === mineToLeave) leave();
+}
+
+function leave() {
+  holding = null;
+  go(+1, left);
+}
+
+const pause = (ms) => new Promise((wake) => setTimeout(wake, ms));
+
+async function cropSeen() {
+  const shown = () => $("thumbnail").getAttribute("src") === thumbnailAddress(current.id, current.points) && $("thumbnail").complete;
+  for (let waited = 0; waited < CROP_MS && !shown(); waited += 20) await pause(20);
+  await pause(HOLD_MS);
+}
+
+function confirm() {
+  if (!doubtful(current)) return say("Nothing is to be confirmed in this hand.");
+  current.confirmed = true;
+  note(current);
+  saver.save(current);
+  $("last").textContent = `Last: ${current.id}, confirmed.`;
+  leave();
 }
 
 function accept() {
   const offered = suggestion();
+  if (!offered && holding) return;
   if (!offered) return say("No suggestion for this hand.");
   if (!change((marks) => { marks.points = [...offered]; })) return;
-  $("last").textContent = `Last: ${current.id}, suggestion accepted. Undo (Z) goes back to it.`;
-  go(+1, left);
+  hold("suggestion accepted", false); // its crop was seen
 }
 
 function nudge(dx, dy) {
@@ -146,7 +193,7 @@ $("skip").addEventListener("close", () => {
 
 // ---- which hand ----------------------------------------------------------------------------------------------------
 
-const FILTERS = { all: () => true, left, done: (h) => h.state === "done", skipped: (h) => h.state === "skipped", flagged: (h) => h.flagged, suggested: (h) => left(h) && suggestedIds.has(h.id) };
+const FILTERS = { all: () => true, left, done: (h) => h.state === "done", skipped: (h) => h.state === "skipped", flagged: (h) => h.flagged, doubtful: (h) => h.doubtful, suggested: (h) => left(h) && suggestedIds.has(h.id) };
 const wanted = (h) => FILTERS[$("filter").value](h);
 
 // The hand before or after the one shown that passes; once around the list.
@@ -169,6 +216,7 @@ function go(direction, passes = wanted, from = current?.id) {
 
 async function open(id, passes = null) {
   const mine = ++ticket;
+  holding = null;
   shown = "loading";
   $("stage").classList.add("loading");
   try {
@@ -218,6 +266,7 @@ function loadAhead() {
 
 const saver = new Saver({
   trouble: (text) => warn("saving", text),
+  saved,
   conflict: (mine, theirs) => { questions = questions.then(() => settle(mine, theirs)); },
 });
 let questions = Promise.resolve(); // one after the other
@@ -275,12 +324,15 @@ function draw() {
   const offered = suggestion();
   const next = nextPoint();
   const shown = offered ?? current.points;
-  view.draw({ points: current.points, suggested: offered, chosen, labels: labels() });
+  view.draw({ points: current.points, suggested: offered, untouched: current.untouched, chosen, labels: labels() });
   $("hand").textContent = current.id;
   const state = stateOf(current);
-  $("state").textContent = [state === "skipped" ? `skipped: ${current.skipped}` : state, current.flagged ? "flagged" : ""].filter(Boolean).join(", ");
-  $("state").className = current.flagged ? "flagged" : state;
-  $("next").textContent = $("next").dataset.said || (offered ? "Suggested: Enter accepts; click to mark it yourself" : next < 0 ? "All seven points are set" : `Next: ${WHERE[next]}`);
+  const asSuggested = state === "skipped" ? 0 : current.untouched.filter(Boolean).length;
+  $("state").textContent = [state === "skipped" ? `skipped: ${current.skipped}` : state, doubtful(current) ? "in doubt" : "", asSuggested ? `${asSuggested} points as suggested` : "", current.flagged ? "flagged" : ""].filter(Boolean).join(", ");
+  $("state").className = current.flagged ? "flagged" : doubtful(current) ? "doubtful" : state;
+  $("next").textContent = $("next").dataset.said || (offered ? "Suggested: Enter accepts; click to mark it yourself" : next >= 0 ? `Next: ${WHERE[next]}` : doubtful(current) ? "Please check this hand" : holding ? "Done: this is what the network will see" : "All seven points are set");
+  $("thumbnail").closest("figure").classList.toggle("whole", next < 0);
+  drawRemarks(offered);
   $("drawing").setAttribute("transform", mirrored ? "translate(120 0) scale(-1 1)" : "");
   [...$("spots").children].forEach((spot, i) => spot.setAttribute("class", i === next ? "next" : current.points[i] ? "set" : ""));
   const set = shown.filter(Boolean);
@@ -290,24 +342,37 @@ function draw() {
   for (const button of $("buttons").children) button.disabled = button.dataset.key === "Enter" && !offered;
 }
 
+// What the server remarks about the hand shown, or about the points that are offered for it.
+function drawRemarks(offered) {
+  const remarks = offered ? current.suggested_remarks : current.skipped ? [] : current.remarks;
+  $("remarks").hidden = remarks.length === 0;
+  $("remarks").classList.toggle("confirmed", !offered && current.confirmed);
+  $("remarks-title").textContent = offered ? "About the suggested points" : current.confirmed ? "Confirmed by you" : "This looks wrong";
+  $("confirm").hidden = !doubtful(current);
+  const list = [...$("remarks-list").children].map((item) => item.textContent);
+  if (!same(list, remarks)) $("remarks-list").replaceChildren(...remarks.map((text) => Object.assign(document.createElement("li"), { textContent: text })));
+}
+
 function drawProgress() {
   const count = (passes) => hands.filter(passes).length;
   const times = hands.filter((h) => h.state === "done" && h.seconds > 0).map((h) => h.seconds).sort((a, b) => a - b);
   const each = times.length ? times[times.length >> 1] : 0;
-  const toDo = count(left);
+  const toDo = count(undone);
+  const doubts = count(FILTERS.doubtful);
   const eta = each && toDo ? `, about ${Math.max(1, Math.round((each * toDo) / 60))} min to go` : "";
-  $("progress").textContent = `${count(FILTERS.done)} done, ${count(FILTERS.skipped)} skipped, ${count(FILTERS.flagged)} flagged, ${toDo} left of ${hands.length}${each ? `; ${each.toFixed(1)} s a hand${eta}` : ""}`;
+  $("progress").textContent = `${count(FILTERS.done)} done${doubts ? ` (${doubts} in doubt)` : ""}, ${count(FILTERS.skipped)} skipped, ${count(FILTERS.flagged)} flagged, ${toDo} left of ${hands.length}${each ? `; ${each.toFixed(1)} s a hand${eta}` : ""}`;
 }
 
 // ---- keys and buttons ----------------------------------------------------------------------------------------------
 
 const tone = (name, by) => { const slider = $(name); slider.value = +slider.value + by; view.setTone({ [name]: +slider.value }); };
-const zoomAt = (factor) => view.zoom(factor, ...(cursor ?? []));
+const zoomAt = (factor) => { lookCloser(); view.zoom(factor, ...(cursor ?? [])); };
 
 const ACTIONS = [
   { keys: ["n", "PageDown"], shown: "N", does: "next hand", button: "Next", run: () => go(+1) },
   { keys: ["p", "PageUp"], shown: "P", does: "previous hand", button: "Previous", run: () => go(-1) },
   { keys: ["Enter"], shown: "Enter", does: "accept the suggested points", button: "Accept", run: accept },
+  { keys: ["a"], shown: "A", does: "confirm that the points are right, although something is remarked", run: confirm },
   { keys: ["z", "ctrl+z"], shown: "Z", does: "undo, in earlier hands too", button: "Undo", run: () => step(history, future, "before") },
   { keys: ["y", "ctrl+y", "ctrl+shift+z"], shown: "Y", does: "redo", button: "Redo", run: () => step(future, history, "after") },
   { keys: ["s"], shown: "S", does: "skip this hand with a reason, or take it up again", button: "Skip", run: askSkip },
@@ -315,7 +380,7 @@ const ACTIONS = [
   { keys: ["m"], shown: "M", does: "mirror the diagram: thumb on the other side", button: "Mirror", run: () => { mirrored = !mirrored; draw(); } },
   { keys: ["x"], shown: "X", does: "swap for a mirrored hand: ulna and radius, thumb and little finger …", button: "Swap", run: swap },
   { keys: ["Delete", "Backspace"], shown: "Delete", does: "delete the chosen point", button: "Delete", run: () => remove(chosen) },
-  ...[..."1234567"].map((key, i) => ({ keys: [key], shown: i ? "" : "1 … 7", does: "choose a point; pressed twice, set it again", run: () => (chosen === i && current.points[i] ? remove(i) : ((chosen = i), draw())) })),
+  ...[..."1234567"].map((key, i) => ({ keys: [key], shown: i ? "" : "1 … 7", does: "choose a point; pressed twice, set it again", run: () => (chosen === i && current.points[i] ? remove(i) : ((chosen = i), lookCloser(), draw())) })),
   { keys: ["ArrowLeft"], held: true, shown: "Arrows", does: "move the chosen point by a pixel; with Shift by ten", run: (e) => nudge(e.shiftKey ? -10 : -1, 0) },
   { keys: ["ArrowRight"], held: true, run: (e) => nudge(e.shiftKey ? 10 : 1, 0) },
   { keys: ["ArrowUp"], held: true, run: (e) => nudge(0, e.shiftKey ? -10 : -1) },
@@ -324,7 +389,7 @@ const ACTIONS = [
   { keys: ["+", "="], held: true, shown: "+ −", does: "zoom to the cursor", button: "Zoom in", run: () => zoomAt(1.25) },
   { keys: ["-"], held: true, button: "Zoom out", run: () => zoomAt(0.8) },
   { keys: ["0"], shown: "0", does: "the whole image", button: "Fit", run: () => view.fit() },
-  { keys: ["h", "j", "k", "l"], held: true, shown: "H J K L", does: "move the picture left, down, up, right", run: (e) => view.pan(...({ h: [60, 0], j: [0, -60], k: [0, 60], l: [-60, 0] })[e.key.toLowerCase()]) },
+  { keys: ["h", "j", "k", "l"], held: true, shown: "H J K L", does: "move the picture left, down, up, right", run: (e) => { lookCloser(); view.pan(...({ h: [60, 0], j: [0, -60], k: [0, 60], l: [-60, 0] })[e.key.toLowerCase()]); } },
   { keys: ["b"], held: true, shown: "B / V", does: "brighter, darker", run: () => tone("brightness", 0.1) },
   { keys: ["v"], held: true, run: () => tone("brightness", -0.1) },
   { keys: ["]"], held: true, shown: "[ ]", does: "less, more contrast", run: () => tone("contrast", 0.1) },
@@ -333,7 +398,7 @@ const ACTIONS = [
   { keys: [","], held: true, run: () => tone("gamma", -0.1) },
   { keys: ["i"], shown: "I", does: "invert grey", button: "Invert", run: () => view.setTone({ invert: !view.tone.invert }) },
   { keys: ["r"], shown: "R", does: "reset the display", run: resetTone },
-  { keys: ["g"], shown: "G", does: "filter: all, to do, done, skipped, flagged, suggested", run: () => { const f = $("filter"); f.selectedIndex = (f.selectedIndex + 1) % f.options.length; f.dispatchEvent(new Event("change")); } },
+  { keys: ["g"], shown: "G", does: "filter: all, to do, done, skipped, flagged, in doubt, suggested", run: () => { const f = $("filter"); f.selectedIndex = (f.selectedIndex + 1) % f.options.length; f.dispatchEvent(new Event("change")); } },
   { keys: ["?"], shown: "?", does: "these keys", button: "Keys", run: showHelp },
 ];
 const BY_KEY = new Map(ACTIONS.flatMap((action) => action.keys.map((key) => [key, action])));
@@ -379,6 +444,7 @@ for (const action of ACTIONS) {
   $("buttons").append(button);
 }
 $("help-open").addEventListener("click", showHelp);
+$("confirm").addEventListener("click", (event) => { perform(BY_KEY.get("a"), event); $("stage").focus({ preventScroll: true }); });
 for (const name of ["brightness", "contrast", "gamma"]) $(name).addEventListener("input", () => view.setTone({ [name]: +$(name).value }));
 $("filter").addEventListener("change", () => { $("filter").blur(); if (current && !wanted(hands.find((h) => h.id === current.id))) go(+1); });
 
@@ -390,6 +456,12 @@ let spaceHeld = false;
 let held = null; // { kind: "tap" | "point" | "pan" | "pinch", … }
 
 const onStage = (event) => { const box = stage.getBoundingClientRect(); return [event.clientX - box.left, event.clientY - box.top]; };
+
+function lookCloser() { // whoever zooms or moves the picture of a finished hand wants to stay
+  if (!holding) return;
+  holding = null;
+  draw();
+}
 
 function pointAt(place, reach) {
   const shown = suggestion() ?? current.points;
@@ -424,6 +496,7 @@ stage.addEventListener("pointermove", (event) => {
   const before = fingers.get(event.pointerId);
   if (!before || !held) return;
   fingers.set(event.pointerId, place);
+  if (held.kind !== "tap" && held.kind !== "point") lookCloser();
   if (held.kind === "pan") view.pan(place[0] - before[0], place[1] - before[1]);
   if (held.kind === "pinch" && fingers.size === 2) {
     const now = [...fingers.values()];
@@ -438,7 +511,7 @@ stage.addEventListener("pointermove", (event) => {
     if (!held.moved && Math.hypot(place[0] - held.start[0], place[1] - held.start[1]) < 3) return;
     held.moved = true;
     held.points[held.index] = view.clamp(view.toImage(...place));
-    view.draw({ points: held.points, suggested: null, chosen, labels: labels() });
+    view.draw({ points: held.points, suggested: null, untouched: current.untouched, chosen, labels: labels() });
     drawThumbnail(held.points);
   }
 });
@@ -464,7 +537,7 @@ stage.addEventListener("pointerup", release);
 stage.addEventListener("pointercancel", release);
 stage.addEventListener("pointerleave", () => { cursor = null; });
 stage.addEventListener("contextmenu", (event) => event.preventDefault());
-stage.addEventListener("wheel", (event) => { event.preventDefault(); view.zoom(Math.exp(-event.deltaY * 0.0015), ...onStage(event)); }, { passive: false });
+stage.addEventListener("wheel", (event) => { event.preventDefault(); lookCloser(); view.zoom(Math.exp(-event.deltaY * 0.0015), ...onStage(event)); }, { passive: false });
 
 // ---- begin ---------------------------------------------------------------------------------------------------------
 
@@ -486,5 +559,5 @@ setInterval(async () => { // what other tabs did
 }, LOOK_MS);
 $("file").textContent = `Saved in ${all.table}`;
 $("filter").querySelector("[value=suggested]").hidden = suggestedIds.size === 0;
-await open((hands.find(left) ?? hands[0]).id);
+await open((hands.find(undone) ?? hands.find(left) ?? hands[0]).id);
 stage.focus({ preventScroll: true });

@@ -30,10 +30,11 @@ export function thumbnailAddress(id, points) {
 
 const AGAIN_MS = 1500;
 const marks = ({ points, skipped, flagged }) => JSON.stringify([points.map((p) => p && p.map(tenth)), skipped, flagged]);
-const content = ({ points, skipped, flagged, seconds }) => ({ points, skipped, flagged, seconds });
+const content = ({ points, skipped, flagged, seconds, confirmed }) => ({ points, skipped, flagged, seconds, confirmed });
+const judged = ({ remarks, confirmed, untouched }) => ({ remarks, confirmed, untouched });
 
-// Writes changes in order; one that cannot be written waits and is sent again. `on.conflict(mine, theirs)` and
-// `on.trouble(text or "")` tell what became of them.
+// Writes changes in order; one that cannot be written waits and is sent again. `on.saved(mine)`, `on.conflict(mine, theirs)`
+// and `on.trouble(text or "")` tell what became of them.
 export class Saver {
   constructor(on) {
     this.on = on;
@@ -85,7 +86,10 @@ export class Saver {
     } else if (status === 200) {
       mine.version = said.version;
       unanswered.clear();
-      if (this.waiting.get(id) === mine && sent === JSON.stringify(content(mine))) this.waiting.delete(id); // else it changed meanwhile, and waits again
+      if (this.waiting.get(id) !== mine || sent !== JSON.stringify(content(mine))) return; // it changed meanwhile, and waits again
+      this.waiting.delete(id);
+      Object.assign(mine, judged(said));
+      this.on.saved(mine);
     } else {
       throw new Error(status === 404 ? "another bonecaffe answers here now" : said.error);
     }

@@ -73,7 +73,7 @@ export class View {
     this.picture.style.filter = plain ? "" : steps.join(" ");
   }
 
-  // What to draw: { points, suggested, chosen, labels }; without an argument, the same again.
+  // What to draw: { points, suggested, untouched, chosen, labels }; without an argument, the same again.
   draw(content = this.content) {
     this.content = content;
     this.picture.style.transform = `translate(${this.left}px, ${this.top}px) scale(${this.scale})`;
@@ -90,7 +90,8 @@ export class View {
     shown.forEach((point, index) => {
       if (!point) return;
       const [x, y] = this.toStage(point);
-      const group = make("g", { class: `${content.suggested ? "suggested" : "set"} ${index === content.chosen ? "chosen" : ""}` });
+      const kind = content.suggested ? "suggested" : content.untouched?.[index] ? "set untouched" : "set";
+      const group = make("g", { class: `${kind} ${index === content.chosen ? "chosen" : ""}` });
       group.append(make("circle", { cx: x, cy: y, r: 6 }), make("circle", { cx: x, cy: y, r: 0.75 }));
       const label = make("text", { x: x + 9, y: y - 7 });
       label.textContent = content.labels[index];
