@@ -57,6 +57,21 @@ def quarters(points: Sequence[Sequence[float]]) -> int:
     return round(tilt(points) / 90) % 4
 
 
+def pose(points: Sequence[Sequence[float]]) -> list[str]:
+    """How a hand, seven points (x, y), is turned, in words; empty when it is upright."""
+    found = turn_remarks(quarters(points))
+    off = abs((tilt(points) + 45) % 90 - 45)
+    if off > TILT:
+        found.append(f"the hand lies {off:.0f} degrees askew; its crop holds much that is no hand")
+    return found
+
+
+def turn_remarks(count: int) -> list[str]:
+    """What so many quarter turns counter-clockwise undo, in words; empty for none."""
+    how = {1: "90 degrees clockwise", 2: "180 degrees", 3: "90 degrees counter-clockwise"}
+    return [f"the hand lies turned by {how[count]}; it is turned upright for the crop"] if count else []
+
+
 def turned(hand: ReferencePoints, count: int) -> ReferencePoints:
     """The points after quarter turns of their image counter-clockwise, as by `numpy.rot90`.
 
@@ -64,7 +79,7 @@ def turned(hand: ReferencePoints, count: int) -> ReferencePoints:
     (20.0, 89.0)
     """
     for _ in range(count % 4):
-        points = tuple((float(y), float(hand.width - 1 - x)) for x, y in hand.points)
+        points = tuple((float(y), round(hand.width - 1.0 - x, 6)) for x, y in hand.points)  # 119.2, not 119.19999
         hand = replace(hand, width=hand.height, height=hand.width, points=points)
     return hand
 
@@ -82,20 +97,17 @@ class StandardView(NamedTuple):
     @property
     def remarks(self) -> tuple[str, ...]:
         """What was done or noticed, in words; empty for an ordinary radiograph."""
-        return remarks(self.quarters, self.polarity)
+        return (*turn_remarks(self.quarters), *polarity_remarks(self.polarity))
 
 
-def remarks(count: int, polarity: Polarity) -> tuple[str, ...]:
-    """What `StandardView` does to an image that needs so many quarter turns and looks so, in words."""
-    found = []
-    if count:
-        how = {1: "90 degrees clockwise", 2: "180 degrees", 3: "90 degrees counter-clockwise"}[count]
-        found.append(f"the hand lies turned by {how}; it is turned upright for the crop")
-    if polarity is Polarity.DARK:
-        found.append("bones are dark; the image is inverted for the crop")
-    if polarity is Polarity.UNSEEN:
-        found.append("no hand can be seen at the points; look at them")
-    return tuple(found)
+def polarity_remarks(polarity: Polarity) -> list[str]:
+    """What is unusual about how bones look, in words; empty when they are bright."""
+    return {
+        Polarity.BRIGHT: [],
+        Polarity.DARK: ["bones are dark; the image is inverted for the crop"],
+        Polarity.DOUBTFUL: ["it cannot be told whether bones are bright or dark; the hand is refused"],
+        Polarity.UNSEEN: ["no hand can be seen at the points; look at them"],
+    }[polarity]
 
 
 def standard_view(image: Image, hand: ReferencePoints) -> StandardView:
@@ -136,7 +148,7 @@ def evidence(image: Image, points: Sequence[Sequence[float]]) -> tuple[float, fl
     around, at = _around(image, np.asarray(points, float))
     ulna, radius, thumb, fingers = at[0], at[1], at[2], at[3:]
     wrist, middle = (ulna + radius) / 2, fingers[1]
-    soft = cv2.blur(around, (9, 9), borderType=cv2.BORDER_REPLICATE)
+    soft = np.asarray(cv2.blur(around, (9, 9), borderType=cv2.BORDER_REPLICATE), np.float32)
     palm = _read(soft, [finger + (wrist - finger) * t for finger in fingers for t in (0.1, 0.2, 0.3, 0.4, 0.5)])
     beside = []
     for start, end, first in ((ulna, fingers[3], 0.1), (radius, thumb, 0.0)):
@@ -150,7 +162,8 @@ def evidence(image: Image, points: Sequence[Sequence[float]]) -> tuple[float, fl
     pairs = palm[:, None] - film[None]
     against_film = float(np.sign(pairs).mean())
 
-    sharp = around - cv2.GaussianBlur(around, (0, 0), 5, borderType=cv2.BORDER_REPLICATE)
+    blurred = cv2.GaussianBlur(around, (0, 0), 5, borderType=cv2.BORDER_REPLICATE)
+    sharp = np.asarray(around - blurred, np.float32)
     across = np.linspace(-0.1, 1.1, 61)  # from the little finger's ray, 0, to the index finger's, 1
     down = np.linspace(0.12, 0.55, 12)
     little, index = (fingers[number] + (wrist - fingers[number]) * down[:, None] for number in (3, 0))
@@ -170,7 +183,7 @@ def _around(image: Image, points: NDArray[np.float64]) -> tuple[NDArray[np.float
     left, top = (int(max(0, math.floor(low - room))) for low in points.min(axis=0))
     right, bottom = (math.ceil(high + room) + 1 for high in points.max(axis=0))
     part = image[top : min(bottom, height), left : min(right, width)]
-    scale = _PALM / palm
+    scale = min(_PALM / palm, 8 * _PALM / max(part.shape))  # points may be anywhere: no more than that
     size = [max(1, round(side * scale)) for side in part.shape[::-1]]
     small = cv2.resize(part, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     scales = np.array(size) / part.shape[::-1]

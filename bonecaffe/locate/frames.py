@@ -141,8 +141,8 @@ class Pyramid:
         picture = self._octaves[number]
         if step > 1:
             blur = min(_BLUR * math.sqrt(step**2 - 1), max(picture.shape))  # a guess may be far beyond the image
-            picture = cv2.GaussianBlur(picture, (0, 0), blur)
-        return np.asarray(picture, np.float32), 2**number
+            picture = np.asarray(cv2.GaussianBlur(picture, (0, 0), blur), np.float32)
+        return picture, 2**number
 
 
 def even(square: Picture) -> Picture:
