@@ -28,7 +28,7 @@ from bonecaffe.hands.images import encode_png
 from bonecaffe.hands.phantom import dataset
 from bonecaffe.hands.reference_points import POINT_NAMES, ReferencePoints
 from bonecaffe.prepare.crop import crop
-from bonecaffe.prepare.normalize import equalized_crop, normalize, viewed
+from bonecaffe.prepare.normalize import equalized_crop, normalize
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 BLUE = "#2f6db3"
@@ -102,7 +102,7 @@ def preparation(image: np.ndarray, points: ReferencePoints, path: Path) -> None:
         f"radiograph, {points.width} × {points.height}": image,
         "seven reference points": image,
         f"crop, {rectangle.width} × {rectangle.height}": crop(image, rectangle),
-        f"histeq, {settings.histeq_levels} levels": equalized_crop(viewed(image, points), settings),
+        f"histeq, {settings.histeq_levels} levels": equalized_crop(image, points, settings),
         f"resized, {settings.width} × {settings.height}": normalize(image, points, settings),
     }
     figure = _figure(12, 3.4)

@@ -219,7 +219,7 @@ def _example(run: RunDir, recipe: Recipe) -> dict[str, Any] | None:
         "rectangle": rectangle,
         "steps": [
             ("crop: the smallest rectangle that holds the points", jpeg(crop(image, rectangle), 420)),
-            (f"histeq, {settings.histeq_levels} grey levels", jpeg(equalized_crop(view, settings), 420)),
+            (f"histeq, {settings.histeq_levels} grey levels", jpeg(equalized_crop(image, hand, settings), 420)),
             (f"resized to {settings.width} × {settings.height}", jpeg(normalize_viewed(view, settings), 420)),
         ],
     }

@@ -27,7 +27,7 @@ def normalize(image: Image, points: ReferencePoints, preparation: Preparation) -
 
 def normalize_viewed(view: StandardView, preparation: Preparation) -> Image:
     """`normalize` for a hand that is upright and has bright bones already, or is taken as it is."""
-    return resize(equalized_crop(view, preparation), preparation)
+    return resize(equalized_crop(view.image, view.points, preparation), preparation)
 
 
 def viewed(image: Image, points: ReferencePoints) -> StandardView:
@@ -35,17 +35,22 @@ def viewed(image: Image, points: ReferencePoints) -> StandardView:
 
     Raises ValueError when the image is not of the size that the points were marked in, or its polarity is doubtful.
     """
+    _check_size(image, points)
+    return standard_view(image, points)
+
+
+def equalized_crop(image: Image, points: ReferencePoints, preparation: Preparation) -> Image:
+    """The full-size equalized crop of an image as it is, which the paper hands to convert_imageset."""
+    _check_size(image, points)
+    return histeq(crop(image, points.rectangle(preparation.margin)), preparation.histeq_levels)
+
+
+def _check_size(image: Image, points: ReferencePoints) -> None:
     if image.shape != (points.height, points.width):
         raise ValueError(
             f"the image is {image.shape[1]} x {image.shape[0]}, "
             f"but its points were marked in {points.width} x {points.height}"
         )
-    return standard_view(image, points)
-
-
-def equalized_crop(view: StandardView, preparation: Preparation) -> Image:
-    """The full-size equalized crop, which the paper hands to convert_imageset."""
-    return histeq(crop(view.image, view.points.rectangle(preparation.margin)), preparation.histeq_levels)
 
 
 def resize(image: Image, preparation: Preparation) -> Image:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 
 import cv2
@@ -56,7 +57,7 @@ def test_doubtful_polarity_is_refused(phantoms):
     refused = 0
     for phantom in phantoms[:12]:
         image = phantom.image.copy()
-        ys, xs = np.mgrid[: image.shape[0], : image.shape[1]]
+        _ys, xs = np.mgrid[: image.shape[0], : image.shape[1]]
         knuckle = np.mean([phantom.points.points[i] for i in (3, 4, 5, 6)], axis=0)
         left = xs < knuckle[0]
         image[left] = 255 - image[left]
@@ -78,10 +79,8 @@ def test_no_hand_is_not_inverted():
         assert view.polarity is Polarity.UNSEEN and np.array_equal(view.image, image) and "no hand" in view.remarks[0]
     changed = 0
     for _ in range(50):
-        try:
+        with contextlib.suppress(ValueError):
             changed += standard_view(rng.integers(0, 256, (260, 200), np.uint8), hand).polarity is Polarity.DARK
-        except ValueError:
-            pass
     assert changed == 0
 
 
@@ -95,7 +94,7 @@ def test_turn_is_told_from_points(degrees):
     assert tilt(moved) == pytest.approx(degrees, abs=1e-6)
     assert quarters(moved) == round(degrees / 90) % 4
     assert bool(quarters(moved)) == any("turned by" in text for text in pose(moved))
-    assert any("askew" in text for text in pose(moved)) == (35 < abs((degrees + 45) % 90 - 45))
+    assert any("askew" in text for text in pose(moved)) == (abs((degrees + 45) % 90 - 45) > 35)
 
 
 def test_four_quarters_are_none():
@@ -109,6 +108,10 @@ def test_four_quarters_are_none():
 def test_points_anywhere_cost_little():
     """Points that no hand has, at one place or at the corners of a large image, neither fail nor fill the memory."""
     image = np.zeros((3000, 3000), np.uint8)
-    for points in ([(5, 5)] * 7, [(0, 0), (2999, 2999), (2999, 0), *[(1499.5, 1499.5)] * 4], [(0, 0)] * 3 + [(1, 0)] * 4):
+    for points in (
+        [(5, 5)] * 7,
+        [(0, 0), (2999, 2999), (2999, 0), *[(1499.5, 1499.5)] * 4],
+        [(0, 0)] * 3 + [(1, 0)] * 4,
+    ):
         hand = ReferencePoints("1", 3000, 3000, tuple((float(x), float(y)) for x, y in points))
         assert standard_view(image, hand).polarity is Polarity.UNSEEN
