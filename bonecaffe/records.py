@@ -175,7 +175,7 @@ class Source(Frozen):
 
 class PreparedCase(Frozen):
     """One hand: size and time of its source file; hashes of that file, of the image in it, of the pixels made of it,
-    and of points and settings."""
+    and of points and settings; what was done to have it upright with bright bones."""
 
     source_stat: tuple[int, int]
     source_sha256: Sha256
@@ -183,6 +183,10 @@ class PreparedCase(Frozen):
     """None in runs that were prepared before images were compared."""
     pixels_sha256: Sha256
     made_from: Sha256
+    quarters: Annotated[int, Field(ge=1, le=3)] | None = None
+    """Quarter turns counter-clockwise before the crop."""
+    polarity: Annotated[str, Field(pattern="^(dark|unseen)$")] | None = None
+    """Dark: the image was inverted before the crop. Unseen: no hand could be seen at the points."""
 
 
 PREPARED_FROM = ("cases", "points", "images", "settings")

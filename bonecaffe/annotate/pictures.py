@@ -6,11 +6,14 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from bonecaffe.annotate.marking import Marking
+from bonecaffe.annotate import remarks
+from bonecaffe.annotate.marking import Marking, Places
 from bonecaffe.annotate.shared_table import signature
+from bonecaffe.errors import ImageError
 from bonecaffe.hands.images import Image, encode_png
-from bonecaffe.hands.reference_points import ReferencePoints
-from bonecaffe.prepare.normalize import normalize
+from bonecaffe.hands.reference_points import POINT_NAMES, ReferencePoints
+from bonecaffe.hands.standard_view import Polarity, StandardView, polarity_of, polarity_remarks
+from bonecaffe.prepare.normalize import normalize_viewed, viewed
 from bonecaffe.recipe import Preparation
 
 _KEPT = 6
@@ -50,6 +53,17 @@ class Pictures:
         """An image as JPEG of its full size; ImageError when it cannot be read."""
         return self._get(case_id)[1]
 
+    def remarks(self, case_id: str, points: Places) -> list[str]:
+        """How bones look at seven points, in sentences; empty when they are bright, or points are missing."""
+        whole = [place for place in points if place]
+        if len(whole) < len(POINT_NAMES):
+            return []
+        try:
+            image = self._get(case_id)[0]
+        except ImageError:  # the page is told when it asks for the image
+            return []
+        return remarks.sentences(polarity_remarks(polarity_of(image, whole)))
+
     def thumbnail(self, case_id: str, points: Sequence[tuple[float, float]]) -> bytes:
         """What the network would see of an image with these points, by `normalize` itself, as PNG.
 
@@ -62,4 +76,6 @@ class Pictures:
         hand = ReferencePoints(case_id, image.shape[1], image.shape[0], filled)
         if problems := hand.problems():
             raise ValueError(problems[0])
-        return encode_png(normalize(image, hand, self._preparation))
+        whole = len(points) == len(POINT_NAMES)  # fewer do not tell how the hand lies
+        view = viewed(image, hand) if whole else StandardView(image, hand, 0, Polarity.BRIGHT)
+        return encode_png(normalize_viewed(view, self._preparation))

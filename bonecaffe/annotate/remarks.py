@@ -5,7 +5,7 @@ A remark about a whole hand holds the page at it until somebody confirms that th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from bonecaffe.hands import plausibility
@@ -19,7 +19,16 @@ def about(hand: ReferencePoints, twins: Sequence[str] = ()) -> list[str]:
     'Two joints are at the same place.'
     """
     same = [f"the points are those of {', '.join(twins[:3])}{' …' if len(twins) > 3 else ''}"] if twins else []
-    return [f"{text[0].upper()}{text[1:]}." for text in (*_doubts(hand), *same)]
+    return sentences([*_doubts(hand), *same])
+
+
+def sentences(texts: Iterable[str]) -> list[str]:
+    """Remarks in words as the page shows them.
+
+    >>> sentences(["bones are dark"])
+    ['Bones are dark.']
+    """
+    return [f"{text[0].upper()}{text[1:]}." for text in texts]
 
 
 @lru_cache(maxsize=1 << 16)

@@ -11,7 +11,7 @@ from typing import Any
 from flask import Flask, Response, abort, jsonify, request, send_from_directory
 
 from bonecaffe import web
-from bonecaffe.annotate.marking import Conflict, Marking, Marks
+from bonecaffe.annotate.marking import Conflict, Marking, Marks, Places
 from bonecaffe.annotate.pictures import Pictures
 from bonecaffe.errors import AnnotateError, BonecaffeError, ImageError
 from bonecaffe.files import followed
@@ -142,10 +142,14 @@ class _Answers:
             "state": marks.state,
             "untouched": marks.untouched,
             "confirmed": marks.confirmed,
-            "remarks": [] if marks.skipped else self._marking.remarks(case_id, marks.points),
+            "remarks": [] if marks.skipped else self._remarks(case_id, marks.points),
             "suggested": suggested,
-            "suggested_remarks": self._marking.remarks(case_id, suggested) if suggested else [],
+            "suggested_remarks": self._remarks(case_id, suggested) if suggested else [],
         }
+
+    def _remarks(self, case_id: str, points: Places) -> list[str]:
+        """What is implausible about a whole hand, its points and its pixels, in sentences."""
+        return self._marking.remarks(case_id, points) + self._pictures.remarks(case_id, points)
 
 
 def _look_ahead(marking: Marking, pictures: Pictures) -> None:

@@ -137,35 +137,40 @@ def export_points(table: Path, kind: str, out: Path, images: Path | None) -> Non
 
 @points.command("check")
 @click.argument("table", metavar="POINTS", type=FILE)
-@click.option("--images", type=FOLDER, help="The radiographs, for --sheet.")
+@click.option("--images", type=FOLDER, help="The radiographs: their sizes and how bones look are checked too.")
 @click.option("--sheet", type=FILE, help="Write the hands in doubt, with points and rectangle, side by side as a PNG.")
 def check_points(table: Path, images: Path | None, sheet: Path | None) -> None:
     """List what is implausible in a table of points.
 
-    Fingers out of order, a crossed forearm, the rectangle's aspect, points on the border, duplicates. Exits 1 when a
-    hand is in doubt. What cannot be used at all, such as a point outside the image, is an error by itself.
+    Fingers out of order, a crossed forearm, the rectangle's aspect, points on the border, duplicates, a hand that is
+    not upright; with --images, dark bones, another size, an image that is missing or unreadable. Exits 1 when a hand is
+    in doubt. What cannot be used at all, such as a point outside the image, is an error by itself.
     """
-    from bonecaffe.errors import PointsError
-    from bonecaffe.hands import ids, plausibility
+    from bonecaffe.hands import plausibility
     from bonecaffe.hands.contact_sheet import write_sheet
-    from bonecaffe.hands.images import find_images, missing
+    from bonecaffe.hands.images import find_images
     from bonecaffe.hands.reference_points import read_points
 
-    if (sheet is None) != (images is None):
-        raise click.UsageError("--sheet and --images belong together")
+    if sheet is not None and images is None:
+        raise click.UsageError("--sheet needs --images")
     hands = read_points(table)
     found = plausibility.all_doubts(hands)
-    for case_id, said in found.items():
-        click.echo(f"{case_id}: {'; '.join(said)}")
-    if sheet is not None and images is not None and found:
-        files = find_images(images)
-        if lost := missing(found, files):
-            raise PointsError(f"{images}: no image of {ids.listed(lost, files)}, so there is no sheet of them.")
-        captions = {case_id: "; ".join(said) for case_id, said in found.items()}
-        write_sheet(sheet, [hands[case_id] for case_id in found], files, captions)
+    files = find_images(images) if images is not None else {}
+    if images is not None:
+        with progress_bar("check") as progress:
+            for done, (case_id, hand) in enumerate(hands.items(), start=1):
+                if doubts := plausibility.doubts_about_image(hand, files.get(case_id)):
+                    found.setdefault(case_id, []).extend(doubts)
+                progress(done, len(hands))
+    for case_id, doubts in sorted(found.items()):
+        click.echo(f"{case_id}: {'; '.join(doubts)}")
+    shown = [case_id for case_id in sorted(found) if case_id in files]
+    if sheet is not None and shown:
+        captions = {case_id: "; ".join(found[case_id]) for case_id in shown}
+        write_sheet(sheet, [hands[case_id] for case_id in shown], files, captions)
         click.echo(sheet)
     elif sheet is not None:
-        click.echo(f"{sheet}: not written, because no hand is in doubt")
+        click.echo(f"{sheet}: not written, because no hand with an image is in doubt")
     click.echo(f"{table}: {len(hands)} hands, {len(found)} in doubt")
     if found:
         raise click.exceptions.Exit(1)

@@ -15,7 +15,7 @@ from bonecaffe.evaluation.metrics import PAPER
 from bonecaffe.evaluation.plots import Plot
 from bonecaffe.evaluation.verdict import Evaluation
 from bonecaffe.network import outline
-from bonecaffe.prepare.outputs import read_prepared
+from bonecaffe.prepare.outputs import read_prepared, view_remarks
 from bonecaffe.recipe import Recipe
 from bonecaffe.records import Manifest
 from bonecaffe.run import SPLITS, RunDir
@@ -72,6 +72,7 @@ def render(
         state=run.state(),
         made=_made(manifest),
         prepare=manifest.prepare,
+        view_remarks=view_remarks(manifest.prepare) if manifest.prepare else [],
         hashes=_hashes(manifest),
         version=__version__,
     )
@@ -195,8 +196,9 @@ def _example(run: RunDir, recipe: Recipe) -> dict[str, Any] | None:
     """The paper's figures 2 and 3 from a hand of this run; None where prepare kept none, or it cannot be read."""
     from bonecaffe.hands.images import read_image
     from bonecaffe.hands.reference_points import POINT_NAMES, read_points
+    from bonecaffe.hands.standard_view import Polarity, StandardView
     from bonecaffe.prepare.crop import crop
-    from bonecaffe.prepare.normalize import equalized_crop, normalize
+    from bonecaffe.prepare.normalize import equalized_crop, normalize_viewed
 
     try:
         image = read_image(run.example / "hand.png")
@@ -205,6 +207,7 @@ def _example(run: RunDir, recipe: Recipe) -> dict[str, Any] | None:
         return None
     if image.shape != (hand.height, hand.width):
         return None
+    view = StandardView(image, hand, 0, Polarity.BRIGHT)  # as prepare keeps it
     settings = recipe.preparation
     rectangle = hand.rectangle(settings.margin)
     return {
@@ -217,6 +220,6 @@ def _example(run: RunDir, recipe: Recipe) -> dict[str, Any] | None:
         "steps": [
             ("crop: the smallest rectangle that holds the points", jpeg(crop(image, rectangle), 420)),
             (f"histeq, {settings.histeq_levels} grey levels", jpeg(equalized_crop(image, hand, settings), 420)),
-            (f"resized to {settings.width} × {settings.height}", jpeg(normalize(image, hand, settings), 420)),
+            (f"resized to {settings.width} × {settings.height}", jpeg(normalize_viewed(view, settings), 420)),
         ],
     }

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bonecaffe.errors import PointsError
+from bonecaffe.errors import ImageError, PointsError
 from bonecaffe.files import write_bytes
 from bonecaffe.hands.images import Image, encode_png, read_image
 from bonecaffe.hands.reference_points import ReferencePoints
@@ -34,13 +34,21 @@ def write_sheet(
     Points are yellow dots, those of ``others`` blue crosses. Raises PointsError when there is no hand to show.
     """
     others = others or {}
-    cells = [_cell(read_image(images[hand.id]), hand, others.get(hand.id), captions.get(hand.id, "")) for hand in hands]
+    cells = [_cell(_image(images[hand.id]), hand, others.get(hand.id), captions.get(hand.id, "")) for hand in hands]
     if not cells:
         raise PointsError(f"{path}: there is no hand to show.")
     columns = min(columns, len(cells))
     cells += [np.full_like(cells[0], _GROUND)] * (-len(cells) % columns)
     rows = [np.hstack(cells[i : i + columns]) for i in range(0, len(cells), columns)]
     write_bytes(path, encode_png(np.vstack(rows), 6), parents=True)
+
+
+def _image(path: Path) -> Image:
+    """The image, or black where it cannot be read: the caption has the reason."""
+    try:
+        return read_image(path)
+    except ImageError:
+        return np.zeros((64, 64), np.uint8)
 
 
 def _cell(image: Image, hand: ReferencePoints, other: ReferencePoints | None, caption: str) -> Image:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 
+from bonecaffe.errors import ImageError
 from bonecaffe.hands import fingers
 from bonecaffe.hands.agreement import palm
+from bonecaffe.hands.images import read_image
 from bonecaffe.hands.reference_points import POINT_NAMES, ReferencePoints
+from bonecaffe.hands.standard_view import polarity_of, polarity_remarks, pose
 
 ASPECT = (0.5, 1.6)
 """Width over height of the rectangle: phantoms are between 0.75 and 1.05; turned hands further out."""
@@ -28,6 +32,7 @@ def doubts(hand: ReferencePoints) -> list[str]:
             found.append("the fingers are not in order from thumb to little finger, seen from the wrist")
     except ValueError as error:
         found.append(str(error))
+    found += pose(hand.points)
     aspect = hand.rectangle().width / hand.rectangle().height
     if not ASPECT[0] <= aspect <= ASPECT[1]:
         found.append(f"the rectangle is {aspect:.2f} times as wide as high")
@@ -41,6 +46,19 @@ def doubts(hand: ReferencePoints) -> list[str]:
         if min(x, y, hand.width - 1 - x, hand.height - 1 - y) < BORDER:
             found.append(f"{name} is on the image's border")
     return found
+
+
+def doubts_about_image(hand: ReferencePoints, path: Path | None) -> list[str]:
+    """What is strange about the image file of a hand, in words; ``path`` is None when there is none."""
+    if path is None:
+        return ["there is no image of it"]
+    try:
+        image = read_image(path)
+    except ImageError as error:
+        return [str(error).rstrip(".")]
+    if image.shape != (hand.height, hand.width):
+        return [f"marked in {hand.width} x {hand.height}, but the image is {image.shape[1]} x {image.shape[0]}"]
+    return polarity_remarks(polarity_of(image, hand.points))
 
 
 def all_doubts(hands: Mapping[str, ReferencePoints]) -> dict[str, list[str]]:

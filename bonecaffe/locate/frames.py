@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import cv2
@@ -11,12 +12,16 @@ from numpy.typing import NDArray
 
 from bonecaffe.hands.images import Image
 
+Picture = NDArray[np.float32]
+"""Brightness, (height, width), 0 to 255, not rounded."""
 Places = NDArray[np.float64]
 """Points (…, 2), each (x, y): pixels of an image, or sides of a square from its middle."""
 SIDE = 128
 """Pixels of the square, each way."""
-READ_SIDE = 640
-"""Pixels of the longer side to which a radiograph is made smaller before squares are cut from it."""
+_FADE = SIDE / 16
+"""Pixels of the square in which the border of an image, continued outside, fades to the film's grey by two thirds."""
+_BLUR = 0.45
+"""Of the square's pixel: the blur that leaves nothing finer than it."""
 LABEL_SCALE = 5.0
 """The net's outputs are positions in the square, from its middle, in sides, times this: numbers of about 1."""
 ROOM = 1.05
@@ -75,40 +80,97 @@ def near(points: Places) -> Frame:
     return Frame(float(middle[0]), float(middle[1]), length / HAND_SHARE, angle, mirror)
 
 
-def smaller(image: Image) -> tuple[Image, float]:
-    """An image as the nets look at it and learn from it, its longer side `READ_SIDE` at most; and the scale of it."""
-    scale = min(1.0, READ_SIDE / max(image.shape))
-    if scale == 1:
-        return image, scale
-    if min(image.shape) * scale < 1:  # a line; of it, one pixel is kept
-        size = tuple(max(1, round(side * scale)) for side in image.shape[::-1])
-        return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8), scale
-    small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)  # exactly this scale, both ways
-    return np.asarray(small, np.uint8), scale
+def halves(shape: tuple[int, int]) -> list[Frame]:
+    """The frames of an image's halves (height, width): left and right, upper and lower."""
+    height, width = shape
+    found = []
+    for part in (0.25, 0.75):
+        found.append(Frame(width * part - 0.5, (height - 1) / 2, max(height, width / 2) * ROOM))
+        found.append(Frame((width - 1) / 2, height * part - 0.5, max(height / 2, width) * ROOM))
+    return found
 
 
-def even(square: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Local contrast made even, float32 in, uint8 out: what is left is structure, whatever the exposure."""
-    square = square.astype(np.float32)
+def beside(shape: tuple[int, int], points: Places) -> list[Frame]:
+    """The frames of what an image (height, width) has left, right, above and below a hand, where there is room.
+
+    Turned as the hand is; room is half of what the rectangle of the hand's points takes.
+    """
+    height, width = shape
+    (left, top), (right, bottom) = np.clip([points.min(axis=0), points.max(axis=0)], 0, (width - 1, height - 1))
+    wide, high = right - left, bottom - top
+    found = []
+    for x, y, w, h in (
+        (0, 0, left, height),
+        (right, 0, width - right, height),
+        (0, 0, width, top),
+        (0, bottom, width, height - bottom),
+    ):
+        if w >= wide / 2 and h >= high / 2:
+            angle = round(near(points).angle / (math.pi / 2)) * math.pi / 2
+            found.append(Frame(x + (w - 1) / 2, y + (h - 1) / 2, max(w, h) * ROOM, angle))
+    return found
+
+
+def _halved(image: Picture) -> Picture:
+    """An image of half the size, each pixel the mean of four; the border of an odd side counts twice."""
+    height, width = image.shape
+    whole_pairs = cv2.copyMakeBorder(image, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
+    return np.asarray(cv2.resize(whole_pairs, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA), np.float32)
+
+
+class Pyramid:
+    """An image in octaves, float32: itself, half its size, a quarter, and so on.
+
+    Squares are cut from the octave that has two to four pixels for one of the square's. All of it is continuous in the
+    frame and never resized to a rounded number of pixels, so a hand that is moved in its image gives the same square.
+    """
+
+    def __init__(self, image: Image | Picture) -> None:
+        self.shape = image.shape
+        self._octaves = [image.astype(np.float32)]
+        self.film = float(np.median(np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])))
+
+    def soft(self, size: float) -> tuple[Picture, int]:
+        """The image without what is finer than the pixels of a square of ``size``; and its octave, 2 to a power."""
+        step = size / SIDE
+        number = max(0, math.floor(math.log2(step / 2))) if step > 0 else 0
+        while len(self._octaves) <= number and min(self._octaves[-1].shape) > 1:
+            self._octaves.append(_halved(self._octaves[-1]))
+        number = min(number, len(self._octaves) - 1)
+        step /= 2**number
+        picture = self._octaves[number]
+        if step > 1:
+            blur = min(_BLUR * math.sqrt(step**2 - 1), max(picture.shape))  # a guess may be far beyond the image
+            picture = np.asarray(cv2.GaussianBlur(picture, (0, 0), blur), np.float32)
+        return picture, 2**number
+
+
+def even(square: Picture) -> Picture:
+    """Local contrast made even, about 128, between 0 and 255: what is left is structure, whatever the exposure."""
     spread = square.shape[0] / 10
     rest = square - cv2.GaussianBlur(square, (0, 0), spread)
     power = cv2.GaussianBlur(rest * rest, (0, 0), spread)
     scale = np.sqrt(power) + 0.35 * math.sqrt(float(power.mean())) + 0.25
-    return np.clip(rest / scale * 44 + 128, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(rest / scale * 44 + 128, 0, 255), np.float32)
 
 
-def cut(image: Image, frame: Frame, bend: Places | None = None) -> NDArray[np.float32]:
-    """The pixels of a frame, float32 (SIDE, SIDE); black outside the image.
+def cut(image: Pyramid, frames: Sequence[Frame], bend: Places | None = None) -> Picture:
+    """The pixels of frames of about one size, float32 (n, SIDE, SIDE).
 
-    ``bend`` (SIDE, SIDE, 2), in sides, moves the places that are looked at, for variation.
+    Outside the image its border goes on and fades to the film's grey: black would draw an edge that moves when the
+    image is cut by a pixel, and the points with it. ``bend`` (SIDE, SIDE, 2), in sides, moves the places that are
+    looked at, for variation.
     """
-    scale = min(1.0, SIDE / frame.size)
-    if scale < 1:
-        size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
-        image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+    picture, octave = image.soft(math.exp(np.mean([math.log(frame.size) for frame in frames])))
+    last_y, last_x = (side - 1 for side in picture.shape)
     places = _GRID if bend is None else _GRID + bend
-    at = ((frame.to_image(places) + 0.5) * scale - 0.5).astype(np.float32)
-    return cv2.remap(image, at[..., 0], at[..., 1], cv2.INTER_LINEAR, borderValue=0).astype(np.float32)
+    squares = []
+    for frame in frames:
+        x, y = np.moveaxis(((frame.to_image(places) + 0.5) / octave - 0.5).astype(np.float32), -1, 0)
+        square = cv2.remap(picture, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        outside = np.maximum.reduce([-x, x - last_x, -y, y - last_y, np.zeros_like(x)]) * (octave * SIDE / frame.size)
+        squares.append(image.film + (square - image.film) * np.exp(-outside / _FADE))
+    return np.asarray(squares, np.float32)
 
 
 _ALONG = (np.arange(SIDE) - (SIDE - 1) / 2) / SIDE

@@ -75,10 +75,10 @@ def _vary(task: Task) -> list[tuple[np.ndarray, np.ndarray]]:
     if hand is None:
         age = int(rng.integers(2, dataset.AGES_MONTHS[1] + 1))
         phantom = dataset.make(seed, number, _PHANTOM_SIZE, age_months=age)
-        image, points = phantom.image, np.array(phantom.points.points)
+        pixels, points = phantom.image, np.array(phantom.points.points)
     else:
-        image, scale = frames.smaller(read_image(hand[0]))
-        points = (np.array(hand[1]) + 0.5) * scale - 0.5
+        pixels, points = read_image(hand[0]), np.array(hand[1])
+    image = frames.Pyramid(pixels)
     made = []
     for view in VIEWS:
         samples = [variation.draw(image, points, view, rng) for _ in range(count)]

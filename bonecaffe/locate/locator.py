@@ -6,9 +6,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +22,7 @@ from bonecaffe.files import read_text
 from bonecaffe.hands import fingers
 from bonecaffe.hands.images import Image, read_image
 from bonecaffe.locate import frames
-from bonecaffe.locate.frames import Frame, Places
+from bonecaffe.locate.frames import Frame, Picture, Places, Pyramid
 from bonecaffe.locate.network import OUTPUTS
 from bonecaffe.locate.verdict import SURE, verdict, wrist_to_knuckles
 
@@ -28,25 +30,39 @@ MODEL = Path(__file__).parent / "model"
 """The locator that comes with bonecaffe, trained on phantoms alone."""
 _TURNS = (0.0, 0.5 * math.pi, math.pi, 1.5 * math.pi)
 """The ways up that an image may have; between them, the nets have learnt to see."""
-_LOOKS = (
-    (0, 0, 0, 1),
-    (0.07, 0, 0.12, 1.1),
-    (-0.07, 0, -0.12, 0.91),
-    (0, 0.07, -0.12, 1.1),
-    (0, -0.07, 0.12, 0.91),
-    (0, 0, 0, 1),
-)
-"""How the hand is looked at in the end: moved across and down (in sides), turned (radians), scaled.
+Look = tuple[float, float, float, float, bool]
+"""How a hand is looked at: moved across and down (in sides), turned (radians), scaled; whether it is inverted."""
 
-The last one is inverted. They are so wide apart that a net which answers the same whatever it sees is found out.
-"""
+
+def _around(across: float, down: float, turn: float, size: float) -> list[Look]:
+    """Eight looks from all sides, half of them inverted: two steps of each kind, every pair of kinds balanced."""
+    sides = itertools.product((-1, 1), repeat=3)
+    return [(a * across, d * down, t * turn, math.exp(a * d * t * size), a * d > 0) for a, d, t in sides]
+
+
+_LOOKS = _around(0.06, 0.06, 0.12, 0.09) + _around(0.03, 0.03, -0.06, -0.045)
+"""Looks whose mean is the hand's points. One look alone answers a small move of the hand with a larger one, and
+repeated, it never comes to rest; the mean of these does (each round brings two guesses nearer by a third or less)."""
+_ROUNDS = 4
+_CHECKS: tuple[Look, ...] = (
+    (0, 0, 0, 1, False),
+    (0.07, 0, 0.12, 1.1, False),
+    (-0.07, 0, -0.12, 0.91, False),
+    (0, 0.07, -0.12, 1.1, False),
+    (0, -0.07, 0.12, 0.91, False),
+    (0, 0, 0, 1, True),
+)
+"""Looks whose disagreement is the confidence: so wide apart that a net which answers the same whatever it sees is
+found out."""
 _HALF = 0.06
+_OTHER_SIZE = (0.5, 2.0)
+"""Of the first hand's: how long another hand on the same film may be."""
 
 
 class Found(NamedTuple):
     """What was found in an image: seven points (7, 2) in pixels, and how far looks at the hand disagree.
 
-    ``spread`` is the median distance of the looks from the points, ``steady`` that of the last two steps from each
+    ``spread`` is the median distance of the looks from their median, ``steady`` that of the last two rounds from each
     other, both in parts of `wrist_to_knuckles`.
     """
 
@@ -54,6 +70,7 @@ class Found(NamedTuple):
     spread: float
     steady: float
     shape: tuple[int, int] = (0, 0)  # of the image: height, width
+    others: tuple[Places, ...] = ()  # points of other hands that are seen on the film
 
     @property
     def confidence(self) -> float:
@@ -63,7 +80,7 @@ class Found(NamedTuple):
     @property
     def verdict(self) -> str:
         """``sure``, or why the points should not be used unseen; the command line refuses what is not sure."""
-        return verdict(self.points, self.confidence, self.shape)
+        return verdict(self.points, self.confidence, self.shape, len(self.others))
 
     @property
     def sure(self) -> bool:
@@ -95,25 +112,72 @@ class Locator:
         Look at `Found.sure` before you use them. Raises ImageError for a file that cannot be read.
         """
         pixels = image if isinstance(image, np.ndarray) else read_image(image)
-        small, scale = frames.smaller(pixels)
-        guesses = self._see("whole", small, [frames.whole(small.shape, turn) for turn in _TURNS])
-        steps = [guesses]
-        for _ in range(3):
-            steps.append(self._see("near", small, [frames.near(points) for points in steps[-1]]))
-        moves = np.array([_apart(a, b) for a, b in zip(steps[-2], steps[-1], strict=True)])
-        best = min(range(len(moves)), key=lambda number: (_strange(steps[-1][number]), moves[number]))
-        here = frames.near((steps[-1][best] + steps[-2][best]) / 2)
-        looks = [here.shifted(*look) for look in _LOOKS]
-        seen = self._see("near", small, looks, inverted=len(looks) - 1)
-        points = np.median(seen, axis=0)
-        spread = float(np.median([_apart(points, other) for other in seen]))
-        height, width = pixels.shape
-        return Found((points + 0.5) / scale - 0.5, spread, float(moves[best]), (height, width))
+        film = Pyramid(pixels)
+        points, steady, spread = self._hand(film, [frames.whole(pixels.shape, turn) for turn in _TURNS])
+        if spread >= _HALF or _strange(points):  # two hands, perhaps, and the guess is between them
+            halves = (self._hand(film, [part.shifted(turn=t) for t in _TURNS]) for part in frames.halves(pixels.shape))
+            for hand in halves:
+                if hand[2] < min(_HALF, spread) and not _strange(hand[0]):
+                    points, steady, spread = hand
+                    break
+        return Found(points, spread, steady, pixels.shape, self._others(film, points))
 
-    def _see(self, view: str, image: Image, places: list[Frame], inverted: int = -1) -> Places:
-        """What a net says of squares of the image: points in pixels (n, 7, 2)."""
-        squares = np.stack([frames.even(frames.cut(image, frame)) for frame in places]).astype(np.float32)
-        if inverted >= 0:
+    def _hand(self, film: Pyramid, places: list[Frame]) -> tuple[Places, float, float]:
+        """The hand seen in squares of one part of the film: points (7, 2), steadiness and spread as in `Found`."""
+        points, steady = self._settle(film, self._best(film, self._see("whole", film, places)))
+        return points, steady, self._spread(film, points)
+
+    def _best(self, film: Pyramid, guesses: Places) -> Places:
+        """Of guesses (n, 7, 2), each looked at twice from near: the one that is in order and moves least."""
+        before = guesses
+        for _ in range(2):
+            before, guesses = guesses, self._see("near", film, [frames.near(points) for points in guesses])
+        moves = [_apart(a, b) for a, b in zip(before, guesses, strict=True)]
+        return guesses[min(range(len(moves)), key=lambda number: (_strange(guesses[number]), moves[number]))]
+
+    def _settle(self, film: Pyramid, points: Places) -> tuple[Places, float]:
+        """The mean of many looks, until it rests: points (7, 2), and how far the last round moved them."""
+        moved = 0.0
+        for _ in range(_ROUNDS):
+            before, points = points, self._look(film, points, _LOOKS).mean(axis=0)
+            moved = _apart(before, points)
+        return points, moved
+
+    def _spread(self, film: Pyramid, points: Places) -> float:
+        """How far looks from wide apart disagree about a hand, in parts of `wrist_to_knuckles`."""
+        seen = self._look(film, points, _CHECKS)
+        middle = np.median(seen, axis=0)
+        return float(np.median([_apart(middle, other) for other in seen]))
+
+    def _others(self, film: Pyramid, points: Places) -> tuple[Places, ...]:
+        """Other hands beside, above or below the first one, as far as they are confidently seen."""
+        found: list[Places] = []
+        for place in frames.beside(film.shape, points):
+            guess = self._best(film, self._see("whole", film, [place]))
+            size = wrist_to_knuckles(guess) / wrist_to_knuckles(points)
+            if _strange(guess) or not _OTHER_SIZE[0] <= size <= _OTHER_SIZE[1] or _share(guess, points) > 0.2:
+                continue
+            guess, _ = self._settle(film, guess)
+            known = [points, *found]
+            if max(_share(guess, hand) for hand in known) <= 0.2 and self._spread(film, guess) < _HALF:
+                found.append(guess)
+        return tuple(found)
+
+    def _look(self, film: Pyramid, points: Places, looks: Sequence[Look]) -> Places:
+        """What the net answers to looks at a hand that is about there: points (n, 7, 2)."""
+        here = frames.near(points)
+        places = [here.shifted(*look[:4]) for look in looks]
+        return self._answers("near", frames.cut(film, places), places, [look[4] for look in looks])
+
+    def _see(self, view: str, film: Pyramid, places: list[Frame]) -> Places:
+        """What a net answers to squares of the film, each of a size of its own: points in pixels (n, 7, 2)."""
+        return self._answers(view, np.concatenate([frames.cut(film, [place]) for place in places]), places)
+
+    def _answers(
+        self, view: str, squares: Picture, places: Sequence[Frame], inverted: Sequence[bool] | None = None
+    ) -> Places:
+        squares = np.stack([frames.even(square) for square in squares])
+        if inverted is not None:
             squares[inverted] = 255 - squares[inverted]
         outputs = self._nets[view].forward((squares[:, None] - np.float32(128)) / np.float32(64))
         found = outputs.reshape(len(places), OUTPUTS // 2, 2) / frames.LABEL_SCALE
@@ -132,3 +196,10 @@ def _strange(points: Places) -> bool:
         return fingers.order(ulna, radius, joints) != joints
     except ValueError:
         return True
+
+
+def _share(a: Places, b: Places) -> float:
+    """How much of the smaller of two hands' rectangles the other one covers, 0 to 1."""
+    low = np.maximum(a.min(axis=0), b.min(axis=0))
+    both = np.clip(np.minimum(a.max(axis=0), b.max(axis=0)) - low, 0, None).prod()
+    return float(both / max(1e-6, min(np.ptp(a, axis=0).prod(), np.ptp(b, axis=0).prod())))

@@ -12,12 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from bonecaffe.hands.images import Image
 from bonecaffe.locate import frames
-from bonecaffe.locate.frames import SIDE, Frame, Places
-
-Picture = NDArray[np.float32]
-"""Brightness in a square, (SIDE, SIDE)."""
+from bonecaffe.locate.frames import SIDE, Frame, Picture, Places, Pyramid
 
 
 class Sample(NamedTuple):
@@ -27,16 +23,16 @@ class Sample(NamedTuple):
     places: Places
 
 
-def draw(image: Image, points: Places, view: str, rng: np.random.Generator) -> Sample:
+def draw(image: Pyramid, points: Places, view: str, rng: np.random.Generator) -> Sample:
     """One variation of a hand for the net of a ``view``, ``whole`` or ``near``; points in pixels (7, 2)."""
     frame = _frame(image, points, view, rng)
     bend = _bend(rng, 0.024 if view == "whole" else 0.028)
-    square = frames.cut(image, frame, bend)
+    (square,) = frames.cut(image, [frame], bend)
     places = _unbent(frame.to_square(points), bend)
-    return Sample(frames.even(_expose(square, rng)), places)
+    return Sample(np.round(frames.even(_expose(square, rng))).astype(np.uint8), places)
 
 
-def _frame(image: Image, points: Places, view: str, rng: np.random.Generator) -> Frame:
+def _frame(image: Pyramid, points: Places, view: str, rng: np.random.Generator) -> Frame:
     if view == "whole":
         frame = frames.whole(image.shape)
         turn = rng.normal(0, 0.30) if rng.random() < 0.75 else rng.uniform(-0.9, 0.9)

@@ -31,8 +31,8 @@ def inside(points: Places, shape: tuple[int, int]) -> tuple[tuple[float, float],
     return tuple((round(float(x), 1), round(float(y), 1)) for x, y in clipped)
 
 
-def verdict(points: Places, confidence: float, shape: tuple[int, int]) -> str:
-    """``sure``, or why not, for points (7, 2) found in an image (height, width)."""
+def verdict(points: Places, confidence: float, shape: tuple[int, int], others: int = 0) -> str:
+    """``sure``, or why not, for points (7, 2) found in an image (height, width) that shows ``others`` besides."""
     height, width = shape
     x, y = points[:, 0], points[:, 1]
     beyond = np.maximum.reduce([-x, -y, x - (width - 1), y - (height - 1)])
@@ -40,6 +40,8 @@ def verdict(points: Places, confidence: float, shape: tuple[int, int]) -> str:
     problems = ReferencePoints("", width, height, inside(points, shape)).problems()
     if confidence < 0.5:
         return "unsure: looks at it from several sides disagree; perhaps not a hand, or not as one lies on a film"
+    if others:
+        return f"unsure: {others + 1} hands on one film; cut the image so that it shows one"
     if beyond.max() > _OUTSIDE * height:
         return f"cut off: {outermost} would lie outside the image"
     if beyond.max() > -_AT_BORDER * wrist_to_knuckles(points):

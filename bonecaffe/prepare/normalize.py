@@ -1,6 +1,7 @@
 """From a hand to the image the network sees: crop, equalize, resize (paper II.1, figure 3).
 
-There is one such function. `prepare` packs what it returns and `Predictor` feeds what it returns.
+There is one such function. `prepare` packs what it returns and `Predictor` feeds what it returns. Before the crop, a
+hand that is not upright is turned by quarters, and an image with dark bones is inverted; both say so.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import numpy as np
 
 from bonecaffe.hands.images import Image
 from bonecaffe.hands.reference_points import ReferencePoints
+from bonecaffe.hands.standard_view import StandardView, standard_view
 from bonecaffe.prepare.crop import crop
 from bonecaffe.prepare.histeq import histeq
 from bonecaffe.recipe import Preparation
@@ -18,20 +20,37 @@ def normalize(image: Image, points: ReferencePoints, preparation: Preparation) -
     """Crop to the rectangle of the points, equalize, resize to the recipe's height x width; uint8.
 
     The resize is OpenCV's bilinear one with its defaults, as in ``convert_imageset -resize_height -resize_width``,
-    which then finds nothing left to resize. Raises ValueError when the image is not of the size that the points
-    were marked in.
+    which then finds nothing left to resize. Raises ValueError as `viewed` does.
     """
-    return resize(equalized_crop(image, points, preparation), preparation)
+    return normalize_viewed(viewed(image, points), preparation)
+
+
+def normalize_viewed(view: StandardView, preparation: Preparation) -> Image:
+    """`normalize` for a hand that is upright and has bright bones already, or is taken as it is."""
+    return resize(equalized_crop(view.image, view.points, preparation), preparation)
+
+
+def viewed(image: Image, points: ReferencePoints) -> StandardView:
+    """The hand upright, with bright bones.
+
+    Raises ValueError when the image is not of the size that the points were marked in, or its polarity is doubtful.
+    """
+    _check_size(image, points)
+    return standard_view(image, points)
 
 
 def equalized_crop(image: Image, points: ReferencePoints, preparation: Preparation) -> Image:
-    """The full-size equalized crop, which the paper hands to convert_imageset."""
+    """The full-size equalized crop of an image as it is, which the paper hands to convert_imageset."""
+    _check_size(image, points)
+    return histeq(crop(image, points.rectangle(preparation.margin)), preparation.histeq_levels)
+
+
+def _check_size(image: Image, points: ReferencePoints) -> None:
     if image.shape != (points.height, points.width):
         raise ValueError(
             f"the image is {image.shape[1]} x {image.shape[0]}, "
             f"but its points were marked in {points.width} x {points.height}"
         )
-    return histeq(crop(image, points.rectangle(preparation.margin)), preparation.histeq_levels)
 
 
 def resize(image: Image, preparation: Preparation) -> Image:

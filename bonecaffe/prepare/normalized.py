@@ -15,15 +15,16 @@ from bonecaffe.errors import BonecaffeError, ImageError, PrepareError, Problems
 from bonecaffe.files import link_file, make_folder, open_append, read_bytes, remove, sha256, sha256_file, write_scratch
 from bonecaffe.hands import images as hand_images
 from bonecaffe.hands.reference_points import ReferencePoints
+from bonecaffe.hands.standard_view import Polarity
 from bonecaffe.prepare.inputs import Inputs
-from bonecaffe.prepare.normalize import normalize
+from bonecaffe.prepare.normalize import normalize_viewed, viewed
 from bonecaffe.progress import Progress
 from bonecaffe.recipe import Preparation
 from bonecaffe.records import Prepared, PreparedCase, is_intact
 from bonecaffe.run import RunDir
 from bonecaffe.workers import in_parallel
 
-PIXELS = 1
+PIXELS = 2
 """Raised when `normalize` makes other pixels of the same hand."""
 
 
@@ -43,7 +44,7 @@ class Job:
 @dataclass(frozen=True)
 class NormalizedImage:
     """What became of a job: hashes of the source file, of the pixels and the file made, and of the image as it was
-    read; or what was wrong."""
+    read; how the hand was turned upright, and its polarity; or what was wrong."""
 
     id: str
     source_stat: tuple[int, int]
@@ -52,6 +53,8 @@ class NormalizedImage:
     pixels_sha256: str = ""
     png_sha256: str = ""
     image_sha256: str = ""
+    quarters: int = 0
+    polarity: Polarity = Polarity.BRIGHT
     problem: str = ""
 
     def case(self) -> PreparedCase:
@@ -62,6 +65,8 @@ class NormalizedImage:
             image_sha256=self.image_sha256 or None,
             pixels_sha256=self.pixels_sha256,
             made_from=self.made_from,
+            quarters=self.quarters or None,
+            polarity=None if self.polarity == Polarity.BRIGHT else self.polarity,
         )
 
 
@@ -129,7 +134,8 @@ def normalize_file(job: Job) -> NormalizedImage:
     try:
         content = read_bytes(job.source, "image", ImageError)
         image = hand_images.decode(content, job.source)
-        normal = normalize(image, job.points, job.preparation)
+        view = viewed(image, job.points)
+        normal = normalize_viewed(view, job.preparation)
         png = hand_images.encode_png(normal, level=0)  # read once, to be packed: not worth the time of compressing it
         write_scratch(job.target, png)
     except ImageError as error:
@@ -138,7 +144,7 @@ def normalize_file(job: Job) -> NormalizedImage:
         return NormalizedImage(job.id, job.source_stat, job.made_from, problem=f"{job.source} (id {job.id}): {error}")
     whole = sha256(f"{image.shape} {sha256(np.ascontiguousarray(image).data)}")
     hashes = sha256(content), sha256(normal.tobytes()), sha256(png), whole
-    return NormalizedImage(job.id, job.source_stat, job.made_from, *hashes)
+    return NormalizedImage(job.id, job.source_stat, job.made_from, *hashes, view.quarters, view.polarity)
 
 
 # ---- what was made before ----------------------------------------------------------------------------------------
@@ -156,6 +162,8 @@ def _recorded(before: Prepared | None) -> dict[str, NormalizedImage]:
             case.pixels_sha256,
             before.outputs.get(f"images/{case_id}.png", ""),
             case.image_sha256 or "",
+            case.quarters or 0,
+            Polarity(case.polarity or Polarity.BRIGHT),
         )
         for case_id, case in before.cases.items()
     }
@@ -168,7 +176,8 @@ def _journalled(journal: Path) -> dict[str, NormalizedImage]:
         for line in read_bytes(journal, "record", PrepareError).decode("utf-8", "replace").splitlines():
             try:
                 facts = json.loads(line)
-                outcome = NormalizedImage(**{**facts, "source_stat": tuple(facts["source_stat"])})
+                facts |= {"source_stat": tuple(facts["source_stat"]), "polarity": Polarity(facts["polarity"])}
+                outcome = NormalizedImage(**facts)
             except (ValueError, TypeError, KeyError):
                 continue
             found[outcome.id] = outcome

@@ -14,6 +14,7 @@ from bonecaffe.files import make_folder, move, read_bytes, remove, sha256, write
 from bonecaffe.hands import images as hand_images
 from bonecaffe.hands.cases import Case, read_cases
 from bonecaffe.hands.reference_points import ReferencePoints, write_points
+from bonecaffe.prepare.normalize import viewed
 from bonecaffe.records import Prepared, damaged, is_intact
 from bonecaffe.run import SPLITS, RunDir
 
@@ -58,6 +59,31 @@ def read_prepared(run: RunDir, case_id: str) -> NDArray[np.uint8]:
     return hand_images.decode(content, str(path))
 
 
+def view_remarks(prepared: Prepared) -> list[str]:
+    """Sentences that name the hands which were turned or inverted for the crop, or could not be seen."""
+    turned = {case_id: f"{case_id} ({90 * case.quarters})" for case_id, case in prepared.cases.items() if case.quarters}
+    dark, unseen = (
+        [case_id for case_id, case in prepared.cases.items() if case.polarity == polarity]
+        for polarity in ("dark", "unseen")
+    )
+    found = []
+    if turned:
+        each = "hand was" if len(turned) == 1 else "hands were"
+        found.append(f"{len(turned)} {each} turned upright, counter-clockwise, in degrees: {_named(turned.values())}")
+    if dark:
+        each = "image has" if len(dark) == 1 else "images have"
+        found.append(f"{len(dark)} {each} dark bones, inverted for the crop: {_named(dark)}")
+    if unseen:
+        each = "image shows" if len(unseen) == 1 else "images show"
+        found.append(f"{len(unseen)} {each} no hand at the points; look at them: {_named(unseen)}")
+    return found
+
+
+def _named(texts: Iterable[str], at_most: int = 5) -> str:
+    texts = list(texts)
+    return ", ".join(texts[:at_most]) + " …" * (len(texts) > at_most)
+
+
 def changed(run: RunDir) -> list[str]:
     """Which of the files that Caffe reads are not those that prepare wrote: lists, LMDBs, cases."""
     prepared = prepared_of(run)
@@ -68,10 +94,10 @@ def changed(run: RunDir) -> list[str]:
 
 
 def write_example(staged: RunDir, image: Path, points: ReferencePoints) -> None:
-    """Keep one hand with its points, made smaller, for the report's picture of the preparation."""
+    """Keep one hand with its points, upright and made smaller, for the report's picture of the preparation."""
     import cv2
 
-    pixels = hand_images.read_image(image)
+    pixels, points, *_ = viewed(hand_images.read_image(image), points)
     scale = min(1.0, EXAMPLE_SIDE / max(pixels.shape))
     size = max(1, round(points.width * scale)), max(1, round(points.height * scale))
     small = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8) if scale < 1 else pixels

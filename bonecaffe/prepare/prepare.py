@@ -67,7 +67,13 @@ def prepare(
             remove(run.work)
             raise
     hashes = {case_id: case.image_sha256 or "" for case_id, case in record.cases.items()}
-    return PrepareOutcome(record, made, changes, inputs.ages_months, inputs.remarks + duplicates.remarks(hashes))
+    return PrepareOutcome(
+        record,
+        made,
+        changes,
+        inputs.ages_months,
+        inputs.remarks + outputs.view_remarks(record) + duplicates.remarks(hashes),
+    )
 
 
 def _prepare(

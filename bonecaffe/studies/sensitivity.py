@@ -23,8 +23,9 @@ from bonecaffe.hands.agreement import compare, overlap, palm
 from bonecaffe.hands.cases import Case
 from bonecaffe.hands.images import Image
 from bonecaffe.hands.reference_points import ReferencePoints
+from bonecaffe.hands.standard_view import StandardView, turned
 from bonecaffe.predict import Predictor
-from bonecaffe.prepare.normalize import normalize
+from bonecaffe.prepare.normalize import normalize_viewed, viewed
 from bonecaffe.prepare.outputs import read_prepared, split_of
 from bonecaffe.progress import Progress, unseen
 from bonecaffe.run import RunDir
@@ -167,7 +168,8 @@ class _Looks:
         run = self.predictor.run
         for case in self.cases:
             image, own = hand_images.read_image(self.files[case.id]), self.points[case.id]
-            normal = _normal(image, own, self.predictor)
+            view = _viewed(image, own)
+            normal = self._normal(view, own)
             if not np.array_equal(normal, read_prepared(run, case.id)):
                 raise PointsError(
                     f"id {case.id}: these points or this image are not those that {run} was prepared with."
@@ -176,11 +178,19 @@ class _Looks:
             rng = np.random.default_rng([seed, *case.id.encode()])
             for percent in (percent for percent in percents for _ in range(repeats)):
                 moved = _moved(own, percent, rng)
-                yield _Look(case.id, percent, moved), _normal(image, moved, self.predictor)
+                yield _Look(case.id, percent, moved), self._normal(view, moved)
             for name, table in self.others.items():
                 if case.id in table:
                     hand = table[case.id]
-                    yield _Look(case.id, name, hand), _normal(image, hand, self.predictor)
+                    yield _Look(case.id, name, hand), self._normal(view, hand)
+
+    def _normal(self, view: StandardView, hand: ReferencePoints) -> Image:
+        """The crop at other points of a hand that is upright and has bright bones: both are told by its own points."""
+        here = view._replace(points=turned(hand, view.quarters))
+        try:
+            return normalize_viewed(here, self.predictor.recipe.preparation)
+        except ValueError as error:
+            raise PointsError(f"id {hand.id}: {error}.") from error
 
 
 def _slope(levels: Sequence[Level]) -> float:
@@ -189,9 +199,9 @@ def _slope(levels: Sequence[Level]) -> float:
     return float((steps[:, 0] * steps[:, 1]).sum() / (steps[:, 0] ** 2).sum()) if len(steps) else math.nan
 
 
-def _normal(image: Image, hand: ReferencePoints, predictor: Predictor) -> Image:
+def _viewed(image: Image, hand: ReferencePoints) -> StandardView:
     try:
-        return normalize(image, hand, predictor.recipe.preparation)
+        return viewed(image, hand)
     except ValueError as error:
         raise PointsError(f"id {hand.id}: {error}.") from error
 

@@ -48,12 +48,20 @@ def test_from_near_all_hands_lie_alike(angle, scale, mirror, x, y):
 
 
 def test_a_frame_of_the_same_size_is_the_image():
-    """Cut without turning or scaling, the pixels are those of the image; beyond it, black."""
+    """Cut without turning or scaling, the pixels are the image's; beyond it, its border fades to the film's grey."""
     image = np.random.default_rng(0).integers(1, 255, (SIDE, SIDE), np.uint8)
-    assert np.array_equal(frames.cut(image, Frame((SIDE - 1) / 2, (SIDE - 1) / 2, SIDE)), image)
-    moved = frames.cut(image, Frame((SIDE - 1) / 2 + 10, (SIDE - 1) / 2, SIDE))
-    assert np.array_equal(moved[:, :-10], image[:, 10:]) and moved[:, -9:].max() == 0
-    quarter = frames.cut(image, Frame((SIDE - 1) / 2, (SIDE - 1) / 2, SIDE, math.pi / 2))
+
+    def seen(frame):
+        return frames.cut(frames.Pyramid(image), [frame])[0]
+
+    assert np.array_equal(seen(Frame((SIDE - 1) / 2, (SIDE - 1) / 2, SIDE)), image)
+    moved = seen(Frame((SIDE - 1) / 2 + 10, (SIDE - 1) / 2, SIDE))
+    assert np.array_equal(moved[:, :-10], image[:, 10:])
+    film = np.median(np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]]))
+    left = (moved[:, -9:] - film) / (image[:, -1:] - film + 1e-9)
+    kept = image[:, -1] != film
+    assert np.allclose(left[kept], np.exp(-np.arange(1, 10) / 8), atol=1e-3)
+    quarter = seen(Frame((SIDE - 1) / 2, (SIDE - 1) / 2, SIDE, math.pi / 2))
     assert np.abs(quarter - np.rot90(image)).max() < 0.01
 
 
@@ -68,7 +76,7 @@ def test_labels_follow_what_is_done_to_the_picture(view, monkeypatch):
         which = int(rng.integers(7))
         image = np.zeros((390, 300), np.uint8)
         cv2.circle(image, tuple(round(v * 16) for v in points[which]), 4 * 16, 255, -1, cv2.LINE_AA, 4)
-        square, places = variation.draw(image, points, view, rng)
+        square, places = variation.draw(frames.Pyramid(image), points, view, rng)
         if square.max() < 50:
             continue  # out of sight
         y, x = np.unravel_index(np.arange(SIDE * SIDE), (SIDE, SIDE))
@@ -82,9 +90,9 @@ def test_labels_follow_what_is_done_to_the_picture(view, monkeypatch):
 def test_contrast_is_made_even():
     """Exposure does not matter to what the net sees; structure stays."""
     image = dataset.make(3, 3, (300, 390)).image
-    square = frames.cut(image, frames.whole(image.shape))
+    (square,) = frames.cut(frames.Pyramid(image), [frames.whole(image.shape)])
     seen, dark = frames.even(square), frames.even(square * 0.25 + 20)
-    assert np.abs(seen.astype(int) - dark).mean() < 3 and seen.std() > 15
+    assert np.abs(seen - dark).mean() < 3 and seen.std() > 15
 
 
 def test_nets_are_read_by_caffe():

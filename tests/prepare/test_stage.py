@@ -19,9 +19,10 @@ from conftest import REPOSITORY, edit_table, prepare_run, small_file_system, tin
 
 from bonecaffe.caffe import lmdb, programs
 from bonecaffe.errors import BonecaffeError, CasesError, ImageError, PointsError, PrepareError, RunError
+from bonecaffe.hands import standard_view
 from bonecaffe.hands.cases import read_cases
 from bonecaffe.hands.images import find_images, read_image
-from bonecaffe.hands.reference_points import read_points
+from bonecaffe.hands.reference_points import read_points, write_points
 from bonecaffe.prepare import imageset, normalize, normalized, prepare
 from bonecaffe.run import SPLITS, RunDir
 
@@ -424,3 +425,33 @@ def test_killed_worker_is_an_error_not_a_wait(hands, tmp_path, monkeypatch):
     with pytest.raises(PrepareError, match="worker process was killed"):
         prepare_run(tmp_path / "run", hands, tiny(), workers=2)
     assert not (tmp_path / "run").exists()
+
+
+def test_turned_and_dark_images_are_set_right_and_declared(hands, tmp_path):
+    """A run of hands stored turned or inverted packs the bytes of the upright ones, and says what was done to which."""
+    odd = tmp_path / "odd"
+    shutil.copytree(hands, odd)
+    marked, images = read_points(hands / "points.csv"), find_images(odd / "images")
+    turns = {"1002": 1, "1005": 2, "1007": 3}
+    dark = ["1003", "1005"]
+    for case_id in {*turns, *dark}:
+        image = np.rot90(read_image(images[case_id]), turns.get(case_id, 0))
+        cv2.imwrite(str(images[case_id]), 255 - image if case_id in dark else image)
+        marked[case_id] = standard_view.turned(marked[case_id], turns.get(case_id, 0))
+    write_points(odd / "points.csv", marked.values())
+    recipe = tiny(data__train_cases=8, data__test_cases=4)
+    runs = {}
+    for name, data in (("plain", hands), ("odd", odd)):
+        runs[name] = RunDir(tmp_path / f"run {name}")
+        done = prepare.prepare(runs[name], data / "images", data / "ages.csv", data / "points.csv", recipe)
+        assert bool(done.remarks) == (name == "odd"), done.remarks
+    assert "3 hands were turned upright, counter-clockwise, in degrees: " in done.remarks[0]
+    assert "1002 (270)" in done.remarks[0] and "1005 (180)" in done.remarks[0] and "1007 (90)" in done.remarks[0]
+    assert "2 images have dark bones, inverted for the crop: " in done.remarks[1]
+    for split in SPLITS:
+        plain, odd_ones = (
+            [(i, label, x.tobytes()) for i, label, x in lmdb.records(run.lmdb(split))] for run in runs.values()
+        )
+        assert plain == odd_ones and plain
+    again = prepare.prepare(runs["odd"], odd / "images", odd / "ages.csv", odd / "points.csv", recipe)
+    assert not again.made and again.remarks == done.remarks  # what was done is on record
