@@ -22,10 +22,11 @@ GREY_TOLERANCE = 8
 """Largest difference between channels, in grey levels, that still counts as grey (JPEG's colour rounding)."""
 
 
-def find_images(folder: str | Path) -> dict[str, Path]:
+def find_images(folder: str | Path, refused: dict[Path, str] | None = None) -> dict[str, Path]:
     """The images below a folder by id, the file's name without its suffix; RSNA's come unpacked twice deep.
 
-    Raises ImageError when the folder is not there, holds no image, or holds two images of one id.
+    Raises ImageError when the folder is not there, holds no image, or holds two images of one id. With ``refused``, an
+    image whose name cannot be used costs that image alone: it is left out and put there, by path, as a sentence.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -43,12 +44,30 @@ def find_images(folder: str | Path) -> dict[str, Path]:
             if suffix.lower() not in SUFFIXES or name.startswith("."):
                 continue
             path = Path(parent) / name
-            if stem in found:
-                raise ImageError(f"{folder}: two images have the id {stem}: {found[stem]} and {path}. Remove one.")
-            found[stem] = path
-    if not found:
+            if refused is not None and (flaw := _flaw(stem)):
+                refused[path] = f"{path}: its name cannot be an id: {flaw}. Rename it."
+            elif stem in found:
+                problem = f"{folder}: two images have the id {stem}: {found[stem]} and {path}. Remove one."
+                if refused is None:
+                    raise ImageError(problem)
+                refused[path] = refused[found[stem]] = problem
+            else:
+                found[stem] = path
+    found = {case_id: path for case_id, path in found.items() if path not in (refused or ())}
+    if not found and not refused:
         raise ImageError(f"{folder}: no images here ({', '.join(SUFFIXES)}).")
     return found
+
+
+def _flaw(case_id: str) -> str:
+    """Why a table would not give back an id as it was written; empty when it would."""
+    if case_id != case_id.strip():
+        return "it begins or ends with a blank"
+    try:
+        case_id.encode("utf-8")
+    except UnicodeEncodeError:
+        return "it holds bytes that are not UTF-8"
+    return "" if case_id.isprintable() else "it holds a control character"
 
 
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
