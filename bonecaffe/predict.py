@@ -3,6 +3,12 @@
 >>> from bonecaffe import Predictor                            # doctest: +SKIP
 >>> Predictor("runs/paper").predict("hand.png", points)        # doctest: +SKIP
 118.4
+
+Many hands, their points found, each an age or a reason why there is none:
+
+>>> from bonecaffe.locate.locate import hands_in               # doctest: +SKIP
+>>> for result in Predictor("runs/paper").predict_hands(hands_in([Path("radiographs")])):  # doctest: +SKIP
+...     print(facts(result))
 """
 
 from __future__ import annotations

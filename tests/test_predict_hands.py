@@ -15,8 +15,10 @@ import pytest
 from click.testing import CliRunner
 from conftest import edit_table
 
+from bonecaffe import predict as prediction
 from bonecaffe.cli import main
 from bonecaffe.errors import LocateError, PointsError, RunError
+from bonecaffe.evaluation.evaluate import predict_and_evaluate
 from bonecaffe.hands.images import find_images, read_image
 from bonecaffe.hands.reference_points import POINT_NAMES, read_points
 from bonecaffe.locate.locate import hands_in
@@ -261,3 +263,24 @@ def test_all_missing_images_of_a_run_are_named_before_it_is_predicted(own_traine
     assert (
         done.exit_code == 1 and f"{lost.name} (missing)" in done.output and f"{changed.name} (changed)" in done.output
     )
+
+
+def test_interrupted_between_its_two_tables(own_trained, monkeypatch):
+    """Predictions of one snapshot and of another are never measured together: evaluate predicts again."""
+    first = predict_run(own_trained, 4)
+    write, paths = prediction.write_text, []
+
+    def interrupted(path, text):
+        paths.append(path)
+        if len(paths) > 1:
+            raise KeyboardInterrupt
+        write(path, text)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(prediction, "write_text", interrupted)
+        predict_run(own_trained, 12)
+    torn = [own_trained.predictions(split).read_bytes() for split in ("train", "test")]
+    for iteration in (first, 12):
+        assert predict_and_evaluate(own_trained, iteration).iteration == iteration
+        whole = [own_trained.predictions(split).read_bytes() for split in ("train", "test")]
+        assert whole != torn

@@ -212,6 +212,8 @@ def _locate(
 ) -> tuple[list[FoundHand], int]:
     refused: dict[Path, str] = {}
     files = hand_images.find_images(images, refused)
+    if not files:
+        raise LocateError(f"{images}: no image here has a name that can be used. {next(iter(refused.values()))}")
     unnamed = [_unreadable(ascii(path.name)[1:-1], reason, "") for path, reason in refused.items()]
     model_key = _model_key(model)
     cut_unfinished_line(found_file(table))

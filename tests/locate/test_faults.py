@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from bonecaffe.cli import main
-from bonecaffe.errors import LocateError
+from bonecaffe.errors import ImageError, LocateError
 from bonecaffe.hands.images import find_images
 from bonecaffe.hands.provenance import found_file, read_found
 from bonecaffe.hands.reference_points import read_points
@@ -51,8 +51,13 @@ def test_badly_named_and_lost_files_cost_themselves(own_hands, tmp_path):
     assert "nothing changed" in locate(images, table).output
     (tmp_path / "nowhere.png").write_bytes(some)
     assert "1 looked at" in locate(images, table).output and "dangling" in read_points(table)
-    with pytest.raises(BaseException, match="two images have the id"):
+    with pytest.raises(ImageError, match="two images have the id"):
         find_images(images)
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / " lead.png").write_bytes(some)
+    for _ in range(2):
+        refused = locate(tmp_path / "bad", tmp_path / "new.csv")
+        assert refused.exit_code == 1 and "begins or ends with a blank" in refused.output
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["first time", "changed images"])
