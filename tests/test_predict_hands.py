@@ -169,6 +169,16 @@ def test_results_come_one_by_one_and_in_batches(trained, hands, monkeypatch):
     assert len(list(results)) == 9 and sizes == [1, 4, 4, 1]
     sizes.clear()
     assert len(list(predictor.predict_hands(given("found", 3)))) == 3 and sizes == [1, 1, 1]
+
+    def refused_in_between():
+        yield from given("table", 1)
+        yield Refused(files["1003"], "no")
+        yield from given("table", 4)
+
+    taken.clear()
+    results = predictor.predict_hands(refused_in_between())
+    assert isinstance(next(results), Prediction) and isinstance(next(results), Refused) and taken == [0]
+    assert len(list(results)) == 4
     taken.clear()
 
     def mostly_refused():

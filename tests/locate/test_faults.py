@@ -8,14 +8,16 @@ import subprocess
 import sys
 import time
 
+import cv2
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from bonecaffe.cli import main
 from bonecaffe.errors import ImageError, LocateError
 from bonecaffe.hands.images import find_images
-from bonecaffe.hands.provenance import found_file, read_found
-from bonecaffe.hands.reference_points import read_points
+from bonecaffe.hands.provenance import found_file, read_found, write_found
+from bonecaffe.hands.reference_points import COLUMNS, read_points
 from bonecaffe.locate import locate as finding
 from bonecaffe.locate.locator import MODEL
 from bonecaffe.progress import unseen
@@ -32,11 +34,12 @@ def test_badly_named_and_lost_files_cost_themselves(own_hands, tmp_path):
     for name in (b" lead.png", b"\xff.png", b"tab\tstop.png", b"twice.png"):
         with open(os.path.join(os.fsencode(images), name), "wb") as file:
             file.write(some)
+    cv2.imwrite(str(images / "noise.png"), np.random.default_rng(0).integers(0, 255, (390, 300), np.uint8))
     (images / "deep").mkdir()
     (images / "deep" / "twice.jpg").write_bytes(some)
     (images / "dangling.png").symlink_to(tmp_path / "nowhere.png")
     done = locate(images, table, "--sheet", tmp_path / "sheet.png")
-    assert done.exit_code == 0, done.output
+    assert done.exit_code == 0 and (tmp_path / "sheet.png").stat().st_size > 1000, done.output
     for words in (
         " lead.png: unreadable: ",
         "it begins or ends with a blank",
@@ -58,6 +61,16 @@ def test_badly_named_and_lost_files_cost_themselves(own_hands, tmp_path):
     for _ in range(2):
         refused = locate(tmp_path / "bad", tmp_path / "new.csv")
         assert refused.exit_code == 1 and "begins or ends with a blank" in refused.output
+
+
+def test_killed_before_the_first_hand(own_hands, tmp_path):
+    """When another model is used, nothing is known yet: the empty table is still locate's own."""
+    images, table = own_hands / "images", tmp_path / "points.csv"
+    table.write_text(",".join(COLUMNS) + "\n1001" + "," * 16 + "\n")
+    with pytest.raises(LocateError, match="not as locate wrote it"):  # as annotate begins one
+        finding.locate(images, table, MODEL, unseen, jobs=1)
+    write_found(table, {})
+    assert finding.locate(images, table, MODEL, unseen, jobs=1)[1] == 12
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["first time", "changed images"])
@@ -105,6 +118,8 @@ def test_a_row_that_was_not_written_to_its_end_is_looked_for_again(own_hands, tm
 def dies(task):
     if task.id == "1005":
         os.kill(os.getpid(), signal.SIGKILL)
+    if task.id == "1004":
+        time.sleep(1.5)  # it is not done yet when another worker dies, and must not be blamed
     return finding._work(task)
 
 
