@@ -17,6 +17,7 @@ LABELS  ?=
 ORIGIN  ?=
 SUGGEST ?=
 SHEET   ?=
+LOCATOR ?=
 FULL    ?=
 export CAFFE_ROOT CAFFE_SOURCE CUDA_ARCH CUDA_HOME CUDNN_ROOT NCCL_ROOT
 
@@ -53,8 +54,8 @@ smoke: setup         ## the CI smoke test: a tiny LMDB, CPU mode, the paper's fu
 annotate: setup      ## IMAGES POINTS [SUGGEST] -> the seven points, marked in your browser
 	@$(BONECAFFE) annotate "$(IMAGES)" --points "$(POINTS)" $(if $(SUGGEST),--suggest "$(SUGGEST)")
 
-locate: setup        ## IMAGES POINTS [SHEET] -> the seven points, found
-	@$(BONECAFFE) locate "$(IMAGES)" --points "$(POINTS)" $(if $(SHEET),--sheet "$(SHEET)")
+locate: setup        ## IMAGES POINTS [SHEET LOCATOR] -> the seven points, found
+	@$(BONECAFFE) locate "$(IMAGES)" --points "$(POINTS)" $(if $(SHEET),--sheet "$(SHEET)") $(if $(LOCATOR),--locator "$(LOCATOR)")
 
 prepare: setup       ## RUN RECIPE IMAGES AGES POINTS [TRAIN TEST SEED LABELS ORIGIN AGES_IN_YEARS=1] -> LMDBs
 	@$(BONECAFFE) prepare "$(RUN)" --images "$(IMAGES)" --ages "$(AGES)" --points "$(POINTS)" $(if $(RECIPE),--recipe "$(RECIPE)") \
@@ -67,8 +68,8 @@ train: setup         ## RUN [WEIGHTS] [GPU=0 | 0,1 | all | cpu; else as before, 
 evaluate: setup      ## RUN -> metrics, figures, report.html
 	@$(BONECAFFE) evaluate "$(RUN)"
 
-predict: setup       ## RUN IMAGES=file... [POINTS; else they are found] -> months
-	@$(BONECAFFE) predict "$(RUN)" $(IMAGES) $(if $(filter command environment,$(origin POINTS)),--points "$(POINTS)")
+predict: setup       ## RUN IMAGES=file or folder... [POINTS; else they are found, by LOCATOR] -> months
+	@$(BONECAFFE) predict "$(RUN)" $(IMAGES) $(if $(filter command environment,$(origin POINTS)),--points "$(POINTS)") $(if $(LOCATOR),--locator "$(LOCATOR)")
 
 prototxt: setup      ## write prototxt/ again from the recipes
 	@for recipe in paper demo smoke; do $(BONECAFFE) prototxt --out prototxt/$$recipe --recipe $$recipe; done

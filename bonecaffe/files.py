@@ -364,6 +364,21 @@ def open_append(path: str | os.PathLike[str]) -> BinaryIO:
         raise
 
 
+def cut_unfinished_line(path: str | os.PathLike[str]) -> None:
+    """Take a last line without its end out of a file that lines are appended to: its writer did not get to its end.
+
+    Call it only while the lock of whoever writes there is held. No file is fine.
+    """
+    try:
+        with open_regular(path) as file:
+            content = file.read()
+    except FileNotFoundError:
+        return
+    if content and not content.endswith(b"\n"):
+        with open_append(path) as file:
+            file.truncate(content.rfind(b"\n") + 1)
+
+
 def copy_file(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
     """Copy a regular file, whole or not at all."""
     with open_regular(source) as file, writing(target) as out:

@@ -3,34 +3,139 @@
 >>> from bonecaffe import Predictor                            # doctest: +SKIP
 >>> Predictor("runs/paper").predict("hand.png", points)        # doctest: +SKIP
 118.4
+
+Many hands, their points found, each an age or a reason why there is none:
+
+>>> from bonecaffe.locate.locate import hands_in               # doctest: +SKIP
+>>> for result in Predictor("runs/paper").predict_hands(hands_in([Path("radiographs")])):  # doctest: +SKIP
+...     print(facts(result))
 """
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bonecaffe.caffe import environment, snapshots
 from bonecaffe.caffe import nets as engines
-from bonecaffe.errors import PredictError
+from bonecaffe.errors import BonecaffeError, PredictError
 from bonecaffe.files import sha256_file, table_text, write_text
+from bonecaffe.hands import ids
 from bonecaffe.hands.cases import Case, months_text
 from bonecaffe.hands.images import Image, read_image
-from bonecaffe.hands.reference_points import ReferencePoints
+from bonecaffe.hands.reference_points import POINT_NAMES, ReferencePoints
 from bonecaffe.network import definitions, mean
-from bonecaffe.prepare.normalize import normalize
-from bonecaffe.prepare.outputs import prepared_of, read_prepared, split_of
+from bonecaffe.prepare.normalize import normalize_viewed, viewed
+from bonecaffe.prepare.outputs import check_images, prepared_of, read_prepared, split_of
 from bonecaffe.progress import Progress, unseen
 from bonecaffe.records import Predicted, is_current, outputs_of
 from bonecaffe.run import RunDir
 
 PREDICTION_COLUMNS = ("id", "boneage_months", "predicted_months", "male")
 BATCH = 32
+
+
+class HandWarning(UserWarning):
+    """A hand was not stored upright with bright bones, and was set right before it was predicted."""
+
+
+# ---- hands and what becomes of them ------------------------------------------------------------------------------
+
+Source = Literal["table", "found"]
+"""Where the points of a hand come from: a table that was given, or the locator."""
+
+
+@dataclass(frozen=True)
+class Hand:
+    """A radiograph with its points, ready to be predicted.
+
+    ``confidence`` is the locator's, 0 to 1, and None for the points of a table. ``remarks`` are sentences that the
+    reader of the age must see. ``pixels`` is the radiograph that the points belong to, uint8 (height, width), where it
+    was read already or is not what the file holds; None has it read from ``image``.
+    """
+
+    image: Path
+    points: ReferencePoints
+    source: Source
+    confidence: float | None = None
+    remarks: tuple[str, ...] = ()
+    pixels: Image | None = field(default=None, repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A radiograph that no age is given for, with the reason: a sentence that names the file.
+
+    ``error`` is there when the reason is not the hand: a bug in bonecaffe, or a machine short of memory.
+    """
+
+    image: Path
+    reason: str
+    source: Source | None = None
+    confidence: float | None = None
+    remarks: tuple[str, ...] = ()
+    error: Exception | None = field(default=None, repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The age of a hand in months, and the iteration of the snapshot that gave it."""
+
+    hand: Hand
+    months: float
+    iteration: int
+
+
+def refusal(
+    image: Path,
+    error: Exception,
+    source: Source | None = None,
+    confidence: float | None = None,
+    remarks: tuple[str, ...] = (),
+) -> Refused:
+    """What an error makes of a hand; the other hands go on."""
+    if isinstance(error, BonecaffeError):
+        return Refused(image, str(error), source, confidence, remarks)
+    reason = f"{image}: failed with {type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ") + "."
+    return Refused(image, reason, source, confidence, remarks, error)
+
+
+def facts(result: Prediction | Refused) -> dict[str, Any]:
+    """A result as `bonecaffe predict --json` prints it; the same keys for every hand, None where there is no value.
+
+    ``image``, ``id``; ``months``, ``iteration`` of the snapshot; ``points``, by name, as pairs (x, y) in pixels;
+    ``points_from``, "table" or "found"; ``confidence`` of found points, 0 to 1; ``remarks``; ``refused``, the reason.
+    """
+    months = iteration = points = reason = None
+    hand: Hand | Refused
+    if isinstance(result, Refused):
+        hand, reason = result, result.reason
+    else:
+        hand, months, iteration = result.hand, round(result.months, 2), result.iteration
+        points = dict(zip(POINT_NAMES, map(list, hand.points.points), strict=True))
+    return {
+        "image": str(hand.image),
+        "id": ids.of_file(hand.image),
+        "months": months,
+        "iteration": iteration,
+        "points": points,
+        "points_from": hand.source,
+        "confidence": hand.confidence,
+        "remarks": list(hand.remarks),
+        "refused": reason,
+    }
+
+
+# ---- a model -----------------------------------------------------------------------------------------------------
 
 
 def model_file(run: RunDir, iteration: int | None = None) -> snapshots.Snapshot:
@@ -116,8 +221,38 @@ class Predictor:
     def predict_many(
         self, hands: Iterable[tuple[str | os.PathLike[str] | Image, ReferencePoints | Sequence[Sequence[float]]]]
     ) -> Iterator[float]:
-        """The bone ages of many hands, in batches; memory does not grow with their number."""
-        return self.predict_normalized(self._normal(image, points) for image, points in hands)
+        """The bone ages of many hands, in batches; memory does not grow with their number.
+
+        A hand that had to be turned upright or inverted is declared by a warning (`HandWarning`).
+        """
+
+        def normals() -> Iterator[Image]:
+            for image, points in hands:
+                name = "image" if isinstance(image, np.ndarray) else str(image)
+                normal, remarks = self._normal(image, points, name)
+                for remark in remarks:
+                    warnings.warn(f"{name}: {remark}.", HandWarning, stacklevel=2)
+                yield normal
+
+        return self.predict_normalized(normals())
+
+    def predict_hands(self, hands: Iterable[Hand | Refused]) -> Iterator[Prediction | Refused]:
+        """The result of each hand, in order, as soon as it is known: see `bonecaffe.locate.locate.hands_in`.
+
+        A hand that cannot be predicted is refused, and the others go on. The first hand, and each hand whose points
+        were found, is computed by itself: finding takes several times longer than a forward pass, so that a batch would
+        save nothing and keep its hands waiting. The points of a table are read quickly, and go in batches.
+        """
+        waiting: list[tuple[Hand, Image] | Refused] = []
+        at_most = 1
+        for hand in hands:
+            waiting.append(hand if isinstance(hand, Refused) else self._ready(hand))
+            if len(waiting) >= at_most or isinstance(waiting[0], Refused) or hand.source == "found":
+                if any(not isinstance(each, Refused) for each in waiting):
+                    at_most = self.batch
+                yield from self._results(waiting)
+                waiting = []
+        yield from self._results(waiting)
 
     def predict_normalized(self, images: Iterable[Image]) -> Iterator[float]:
         """The bone ages of images that `normalize` made, uint8 (height, width)."""
@@ -132,10 +267,33 @@ class Predictor:
         """
         return normal.astype(np.float32)[None] - self._mean
 
+    def _ready(self, hand: Hand) -> tuple[Hand, Image] | Refused:
+        """A hand, its pixels let go of, with what the net will see."""
+        try:
+            image = hand.image if hand.pixels is None else hand.pixels
+            normal, remarks = self._normal(image, hand.points, str(hand.image))
+            return replace(hand, pixels=None, remarks=(*hand.remarks, *remarks)), normal
+        except Exception as error:
+            return refusal(hand.image, error, hand.source, hand.confidence, hand.remarks)
+
+    def _results(self, hands: Sequence[tuple[Hand, Image] | Refused]) -> Iterator[Prediction | Refused]:
+        months = self.predict_normalized([each[1] for each in hands if not isinstance(each, Refused)])
+        for each in hands:
+            yield each if isinstance(each, Refused) else self._result(each[0], next(months))
+
+    def _result(self, hand: Hand, months: float) -> Prediction | Refused:
+        if math.isfinite(months):
+            return Prediction(hand, months, self.snapshot.iteration)
+        reason = f"{hand.image}: {self.snapshot.caffemodel} answers {months:g}. Its training diverged; train it again."
+        return Refused(hand.image, reason, hand.source, hand.confidence, hand.remarks)
+
     def _normal(
-        self, image: str | os.PathLike[str] | Image, points: ReferencePoints | Sequence[Sequence[float]]
-    ) -> Image:
-        name = "image" if isinstance(image, np.ndarray) else str(image)
+        self,
+        image: str | os.PathLike[str] | Image,
+        points: ReferencePoints | Sequence[Sequence[float]],
+        name: str,
+    ) -> tuple[Image, tuple[str, ...]]:
+        """What the net will see of a hand, and remarks on how it was stored."""
         pixels = image if isinstance(image, np.ndarray) else read_image(image)
         if pixels.ndim != 2 or pixels.dtype != np.uint8:
             raise PredictError(
@@ -150,7 +308,8 @@ class Predictor:
         if problems:
             raise PredictError(f"{name}: {problems[0]}.")
         try:
-            return normalize(pixels, points, self.recipe.preparation)
+            view = viewed(pixels, points)
+            return normalize_viewed(view, self.recipe.preparation), view.remarks
         except ValueError as error:
             raise PredictError(f"{name}: {error}. Mark the points on this very image.") from error
 
@@ -165,7 +324,8 @@ def predict_run(run: RunDir, snapshot: int | None = None, progress: Progress = u
     """Predict both splits of a run, into predictions_train.csv and predictions_test.csv.
 
     Returns the snapshot's iteration. Does nothing when they are there for this very snapshot. Raises PredictError when
-    the images were prepared again since it was trained.
+    the images were prepared again since it was trained, RunError naming the images that are missing or changed: before
+    the first is predicted, and earlier predictions stay.
     """
     prepared = prepared_of(run)
     run.recipe()
@@ -174,6 +334,7 @@ def predict_run(run: RunDir, snapshot: int | None = None, progress: Progress = u
     inputs = {"prepare": prepared.key, run.name_of(chosen.caffemodel): sha256_file(chosen.caffemodel)}
     if is_current(run.path, run.read().predict, inputs):
         return chosen.iteration
+    check_images(run)
     predictor = Predictor(run, chosen.iteration, gpu)
     tables = {split: _table(cases, months) for split, cases, months in _predict_splits(predictor, progress)}
     files = [run.predictions(split) for split in tables]
@@ -225,6 +386,7 @@ def predict_snapshots(
     gpu: int | None = None,
 ) -> Iterator[tuple[snapshots.Snapshot, dict[str, tuple[list[Case], list[float]]]]]:
     """Predict both splits with one snapshot after the other; the net is built once, its weights are changed."""
+    check_images(run)
     predictor = Predictor(run, chosen[0].iteration, gpu)
     each = sum(len(cases) for cases in split_of(run).values())
     for number, snapshot in enumerate(chosen):
@@ -236,9 +398,10 @@ def predict_snapshots(
 # ---- images with points ------------------------------------------------------------------------------------------
 
 
-def points_for(image: Path, table: dict[str, ReferencePoints]) -> ReferencePoints:
-    """The points of an image, by its name without suffix; PredictError when it is not marked."""
-    try:
-        return table[image.stem]
-    except KeyError:
-        raise PredictError(f"{image}: no points for id {image.stem}. Mark its seven points first.") from None
+def points_for(image: Path, table: Mapping[str, ReferencePoints], path: Path | None = None) -> ReferencePoints:
+    """The points of an image, by its name without suffix; PredictError when the table (at ``path``) has none."""
+    case_id = ids.of_file(image)
+    if case_id in table:
+        return table[case_id]
+    where = f" in {path}" if path else ""
+    raise PredictError(f"{image}: no points for id {ids.listed([case_id], table)}{where}. Mark its seven points first.")

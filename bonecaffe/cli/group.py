@@ -187,6 +187,11 @@ def _lines(what: str) -> Progress:
     return line
 
 
+def on_one_line(text: str) -> str:
+    """A text, such as a file's name, with what would break its line or cannot be printed escaped."""
+    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
+
+
 def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     """Print a table as wide as the terminal; what is in it is never taken for markup."""
     from rich.console import Console
@@ -204,6 +209,10 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
 RUN = click.argument("run", metavar="RUN", type=click.Path(file_okay=False, path_type=Path))
 FILE = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(path_type=Path)
+_WHICH = "A locator by train-locator, which finds the points. [default: the one that comes with bonecaffe]"
+LOCATOR = click.option("--locator", type=FOLDER, help=_WHICH)
+LOCATOR_OR_MODEL = click.option("--locator", "--model", "locator", type=FOLDER, help=_WHICH)
+"""`LOCATOR` for a verb that called it --model in 0.1."""
 ENGINE = click.option(
     "--engine",
     type=click.Choice(["caffe", "opencv"]),

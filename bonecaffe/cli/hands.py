@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from bonecaffe.cli.group import ENGINE, FILE, FOLDER, main, print_table, progress_bar
+from bonecaffe.cli.group import ENGINE, FILE, FOLDER, LOCATOR_OR_MODEL, main, on_one_line, print_table, progress_bar
 
 WORST = 24
 """Hands on the sheet of `points compare`."""
@@ -270,15 +270,16 @@ def annotate(images: Path, table: Path, suggest: Path | None, recipe_name: str, 
 @main.command()
 @click.argument("images", metavar="IMAGES", type=FOLDER)
 @click.option("--points", "table", type=FILE, required=True, help="The points.csv to write: the hands that are sure.")
-@click.option("--model", type=FOLDER, help="A locator by train-locator. [default: the one that comes with bonecaffe]")
+@LOCATOR_OR_MODEL
 @click.option("--sheet", type=FILE, help="Write the hands that are not sure, with the guesses, side by side as a PNG.")
 @click.option("--jobs", type=click.IntRange(1), help="Processes. [default: one a core]")
 @ENGINE
-def locate(images: Path, table: Path, model: Path | None, sheet: Path | None, jobs: int | None, engine: Any) -> None:
+def locate(images: Path, table: Path, locator: Path | None, sheet: Path | None, jobs: int | None, engine: Any) -> None:
     """Find the seven points of the hands in a folder, without a hand on the mouse.
 
     Beside POINTS, a file NAME.found.csv holds every image's confidence and verdict, and the guess where it is
-    uncertain; `bonecaffe annotate --suggest` offers them for a look. Called again, only new images are looked at.
+    uncertain; `bonecaffe annotate --suggest` offers them for a look. Each hand is stored there as it is done. Called
+    again, only new images are looked at. A file that cannot be used is listed, and the others are looked at.
     """
     from bonecaffe.hands.contact_sheet import write_sheet
     from bonecaffe.hands.images import find_images
@@ -287,14 +288,17 @@ def locate(images: Path, table: Path, model: Path | None, sheet: Path | None, jo
     from bonecaffe.locate.locator import MODEL
 
     with progress_bar("locate") as progress:
-        results, new = locate.locate(images, table, model or MODEL, progress, jobs, engine)
+        results, new = locate.locate(images, table, locator or MODEL, progress, jobs, engine)
     doubtful = [result for result in results if not result.sure]
     for result in doubtful:
-        click.echo(f"{result.id}: {result.verdict}")
+        click.echo(on_one_line(f"{result.id}: {result.verdict}"))
+    for result in results:
+        if result.sure and result.remarks:
+            click.echo(on_one_line(f"{result.id}: {result.remarks}"))
     guesses = [hand for result in doubtful if (hand := result.hand())]
     if sheet is not None and guesses:
         captions = {result.id: f"{result.verdict} (confidence {result.confidence:.2f})" for result in doubtful}
-        write_sheet(sheet, guesses, find_images(images), captions)
+        write_sheet(sheet, guesses, find_images(images, {}), captions)
         click.echo(sheet)
     elif sheet is not None:
         click.echo(f"{sheet}: not written, because there is no guess in doubt to show")
@@ -338,4 +342,4 @@ def train_locator(
     if (images is None) != (table is None):
         raise click.UsageError("--images and --points belong together")
     learn.train_locator(out, images, table, start, phantoms, iterations, seed, progress_bar, click.echo)
-    click.echo(f"{out}: a locator; use it with: bonecaffe locate IMAGES --points POINTS --model {out}")
+    click.echo(f"{out}: a locator; use it with: bonecaffe locate IMAGES --points POINTS --locator {out}")

@@ -15,8 +15,10 @@ from bonecaffe.cli.group import (
     ENGINE,
     FILE,
     FOLDER,
+    LOCATOR,
     RUN,
     main,
+    on_one_line,
     print_table,
     progress_bar,
 )
@@ -211,16 +213,18 @@ def train(run: Path, weights: Path | None, gpu: str | None, cpu: bool, resume: b
 
 @main.command()
 @click.argument("model", metavar="MODEL", type=click.Path(file_okay=False, path_type=Path))
-@click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=FILE)
+@click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=FOLDER)
 @click.option("--points", type=FILE, help="Table of the seven reference points. [default: found by locate]")
+@LOCATOR
 @click.option("--snapshot", type=click.IntRange(0), help="Iteration of the snapshot. [default: the last]")
 @click.option("--gpu", type=click.IntRange(0), help="GPU to compute on. [default: the CPU]")
 @ENGINE
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object a line.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object a line, for refused images too.")
 def predict(
     model: Path,
     images: tuple[Path, ...],
     points: Path | None,
+    locator: Path | None,
     snapshot: int | None,
     gpu: int | None,
     engine: Any,
@@ -228,30 +232,41 @@ def predict(
 ) -> None:
     """Print the bone age in months of each IMAGE, one line each. MODEL is a run.
 
-    Without --points they are found, and an image whose points are not sure is refused.
+    An IMAGE that is a folder stands for all images in it. Without --points they are found, and an image whose points
+    are uncertain is refused. A refused image costs the others nothing: it is listed with its reason, and the exit
+    status is 1. Ages are printed in the order of the images, each as soon as it is known.
+
+    Every line of --json has the same keys, null where there is no value: image, id, months, iteration (of the
+    snapshot), points (ulna, radius, phalanx1 to phalanx5, each [x, y] in pixels), points_from ("table" or "found"),
+    confidence (of found points, 0 to 1), remarks (a list of sentences), refused (the reason why there is no age).
     """
     from bonecaffe.locate.locate import hands_in
-    from bonecaffe.predict import Predictor
+    from bonecaffe.locate.locator import MODEL
+    from bonecaffe.predict import Predictor, Refused, facts
 
-    hands, refused = hands_in(images, points, engine)
+    if points is not None and locator is not None:
+        raise click.UsageError("--locator finds the points, --points gives them: leave one out")
+    hands = hands_in(images, points, engine, locator or MODEL)
     predictor = Predictor(model, snapshot, gpu, engine=engine)
-    for (image, _), months in zip(hands, predictor.predict_many(hands), strict=True):
+    count, refused = 0, []
+    for result in predictor.predict_hands(hands):
+        count += 1
         if as_json:
-            click.echo(
-                json.dumps(
-                    {
-                        "image": str(image),
-                        "id": image.stem,
-                        "months": round(months, 2),
-                        "iteration": predictor.snapshot.iteration,
-                    }
-                )
-            )
+            click.echo(json.dumps(facts(result)))
+        elif not isinstance(result, Refused):
+            click.echo(f"{on_one_line(str(result.hand.image))}\t{result.months:.1f} months")
+        if isinstance(result, Refused):
+            refused.append(result)
+            click.echo(f"bonecaffe: {on_one_line(result.reason)}", err=True)
         else:
-            click.echo(f"{image}\t{months:.1f} months")
-    for reason in refused:
-        click.echo(f"bonecaffe: {reason}", err=True)
+            for remark in result.hand.remarks:
+                click.echo(f"bonecaffe: {on_one_line(remark)}", err=True)
+    for each in refused:
+        if each.error is not None:  # not the hand's fault: reported as it would be if it had ended the command
+            raise each.error
     if refused:
+        if count > 1:
+            click.echo(f"bonecaffe: {len(refused)} of {count} images refused", err=True)
         raise click.exceptions.Exit(1)
 
 

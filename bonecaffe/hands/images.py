@@ -23,30 +23,40 @@ GREY_TOLERANCE = 8
 """Largest difference between channels, in grey levels, that still counts as grey (JPEG's colour rounding)."""
 
 
-def find_images(folder: str | Path) -> dict[str, Path]:
+def find_images(folder: str | Path, refused: dict[Path, str] | None = None) -> dict[str, Path]:
     """The images below a folder by id, the file's name without its suffix; RSNA's come unpacked twice deep.
 
     What macOS, Windows and network storage leave among them is passed over (`bonecaffe.hands.ids.is_litter`). Raises
     ImageError when the folder is not there or cannot be read, holds no image, two images of one id, or an image whose
-    name cannot be an id; all of these are named.
+    name cannot be an id; all of these are named. With ``refused``, an image whose name cannot be used costs that image
+    alone: it is left out and put there, by path, as a sentence.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise ImageError(f"{folder}: no such folder of images.")
     found: dict[str, Path] = {}
-    problems = Problems()
+    unusable: dict[Path, str] = {}
     for path in _image_files(folder):
         case_id = ids.of_file(path)
         if (flaw := ids.flaw(case_id)) is not None:
-            problems.add(f"the image {_shown(path, folder)} has a name that cannot be an id: {flaw}")
+            unusable[path] = f"the image {_shown(path, folder)} has a name that cannot be an id: {flaw}"
         elif case_id in found:
-            problems.add(
-                f"two images have the id {case_id}: {_shown(found[case_id], folder)} and {_shown(path, folder)}"
-            )
+            both = f"{_shown(found[case_id], folder)} and {_shown(path, folder)}"
+            unusable[path] = f"two images have the id {case_id}: {both}"
+            if refused is not None:  # neither is more right than the other
+                unusable[found[case_id]] = unusable[path]
         else:
             found[case_id] = path
-    problems.raise_if_any(ImageError, str(folder), "Rename these images, or remove them from the folder.")
-    if not found:
+    remedy = "Rename these images, or remove them from the folder."
+    if refused is None:
+        problems = Problems()
+        for problem in unusable.values():
+            problems.add(problem)
+        problems.raise_if_any(ImageError, str(folder), remedy)
+    else:
+        refused |= {path: f"{folder}: {problem}. Rename it, or remove it." for path, problem in unusable.items()}
+        found = {case_id: path for case_id, path in found.items() if path not in refused}
+    if not found and not unusable:
         raise ImageError(f"{folder}: no images here ({', '.join(SUFFIXES)}).")
     return found
 

@@ -7,16 +7,17 @@ point of the table that is at such a place was marked by nobody; the hand's othe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from bonecaffe.errors import AnnotateError, LocateError
-from bonecaffe.files import check_tree, followed, table_text, write_text
+from bonecaffe.files import check_tree, followed, open_append, table_text, write_text
 from bonecaffe.hands import ids
 from bonecaffe.hands.reference_points import COLUMNS, POINT_NAMES, ReferencePoints, coordinate_text
 
-FOUND_COLUMNS = (*COLUMNS, "confidence", "verdict", "key")
+FOUND_COLUMNS = (*COLUMNS, "confidence", "verdict", "key", "remarks")
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class FoundHand:
     """One image looked at by `locate`: points, confidence, verdict.
 
     The points are a guess where the verdict is not ``sure``, and None where there are none. ``key`` names image and
-    model.
+    model. ``remarks`` tells what is unusual about a hand that can be used: turned, dark bones.
     """
 
     id: str
@@ -34,6 +35,7 @@ class FoundHand:
     confidence: float
     verdict: str
     key: str
+    remarks: str = ""
 
     @property
     def sure(self) -> bool:
@@ -75,7 +77,9 @@ def read_found(table: Path) -> dict[str, FoundHand]:
             pairs = zip(values[::2], values[1::2], strict=True)
             points = tuple((float(x), float(y)) for x, y in pairs) if values[0] else None
             size = int(row["width"] or 0), int(row["height"] or 0)
-            hands[row["id"]] = FoundHand(row["id"], *size, points, float(row["confidence"]), row["verdict"], row["key"])
+            confidence, remarks = float(row["confidence"]), row.get("remarks", "")
+            hand = FoundHand(row["id"], *size, points, confidence, row["verdict"], row["key"], remarks)
+            hands[hand.id] = hand
         except (KeyError, ValueError) as error:
             raise LocateError(
                 f"{path}: row {number}: not as locate writes it ({error}). Remove the file; it is made again."
@@ -85,8 +89,29 @@ def read_found(table: Path) -> dict[str, FoundHand]:
 
 def write_found(table: Path, hands: Mapping[str, FoundHand]) -> None:
     """Write what was found for a table of points, whole or not at all."""
-    rows = [[*hand.row(), f"{hand.confidence:.3f}", hand.verdict, hand.key] for _, hand in sorted(hands.items())]
+    rows = [_found_row(hand) for _, hand in sorted(hands.items())]
     write_text(found_file(table), table_text(FOUND_COLUMNS, rows))
+
+
+@contextlib.contextmanager
+def appending_found(table: Path) -> Iterator[Callable[[FoundHand], None]]:
+    """Give a function that stores one more hand behind those that `write_found` wrote.
+
+    The hand survives the death of this process: its row leaves the process whole, in one write. The disk is not waited
+    for, so that it costs microseconds.
+    """
+    with open_append(found_file(table)) as file:
+
+        def append(hand: FoundHand) -> None:
+            _, row = table_text(FOUND_COLUMNS, [_found_row(hand)]).split("\n", 1)
+            file.write(row.encode("utf-8"))
+            file.flush()
+
+        yield append
+
+
+def _found_row(hand: FoundHand) -> list[str]:
+    return [*hand.row(), f"{hand.confidence:.3f}", hand.verdict, hand.key, hand.remarks]
 
 
 def read_notes(table: Path) -> dict[str, dict[str, str]]:

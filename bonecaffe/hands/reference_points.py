@@ -104,12 +104,15 @@ def read_points_table(path: str | Path) -> Table:
     return table
 
 
-def read_points(path: str | Path, guesses: bool = False) -> dict[str, ReferencePoints]:
+def read_points(
+    path: str | Path, guesses: bool = False, faulty: dict[str, str] | None = None
+) -> dict[str, ReferencePoints]:
     """Read ``points.csv``: the marked hands by id. Rows without any coordinate are hands not marked yet, left out.
 
     All that `locate` found, with its verdicts, is read only where ``guesses`` will do. Raises PointsError naming the
     file and every faulty row: a missing column, a duplicate id, some but not all coordinates, a text that is no
-    number, a point outside the image.
+    number, a point outside the image. With ``faulty``, the fault of a hand costs that hand alone: it is left out of
+    the result and put there, by id, as a sentence; a row without an id is an error all the same.
     """
     table = read_points_table(path)
     if "verdict" in table.columns and not guesses:
@@ -120,24 +123,31 @@ def read_points(path: str | Path, guesses: bool = False) -> dict[str, ReferenceP
     hands: dict[str, ReferencePoints] = {}
     first_row: dict[str, int] = {}
     problems = Problems()
+
+    def at_fault(case_id: str, problem: str) -> None:
+        if faulty is None or not case_id:
+            problems.add(problem)
+        else:
+            faulty.setdefault(case_id, f"{path}: {problem}. {REMEDY}")
+
     for row_number, row in table.rows():
         where = f"row {row_number} (id {ids.shown(row['id'])})"
         try:
             hand = _hand(row)
         except ValueError as error:
-            problems.add(f"{where}: {error}")
+            at_fault(row["id"], f"{where}: {error}")
             continue
         if row["id"] in first_row:
-            problems.add(f"{where}: the id stands in row {first_row[row['id']]} already")
+            at_fault(row["id"], f"{where}: the id stands in row {first_row[row['id']]} already")
             continue
         first_row[row["id"]] = row_number
         if hand is None:
             continue
         for problem in hand.problems():
-            problems.add(f"{where}: {problem}")
+            at_fault(row["id"], f"{where}: {problem}")
         hands[hand.id] = hand
     problems.raise_if_any(PointsError, str(path), REMEDY)
-    return hands
+    return {case_id: hand for case_id, hand in hands.items() if case_id not in (faulty or ())}
 
 
 def lock_file(table: Path) -> Path:

@@ -59,11 +59,13 @@ def quarters(points: Sequence[Sequence[float]]) -> int:
 
 def pose(points: Sequence[Sequence[float]]) -> list[str]:
     """How a hand, seven points (x, y), is turned, in words; empty when it is upright."""
-    found = turn_remarks(quarters(points))
+    return turn_remarks(quarters(points)) + askew(points)
+
+
+def askew(points: Sequence[Sequence[float]]) -> list[str]:
+    """How far a hand is from upright and from every quarter turn, in words; empty up to `TILT` degrees."""
     off = abs((tilt(points) + 45) % 90 - 45)
-    if off > TILT:
-        found.append(f"the hand lies {off:.0f} degrees askew; its crop holds much that is no hand")
-    return found
+    return [f"the hand lies {off:.0f} degrees askew; its crop holds much that is no hand"] if off > TILT else []
 
 
 def turn_remarks(count: int) -> list[str]:
@@ -97,7 +99,7 @@ class StandardView(NamedTuple):
     @property
     def remarks(self) -> tuple[str, ...]:
         """What was done or noticed, in words; empty for an ordinary radiograph."""
-        return (*turn_remarks(self.quarters), *polarity_remarks(self.polarity))
+        return (*turn_remarks(self.quarters), *askew(self.points.points), *polarity_remarks(self.polarity))
 
 
 def polarity_remarks(polarity: Polarity) -> list[str]:

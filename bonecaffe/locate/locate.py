@@ -3,81 +3,196 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple
 
 from bonecaffe.caffe import nets as engines
-from bonecaffe.errors import BonecaffeError, ImageError, LocateError
-from bonecaffe.files import followed, held, read_table, read_text, sha256, sha256_file, sweep, table_text, write_text
+from bonecaffe.errors import BonecaffeError, ImageError, LocateError, PredictError
+from bonecaffe.files import (
+    cut_unfinished_line,
+    followed,
+    held,
+    read_table,
+    read_text,
+    sha256,
+    sha256_file,
+    sweep,
+    table_text,
+    write_text,
+)
+from bonecaffe.hands import ids
 from bonecaffe.hands import images as hand_images
-from bonecaffe.hands.provenance import FoundHand, found_file, read_found, write_found
+from bonecaffe.hands.provenance import FoundHand, appending_found, found_file, read_found, write_found
 from bonecaffe.hands.reference_points import COLUMNS, ReferencePoints, lock_file, read_points
+from bonecaffe.hands.standard_view import Polarity, polarity_of, polarity_remarks, quarters, turn_remarks
 from bonecaffe.locate.locator import MODEL, Found, Locator
-from bonecaffe.locate.verdict import inside
-from bonecaffe.predict import points_for
+from bonecaffe.locate.verdict import SURE, inside
+from bonecaffe.predict import Hand, Refused, points_for, refusal
 from bonecaffe.progress import Progress, unseen
 from bonecaffe.workers import in_parallel
 
-_SAVE_EACH = 50
+FINDS = 2
+"""Raised when the same nets find other points in the same image: results of before are not kept."""
 
 
-def judge(case_id: str, shape: tuple[int, int], found: Found, key: str = "") -> FoundHand:
-    """What was found in an image (height, width), as it is kept."""
+def judge(
+    case_id: str, shape: tuple[int, int], found: Found, key: str = "", image: hand_images.Image | None = None
+) -> FoundHand:
+    """What was found in an image (height, width), as it is kept; with the image, its polarity is judged too."""
     height, width = shape
     found = found._replace(shape=shape)
     points = inside(found.points, shape)
     usable = not ReferencePoints(case_id, width, height, points).problems()
-    return FoundHand(case_id, width, height, points if usable else None, round(found.confidence, 3), found.verdict, key)
+    verdict, remarks = found.verdict, turn_remarks(quarters(points)) if usable else []
+    if usable and image is not None and verdict == SURE:
+        polarity = polarity_of(image, points)
+        if polarity in (Polarity.DOUBTFUL, Polarity.UNSEEN):
+            verdict = f"unsure: {polarity_remarks(polarity)[0]}"
+        else:
+            remarks += polarity_remarks(polarity)
+    confidence = round(found.confidence, 3)
+    return FoundHand(case_id, width, height, points if usable else None, confidence, verdict, key, "; ".join(remarks))
+
+
+# ---- hands to be predicted --------------------------------------------------------------------------------------
+
+
+def find_hand(image: Path, locator: Locator) -> Hand | Refused:
+    """A radiograph with its points found, or why it is refused: unreadable, or the points are uncertain."""
+    try:
+        pixels = hand_images.read_image(image)
+        result = judge(ids.of_file(image), pixels.shape, locator.find(pixels), image=pixels)
+    except Exception as error:
+        return refusal(image, error, "found")
+    points = result.hand()
+    if result.sure and points is not None:
+        return Hand(image, points, "found", result.confidence, pixels=pixels)
+    reason = result.verdict.removeprefix("unsure: ")
+    uncertain = LocateError(f"{image}: the seven points found are uncertain: {reason}. Mark them, and give --points.")
+    return refusal(image, uncertain, "found", result.confidence)
+
+
+def hands_in(
+    images: Iterable[Path], table: Path | None = None, engine: engines.Kind = "caffe", locator: Path = MODEL
+) -> Iterator[Hand | Refused]:
+    """Images with their points, from a table or found, one after the other; a folder stands for the images in it.
+
+    An image that cannot be read, is not in the table, or whose points are uncertain is refused, and the others go on.
+    What concerns all of them is raised at once: PointsError for a table that cannot be read, LocateError when
+    ``locator`` is none, CaffeError when there is no Caffe.
+    """
+    if table is None:
+        finder = Locator(locator, engine)
+        return (each if isinstance(each, Refused) else find_hand(each, finder) for each in _each_image(images))
+    faulty: dict[str, str] = {}
+    marked = read_points(table, faulty=faulty)
+    return (
+        each if isinstance(each, Refused) else _marked_hand(each, table, marked, faulty) for each in _each_image(images)
+    )
+
+
+def _each_image(images: Iterable[Path]) -> Iterator[Path | Refused]:
+    for image in images:
+        if not os.path.isdir(image):
+            yield image
+            continue
+        refused: dict[Path, str] = {}
+        try:
+            yield from hand_images.find_images(image, refused).values()
+        except ImageError as error:
+            yield refusal(image, error)
+        yield from (Refused(path, reason) for path, reason in refused.items())
+
+
+def _marked_hand(
+    image: Path, table: Path, marked: Mapping[str, ReferencePoints], faulty: Mapping[str, str]
+) -> Hand | Refused:
+    if (fault := faulty.get(ids.of_file(image))) is not None:
+        return Refused(image, f"{image}: {fault}", "table")
+    try:
+        return Hand(image, points_for(image, marked, table), "table")
+    except PredictError as error:
+        return refusal(image, error, "table")
 
 
 # ---- a worker --------------------------------------------------------------------------------------------------
 
-_locators: dict[str, Locator] = {}
+_locators: dict[tuple[str, engines.Kind], Locator] = {}
 
 
-def _work(task: tuple[str, str, str, str, engines.Kind]) -> FoundHand:
-    case_id, path, model, key, engine = task
-    if model not in _locators:
+class _Task(NamedTuple):
+    id: str
+    path: str
+    model: str
+    key: str
+    engine: engines.Kind
+
+
+_CV2_NO_MEMORY = -4
+"""OpenCV's code of the error that it raises where memory is short."""
+
+
+class _Failed(NamedTuple):
+    """What went wrong in a worker for another reason than the image: a bug, or a machine short of memory."""
+
+    id: str
+    error: str
+    trace: str
+    memory: bool
+
+
+def _work(task: _Task) -> FoundHand | _Failed:
+    made = (task.model, task.engine)
+    if made not in _locators:
         os.environ["OMP_NUM_THREADS"] = "1"  # the processes are what runs in parallel
-        _locators[model] = Locator(Path(model), engine)
+        _locators[made] = Locator(Path(task.model), task.engine)
     try:
-        image = hand_images.read_image(path)
-        return judge(case_id, image.shape, _locators[model].find(image), key)
+        image = hand_images.read_image(task.path)
+        return judge(task.id, image.shape, _locators[made].find(image), task.key, image)
     except BonecaffeError as error:
-        return FoundHand(case_id, 0, 0, None, 0.0, f"unreadable: {error}", key)
+        return _unreadable(task.id, str(error), task.key)
+    except Exception as error:  # of this image: the others are looked at all the same
+        memory = isinstance(error, MemoryError) or getattr(error, "code", 0) == _CV2_NO_MEMORY
+        return _Failed(task.id, f"{type(error).__name__}: {error}", traceback.format_exc(), memory)
 
 
-def points_of(image: Path, model: Path = MODEL, engine: engines.Kind = "caffe") -> ReferencePoints:
-    """The points of one image, when they are sure; ImageError or LocateError with the reason otherwise."""
-    pixels = hand_images.read_image(image)
-    if str(model) not in _locators:
-        _locators[str(model)] = Locator(model, engine)
-    result = judge(image.stem, pixels.shape, _locators[str(model)].find(pixels))
-    hand = result.hand()
-    if not result.sure or hand is None:
-        reason = result.verdict.removeprefix("unsure: ")
-        raise LocateError(f"{image}: the seven points found are uncertain: {reason}. Mark them, and give --points.")
-    return hand
+def _unreadable(case_id: str, reason: str, key: str) -> FoundHand:
+    return FoundHand(case_id, 0, 0, None, 0.0, f"unreadable: {' '.join(reason.split())}", key)
 
 
-def hands_in(
-    images: Sequence[Path], table: Path | None, engine: engines.Kind = "caffe"
-) -> tuple[list[tuple[Path, ReferencePoints]], list[str]]:
-    """Images with their points, from a table or found, and why others were refused.
+class _WorkerKilled(LocateError):
+    """A worker died at its work."""
 
-    PredictError when an image is not in the table; one whose points are found, but are not sure, is refused.
+
+_KILLS_AT_MOST = 3
+"""Workers lost one after the other without any image looked at: then it is the machine, not the images."""
+
+
+def _looked_at(tasks: Sequence[_Task], workers: int) -> Generator[FoundHand | _Failed, None, None]:
+    """What is found for each task, in order. An image at which a worker dies, such as by a fault in a decoder, costs
+    itself alone: what is left is tried by one worker, and the image at which that one dies too is left out.
     """
-    if table is not None:
-        marked = read_points(table)
-        return [(image, points_for(image, marked)) for image in images], []
-    hands, refused = [], []
-    for image in images:
+    done = kills = 0
+    at_once = workers
+    while done < len(tasks):
         try:
-            hands.append((image, points_of(image, engine=engine)))
-        except (ImageError, LocateError) as error:
-            refused.append(str(error))
-    return hands, refused
+            with closing(in_parallel(_work, tasks[done:], at_once, _WorkerKilled)) as found:
+                for result in found:
+                    done, kills = done + 1, 0
+                    yield result
+        except _WorkerKilled:
+            if kills == _KILLS_AT_MOST:
+                raise
+            kills += 1
+            if at_once > 1:
+                at_once = 1
+                continue
+            reason = "the process that looked at it was killed, for lack of memory or by a fault in a library"
+            yield _unreadable(tasks[done].id, reason, "")  # without a key: it is looked at again next time
+            done, at_once = done + 1, workers
 
 
 # ---- the stage -------------------------------------------------------------------------------------------------
@@ -112,8 +227,13 @@ def locate(
 def _locate(
     images: Path, table: Path, model: Path, progress: Progress, jobs: int | None, engine: engines.Kind
 ) -> tuple[list[FoundHand], int]:
-    files = hand_images.find_images(images)
+    refused: dict[Path, str] = {}
+    files = hand_images.find_images(images, refused)
+    if not files:
+        raise LocateError(f"{images}: no image here has a name that can be used. {next(iter(refused.values()))}")
+    unnamed = [_unreadable(ascii(path.name)[1:-1], reason, "") for path, reason in refused.items()]
     model_key = _model_key(model)
+    cut_unfinished_line(found_file(table))
     before = read_found(table)
     if table.exists() and not _own_work(table, before):
         raise LocateError(
@@ -123,29 +243,58 @@ def _locate(
     keys = {case_id: _key(path, model_key) for case_id, path in files.items()}
     results = {case_id: result for case_id, result in before.items() if result.key == keys.get(case_id, result.key)}
     tasks = [
-        (case_id, str(path), str(model), keys[case_id], engine)
+        _Task(case_id, str(path), str(model), keys[case_id], engine)
         for case_id, path in files.items()
         if case_id not in results
     ]
-    if tasks:
-        Locator(model, engine)  # raises at once when there is none
-    workers = min(jobs or len(os.sched_getaffinity(0)), max(1, len(tasks)))
+    failed = _look(tasks, table, model, results, progress, jobs, engine) if tasks else []
+    _write_points(table, results)
+    if failed:
+        raise _failure(failed[0], files[failed[0].id])
+    return [*(results[case_id] for case_id in sorted(files)), *unnamed], len(tasks)
+
+
+def _look(
+    tasks: Sequence[_Task],
+    table: Path,
+    model: Path,
+    results: dict[str, FoundHand],
+    progress: Progress,
+    jobs: int | None,
+    engine: engines.Kind,
+) -> list[_Failed]:
+    """Do the tasks: each hand is added to the results, and stored, as it is done. Returns what failed.
+
+    At any moment, every marked row of the table is also in `found_file`, so that after a kill the table is still known
+    as our own work (`_own_work`).
+    """
+    Locator(model, engine)  # raises at once when there is none
+    if table.exists():
+        _write_points(table, results)
+    write_found(table, results)
+    workers = min(jobs or len(os.sched_getaffinity(0)), len(tasks))
+    failed: list[_Failed] = []
     try:
-        with closing(in_parallel(_work, tasks, workers, LocateError)) as found:
+        with appending_found(table) as store, closing(_looked_at(tasks, workers)) as found:
             for done, result in enumerate(found, start=1):
-                results[result.id] = result
+                if isinstance(result, _Failed):
+                    failed.append(result)
+                else:
+                    results[result.id] = result
+                    store(result)
                 progress(done, len(tasks))
-                if done % _SAVE_EACH == 0:
-                    write_found(table, results)
     finally:
-        if tasks and results:
-            write_found(table, results)
-            if table.exists():  # so that it is our own, untouched, when we go on
-                write_text(table, _points_text(results))
-    text = _points_text(results)
-    if not table.exists() or read_text(table, "table", LocateError) != text:
-        write_text(table, text, parents=True)
-    return [results[case_id] for case_id in sorted(files)], len(tasks)
+        write_found(table, results)
+        if table.exists():
+            _write_points(table, results)
+    return failed
+
+
+def _failure(failed: _Failed, image: Path) -> Exception:
+    """The error to raise for what failed, when all else is stored."""
+    error = MemoryError(str(image)) if failed.memory else RuntimeError(f"{image}: {failed.error}")
+    error.add_note(f"in a worker process:\n{failed.trace}")
+    return error
 
 
 def _own_work(table: Path, found: Mapping[str, FoundHand]) -> bool:
@@ -158,7 +307,7 @@ def _own_work(table: Path, found: Mapping[str, FoundHand]) -> bool:
         expected = dict(zip(COLUMNS, result.row(), strict=True)) if result and result.sure else {}
         if any(row.get(column) for column in COLUMNS[1:]) and row != expected:
             return False
-    return bool(found)
+    return found_file(table).exists()
 
 
 def _model_key(model: Path) -> str:
@@ -168,8 +317,19 @@ def _model_key(model: Path) -> str:
 
 
 def _key(path: Path, model_key: str) -> str:
-    status = os.stat(path)
-    return sha256(f"{status.st_size} {status.st_mtime_ns} {model_key}")[:16]
+    """What changes with an image or the model; empty for a link that leads nowhere, or an image that is gone by now."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return ""
+    return sha256(f"{FINDS} {status.st_size} {status.st_mtime_ns} {model_key}")[:16]
+
+
+def _write_points(table: Path, results: Mapping[str, FoundHand]) -> None:
+    """Write points.csv, unless it is as it should be."""
+    text = _points_text(results)
+    if not table.exists() or read_text(table, "table", LocateError) != text:
+        write_text(table, text, parents=True)
 
 
 def _points_text(results: Mapping[str, FoundHand]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from bonecaffe.hands.reference_points import POINT_NAMES, ReferencePoints
+from bonecaffe.hands.standard_view import askew
 from bonecaffe.locate.frames import Places
 
 SURE = "sure"
@@ -46,4 +47,5 @@ def verdict(points: Places, confidence: float, shape: tuple[int, int], others: i
         return f"cut off: {outermost} would lie outside the image"
     if beyond.max() > -_AT_BORDER * wrist_to_knuckles(points):
         return f"unsure: {outermost} lies at the image's border; perhaps the hand is cut off there"
+    problems += askew(points.tolist())
     return f"unsure: {problems[0]}" if problems else SURE

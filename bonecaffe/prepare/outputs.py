@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bonecaffe.errors import CasesError, RunError
+from bonecaffe.errors import CasesError, Problems, RunError
 from bonecaffe.files import make_folder, move, read_bytes, remove, sha256, write_bytes
 from bonecaffe.hands import images as hand_images
 from bonecaffe.hands.cases import Case, read_cases
@@ -82,6 +82,22 @@ def view_remarks(prepared: Prepared) -> list[str]:
 def _named(texts: Iterable[str], at_most: int = 5) -> str:
     texts = list(texts)
     return ", ".join(texts[:at_most]) + " …" * (len(texts) > at_most)
+
+
+def check_images(run: RunDir) -> None:
+    """RunError naming the prepared images that are missing or changed, before hours are spent on the others."""
+    prepared = prepared_of(run)
+    names = [name for name in prepared.outputs if name.startswith("images/")]
+    found = damaged(run.path, prepared, names)
+    if not found:
+        return
+    gone = {name for name in found if not os.path.lexists(run.path / name)}
+    listed = ", ".join(f"{name} ({'missing' if name in gone else 'changed'})" for name in found[: Problems.SHOWN])
+    more = f" and {len(found) - Problems.SHOWN} more" if len(found) > Problems.SHOWN else ""
+    what = "image is" if len(found) == 1 else "images are"
+    raise RunError(
+        f"{run}: {len(found)} {what} not as prepare wrote: {listed}{more}. Run prepare again; it is repaired."
+    )
 
 
 def changed(run: RunDir) -> list[str]:
