@@ -484,11 +484,11 @@ _BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)  # their lengths tell the vers
 
 def _bmp(source: Source) -> Header:
     start = source.at(0, 26)
-    if len(start) < 26:
-        source.cut_off("a BMP file without a header")
-    (length,) = struct.unpack_from("<I", start, 14)
+    length = int.from_bytes(start[14:18], "little")
     if length not in _BMP_HEADERS:  # "BM" is how a text may begin, too
         _refuse_other_format(source, source.at(0, _SNIFFED))
+    if len(start) < 26:
+        source.cut_off("a BMP file without a header")
     width, height = struct.unpack_from("<HH" if length == 12 else "<ii", start, 18)
     if width < 0:
         source.damaged(f"its header promises {width} x {height} pixels")
