@@ -202,7 +202,11 @@ def _decode_by_pillow(source: Source, content: bytes, kind: str) -> NDArray[Any]
             pixels = np.asarray(image)
     except PIL.UnidentifiedImageError:
         source.refused(f"a {kind} file of a kind that is not read", "Save it as 8- or 16-bit grey PNG.")
+    except MemoryError:  # no fault of the file
+        raise
     except Exception as error:  # its decoders raise whatever a damaged file makes them
+        if "truncated" in str(error):
+            source.cut_off(f"the {kind} decoder reports: {error}")
         source.damaged(f"the {kind} decoder reports: {error}")
     if kind == "BMP" and pixels.ndim == 3:  # its fourth byte is filling, whatever the header calls it
         return pixels[..., :3]

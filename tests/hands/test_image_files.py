@@ -306,6 +306,25 @@ def test_no_damaged_png_is_taken_with_other_pixels():
     assert taken < DAMAGED_FILES / 10
 
 
+def test_damaged_tiff_and_bmp_end_in_a_sentence(tmp_path):
+    """They have no checksums, so that a changed pixel cannot be seen; but the size is never another than promised."""
+    random = np.random.default_rng(15)
+    image = PIL.Image.fromarray(noisy((50, 40)))
+    files = [saved(image, "TIFF", compression=packing) for packing in ("raw", "tiff_lzw", "tiff_adobe_deflate", "jpeg")]
+    files += [saved(image, "BMP"), saved(image.convert("RGB"), "BMP"), grey_png(chunk(b"eXIf", exif(6)))]
+    path = tmp_path / "a"
+    read = 0
+    for number in range(DAMAGED_FILES // 4):
+        path.write_bytes(spoiled(files[number % len(files)], random))
+        try:
+            pixels = read_image(path)
+        except ImageError:
+            continue
+        assert image_size(path) == pixels.shape[::-1]
+        read += 1
+    assert 0 < read < DAMAGED_FILES / 8
+
+
 def adam7(image):
     """The rows of an interlaced PNG."""
     passes = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
@@ -450,7 +469,7 @@ REFUSED_TIFFS = {
     "colour": (saved(np.dstack([GREY, GREY, 255 - GREY]), "TIFF"), "a colour image"),
     "cut": (tiff(GREY.tobytes(), 40, 60)[:-30], "cut off: the directory of page 1"),
     "thumbnail alone": (tiff(GREY.tobytes(), 40, 60, t254=1), "nothing but thumbnails"),
-    "pixels beyond the end": (tiff(GREY.tobytes(), 40, 60, t273=2000), "damaged: the TIFF decoder reports"),
+    "pixels beyond the end": (tiff(GREY.tobytes(), 40, 60, t273=2000), "cut off: the TIFF decoder reports"),
     "deflate": (saved(noisy(), "TIFF", compression="tiff_adobe_deflate").replace(b"\x78", b"\x79", 1), "damaged"),
     "no size": (tiff(b"", 0, 60), "promises 0 x 60"),
     "BigTIFF": (b"II+\0\x08\0\0\0" + bytes(20), "BigTIFF"),
@@ -489,7 +508,7 @@ def test_bmp_is_read(tmp_path):
         (tmp_path / "a.bmp").write_bytes(content)
         assert np.array_equal(read_image(tmp_path / "a.bmp"), expected)
         assert image_size(tmp_path / "a.bmp") == (40, 60)
-        assert "BMP decoder reports" in refusal(content[:-200], tmp_path, "b.bmp")
+        assert "cut off: the BMP decoder reports" in refusal(content[:-200], tmp_path, "b.bmp")
     assert "cut off" in refusal(grey[:20], tmp_path, "b.bmp")
 
 
