@@ -18,6 +18,7 @@ PACKAGES = (
     "scipy",
     "opencv-python",
     "kornia-rs",
+    "simplejpeg",
     "lmdb",
     "protobuf",
     "scikit-image",

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import os
-import struct
-import zlib
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bonecaffe.errors import ImageError, Problems
 from bonecaffe.files import open_regular, quoted, read_bytes
-from bonecaffe.hands import ids
+from bonecaffe.hands import ids, image_headers
+from bonecaffe.hands.image_headers import JpegHeader, PngHeader, Source, TiffHeader
 
 Image = NDArray[np.uint8]
 """Pixels of a radiograph, ``[row, column]``, 0 black."""
-SUFFIXES = (".png", ".jpg", ".jpeg")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 GREY_TOLERANCE = 8
 """Largest difference between channels, in grey levels, that still counts as grey (JPEG's colour rounding)."""
 
@@ -86,58 +87,27 @@ def _shown(path: Path, folder: Path) -> str:
 
 
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Width and height in pixels from a file's header, without decoding it; ImageError when it is no image."""
+    """Width and height in pixels of the upright image, as `read_image` gives it, from a file's header alone.
+
+    Raises ImageError for a file that `read_image` would refuse by its header.
+    """
     try:
-        file = open_regular(path, ImageError)
+        with open_regular(path, ImageError) as file:
+            return image_headers.read_header(image_headers.of_file(file.fileno(), os.fspath(path))).size
     except FileNotFoundError:
         raise ImageError(f"{path}: no such image.") from None
     except OSError as error:
         raise ImageError(f"{path}: {error.strerror or error}.") from error
-    with file:
-        try:
-            if header := _png_header(file.read(_PNG_HEADER)):
-                return header.width, header.height
-            file.seek(0)
-        except OSError as error:
-            raise ImageError(f"{path}: {error.strerror or error}.") from error
-        import PIL.Image
-
-        try:
-            with PIL.Image.open(file, formats=("PNG", "JPEG")) as image:
-                return image.size
-        except PIL.UnidentifiedImageError:
-            raise ImageError(f"{path}: neither a PNG nor a JPEG file.") from None
-        except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
-            raise ImageError(f"{path}: not a readable image: {error}.") from error
-
-
-class _PngHeader(NamedTuple):
-    width: int
-    height: int
-    bit_depth: int
-    colour_type: int
-
-
-_PNG_HEADER = 33  # bytes: signature, then the chunk IHDR with its checksum
-_PIXELS_AT_MOST = 1 << 26  # a header may promise more than memory holds; beyond this Pillow and OpenCV judge
-
-
-def _png_header(content: bytes) -> _PngHeader | None:
-    """What a PNG file says of itself at its beginning; None when that is not sound, or of an enormous image."""
-    if not content.startswith(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR") or len(content) < _PNG_HEADER:
-        return None
-    if zlib.crc32(content[12:29]) != int.from_bytes(content[29:_PNG_HEADER]):
-        return None
-    header = _PngHeader(*struct.unpack_from(">IIBB", content, 16))
-    return header if 0 < header.width * header.height <= _PIXELS_AT_MOST else None
 
 
 def read_image(path: str | os.PathLike[str]) -> Image:
-    """Read a radiograph as uint8, shape (height, width).
+    """Read a radiograph from a PNG, JPEG, TIFF or BMP file as uint8, shape (height, width), upright.
 
     Taken are 8-bit grey, colour files that are really grey, and 16-bit grey, which is stretched from its own
-    smallest and largest value to 0…255 (the paper's images are 8-bit; see README). Raises ImageError naming the
-    file for one that is missing, a named pipe or a device, too large, cut off, damaged, in colour, or transparent.
+    smallest and largest value to 0…255 (the paper's images are 8-bit; see README). The orientation that a camera or
+    scanner noted is applied, and a TIFF file that stores white as zero comes out as it is meant to be seen.
+    Raises ImageError naming the file for one that is missing, a named pipe or a device, too large
+    (`image_headers.PIXELS_AT_MOST`), cut off, damaged, of another format, in colour, or transparent.
     """
     try:
         content = read_bytes(path, "image", ImageError)
@@ -148,20 +118,19 @@ def read_image(path: str | os.PathLike[str]) -> Image:
 
 def decode(content: bytes, name: str) -> Image:
     """`read_image` for the bytes of a file; ``name`` is for errors."""
-    import cv2
-
-    if not _complete(content):
-        raise ImageError(f"{name}: the file is cut off or not an image. Fetch it again, or take it out of the tables.")
-    quickly = _decode_grey_png(content)
-    if quickly is not None:
-        return quickly
-    try:
-        decoded = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error as error:
-        raise ImageError(f"{name}: cannot be decoded: {error.err}.") from error
-    if decoded is None:
-        raise ImageError(
-            f"{name}: cannot be decoded; the file is damaged. Fetch it again, or take it out of the tables."
+    source = image_headers.of_bytes(content, name)
+    header = image_headers.read_header(source)
+    if isinstance(header, PngHeader):
+        decoded = _decode_png(source, header, content)
+    elif isinstance(header, JpegHeader):
+        decoded = _decode_jpeg(source, header, content)
+    elif isinstance(header, TiffHeader):
+        decoded = _decode_tiff(source, header, content)
+    else:
+        decoded = _decode_by_pillow(source, content, "BMP")
+    if decoded.shape[:2] != (header.height, header.width):
+        source.damaged(
+            f"its header promises {header.width} x {header.height} pixels, and it has {decoded.shape[1::-1]}"
         )
     image: NDArray[Any] = decoded if decoded.ndim == 2 else _grey(decoded, name)
     if image.dtype == np.uint16:
@@ -170,46 +139,122 @@ def decode(content: bytes, name: str) -> Image:
         image = np.floor((image - low) * scale + 0.5).astype(np.uint8)
     if image.dtype != np.uint8:
         raise ImageError(f"{name}: pixels of type {image.dtype}; 8- or 16-bit grey is needed.")
-    return image
+    return image if header.orientation == 1 else upright(image, header.orientation)
 
 
-def _decode_grey_png(content: bytes) -> Image | None:
-    """An 8-bit grey PNG, as RSNA's are, in half of OpenCV's time; None for another or a damaged one: OpenCV judges it.
+def upright(image: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Stored pixels, ``[row, column]``, as they are meant to be seen; ``orientation`` is 1…8 as in Exif's tag 274.
 
-    It believes the checksum of each chunk, so a file that was damaged on its way is seen.
+    >>> upright(np.array([[1, 2], [3, 4]]), 6)  # the stored first row is the right edge: a quarter turn clockwise
+    array([[3, 1],
+           [4, 2]])
+    """
+    if orientation >= 5:  # the stored rows are columns
+        image = image.T
+    flips = {1: (1, 1), 2: (1, -1), 3: (-1, -1), 4: (-1, 1), 5: (1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}
+    rows, columns = flips[orientation]
+    return np.ascontiguousarray(image[::rows, ::columns])
+
+
+# ---- one decoder for each format ---------------------------------------------------------------------------------
+
+
+def _decode_png(source: Source, header: PngHeader, content: bytes) -> NDArray[Any]:
+    for chunk in header.chunks:
+        if chunk.kind != b"IDAT":  # the pixels' own checksums take time: see the two decoders
+            image_headers.check_chunk(source, chunk)
+    pixels = header.pixels_alone(content)
+    quickly = _decode_grey_png(header, pixels)
+    if quickly is not None:
+        return quickly
+    image_headers.check_pixels(source, header)
+    return _decode_by_opencv(source, pixels)
+
+
+def _decode_grey_png(header: PngHeader, content: bytes) -> NDArray[Any] | None:
+    """An 8- or 16-bit grey PNG, as RSNA's are, in half of OpenCV's time; None for another kind or a damaged one.
+
+    It believes the checksum of each chunk, so a file that was damaged on its way is seen. It stops when it has the
+    pixels that the header promises, whatever else the file unpacks to.
     """
     import kornia_rs
 
-    header = _png_header(content[:_PNG_HEADER])
-    if header is None or (header.bit_depth, header.colour_type) != (8, 0):
+    if header.colour_type != 0 or header.bit_depth < 8:
         return None
+    decoder = kornia_rs.io.decode_image_png_u8 if header.bit_depth == 8 else kornia_rs.io.decode_image_png_u16
     try:
-        image = kornia_rs.io.decode_image_png_u8(content, (header.height, header.width), "mono")
+        image = decoder(content, (header.height, header.width), "mono")
     except Exception:  # its errors have no class of their own
         return None
     return np.asarray(image).reshape(header.height, header.width)
 
 
-def _complete(content: bytes) -> bool:
-    """Whether a PNG or JPEG file has its end; OpenCV decodes half a file without a word."""
-    if content.startswith(b"\x89PNG"):
-        return b"IEND\xaeB`\x82" in content[-4096:]
-    if content.startswith(b"\xff\xd8"):
-        return b"\xff\xd9" in content[-4096:]
-    return False
+def _decode_jpeg(source: Source, header: JpegHeader, content: bytes) -> NDArray[Any]:
+    """By libjpeg-turbo, as OpenCV would, pixel for pixel; but what it only warns of is an error here.
+
+    libjpeg fills what is missing from a damaged file with grey, and goes on.
+    """
+    import simplejpeg
+
+    image_headers.check_jpeg(source, header, content)
+    try:
+        image: NDArray[Any] = simplejpeg.decode_jpeg(content, "GRAY" if header.channels == 1 else "BGR", strict=True)
+    except ValueError as error:
+        source.damaged(f"the JPEG decoder reports: {error}")
+    return image[..., 0] if header.channels == 1 else image
+
+
+def _decode_tiff(source: Source, header: TiffHeader, content: bytes) -> NDArray[Any]:
+    content = header.made_plain(content)
+    if header.bits == 16 and header.samples > 1:  # Pillow would keep 8 of the 16 bits
+        image = _decode_by_opencv(source, content)
+    else:
+        image = _decode_by_pillow(source, content, "TIFF")
+    return np.iinfo(image.dtype).max - image if header.white_is_zero else image
+
+
+def _decode_by_opencv(source: Source, content: bytes) -> NDArray[Any]:
+    import cv2
+
+    try:
+        decoded = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        source.damaged(f"it cannot be decoded ({error.err})")
+    if decoded is None:
+        source.damaged("it cannot be decoded")
+    return decoded
+
+
+def _decode_by_pillow(source: Source, content: bytes, kind: str) -> NDArray[Any]:
+    import PIL.Image
+
+    try:
+        with warnings.catch_warnings(action="ignore"), PIL.Image.open(io.BytesIO(content), formats=(kind,)) as image:
+            if image.mode in ("1", "P", "RGBX", "YCbCr"):
+                return np.asarray(image.convert("L" if image.mode == "1" else "RGB"))
+            pixels = np.asarray(image)
+    except PIL.UnidentifiedImageError:
+        source.refused(f"a {kind} file of a kind that is not read", "Save it as 8- or 16-bit grey PNG.")
+    except MemoryError:  # no fault of the file
+        raise
+    except Exception as error:  # its decoders raise whatever a damaged file makes them
+        if "truncated" in str(error):
+            source.cut_off(f"the {kind} decoder reports: {error}")
+        source.damaged(f"the {kind} decoder reports: {error}")
+    if kind == "BMP" and pixels.ndim == 3:  # its fourth byte is filling, whatever the header calls it
+        return pixels[..., :3]
+    return pixels.astype(np.uint16) if pixels.dtype.itemsize == 2 and pixels.dtype.kind == "u" else pixels
 
 
 def _grey(image: NDArray[Any], name: str) -> NDArray[Any]:
-    if image.shape[2] == 4:
-        if image[..., 3].min() < np.iinfo(image.dtype).max:
+    if image.shape[2] in (2, 4):
+        if image[..., -1].min() < np.iinfo(image.dtype).max:
             raise ImageError(f"{name}: partly transparent; a radiograph is not. Save it without an alpha channel.")
-        image = image[..., :3]
-    if image.shape[2] == 2:
-        raise ImageError(f"{name}: grey with an alpha channel; save it without.")
+        image = image[..., :-1]
     tolerance = GREY_TOLERANCE * (257 if image.dtype == np.uint16 else 1)
     if int((image.max(axis=2).astype(np.int32) - image.min(axis=2)).max()) > tolerance:
         raise ImageError(f"{name}: a colour image, not a radiograph.")
-    return np.ascontiguousarray(image[..., 1])
+    return np.ascontiguousarray(image[..., image.shape[2] // 2])
 
 
 def encode_png(image: Image, level: int = 1) -> bytes:

@@ -54,8 +54,8 @@ def test_what_is_no_radiograph_is_refused(tmp_path):
     write(tmp_path / "colour.png", colour)
     write(tmp_path / "clear.png", clear)
     for name, said in (
-        ("text", "cut off or not"),
-        ("empty", "cut off or not"),
+        ("text", "a text file, not an image"),
+        ("empty", "an empty file"),
         ("colour", "colour"),
         ("clear", "transparent"),
         ("none", "No such file"),

@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 from bonecaffe.errors import ImageError
 from bonecaffe.files import open_regular
+from bonecaffe.hands import image_headers
 from bonecaffe.hands.fingers import Incomplete
 from bonecaffe.hands.formats.marks import Hand, NoImage, Point, Size, Unmarked, listed
 from bonecaffe.hands.formats.names import ImageNames, guess
 from bonecaffe.hands.ids import composed, flaw
-from bonecaffe.hands.images import image_size
 from bonecaffe.hands.reference_points import POINT_NAMES, ReferencePoints
 
 _SHAPE_TOLERANCE = 0.01  # of the aspect, for images that were scaled to whole pixels
@@ -66,15 +66,12 @@ class Stored(NamedTuple):
 
 def stored(path: str | os.PathLike[str]) -> Stored:
     """Size and orientation from an image's header; ImageError when it is not one that bonecaffe reads."""
-    size = image_size(path)
-    import PIL.Image
-
     try:
-        with open_regular(path, ImageError) as file, PIL.Image.open(file, formats=("PNG", "JPEG")) as image:
-            raw, orientation = image.size, image.getexif().get(274, 1)  # Exif's tag Orientation
-    except Exception:  # another format; or a damaged Exif block, which has no orientation
-        return Stored(*size, 1)
-    return Stored(*raw, orientation if orientation in range(1, 9) else 1)
+        with open_regular(path, ImageError) as file:
+            header = image_headers.read_header(image_headers.of_file(file.fileno(), os.fspath(path)))
+    except OSError as error:
+        raise ImageError(f"{path}: {error.strerror or error}.") from error
+    return Stored(header.width, header.height, header.orientation)
 
 
 def place(hand: Hand, images: ImageNames | None) -> tuple[ReferencePoints, list[str]]:
