@@ -156,7 +156,7 @@ def _write(run: RunDir, start: Start, say: Say) -> tuple[Launch, str]:
             begun = launches.init_weights(start.weights_file, temporary, start.launched)
         say(begun)
         launch = _launch(run, start)
-        report = preflight.examine(run, launch, staged)
+        report = preflight.examine(run, launch, staged, cpu=start.gpus is None)
         report.raise_if_any(run)
         if report.copied:
             say(f"weights: copied {' '.join(report.copied)}; fresh {' '.join(report.fresh) or 'none'}")
