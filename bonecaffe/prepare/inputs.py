@@ -55,13 +55,7 @@ def with_split(
     for field, (value, option) in given.items():
         if value is not None:
             recipe = recipe.with_values({field: value}, f"prepare {option} {value}")
-    cases, batch = recipe.data.test_cases, recipe.network.test_batch
-    if test is not None and recipe.solver.test_iter * batch != cases:
-        batch = batch if cases % batch == 0 else 1
-        recipe = recipe.with_values(
-            {"network.test_batch": batch, "solver.test_iter": cases // batch}, f"one test pass over {cases} test cases"
-        )
-    return recipe
+    return recipe.with_whole_test_pass() if test is not None else recipe
 
 
 def with_origin(recipe: Recipe, points: Path, origin: str | None = None) -> Recipe:

@@ -15,11 +15,13 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from bonecaffe.caffe import snapshots
 from bonecaffe.errors import BonecaffeError, RepeatError, RepeatInterrupted
 from bonecaffe.evaluation.evaluate import predict_and_evaluate
 from bonecaffe.evaluation.metrics import PAPER
-from bonecaffe.files import read_text, remove, sha256, sha256_file, table_text, write_text
+from bonecaffe.files import remove, sha256, sha256_file, table_text, write_text
 from bonecaffe.network.definitions import intend
 from bonecaffe.prepare.prepare import prepare
 from bonecaffe.recipe import Recipe
@@ -28,6 +30,7 @@ from bonecaffe.run import RunDir
 from bonecaffe.training.drive import Watcher
 from bonecaffe.training.launch import as_launched, given_weights, gpus_for
 from bonecaffe.training.train import train
+from bonecaffe.trees import read_json
 
 WAIT_S = 300.0
 """How long a seed waits for a Caffe that a killed worker left finishing its snapshot."""
@@ -228,8 +231,8 @@ def earlier(out: Path, plan: Repetition) -> list[Result]:
     """The results that OUT/repeat.json holds; RepeatError when they are of another recipe or data, or not readable."""
     path = out / "repeat.json"
     try:
-        facts = json.loads(read_text(path, "record", RepeatError))
-        same, results = facts["plan"] == plan.key(), [Result(**entry) for entry in facts["results"]]
+        facts = read_json(path, "record", RepeatError)
+        same, results = facts["plan"] == plan.key(), TypeAdapter(list[Result]).validate_python(facts["results"])
     except FileNotFoundError:
         return []
     except (ValueError, KeyError, TypeError) as error:

@@ -172,9 +172,8 @@ def _parse(path: Path, name: str, kind: str, say: Any) -> Any:
     except PreflightError as error:
         say(str(error))
     except text_format.ParseError as error:
-        say(
-            f"{name}: Caffe cannot read it: line {str(error).rstrip('.')}. Correct it, or delete it and run bonecaffe prototxt."
-        )
+        where = str(error).rstrip(".")
+        say(f"{name}: Caffe cannot read it: line {where}. Correct it, or delete it and run bonecaffe prototxt.")
     return None
 
 
