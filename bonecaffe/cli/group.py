@@ -17,7 +17,7 @@ from bonecaffe import __version__
 from bonecaffe.cli import process
 from bonecaffe.errors import BonecaffeError
 from bonecaffe.files import write_new
-from bonecaffe.progress import Progress, unseen
+from bonecaffe.progress import Progress, lines, unseen
 
 _REMEDIES = {
     errno.ENOSPC: "the disk is full; make room and try again",
@@ -133,13 +133,13 @@ def _text(error: Exception) -> str:
 
 @contextlib.contextmanager
 def progress_bar(what: str) -> Iterator[Progress]:
-    """A progress bar with an ETA on a terminal, a line at each tenth elsewhere. It never ends the work it shows."""
+    """A progress bar with an ETA on a terminal, lines with the time left elsewhere. It never ends the work it shows."""
     with contextlib.ExitStack() as shown:
         show: Progress | None = None
         if sys.stderr is not None and sys.stderr.isatty():
             with contextlib.suppress(Exception):
                 show = _bar(what, shown)
-        yield _until_it_fails(show or _lines(what))
+        yield _until_it_fails(show or lines(what, lambda line: click.echo(line, err=True)))
 
 
 def _until_it_fails(show: Progress) -> Progress:
@@ -173,18 +173,6 @@ def _bar(what: str, shown: contextlib.ExitStack) -> Progress:
     bar.start()
     task = bar.add_task(what, total=None)
     return lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def _lines(what: str) -> Progress:
-    last = -1
-
-    def line(done: int, total: int) -> None:
-        nonlocal last
-        if done * 10 // total > last:
-            last = done * 10 // total
-            click.echo(f"{what}: {done}/{total}", err=True)
-
-    return line
 
 
 def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
