@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from bonecaffe import __version__
-from bonecaffe.cli import process
+from bonecaffe.cli import make, process
 from bonecaffe.errors import BonecaffeError
 from bonecaffe.files import write_new
 from bonecaffe.progress import Progress, lines, unseen
@@ -50,6 +50,10 @@ class _Boundary(click.Group):
         """Run the verb."""
         try:
             return super().invoke(ctx)
+        except click.UsageError as error:
+            if (message := make.explained(error.format_message())) != error.format_message():
+                raise click.UsageError(message, error.ctx) from None
+            raise
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except KeyboardInterrupt:
@@ -58,7 +62,7 @@ class _Boundary(click.Group):
             if process.interrupted():  # Ctrl-C, made into another exception on its way, as by a library's import
                 code = _interrupted()
             elif sentence := expected(error):
-                _complain(sentence)
+                complain(sentence)
                 code = 1
             else:
                 _report_bug(error)
@@ -99,9 +103,10 @@ def _shortage(error: Exception) -> str | None:
     return None
 
 
-def _complain(sentence: str) -> None:
+def complain(sentence: str) -> None:
+    """Print what is wrong on stderr, with the variables of ``make`` where it called us. Never fails."""
     with contextlib.suppress(Exception):  # nobody can be told that nobody can be told
-        click.echo(f"bonecaffe: {sentence}", err=True)
+        click.echo(f"bonecaffe: {make.explained(sentence)}", err=True)
 
 
 def _interrupted() -> int:
@@ -119,9 +124,9 @@ def _report_bug(error: Exception) -> None:
             where = f"The traceback is in {write_new(text, 'bonecaffe-bug-')}."
         except Exception as failure:
             where = f"Its traceback could not be written to a file ({_text(failure)}):\n{text.rstrip()}"
-        _complain(f"this is a bug in bonecaffe: {what}. {where}")
+        complain(f"this is a bug in bonecaffe: {what}. {where}")
         return
-    _complain(f"this is a bug in bonecaffe: {type(error).__name__}.")
+    complain(f"this is a bug in bonecaffe: {type(error).__name__}.")
 
 
 def _text(error: Exception) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from bonecaffe.cli.group import ENGINE, FILE, FOLDER, RUN, main, print_table, progress_bar
+from bonecaffe.cli.group import ENGINE, FILE, FOLDER, RUN, complain, main, print_table, progress_bar
 
 
 @main.command()
@@ -182,7 +182,7 @@ def train(run: Path, weights: Path | None, gpu: str | None, cpu: bool, resume: b
         click.echo(f"{run}: trained already; nothing to do")
         return
     if outcome.state == "interrupted":
-        click.echo(f"{run}: interrupted at iteration {outcome.iteration}: {outcome.why}", err=True)
+        complain(f"{run}: interrupted at iteration {outcome.iteration}: {outcome.why}")
         raise click.exceptions.Exit(130)
     if outcome.state != "finished":
         raise TrainError(f"{run}: {outcome.state} at iteration {outcome.iteration}: {outcome.why}")
@@ -230,7 +230,7 @@ def predict(
         else:
             click.echo(f"{image}\t{months:.1f} months")
     for reason in refused:
-        click.echo(f"bonecaffe: {reason}", err=True)
+        complain(reason)
     if refused:
         raise click.exceptions.Exit(1)
 

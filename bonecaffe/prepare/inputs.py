@@ -95,7 +95,7 @@ def read_inputs(image_folder: Path, ages: Path, points: Path, recipe: Recipe) ->
         raise CasesError(
             f"{ages}: {len(cases)} cases, of which {len(usable)} are marked in {points}{first}. "
             f"{recipe.data.train_cases} for training and {recipe.data.test_cases} for test are needed. "
-            "Mark more hands, or ask for fewer with --train and --test (under make: TRAIN= and TEST=)."
+            "Mark more hands, or ask for fewer with --train and --test."
         )
     if recipe.data.labels == "whole_months":
         check_whole_months(usable)
