@@ -235,7 +235,8 @@ def pretended_cuda(tmp_path):
         listed = "\\n".join(f"compute_{one}" for one in architectures)
         nvcc.write_text(
             f"#!/bin/sh\ncase $1 in --version) echo 'Cuda compilation tools, release {version}, V{version}.1';; "
-            f"--list-gpu-arch) printf '{listed}\\n';; -ccbin) echo 'unsupported GNU version!' >&2; exit {0 if accepts else 1};; "
+            f"--list-gpu-arch) printf '{listed}\\n';; -ccbin) echo 'unsupported GNU version!' >&2; "
+            f"exit {int(not accepts)};; "
             "esac\n"
         )
         nvcc.chmod(0o755)

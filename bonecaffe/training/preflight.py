@@ -62,13 +62,10 @@ class Report:
             raise PreflightError(f"{run}: Caffe would not train this as it is:{lines}")
 
 
-def examine(
-    run: RunDir, launch: Launch | None = None, staged: Mapping[str, Path] | None = None, cpu: bool = False
-) -> Report:
+def examine(run: RunDir, launch: Launch | None = None, staged: Mapping[str, Path] | None = None) -> Report:
     """Look at everything that ``caffe train`` would; never raises for what it finds.
 
-    ``staged`` are files that are written but not in place yet, by name. With ``cpu`` a launch without GPUs is to be
-    computed on the CPU; otherwise it is the solver that decides.
+    ``staged`` are files that are written but not in place yet, by name.
     """
     view, launch, report = View(run, staged or {}), launch or Launch(), Report()
     say = report.problems.append
@@ -77,7 +74,7 @@ def examine(
     net = _parse_named(view, net_name, run.solver.name, say)
     if solver is not None:
         _solver(view, solver, launch, say)
-    _hardware(solver, launch, cpu, say)
+    _hardware(solver, launch, say)
     if net is None:
         return report
     stored = _databases(view, net, say)
@@ -357,7 +354,7 @@ def _squeezed(shape: Shape) -> Shape:
 # ---- the machine -----------------------------------------------------------------------------------------------
 
 
-def _hardware(solver: Any, launch: Launch, cpu: bool, say: Any) -> None:
+def _hardware(solver: Any, launch: Launch, say: Any) -> None:
     if launch.gpus is not None:
         if problem := gpus.problem(launch.gpus):
             say(problem)
@@ -366,10 +363,17 @@ def _hardware(solver: Any, launch: Launch, cpu: bool, say: Any) -> None:
     device = str(solver.device_id) if in_solver else "0"
     if in_solver and (problem := gpus.problem(device)):
         say(f"{launch.solver} has solver_mode: GPU: {problem.removeprefix(f'--gpu {device}: ')}")
-    elif in_solver and cpu:
-        say(
-            f"{launch.solver} has solver_mode: GPU, but the training would be recorded as computed on the CPU. "
-            f"Write solver_mode: CPU there, or give --gpu {device}."
+
+
+def check_is_for_cpu(run: RunDir, staged: Mapping[str, Path]) -> None:
+    """PreflightError for a solver, edited by hand, that asks for a GPU; for a training recorded as the CPU's."""
+    solver = _parse(
+        View(run, staged).file(run.solver.name, ""), run.solver.name, "SolverParameter", lambda problem: None
+    )
+    if solver is not None and solver.HasField("solver_mode") and solver.solver_mode == solver.GPU:
+        raise PreflightError(
+            f"{run.solver} has solver_mode: GPU, but the training would be recorded as computed on the CPU. "
+            f"Write solver_mode: CPU there, or give --gpu {solver.device_id}."
         )
 
 

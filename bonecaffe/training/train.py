@@ -156,8 +156,10 @@ def _write(run: RunDir, start: Start, say: Say) -> tuple[Launch, str]:
             begun = launches.init_weights(start.weights_file, temporary, start.launched)
         say(begun)
         launch = _launch(run, start)
-        report = preflight.examine(run, launch, staged, cpu=start.gpus is None)
+        report = preflight.examine(run, launch, staged)
         report.raise_if_any(run)
+        if launch.gpus is None:
+            preflight.check_is_for_cpu(run, staged)
         if report.copied:
             say(f"weights: copied {' '.join(report.copied)}; fresh {' '.join(report.fresh) or 'none'}")
         for edit in start.edits:

@@ -13,7 +13,7 @@ import pytest
 from conftest import prepare_run, small_file_system, tiny, with_recipe
 
 from bonecaffe.caffe import installation, log, programs, shapes, snapshots
-from bonecaffe.errors import BonecaffeError
+from bonecaffe.errors import BonecaffeError, PreflightError
 from bonecaffe.network import definitions
 from bonecaffe.recipe import Recipe
 from bonecaffe.records import Launch
@@ -441,7 +441,8 @@ def test_a_gpu_of_the_solver_is_the_one_that_is_looked_for(ready, monkeypatch):
     assert "solver.prototxt has solver_mode: GPU: there is no such GPU." in preflight.examine(ready).problems
     monkeypatch.setattr(preflight.gpus, "problem", lambda wanted: "" if wanted == "3" else "another GPU")
     assert not [problem for problem in preflight.examine(ready).problems if "GPU" in problem]
-    assert any("recorded as computed on the CPU" in problem for problem in preflight.examine(ready, cpu=True).problems)
+    with pytest.raises(PreflightError, match=r"solver_mode: GPU, but the .* on the CPU.*or give --gpu 3\."):
+        train.train(ready, cpu=True)
 
 
 def test_scaled_pixels_are_refused(ready):
