@@ -242,10 +242,17 @@ def _find(name_or_path: str | Path, beside: Path | None = None) -> Path:
     if text in Recipe.names():
         return Path(str(resources.files("bonecaffe") / "recipes" / f"{text}.yaml"))
     path = Path(text) if beside is None else beside.parent / text
-    if not path.is_file():
-        known = ", ".join(Recipe.names())
-        raise RecipeError(f"recipe {text}: neither a file nor one of {known}.")
-    return path
+    try:
+        if path.is_file():
+            return path
+    except OSError as error:  # a name that is too long, a folder that may not be looked into
+        raise RecipeError(f"recipe {_short(text)}: {error.strerror}.") from None
+    raise RecipeError(f"recipe {_short(text)}: neither a file nor one of {', '.join(Recipe.names())}.")
+
+
+def _short(text: str) -> str:
+    """What someone wrote, cut to what an error shows of it."""
+    return text if len(text) <= 100 else f"{text[:100]} …"
 
 
 class _Resolved(NamedTuple):
@@ -315,13 +322,13 @@ def _fields_of(tree: dict[str, Any], path: Path) -> tuple[dict[str, dict[str, An
             continue
         if section not in sections:
             typo = _nearest(str(section), [*_HEAD, *sections])
-            raise RecipeError(f"{path}: no section {section} in a recipe{typo}.")
+            raise RecipeError(f"{path}: no section {_short(str(section))} in a recipe{typo}.")
         if not isinstance(entries, dict):
             raise RecipeError(f"{path}: {section} must hold fields, each {{value: …, reason: …}}.")
         for field, entry in entries.items():
             dotted = f"{section}.{field}"
             if dotted not in known:
-                raise RecipeError(f"{path}: no field {dotted} in a recipe{_nearest(dotted, known)}.")
+                raise RecipeError(f"{path}: no field {_short(dotted)} in a recipe{_nearest(dotted, known)}.")
             own[dotted] = _entry(path, dotted, entry)
     name, description = (
         _one_line(str(tree.get(key, default))) for key, default in (("name", path.stem), ("description", ""))
@@ -353,9 +360,10 @@ def _entry(path: Path, dotted: str, entry: Any) -> dict[str, Any]:
     keys = ("value", "source", "reason")
     if not isinstance(entry, dict) or "value" not in entry or not set(entry) <= set(keys):
         odd = [str(key) for key in entry if key not in keys] if isinstance(entry, dict) else []
-        typo = f": {odd[0]}{_nearest(odd[0], keys)}" if odd else ""
-        shown = repr(entry) if len(repr(entry)) <= 100 else f"{repr(entry)[:100]} …"
-        raise RecipeError(f"{path}: {dotted} must be written {{value: …, reason: …}}; it is {shown}{typo}.")
+        typo = f": {_short(odd[0])}{_nearest(odd[0], keys)}" if odd else ""
+        raise RecipeError(
+            f"{path}: {dotted} must be written {{value: …, reason: …}}; it is {_short(repr(entry))}{typo}."
+        )
     note = entry.get("reason") or entry.get("source")
     if not isinstance(note, str) or not note.strip():
         raise RecipeError(f"{path}: {dotted} departs without a reason. Write {{value: …, reason: …}}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 
 import pytest
@@ -105,6 +106,40 @@ def test_a_bomb_of_aliases_ends_at_once(tmp_path):
     with pytest.raises(RecipeError, match=r"bomb\.yaml: .*line 4 has an alias \(\*a0\)"):
         Recipe.load(path)
     assert time.monotonic() - began < 2
+
+
+def test_damaged_recipes_are_read_or_refused_in_words(tmp_path):
+    """Characters lost and put in, 600 times: a recipe, or a RecipeError of a length that a person reads."""
+    rng = random.Random(7)
+    path = tmp_path / "mine.yaml"
+    marks = [
+        *"[]{}:,-?*&!|>'\"%@`#\\ \n\t0x.e~",
+        "!!int ",
+        "!!set ",
+        "!!omap ",
+        "<<: ",
+        "null",
+        ".inf",
+        "9" * 30,
+        "value",
+    ]
+    text = (
+        "extends: paper\nname: x\nsolver:\n  base_lr: {value: 1, reason: faster}\n  type: {value: Adam, reason: it}\n"
+    )
+    text += "network:\n  mean_value: {value: [1, 2, 3], reason: it}\ndata: {test_cases: {value: 7, reason: it}}\n"
+    for _ in range(600):
+        damaged = list(text)
+        for _ in range(rng.randint(1, 4)):
+            at = rng.randrange(len(damaged))
+            damaged[at : at + rng.choice((0, 0, 1, 1, 5))] = rng.choices(marks, k=rng.randint(0, 2))
+        path.write_text("".join(damaged))
+        try:
+            assert Recipe.load(path).to_yaml()
+        except RecipeError as error:
+            assert str(error).startswith((f"{path}: ", "recipe ")) and len(str(error)) < 1000
+    path.write_text(f"extends: {'x' * 10_000}\n")
+    with pytest.raises(RecipeError, match="File name too long"):
+        Recipe.load(path)
 
 
 @pytest.mark.parametrize(
