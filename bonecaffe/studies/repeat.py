@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from bonecaffe.caffe import snapshots
 from bonecaffe.errors import BonecaffeError, RepeatError, RepeatInterrupted
@@ -229,14 +229,18 @@ def spreads(results: list[Result]) -> list[Spread]:
 
 def earlier(out: Path, plan: Repetition) -> list[Result]:
     """The results that OUT/repeat.json holds; RepeatError when they are of another recipe or data, or not readable."""
-    path = out / "repeat.json"
+    path, remedy = out / "repeat.json", "Remove it, or give another --out"
     try:
         facts = read_json(path, "record", RepeatError)
         same, results = facts["plan"] == plan.key(), TypeAdapter(list[Result]).validate_python(facts["results"])
     except FileNotFoundError:
         return []
-    except (ValueError, KeyError, TypeError) as error:
-        raise RepeatError(f"{path}: not readable ({error}). Remove it, or give another --out.") from error
+    except RepeatError as error:
+        raise RepeatError(f"{error} {remedy}.") from None
+    except (ValidationError, KeyError, TypeError) as error:
+        first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
+        place = ".".join(map(str, ("results", *first["loc"])))
+        raise RepeatError(f"{path}: not as bonecaffe writes it ({place}: {first['msg']}). {remedy}.") from None
     if not same:
         raise RepeatError(f"{path}: holds repeats of another recipe, ages, points or weights. Give another --out.")
     return results
