@@ -1,30 +1,29 @@
 # bonecaffe: `make demo` and `make test` are complete on a fresh Debian 12 with git and make; `make help` lists the rest.
 
 RUN     ?= runs/paper
-RECIPE  ?=
 IMAGES  ?= data/images
 AGES    ?= data/ages.csv
 AGES_IN_YEARS  ?=
 AGES_IN_MONTHS ?=
 POINTS  ?= data/points.csv
-WEIGHTS ?=
-GPU     ?=
-FAST    ?=
-TRAIN   ?=
-TEST    ?=
-SEED    ?=
-LABELS  ?=
-ORIGIN  ?=
-SUGGEST ?=
-SHEET   ?=
-LOCATOR ?=
-FULL    ?=
+DEMO    := runs/demo
+
+# Blanks, quotes and $ in what a user gives reach the command as they are. make does not expand a value, but takes $$ for
+# $ as it does elsewhere; $(call quoted,RUN) is the value as one word of the shell, $(call quoted_words,ONLY) each of its words.
+GIVEN := RUN RECIPE IMAGES AGES POINTS WEIGHTS GPU FAST TRAIN TEST SEED LABELS ORIGIN AGES_IN_YEARS AGES_IN_MONTHS SUGGEST \
+  SHEET LOCATOR RESUME FULL ONLY DEMO CAFFE_ROOT CAFFE_SOURCE CUDA_ARCH CUDA_HOME CUDNN_ROOT NCCL_ROOT
+OWN_POINTS := $(filter command environment,$(origin POINTS))
+dollar := $$
+$(foreach name,$(GIVEN),$(eval override $(name) := $$(subst $$(dollar)$$(dollar),$$(dollar),$$(value $(name)))))
+quoted = '$(subst ','\'',$($(1)))'
+quoted_words = $(foreach each,$(subst ','\'',$($(1))),'$(each)')
+option = $(if $($(2)),$(1) $(call quoted,$(2)))
+flag = $(if $(filter-out 0,$($(2))),$(1))
 export CAFFE_ROOT CAFFE_SOURCE CUDA_ARCH CUDA_HOME CUDNN_ROOT NCCL_ROOT
 
 VENV      := .venv
-BONECAFFE := $(VENV)/bin/bonecaffe
+BONECAFFE := BONECAFFE_MAKE=1 $(VENV)/bin/bonecaffe
 PYTHON    := $(VENV)/bin/python
-DEMO      := runs/demo
 
 .PHONY: help setup caffe caffe-check demo smoke annotate locate prepare train evaluate predict test sweep lint mutants bench prototxt pictures clean
 .DEFAULT_GOAL := help
@@ -36,40 +35,42 @@ setup:               ## install everything: Debian's packages, .venv, Caffe (4 m
 	@scripts/setup.sh
 
 caffe:               ## the same; GPU=1 builds Caffe for NVIDIA GPUs, GPU=0 for the CPU; FAST=0 without our loops for all cores [CUDA_ARCH="86 89"]
-	@BONECAFFE_GPU=$(GPU) BONECAFFE_FAST=$(FAST) scripts/setup.sh caffe
+	@BONECAFFE_GPU=$(call quoted,GPU) BONECAFFE_FAST=$(call quoted,FAST) scripts/setup.sh caffe
 
 caffe-check: setup   ## build and run Caffe's own C++ tests against the Caffe that was built (3 minutes)
-	@BONECAFFE_GPU=$$(cat $(VENV)/share/bonecaffe/gpu) BONECAFFE_FAST=$$(cat $(VENV)/share/bonecaffe/fast) \
+	@BONECAFFE_GPU="$$(cat $(VENV)/share/bonecaffe/gpu)" BONECAFFE_FAST="$$(cat $(VENV)/share/bonecaffe/fast)" \
 	  $(PYTHON) scripts/build_caffe.py --check
 
 demo: setup          ## the whole pipeline on phantoms on the CPU, ends with the path of report.html
-	@test -f $(DEMO)-data/ages.csv || { rm -rf $(DEMO)-data; $(BONECAFFE) phantom $(DEMO)-data --count 500 --size 700x910; }
-	@$(BONECAFFE) prepare $(DEMO) --images $(DEMO)-data/images --ages $(DEMO)-data/ages.csv --points $(DEMO)-data/points.csv --recipe demo
-	@$(BONECAFFE) train $(DEMO) $$(ls $(DEMO)/snapshots/*.caffemodel >/dev/null 2>&1 && echo --resume)
-	@$(BONECAFFE) evaluate $(DEMO)
+	@test -f $(call quoted,DEMO)-data/ages.csv || { rm -rf -- $(call quoted,DEMO)-data; $(BONECAFFE) phantom $(call quoted,DEMO)-data --count 500 --size 700x910; }
+	@$(BONECAFFE) prepare $(call quoted,DEMO) --images $(call quoted,DEMO)-data/images --ages $(call quoted,DEMO)-data/ages.csv --points $(call quoted,DEMO)-data/points.csv --recipe demo
+	@$(BONECAFFE) train $(call quoted,DEMO) $$(ls -- $(call quoted,DEMO)/snapshots/*.caffemodel >/dev/null 2>&1 && echo --resume)
+	@$(BONECAFFE) evaluate $(call quoted,DEMO)
 
 smoke: setup         ## the CI smoke test: a tiny LMDB, CPU mode, the paper's full-size net and the demo's
 	@$(PYTHON) -m pytest -q tests/test_smoke.py --doctest-modules
 
 annotate: setup      ## IMAGES POINTS [SUGGEST] -> the seven points, marked in your browser
-	@$(BONECAFFE) annotate "$(IMAGES)" --points "$(POINTS)" $(if $(SUGGEST),--suggest "$(SUGGEST)")
+	@$(BONECAFFE) annotate $(call quoted,IMAGES) --points $(call quoted,POINTS) $(call option,--suggest,SUGGEST)
 
 locate: setup        ## IMAGES POINTS [SHEET LOCATOR] -> the seven points, found
-	@$(BONECAFFE) locate "$(IMAGES)" --points "$(POINTS)" $(if $(SHEET),--sheet "$(SHEET)") $(if $(LOCATOR),--locator "$(LOCATOR)")
+	@$(BONECAFFE) locate $(call quoted,IMAGES) --points $(call quoted,POINTS) $(call option,--sheet,SHEET) $(call option,--locator,LOCATOR)
 
 prepare: setup       ## RUN RECIPE IMAGES AGES POINTS [TRAIN TEST SEED LABELS ORIGIN AGES_IN_YEARS=1] -> LMDBs
-	@$(BONECAFFE) prepare "$(RUN)" --images "$(IMAGES)" --ages "$(AGES)" --points "$(POINTS)" $(if $(RECIPE),--recipe "$(RECIPE)") \
-	  $(if $(TRAIN),--train $(TRAIN)) $(if $(TEST),--test $(TEST)) $(if $(SEED),--seed $(SEED)) $(if $(LABELS),--labels $(LABELS)) $(if $(ORIGIN),--origin $(ORIGIN)) \
-	  $(if $(filter-out 0,$(AGES_IN_YEARS)),--ages-in-years) $(if $(filter-out 0,$(AGES_IN_MONTHS)),--ages-in-months)
+	@$(BONECAFFE) prepare $(call quoted,RUN) --images $(call quoted,IMAGES) --ages $(call quoted,AGES) --points $(call quoted,POINTS) $(call option,--recipe,RECIPE) \
+	  $(call option,--train,TRAIN) $(call option,--test,TEST) $(call option,--seed,SEED) $(call option,--labels,LABELS) $(call option,--origin,ORIGIN) \
+	  $(call flag,--ages-in-years,AGES_IN_YEARS) $(call flag,--ages-in-months,AGES_IN_MONTHS)
 
 train: setup         ## RUN [WEIGHTS] [GPU=0 | 0,1 | all | cpu; else as before, or as the recipe says] [RESUME=1] -> snapshots
-	@$(BONECAFFE) train "$(RUN)" $(if $(WEIGHTS),--weights $(WEIGHTS)) $(if $(filter cpu,$(GPU)),--cpu,$(if $(GPU),--gpu $(GPU))) $(if $(RESUME),--resume)
+	@$(BONECAFFE) train $(call quoted,RUN) $(call option,--weights,WEIGHTS) $(if $(filter cpu,$(GPU)),--cpu,$(call option,--gpu,GPU)) $(if $(RESUME),--resume)
 
 evaluate: setup      ## RUN -> metrics, figures, report.html
-	@$(BONECAFFE) evaluate "$(RUN)"
+	@$(BONECAFFE) evaluate $(call quoted,RUN)
 
-predict: setup       ## RUN IMAGES=file or folder... [POINTS; else they are found, by LOCATOR] -> months
-	@$(BONECAFFE) predict "$(RUN)" $(IMAGES) $(if $(filter command environment,$(origin POINTS)),--points "$(POINTS)") $(if $(LOCATOR),--locator "$(LOCATOR)")
+predict: setup       ## RUN IMAGES=file or folder, or several: IMAGES="a.png 'b c.png' d/*.png" [POINTS; else they are found, by LOCATOR] -> months
+	@images=$(call quoted,IMAGES); if [ -e "$$images" ]; then set -- "$$images"; \
+	  else case $$images in *[\'\"]*) eval "set -- $$images" ;; *) set -- $$images ;; esac; fi; \
+	  $(BONECAFFE) predict $(call quoted,RUN) "$$@" $(if $(OWN_POINTS),--points $(call quoted,POINTS)) $(call option,--locator,LOCATOR)
 
 prototxt: setup      ## write prototxt/ again from the recipes
 	@for recipe in paper demo smoke; do $(BONECAFFE) prototxt --out prototxt/$$recipe --recipe $$recipe; done
@@ -93,10 +94,10 @@ lint: setup          ## ruff's rules and format, mypy's types
 
 mutants: setup       ## change the pure modules, one place at a time: do their tests notice? [ONLY=crop] (10 minutes on two cores)
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[mutants]' --constraint requirements.txt
-	@$(PYTHON) scripts/mutants.py $(ONLY)
+	@$(PYTHON) scripts/mutants.py $(call quoted_words,ONLY)
 
 bench: setup         ## benchmarks, as ratios measured side by side [ONLY="prepare train"]
-	@$(PYTHON) -m scripts.bench $(ONLY)
+	@$(PYTHON) -m scripts.bench $(call quoted_words,ONLY)
 
 clean:               ## remove the demo's runs (Caffe's cache and .venv stay)
-	rm -rf $(DEMO) $(DEMO)-data
+	rm -rf -- $(call quoted,DEMO) $(call quoted,DEMO)-data

@@ -8,6 +8,7 @@ the reason for it: a departure without a reason is refused, and so is a field th
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -17,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bonecaffe.errors import RecipeError
 from bonecaffe.files import read_text
+from bonecaffe.trees import parse_yaml
 
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
@@ -147,8 +149,10 @@ class Recipe(_Frozen):
 
         Raises RecipeError, naming the file and the field, for anything that is not a valid recipe.
         """
-        fields, head = _resolve(_find(name_or_path), seen=())
-        return _build(fields, head, str(name_or_path))
+        where = str(name_or_path)
+        resolved = _resolve(_find(name_or_path), seen=())
+        recipe = _build(resolved.fields, resolved.head, where)
+        return recipe.with_whole_test_pass(resolved.batch_stated) if resolved.fits_test_pass else recipe
 
     @classmethod
     def parse(cls, text: str, where: str) -> Recipe:
@@ -161,6 +165,18 @@ class Recipe(_Frozen):
         """The recipes that come with bonecaffe."""
         folder = resources.files("bonecaffe") / "recipes"
         return sorted(entry.name[: -len(".yaml")] for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+    def with_whole_test_pass(self, keep_batch: bool = False) -> Recipe:
+        """A copy whose test pass sees each test case once: ``solver.test_iter`` fitted to ``data.test_cases``.
+
+        Where the test batch does not divide the cases, it is 1 then; with ``keep_batch`` nothing is changed.
+        """
+        cases, batch = self.data.test_cases, self.network.test_batch
+        if self.solver.test_iter * batch == cases or (keep_batch and cases % batch):
+            return self
+        batch = batch if cases % batch == 0 else 1
+        values = {"network.test_batch": batch, "solver.test_iter": cases // batch}
+        return self.with_values(values, f"one test pass over {cases} test cases")
 
     def with_values(self, values: dict[str, Any], reason: str) -> Recipe:
         """A copy with other values, ``{"data.split_seed": 7}``, each departing from the paper for ``reason``."""
@@ -226,41 +242,94 @@ def _find(name_or_path: str | Path, beside: Path | None = None) -> Path:
     if text in Recipe.names():
         return Path(str(resources.files("bonecaffe") / "recipes" / f"{text}.yaml"))
     path = Path(text) if beside is None else beside.parent / text
-    if not path.is_file():
-        known = ", ".join(Recipe.names())
-        raise RecipeError(f"recipe {text}: neither a file nor one of {known}.")
-    return path
+    try:
+        if path.is_file():
+            return path
+    except OSError as error:  # a name that is too long, a folder that may not be looked into
+        raise RecipeError(f"recipe {_short(text)}: {error.strerror}.") from None
+    raise RecipeError(f"recipe {_short(text)}: neither a file nor one of {', '.join(Recipe.names())}.")
 
 
-def _resolve(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+def _short(text: str) -> str:
+    """What someone wrote, cut to what an error shows of it."""
+    return text if len(text) <= 100 else f"{text[:100]} …"
+
+
+class _Resolved(NamedTuple):
+    """A recipe file laid over those it extends."""
+
+    fields: dict[str, dict[str, Any]]
+    head: dict[str, str]
+    fits_test_pass: bool = False
+    """Whether the file changes the test cases or their batch, but not ``test_iter``, which follows from them."""
+    batch_stated: bool = False
+
+
+def _resolve(path: Path, seen: tuple[Path, ...]) -> _Resolved:
     """The fields of a recipe file laid over those it extends, and its head."""
     if path.resolve() in seen:
         raise RecipeError(f"recipe {path}: it extends itself.")
     tree = _read(path)
     own, head = _fields_of(tree, path)
     if "extends" not in tree:
-        return own, head
-    fields, _ = _resolve(_find(str(tree["extends"]), beside=path), (*seen, path.resolve()))
+        _check_complete(own, path)
+        return _Resolved(own, head)
+    below = _resolve(_find(str(tree["extends"]), beside=path), (*seen, path.resolve()))
     for dotted, entry in own.items():
-        if dotted not in fields:
-            nearest = difflib.get_close_matches(dotted, fields, n=1, cutoff=0.5)
-            hint = f"; perhaps a typo for {nearest[0]}" if nearest else ""
-            raise RecipeError(f"{path}: no field {dotted} in the recipe it extends{hint}.")
         if "reason" not in entry:
             raise RecipeError(f"{path}: {dotted} departs without a reason. Write {{value: …, reason: …}}.")
-    return {**fields, **own}, head
+    batch_stated = "network.test_batch" in own
+    fits = "solver.test_iter" not in own and (below.fits_test_pass or batch_stated or "data.test_cases" in own)
+    return _Resolved({**below.fields, **own}, head, fits, batch_stated or below.batch_stated)
+
+
+def _sections() -> dict[str, type[BaseModel]]:
+    """The sections of a recipe, by name."""
+    kinds = {name: field.annotation for name, field in Recipe.model_fields.items()}
+    return {name: kind for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, _Frozen)}
+
+
+def _all_fields() -> list[str]:
+    """The fields of a recipe, ``section.field``, in order."""
+    return [f"{section}.{field}" for section, kind in _sections().items() for field in kind.model_fields]
+
+
+def _nearest(name: str, valid: Iterable[str]) -> str:
+    """The end of an error about a name: the nearest valid one, if there is one."""
+    near = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+    return f"; perhaps a typo for {near[0]}" if near else ""
+
+
+def _check_complete(own: dict[str, dict[str, Any]], path: Path) -> None:
+    """RecipeError, in one sentence, for a file that extends nothing and has not every field."""
+    missing = [field for field in _all_fields() if field not in own]
+    if missing:
+        shown = f"{', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}"
+        raise RecipeError(
+            f"{path}: {len(missing)} of {len(_all_fields())} fields are missing: {shown}. A recipe that changes some "
+            "fields of another begins with the line: extends: paper"
+        )
 
 
 def _fields_of(tree: dict[str, Any], path: Path) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     """A file's own fields by ``section.field``, and its head."""
     own: dict[str, dict[str, Any]] = {}
+    sections, known = _sections(), _all_fields()
     for section, entries in tree.items():
         if section in _HEAD:
+            if not isinstance(entries, str | int | float):
+                raise RecipeError(f"{path}: {section} must be a text in one line.")
             continue
+        if section not in sections:
+            typo = _nearest(str(section), [*_HEAD, *sections])
+            raise RecipeError(f"{path}: no section {_short(str(section))} in a recipe{typo}.")
         if not isinstance(entries, dict):
             raise RecipeError(f"{path}: {section} must hold fields, each {{value: …, reason: …}}.")
         for field, entry in entries.items():
-            own[f"{section}.{field}"] = _entry(path, f"{section}.{field}", entry)
+            dotted = f"{section}.{field}"
+            if dotted not in known:
+                raise RecipeError(f"{path}: no field {_short(dotted)} in a recipe{_nearest(dotted, known)}.")
+            own[dotted] = _entry(path, dotted, entry)
     name, description = (
         _one_line(str(tree.get(key, default))) for key, default in (("name", path.stem), ("description", ""))
     )
@@ -281,18 +350,20 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _tree(text: str, where: str) -> dict[str, Any]:
-    try:
-        tree = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise RecipeError(f"{where}: not readable as YAML: {error}") from error
+    tree = parse_yaml(text, where, RecipeError)
     if not isinstance(tree, dict):
         raise RecipeError(f"{where}: a recipe is a mapping of sections; this is not.")
     return tree
 
 
 def _entry(path: Path, dotted: str, entry: Any) -> dict[str, Any]:
-    if not isinstance(entry, dict) or "value" not in entry or not set(entry) <= {"value", "source", "reason"}:
-        raise RecipeError(f"{path}: {dotted} must be written {{value: …, reason: …}}; it is {entry!r}.")
+    keys = ("value", "source", "reason")
+    if not isinstance(entry, dict) or "value" not in entry or not set(entry) <= set(keys):
+        odd = [str(key) for key in entry if key not in keys] if isinstance(entry, dict) else []
+        typo = f": {_short(odd[0])}{_nearest(odd[0], keys)}" if odd else ""
+        raise RecipeError(
+            f"{path}: {dotted} must be written {{value: …, reason: …}}; it is {_short(repr(entry))}{typo}."
+        )
     note = entry.get("reason") or entry.get("source")
     if not isinstance(note, str) or not note.strip():
         raise RecipeError(f"{path}: {dotted} departs without a reason. Write {{value: …, reason: …}}.")
@@ -302,8 +373,6 @@ def _entry(path: Path, dotted: str, entry: Any) -> dict[str, Any]:
 def _build(fields: dict[str, dict[str, Any]], head: dict[str, str], where: str) -> Recipe:
     tree: dict[str, Any] = dict(head)
     notes: dict[str, dict[str, str]] = {}
-    if any(dotted.startswith("notes.") for dotted in fields):
-        raise RecipeError(f"recipe {where}: no section is named notes.")
     for dotted, entry in fields.items():
         section, _, field = dotted.partition(".")
         tree.setdefault(section, {})[field] = entry["value"]
@@ -311,5 +380,7 @@ def _build(fields: dict[str, dict[str, Any]], head: dict[str, str], where: str) 
     try:
         return Recipe.model_validate({**tree, "notes": notes})
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise RecipeError(f"recipe {where}: {problems}") from error
+        found = error.errors()
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in found[:5])
+        more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
+        raise RecipeError(f"recipe {where}: {problems}{more}.") from error

@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from bonecaffe.errors import BonecaffeError, RunError
 from bonecaffe.files import is_inside, sha256, sha256_file
+from bonecaffe.trees import parse_json
 
 VERSION: Literal[2] = 2
 """Of the manifest's form. Version 0.1 of bonecaffe wrote form 1, which bore no number."""
@@ -352,9 +353,9 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
     """The manifest in the bytes of ``manifest.json``; RunError when it is none, or another version's."""
     remedy = "Prepare the run again in another folder"
     try:
-        tree = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise RunError(f"{where}: not readable as JSON ({error}). {remedy}.") from None
+        tree = parse_json(content, where, RunError)
+    except RunError as error:
+        raise RunError(f"{error} {remedy}.") from None
     version = tree.get("version") if isinstance(tree, dict) else None
     if version != VERSION:
         of = "bonecaffe 0.1" if isinstance(tree, dict) and "version" not in tree else "another version of bonecaffe"

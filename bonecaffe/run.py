@@ -197,7 +197,9 @@ class RunDir:
         """Whether a training left weights or a solver's state here that another preparation would orphan."""
         try:
             with os.scandir(self.snapshots) as entries:
-                return any(entry.name.endswith((".caffemodel", ".solverstate")) for entry in entries)
+                return any(
+                    entry.name.removesuffix(".h5").endswith((".caffemodel", ".solverstate")) for entry in entries
+                )
         except (FileNotFoundError, NotADirectoryError):
             return False
 

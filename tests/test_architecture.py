@@ -13,7 +13,7 @@ PACKAGE = REPOSITORY / "bonecaffe"
 
 LAYERS = [  # each may import from those before it, and from itself; DESIGN's order
     {"errors"},
-    {"files", "progress", "workers", "recipe", "recipes", "web"},
+    {"files", "trees", "progress", "workers", "recipe", "recipes", "web"},
     {"records"},
     {"run"},
     {"caffe"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import signal
@@ -191,6 +192,32 @@ def test_an_expected_failure_stays_one_when_nobody_reads(tmp_path):
     for ending in (">&- 2>&-", ">/dev/full 2>/dev/full", "2>&1 | head -0; exit ${PIPESTATUS[0]}"):
         done = shell(f"BONECAFFE repro {tmp_path} {ending}")
         assert done.returncode == 1 and done.stderr == ""
+
+
+def test_piped_progress_gives_the_time_left_in_the_first_seconds():
+    """A line at once, the next after two seconds, then ever fewer; the last one in any case."""
+    from bonecaffe.progress import lines
+
+    clock, printed = [100.0], []
+    show = lines("prepare", printed.append, lambda: clock[0])
+    for done in range(5, 1006):  # a second each; five were done before
+        show(done, 1005)
+        clock[0] += 1
+    assert printed[:4] == [
+        "prepare: 5/1005",
+        "prepare: 7/1005, 16 min 38 s left",
+        "prepare: 10/1005, 16 min 35 s left",
+        "prepare: 15/1005, 16 min 30 s left",
+    ]
+    assert printed[-1] == "prepare: 1005/1005" and len(printed) < 40
+    assert max(int(b.split("/")[0][9:]) - int(a.split("/")[0][9:]) for a, b in itertools.pairwise(printed)) <= 61
+    printed.clear()
+    quick = lines("predict", printed.append, lambda: 0.0)
+    for done in range(0, 1001):
+        quick(done, 1000)
+    assert [line.split("/")[0] for line in printed] == [f"predict: {done}" for done in range(0, 1001, 100)]
+    lines("none", printed.append)(0, 0)
+    assert printed[-1] == "none: 0/0"
 
 
 def test_a_display_that_breaks_is_dropped(monkeypatch):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -208,6 +209,38 @@ def test_toolkit_is_found_through_the_nvcc_on_path(programs, tmp_path):
     assert gpu.host_compiler(toolkit, "my-c++", tmp_path).endswith("/my-c++")
     with pytest.raises(CaffeError, match="unsupported GNU version! gcc versions later than 12"):
         gpu.host_compiler(toolkit, "", tmp_path)
+
+
+def x_named(part):
+    return replace(part, header=f"x{part.header}", libraries=tuple(f"x{name}" for name in part.libraries))
+
+
+def test_a_toolkit_without_a_part_is_refused_by_its_name(tmp_path, monkeypatch):
+    """Header and library of each: named with the package; found in the folders of every kind of install."""
+    for name in gpu._SEARCHED:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(gpu, "PARTS", [x_named(part) for part in gpu.PARTS])  # so that the machine's own do not count
+    toolkit = replace(CUDA, folder=tmp_path)
+
+    def put(*paths):
+        for path in paths:
+            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / path).touch()
+
+    with pytest.raises(CaffeError, match="no CUDA runtime .*no cuBLAS .*no cuRAND .*make caffe GPU=0"):
+        gpu.check_parts(toolkit)
+    put("include/xcuda_runtime.h", "lib64/xlibcudart_static.a", "include/xcurand.h", "lib64/xlibcurand.so")
+    put("targets/x86_64-linux/include/xcublas_v2.h", "targets/x86_64-linux/lib/xlibcublas.so.12")
+    with pytest.raises(CaffeError) as error:
+        gpu.check_parts(toolkit)
+    message = str(error.value)
+    assert f"in {tmp_path} is not complete: no cuBLAS (xlibcublas.so; NVIDIA's package libcublas-dev)" in message
+    assert "cuRAND" not in message and "runtime" not in message
+    put("targets/x86_64-linux/lib/xlibcublas.so")
+    gpu.check_parts(toolkit)
+    (tmp_path / "targets/x86_64-linux/lib/xlibcublas.so").rename(tmp_path / "xlibcublas.so")
+    monkeypatch.setenv("CUDA_LIB_PATH", str(tmp_path))
+    gpu.check_parts(toolkit)
 
 
 def test_installed_gpus_are_read(programs, monkeypatch):
@@ -417,11 +450,41 @@ def test_a_finished_build_is_moved_into_place_and_used_again(tmp_path, capfd):
 
 
 def test_a_build_that_does_not_work_is_not_left_in_place(tmp_path):
-    """It is kept beside, where no one takes it for a finished one."""
+    """Neither as a finished one nor as a tree beside; the log is named."""
     build = BrokenBuild(A_SOURCE, some_inputs(), tmp_path)
-    with pytest.raises(CaffeError, match="that was built does not work: .*undefined symbol.*kept in"):
+    with pytest.raises(CaffeError, match=f"that was built does not work: .*undefined symbol.*log: {build.log}"):
         build.ensure()
-    assert not build.prefix.exists() and (build.tree / "refused" / "bin" / "caffe").exists()
+    assert [path.name for path in tmp_path.iterdir()] == [f"{some_inputs().key}.lock"]
+
+
+@pytest.mark.parametrize("step", ["cmake -S", "make"])
+def test_a_failed_build_leaves_its_log_alone(tmp_path, programs, monkeypatch, step):
+    """No tree, whichever step fails; the error names the log, and the next build that works takes its place."""
+    programs("cmake", f'echo "cmake $*"; case "cmake $*" in "{step}"*) exit 1;; esac')
+    programs("make", 'echo "[ 50%] fatal error: no such header"; exit 1')
+    (tmp_path / "caffe_edits.py").touch()  # nothing to edit
+    monkeypatch.setattr("builder.build.SCRIPTS", tmp_path)
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    build = Build(GivenSource("a source", "source", Path()), some_inputs(), cache)
+    with pytest.raises(CaffeError, match=f"the whole log: {build.log}"):
+        build.ensure()
+    assert sorted(path.name for path in cache.iterdir()) == [f"{build.inputs.key}.lock", f"{build.inputs.key}.log"]
+    assert "cmake -S" in build.log.read_text()
+    install = f'mkdir -p "$DESTDIR/{cache}"; cp -r {tmp_path}/made "$DESTDIR/{build.prefix}"'
+    programs("cmake", f"echo again; case $1 in -P) {install};; esac")
+    programs("make", "exit 0")
+    put_caffe(tmp_path / "made", "")
+    build.ensure()
+    log = (build.tree / "build.log").read_text()
+    assert "again" in log and "fatal error" not in log and not build.log.exists()
+
+
+class GivenSource(source.Source):
+    """A source without files."""
+
+    def unpack(self, target, steps):
+        target.mkdir()
 
 
 def test_caffes_own_tests_run_in_its_source_folder(tmp_path, programs, capfd):

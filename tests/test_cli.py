@@ -5,16 +5,20 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import sysconfig
+import tomllib
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from conftest import REPOSITORY, edit_table, tiny
 
+from bonecaffe import __version__
 from bonecaffe.cli import main
 
 VERBS = list(main.commands)
@@ -216,6 +220,25 @@ def test_fetch_script_keeps_the_right_file(tmp_path, monkeypatch, capsys):
         assert capsys.readouterr() == (f"{out}\n", "")
         assert out.read_bytes() == content
     assert [path.name for path in out.parent.iterdir()] == ["w.caffemodel"]
+
+
+def test_the_package_is_found_from_the_parent_of_its_clone(tmp_path):
+    """There, a folder bonecaffe is in the current one, which Python looks into first; it is no package."""
+    settings = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert settings["package-dir"] == {"": "."}  # what the form of an editable install depends on
+    if list(Path(sysconfig.get_path("purelib")).glob("__editable___bonecaffe*_finder.py")):
+        pytest.skip("installed before that was so; `make setup` installs it again")
+    (tmp_path / "bonecaffe" / "bonecaffe").mkdir(parents=True)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    for command in (
+        ["-c", "import bonecaffe; bonecaffe.Predictor; print(bonecaffe.__version__)"],
+        ["-m", "bonecaffe", "--version"],
+    ):
+        done = subprocess.run(
+            [sys.executable, *command], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert __version__ in done.stdout
 
 
 def test_a_folder_of_our_name_where_it_is_called(tmp_path):

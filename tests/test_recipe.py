@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+import time
+
 import pytest
 
 from bonecaffe.errors import RecipeError
@@ -58,7 +61,19 @@ def test_every_field_has_a_source_or_reason(name):
         ("extends: nowhere\n", "nowhere"),
         ("[1, 2", "YAML"),
         ("- 1", "mapping"),
-        ("name: alone\n", "data"),
+        ("name: alone\n", "data.train_cases"),
+        ("extends: paper\nsolvr:\n  base_lr: {value: 1, reason: faster}\n", "no section solvr.*a typo for solver"),
+        ("extend: paper\n", "no section extend.*a typo for extends"),
+        ("solver:\n  base_lrr: {value: 1, reason: faster}\n", "no field solver.base_lrr.*a typo for solver.base_lr"),
+        ("extends: paper\nsolver:\n  stepsise: {value: 1, reason: faster}\n", "a typo for solver.stepsize"),
+        ("extends: paper\nnetwork:\n  momentum: {value: 1, reason: it}\n", "no field network.momentum"),
+        ("extends: paper\nsolver:\n  gamma: {vlaue: 1, reason: faster}\n", "vlaue; perhaps a typo for value"),
+        ("extends: paper\nnotes:\n  a: {value: 1, reason: faster}\n", "no section notes"),
+        ("extends: paper\ndescription: [a]\n", "description must be a text"),
+        ("extends: paper\ndata: {split_seed: {value: " + "[" * 300 + "]" * 300 + ", reason: it}}\n", "64 levels"),
+        ("extends: paper\ndata: {split_seed: {value: 0x" + "f" * 4000 + ", reason: it}}\n", "a number of 16000 bits"),
+        ("extends: paper\ndata: {split_seed: {value: 2019-99-99, reason: it}}\n", "'2019-99-99' is no value"),
+        ("extends: paper\ndata: {split_seed: {value: !!timestamp x, reason: it}}\n", "'x' is no value"),
     ],
 )
 def test_faulty_recipe_is_refused(tmp_path, text, said):
@@ -68,6 +83,89 @@ def test_faulty_recipe_is_refused(tmp_path, text, said):
     with pytest.raises(RecipeError, match=said) as error:
         Recipe.load(path)
     assert "mine.yaml" in str(error.value) or said == "nowhere"
+
+
+def test_recipe_that_extends_nothing_is_told_in_one_sentence(tmp_path):
+    """Not a line for each of its missing fields: what to write."""
+    path = tmp_path / "mine.yaml"
+    path.write_text("solver:\n  base_lr: {value: 1, reason: faster}\n")
+    with pytest.raises(RecipeError) as error:
+        Recipe.load(path)
+    assert len(str(error.value)) < 300 and "\n" not in str(error.value)
+    assert "mine.yaml" in str(error.value) and "data.train_cases" in str(error.value)
+    assert str(error.value).endswith("begins with the line: extends: paper")
+
+
+def test_a_bomb_of_aliases_ends_at_once(tmp_path):
+    """Nine lines that stand for a billion values; 0.1 wrote them all into its error."""
+    path = tmp_path / "bomb.yaml"
+    lines = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
+    path.write_text("extends: paper\ndata:\n  " + "\n  ".join(lines) + "\n")
+    began = time.monotonic()
+    with pytest.raises(RecipeError, match=r"bomb\.yaml: .*line 4 has an alias \(\*a0\)"):
+        Recipe.load(path)
+    assert time.monotonic() - began < 2
+
+
+def test_damaged_recipes_are_read_or_refused_in_words(tmp_path):
+    """Characters lost and put in, 600 times: a recipe, or a RecipeError of a length that a person reads."""
+    rng = random.Random(7)
+    path = tmp_path / "mine.yaml"
+    marks = [
+        *"[]{}:,-?*&!|>'\"%@`#\\ \n\t0x.e~",
+        "!!int ",
+        "!!set ",
+        "!!omap ",
+        "<<: ",
+        "null",
+        ".inf",
+        "9" * 30,
+        "value",
+    ]
+    text = (
+        "extends: paper\nname: x\nsolver:\n  base_lr: {value: 1, reason: faster}\n  type: {value: Adam, reason: it}\n"
+    )
+    text += "network:\n  mean_value: {value: [1, 2, 3], reason: it}\ndata: {test_cases: {value: 7, reason: it}}\n"
+    for _ in range(600):
+        damaged = list(text)
+        for _ in range(rng.randint(1, 4)):
+            at = rng.randrange(len(damaged))
+            damaged[at : at + rng.choice((0, 0, 1, 1, 5))] = rng.choices(marks, k=rng.randint(0, 2))
+        path.write_text("".join(damaged))
+        try:
+            assert Recipe.load(path).to_yaml()
+        except RecipeError as error:
+            assert str(error).startswith((f"{path}: ", "recipe ")) and len(str(error)) < 1000
+    path.write_text(f"extends: {'x' * 10_000}\n")
+    with pytest.raises(RecipeError, match="File name too long"):
+        Recipe.load(path)
+
+
+@pytest.mark.parametrize(
+    ("data", "network", "solver", "expected"),
+    [
+        ("test_cases: {value: 50, reason: fewer}", "", "", (2, 25)),
+        ("test_cases: {value: 51, reason: fewer}", "", "", (1, 51)),
+        ("", "test_batch: {value: 4, reason: faster}", "", (4, 50)),
+        ("test_cases: {value: 50, reason: fewer}", "test_batch: {value: 25, reason: faster}", "", (25, 2)),
+        ("test_cases: {value: 51, reason: fewer}", "test_batch: {value: 2, reason: mine}", "", (2, 100)),
+        ("test_cases: {value: 50, reason: fewer}", "", "test_iter: {value: 9, reason: mine}", (2, 9)),
+        ("train_cases: {value: 50, reason: fewer}", "", "", (2, 100)),
+    ],
+)
+def test_test_pass_follows_the_test_cases(tmp_path, data, network, solver, expected):
+    """A recipe with other test cases gets the test_iter that sees each once, declared; what it states itself stays."""
+    sections = {"data": data, "network": network, "solver": solver}
+    text = "".join(f"{name}:\n  {entry}\n" for name, entry in sections.items() if entry)
+    (tmp_path / "mine.yaml").write_text(f"extends: paper\n{text}")
+    (tmp_path / "mine_too.yaml").write_text("extends: mine.yaml\n")
+    for name in ("mine.yaml", "mine_too.yaml"):
+        recipe = Recipe.load(tmp_path / name)
+        assert (recipe.network.test_batch, recipe.solver.test_iter) == expected
+        reasons = {departure.field: departure.reason for departure in recipe.departures()}
+        if expected[1] not in (9, 100):
+            assert reasons["solver.test_iter"] == f"one test pass over {recipe.data.test_cases} test cases"
 
 
 def test_recipe_survives_its_own_file(tmp_path):

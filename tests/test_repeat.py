@@ -69,9 +69,19 @@ def test_more_seeds_are_added_and_another_plan_refused(hands, tmp_path):
     assert repeat.earlier(tmp_path, plan) == results
     with pytest.raises(RepeatError, match="another recipe"):
         repeat.earlier(tmp_path, plan_for(tmp_path, hands, solver__max_iter=7))
-    (tmp_path / "repeat.json").write_text("{")
-    with pytest.raises(RepeatError, match="not readable"):
-        repeat.earlier(tmp_path, plan)
+    text = (tmp_path / "repeat.json").read_text()
+    for odd, expected in (
+        ("{", "not readable as JSON: .* Remove it, or give another --out"),
+        ("[]", "not as bonecaffe writes it"),
+        (text.replace('"test_mad": 19.0', '"test_mad": "x"'), r"results.0.test_mad: .*valid number.* Remove it"),
+        (text.replace('"results": [', '"results": [1, '), "results.0: "),
+        (text.replace('"test_mad": 19.0', '"test_mad": NaN'), "NaN is no number"),
+    ):
+        assert odd != text
+        (tmp_path / "repeat.json").write_text(odd)
+        with pytest.raises(RepeatError, match=expected) as error:
+            repeat.earlier(tmp_path, plan)
+        assert "\n" not in str(error.value)
 
 
 def test_weights_stay_declared_when_it_goes_on(hands, trained, tmp_path):

@@ -229,13 +229,15 @@ def test_no_address_and_no_path_of_a_machine_is_committed():
 def pretended_cuda(tmp_path):
     """A folder with an nvcc of some version that knows some architectures; enough to be asked, not to compile."""
 
-    def make(version, architectures):
+    def make(version, architectures, accepts=False):
         nvcc = tmp_path / "cuda" / "bin" / "nvcc"
         nvcc.parent.mkdir(parents=True, exist_ok=True)
         listed = "\\n".join(f"compute_{one}" for one in architectures)
         nvcc.write_text(
             f"#!/bin/sh\ncase $1 in --version) echo 'Cuda compilation tools, release {version}, V{version}.1';; "
-            f"--list-gpu-arch) printf '{listed}\\n';; -ccbin) echo 'unsupported GNU version!' >&2; exit 1;; esac\n"
+            f"--list-gpu-arch) printf '{listed}\\n';; -ccbin) echo 'unsupported GNU version!' >&2; "
+            f"exit {int(not accepts)};; "
+            "esac\n"
         )
         nvcc.chmod(0o755)
         return {"BONECAFFE_GPU": "1", "CUDA_HOME": str(tmp_path / "cuda")}
@@ -268,5 +270,8 @@ def test_gpu_builds_that_cannot_be_are_refused(pretended_cuda, tmp_path):
     message = refused(**today, PATH=f"{smi.parent}:{os.environ['PATH']}")
     assert "no GPU found and no CUDA_ARCH given: built for compute capability 75" in message
     assert "accepts none of the C++ compilers here: unsupported GNU version!" in message and "CUDAHOSTCXX" in message
+    message = refused(**pretended_cuda("13.0", [75], accepts=True))
+    assert "is not complete: no " in message and "cuBLAS (cublas_v2.h and libcublas.so" in message
+    assert "cmake" not in message.lower()
     assert "no bin/nvcc there" in refused(BONECAFFE_GPU="1", CUDA_HOME=str(tmp_path))
     assert "1 builds for a GPU, 0 for the CPU" in refused(BONECAFFE_GPU="yes")

@@ -26,6 +26,8 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _V1_LAYERS, _V2_LAYER = 2, 100  # fields of NetParameter
 _NAME_FIELD = {_V1_LAYERS: 4, _V2_LAYER: 1}
 _BLOBS_FIELD = {_V1_LAYERS: 6, _V2_LAYER: 7}
+_HDF5 = b"\x89HDF"
+_IN_HDF5 = "HDF5, which bonecaffe does not read. Save it with snapshot_format: BINARYPROTO."
 
 
 class _Field(NamedTuple):
@@ -80,12 +82,14 @@ def _fields(data: mmap.mmap | bytes, at: int, end: int) -> Iterator[_Field]:
 
 
 def _shape(data: mmap.mmap | bytes, blob: _Field) -> tuple[int, ...]:
-    """The shape of a BlobProto: ``shape`` in V2, ``num, channels, height, width`` in V1."""
+    """The shape of a BlobProto: ``shape`` in V2; in V1 ``num, channels, height, width``, which win if one is there."""
     legacy = {1: 0, 2: 0, 3: 0, 4: 0}
+    is_legacy = False
     dims: list[int] = []
     for field in _fields(data, blob.value, blob.end):
         if field.number in legacy and field.wire == _VARINT:
             legacy[field.number], _ = _varint(data, field.value, field.end)
+            is_legacy = True
         elif field.number == 7 and field.wire == _BYTES:
             for dim in _fields(data, field.value, field.end):
                 if dim.number == 1 and dim.wire == _BYTES:  # packed
@@ -95,21 +99,50 @@ def _shape(data: mmap.mmap | bytes, blob: _Field) -> tuple[int, ...]:
                         dims.append(number)
                 elif dim.number == 1 and dim.wire == _VARINT:
                     dims.append(_varint(data, dim.value, dim.end)[0])
-    return tuple(dims) if dims else tuple(legacy.values())
+    return tuple(legacy.values()) if is_legacy else tuple(dims)
 
 
 def read_blob(data: bytes) -> tuple[tuple[int, ...], NDArray[np.float32]]:
-    """A BlobProto's shape and its numbers, float32; ValueError when it is none."""
+    """A BlobProto's shape and its numbers, float32; ValueError when it is none.
+
+    As Caffe's Blob::FromProto reads it: double numbers, where there are any, come before single ones.
+    """
     blob = _Field(0, _BYTES, 0, 0, len(data))
-    parts = [
-        data[field.value : field.end]
-        for field in _fields(data, 0, len(data))
-        if field.number == 5 and field.wire in (_BYTES, _FIXED32)
-    ]
-    numbers = b"".join(parts)
-    if len(numbers) % 4:
-        raise ValueError("its numbers are cut off")
-    return _shape(data, blob), np.frombuffer(numbers, "<f4").copy()
+    for number, wire, kind in ((8, _FIXED64, "<f8"), (5, _FIXED32, "<f4")):
+        parts = [
+            data[field.value : field.end]
+            for field in _fields(data, 0, len(data))
+            if field.number == number and field.wire in (_BYTES, wire)
+        ]
+        numbers = b"".join(parts)
+        if len(numbers) % np.dtype(kind).itemsize:
+            raise ValueError("its numbers are cut off")
+        if numbers:
+            break
+    return _shape(data, blob), np.frombuffer(numbers, kind).astype(np.float32)
+
+
+def write_blob(values: NDArray[np.float32]) -> bytes:
+    """A BlobProto of four old-style dimensions (``num, channels, height, width``), which every Caffe reads.
+
+    Fewer dimensions get ones in front. As compute_image_mean writes a mean image.
+    """
+    shape = (1,) * (4 - values.ndim) + values.shape
+    dims = b"".join(_tag(number, _VARINT) + _as_varint(size) for number, size in enumerate(shape, start=1))
+    numbers = np.ascontiguousarray(values, "<f4").tobytes()
+    return dims + _tag(5, _BYTES) + _as_varint(len(numbers)) + numbers
+
+
+def _tag(number: int, wire: int) -> bytes:
+    return _as_varint(number << 3 | wire)
+
+
+def _as_varint(number: int) -> bytes:
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*out, number])
 
 
 def _layers(data: mmap.mmap | bytes) -> list[StoredLayer]:
@@ -145,8 +178,8 @@ class Caffemodel:
                         f"{self.path}: an HTML page, not a caffemodel; the download was answered with a web page. "
                         "Download it again."
                     )
-                if head.startswith(b"\x89HDF"):
-                    raise WeightsError(f"{self.path}: a caffemodel in HDF5. Save it with snapshot_format: BINARYPROTO.")
+                if head.startswith(_HDF5):
+                    raise WeightsError(f"{self.path}: a caffemodel in {_IN_HDF5}")
                 self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except OSError as error:
             raise WeightsError(f"{self.path}: {error.strerror}.") from error
@@ -210,6 +243,7 @@ def solver_state(path: Path) -> tuple[int, int]:
     """The iteration of a solverstate and the number of histories it holds; WeightsError when it is cut off."""
     try:
         with open_regular(path, WeightsError) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            _refuse_hdf5(path, data[:4])
             iteration = histories = 0
             for field in _fields(data, 0, len(data)):
                 if field.number == 1 and field.wire == _VARINT:
@@ -221,11 +255,17 @@ def solver_state(path: Path) -> tuple[int, int]:
         raise WeightsError(f"{path}: cut off, or not a solverstate ({error}).") from error
 
 
+def _refuse_hdf5(path: Path, head: bytes) -> None:
+    if head.startswith(_HDF5):
+        raise WeightsError(f"{path}: a solverstate in {_IN_HDF5}")
+
+
 def learned_net(path: Path) -> str:
     """The caffemodel that a solverstate names; WeightsError when it cannot be read."""
     try:
         with open_regular(path, WeightsError) as file:
             data = file.read(65536)
+        _refuse_hdf5(path, data)
         for field in _fields(data, 0, len(data)):
             if field.number == 2 and field.wire == _BYTES:
                 return data[field.value : field.end].decode("utf-8")

@@ -241,6 +241,6 @@ def _read_json(path: Path) -> dict[str, str]:
     """A JSON object of texts; empty when the file is not there or is not one."""
     try:
         content = json.loads(files.read_text(path, "settings"))
-    except (OSError, ValueError, FilesError):
+    except (OSError, ValueError, RecursionError, FilesError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from bonecaffe.files import table_text
 
 _NUMBER = r"(?P<value>[-+]?(?:nan|inf|(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?))"
-_PREAMBLE = re.compile(r"^F\d{4,8} \d\d:\d\d:\d\d\.\d+ +\d+ \S+\] ")
-_ITERATION = re.compile(
-    r"Iteration (?P<iteration>\d+)(?P<rate> \([^)]*\))?, (?P<what>loss|lr) = " + _NUMBER, re.IGNORECASE
-)
-_TESTING = re.compile(r"Iteration (?P<iteration>\d+), Testing net \(#(?P<net>\d+)\)")
-_OUTPUT = re.compile(r"(?P<phase>Train|Test) net output #(?P<index>\d+): (?P<name>\S+) = " + _NUMBER, re.IGNORECASE)
+# ASCII: otherwise \d takes any script's digits, and "inf" without case the Turkish "ınf", which is no number
+_FLAGS = re.IGNORECASE | re.ASCII
+_PREAMBLE = re.compile(r"^F\d{4,8} \d\d:\d\d:\d\d\.\d+ +\d+ \S+\] ", re.ASCII)
+_ITERATION = re.compile(r"Iteration (?P<iteration>\d+)(?P<rate> \([^)]*\))?, (?P<what>loss|lr) = " + _NUMBER, _FLAGS)
+_TESTING = re.compile(r"Iteration (?P<iteration>\d+), Testing net \(#(?P<net>\d+)\)", re.ASCII)
+_OUTPUT = re.compile(r"(?P<phase>Train|Test) net output #(?P<index>\d+): (?P<name>\S+) = " + _NUMBER, _FLAGS)
 _SNAPSHOT = re.compile(r"Snapshotting to (?:binary proto|HDF5) file (?P<file>.+)$")
 _RESTORED = re.compile(r"(?:Resuming|Restoring previous solver status) from (?P<file>.+)$")
 
@@ -35,6 +35,8 @@ class Event:
     text: str = ""
 
 
+LONGEST = 1 << 14
+"""Characters of a line that are looked at; Caffe's lines have a hundred, and a search may take their square in time."""
 ATTEMPT = "# bonecaffe "
 """Begins the line that the driver writes into caffe.log before each attempt."""
 
@@ -44,6 +46,8 @@ def parse(lines: Iterable[str]) -> Iterator[Event]:
     iteration: int | None = None
     testing: int | None = None
     for line in lines:
+        if len(line) > LONGEST:
+            line = line[:LONGEST]
         if line.startswith(ATTEMPT):
             iteration = testing = None
             yield Event("attempt", text=line[len(ATTEMPT) :].rstrip())

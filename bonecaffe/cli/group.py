@@ -14,10 +14,10 @@ from typing import Any
 import click
 
 from bonecaffe import __version__
-from bonecaffe.cli import process
+from bonecaffe.cli import make, process
 from bonecaffe.errors import BonecaffeError
 from bonecaffe.files import write_new
-from bonecaffe.progress import Progress, unseen
+from bonecaffe.progress import Progress, lines, unseen
 
 _REMEDIES = {
     errno.ENOSPC: "the disk is full; make room and try again",
@@ -50,6 +50,10 @@ class _Boundary(click.Group):
         """Run the verb."""
         try:
             return super().invoke(ctx)
+        except click.UsageError as error:
+            if (message := make.explained(error.format_message())) != error.format_message():
+                raise click.UsageError(message, error.ctx) from None
+            raise
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except KeyboardInterrupt:
@@ -58,7 +62,7 @@ class _Boundary(click.Group):
             if process.interrupted():  # Ctrl-C, made into another exception on its way, as by a library's import
                 code = _interrupted()
             elif sentence := expected(error):
-                _complain(sentence)
+                complain(sentence)
                 code = 1
             else:
                 _report_bug(error)
@@ -99,9 +103,10 @@ def _shortage(error: Exception) -> str | None:
     return None
 
 
-def _complain(sentence: str) -> None:
+def complain(sentence: str) -> None:
+    """Print what is wrong on stderr, with the variables of ``make`` where it called us. Never fails."""
     with contextlib.suppress(Exception):  # nobody can be told that nobody can be told
-        click.echo(f"bonecaffe: {sentence}", err=True)
+        click.echo(f"bonecaffe: {make.explained(sentence)}", err=True)
 
 
 def _interrupted() -> int:
@@ -119,9 +124,9 @@ def _report_bug(error: Exception) -> None:
             where = f"The traceback is in {write_new(text, 'bonecaffe-bug-')}."
         except Exception as failure:
             where = f"Its traceback could not be written to a file ({_text(failure)}):\n{text.rstrip()}"
-        _complain(f"this is a bug in bonecaffe: {what}. {where}")
+        complain(f"this is a bug in bonecaffe: {what}. {where}")
         return
-    _complain(f"this is a bug in bonecaffe: {type(error).__name__}.")
+    complain(f"this is a bug in bonecaffe: {type(error).__name__}.")
 
 
 def _text(error: Exception) -> str:
@@ -133,13 +138,13 @@ def _text(error: Exception) -> str:
 
 @contextlib.contextmanager
 def progress_bar(what: str) -> Iterator[Progress]:
-    """A progress bar with an ETA on a terminal, a line at each tenth elsewhere. It never ends the work it shows."""
+    """A progress bar with an ETA on a terminal, lines with the time left elsewhere. It never ends the work it shows."""
     with contextlib.ExitStack() as shown:
         show: Progress | None = None
         if sys.stderr is not None and sys.stderr.isatty():
             with contextlib.suppress(Exception):
                 show = _bar(what, shown)
-        yield _until_it_fails(show or _lines(what))
+        yield _until_it_fails(show or lines(what, lambda line: click.echo(line, err=True)))
 
 
 def _until_it_fails(show: Progress) -> Progress:
@@ -173,18 +178,6 @@ def _bar(what: str, shown: contextlib.ExitStack) -> Progress:
     bar.start()
     task = bar.add_task(what, total=None)
     return lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def _lines(what: str) -> Progress:
-    last = -1
-
-    def line(done: int, total: int) -> None:
-        nonlocal last
-        if done * 10 // total > last:
-            last = done * 10 // total
-            click.echo(f"{what}: {done}/{total}", err=True)
-
-    return line
 
 
 def on_one_line(text: str) -> str:

@@ -17,6 +17,7 @@ from bonecaffe.cli.group import (
     FOLDER,
     LOCATOR,
     RUN,
+    complain,
     main,
     on_one_line,
     print_table,
@@ -204,7 +205,7 @@ def train(run: Path, weights: Path | None, gpu: str | None, cpu: bool, resume: b
         click.echo(f"{run}: trained already; nothing to do")
         return
     if outcome.state == "interrupted":
-        click.echo(f"{run}: interrupted at iteration {outcome.iteration}: {outcome.why}", err=True)
+        complain(f"{run}: interrupted at iteration {outcome.iteration}: {outcome.why}")
         raise click.exceptions.Exit(130)
     if outcome.state != "finished":
         raise TrainError(f"{run}: {outcome.state} at iteration {outcome.iteration}: {outcome.why}")
@@ -257,7 +258,7 @@ def predict(
             click.echo(f"{on_one_line(str(result.hand.image))}\t{result.months:.1f} months")
         if isinstance(result, Refused):
             refused.append(result)
-            click.echo(f"bonecaffe: {on_one_line(result.reason)}", err=True)
+            complain(on_one_line(result.reason))
         else:
             for remark in result.hand.remarks:
                 click.echo(f"bonecaffe: {on_one_line(remark)}", err=True)

@@ -19,6 +19,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn, TextIO
 
+from bonecaffe.cli import make
+
 LIMIT_S = 1.5
 """Seconds after a Ctrl-C when the process ends, whatever it still waits for."""
 SENTENCE = (
@@ -110,14 +112,14 @@ def _end_in_time() -> None:
             if os.isatty(2):
                 os.write(2, b"\x1b[?25h")  # the cursor, which a progress bar hides
             if _told.acquire(blocking=False):
-                os.write(2, f"{SENTENCE}\n".encode())
+                os.write(2, f"{make.explained(SENTENCE)}\n".encode())
     os._exit(130)
 
 
 def tell_interrupted() -> None:
     """Print the sentence, once."""
     if _told.acquire(blocking=False):
-        print(SENTENCE, file=sys.stderr, flush=True)
+        print(make.explained(SENTENCE), file=sys.stderr, flush=True)
 
 
 # ---- standard output and error -----------------------------------------------------------------------------------

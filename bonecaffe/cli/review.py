@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bonecaffe.cli.group import AGES_IN_MONTHS, AGES_IN_YEARS, FILE, FOLDER, RUN, main, print_table, progress_bar
+from bonecaffe.cli.group import (
+    AGES_IN_MONTHS,
+    AGES_IN_YEARS,
+    FILE,
+    FOLDER,
+    RUN,
+    complain,
+    main,
+    print_table,
+    progress_bar,
+)
 from bonecaffe.errors import RepeatInterrupted
 
 if TYPE_CHECKING:
@@ -212,7 +222,7 @@ def repeat(
                 mad = "–" if result.test_mad is None else f"{result.test_mad:.1f} months"
                 display.say(f"seed {result.seed}: {result.state}, test MAD {mad} ({done} of {seeds} done)")
     except RepeatInterrupted as error:
-        click.echo(f"bonecaffe: {error}", err=True)
+        complain(str(error))
         raise click.exceptions.Exit(130) from None
     finally:
         _show_spread(out, list(results.values()))

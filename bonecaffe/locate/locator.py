@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import os
 from collections.abc import Sequence
@@ -18,13 +17,13 @@ import numpy as np
 
 from bonecaffe.caffe import nets as engines
 from bonecaffe.errors import LocateError
-from bonecaffe.files import read_text
 from bonecaffe.hands import fingers
 from bonecaffe.hands.images import Image, read_image
 from bonecaffe.locate import frames
 from bonecaffe.locate.frames import Frame, Picture, Places, Pyramid
 from bonecaffe.locate.network import OUTPUTS
 from bonecaffe.locate.verdict import SURE, verdict, wrist_to_knuckles
+from bonecaffe.trees import read_json
 
 MODEL = Path(__file__).parent / "model"
 """The locator that comes with bonecaffe, trained on phantoms alone."""
@@ -93,10 +92,11 @@ class Locator:
 
     def __init__(self, model: Path = MODEL, engine: engines.Kind = "caffe") -> None:
         try:
-            self.facts = json.loads(read_text(model / "locator.json", "settings", LocateError))
-        except (OSError, ValueError) as error:
+            self.facts = read_json(model / "locator.json", "settings", LocateError)
+        except (OSError, LocateError) as error:
+            reason = str(error).rstrip(".")
             raise LocateError(
-                f"{model}: no locator here ({error}). Train one with: bonecaffe train-locator {model}"
+                f"{model}: no locator here ({reason}). Train one with: bonecaffe train-locator {model}"
             ) from None
         self._nets = {}
         for view in ("whole", "near"):

@@ -6,6 +6,7 @@ training LMDB, by Caffe's compute_image_mean; ``file:…`` a mean image of one's
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
@@ -61,20 +62,35 @@ def write(run: RunDir, recipe: Recipe, target: Path) -> None:
         programs.call("compute_image_mean", [str(run.lmdb("train").absolute()), str(target.absolute())])
     elif given := given_file(recipe):
         size = (3, recipe.preparation.height, recipe.preparation.width)
-        content = _read(given)
-        shape = _parse(content, given).shape
-        if shape != size:
-            shown = " x ".join(map(str, shape))
+        image = read(given)
+        if image.shape != size:
+            shown = " x ".join(map(str, image.shape))
             raise RecipeError(
                 f"{given}: a mean image of {shown}, but the network's input is {' x '.join(map(str, size))}. "
                 "Caffe would stop. Use mean: dataset, or a mean image of that size."
             )
-        fill(target, [content])
+        # written again with four dimensions: Caffe would take three for other ones (`shape_for_caffe`)
+        fill(target, [caffemodel.write_blob(image)])
 
 
 def read(path: Path) -> NDArray[np.float32]:
-    """A mean image, float32 (channel, row, column); RecipeError naming the file when it is none."""
-    return _parse(_read(path), path)
+    """A mean image, float32 (channel, row, column); RecipeError naming the file when it is none.
+
+    Its dimensions are the last three, whatever ones stand before them.
+    """
+    return _parse(_read(path), path)[1]
+
+
+def shape_for_caffe(path: Path) -> tuple[int, int, int]:
+    """Channels, height and width of a mean file as Caffe takes them; RecipeError when Caffe would die of it.
+
+    Blob::LegacyShape counts dimensions from the front: a file of 3 x 224 x 224 is one of 224 channels, 224 x 1.
+    """
+    shape, _ = _parse(_read(path), path)
+    if len(shape) > 4:
+        raise RecipeError(f"{path}: a mean image of {len(shape)} dimensions; Caffe takes four at most.")
+    _, channels, height, width = shape + (1,) * (4 - len(shape))
+    return channels, height, width
 
 
 def _read(path: Path) -> bytes:
@@ -84,15 +100,15 @@ def _read(path: Path) -> bytes:
         raise RecipeError(f"{path}: {error.strerror}. The recipe's mean needs it.") from error
 
 
-def _parse(content: bytes, path: Path) -> NDArray[np.float32]:
+def _parse(content: bytes, path: Path) -> tuple[tuple[int, ...], NDArray[np.float32]]:
+    """The dimensions as they are in a mean file, and the image."""
     try:
         shape, values = caffemodel.read_blob(content)
     except ValueError as error:
         raise RecipeError(f"{path}: not a mean image (binaryproto): {error}.") from error
-    shape = shape[-3:]
-    if len(shape) != 3 or values.size != int(np.prod(shape)) or values.size == 0:
+    if len(shape) < 3 or not math.prod(shape) == math.prod(shape[-3:]) == values.size > 0:
         raise RecipeError(f"{path}: not a mean image (binaryproto): {values.size} numbers for the shape {shape}.")
-    return values.reshape(shape)
+    return shape, values.reshape(shape[-3:])
 
 
 def array(run: RunDir, recipe: Recipe) -> NDArray[np.float32]:

@@ -49,7 +49,7 @@ def check_whole_months(cases: Sequence[Case]) -> None:
         raise PrepareError(
             f"labels: {len(fractional)} of {len(cases)} ages are not whole months: {shown}"
             f"{', …' if len(fractional) > 3 else ''}. convert_imageset would cut the fraction off silently. "
-            "Give --labels round (under make: LABELS=round) to train on rounded ages, or --labels exact to keep them "
+            "Give --labels round to train on rounded ages, or --labels exact to keep them "
             "in a database of their own; either is declared as a departure. Evaluation uses the exact ages in any case."
         )
 

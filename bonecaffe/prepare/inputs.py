@@ -59,13 +59,7 @@ def with_split(
     for field, (value, option) in given.items():
         if value is not None:
             recipe = recipe.with_values({field: value}, f"prepare {option} {value}")
-    cases, batch = recipe.data.test_cases, recipe.network.test_batch
-    if test is not None and recipe.solver.test_iter * batch != cases:
-        batch = batch if cases % batch == 0 else 1
-        recipe = recipe.with_values(
-            {"network.test_batch": batch, "solver.test_iter": cases // batch}, f"one test pass over {cases} test cases"
-        )
-    return recipe
+    return recipe.with_whole_test_pass() if test is not None else recipe
 
 
 def with_origin(recipe: Recipe, points: Path, origin: str | None = None) -> Recipe:
@@ -113,7 +107,7 @@ def read_inputs(image_folder: Path, ages: Path, points: Path, recipe: Recipe, ag
             f"{ages}: {len(cases)} cases, of which {len(usable)} are marked in {points}"
             f"{f'; first without points: {first}' if first else ''}. "
             f"{recipe.data.train_cases} for training and {recipe.data.test_cases} for test are needed. "
-            f"{remedy}, or ask for fewer with --train and --test (under make: TRAIN= and TEST=)."
+            f"{remedy}, or ask for fewer with --train and --test."
         )
     if recipe.data.labels == "whole_months":
         check_whole_months(usable)
@@ -141,7 +135,7 @@ def _may_be_years(ages: Path, cases: list[Case]) -> CasesError:
     low, high = range_of(cases)
     return CasesError(
         f"{ages}: the ages are {low:g} to {high:g}: months of babies, or years? Give --ages-in-years when they are "
-        "years, --ages-in-months when they are months (under make: AGES_IN_YEARS=1 or AGES_IN_MONTHS=1)."
+        "years, --ages-in-months when they are months."
     )
 
 

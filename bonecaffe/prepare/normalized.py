@@ -22,6 +22,7 @@ from bonecaffe.progress import Progress
 from bonecaffe.recipe import Preparation
 from bonecaffe.records import Prepared, PreparedCase, is_intact
 from bonecaffe.run import RunDir
+from bonecaffe.trees import parse_json
 from bonecaffe.workers import in_parallel
 
 PIXELS = 2
@@ -175,10 +176,10 @@ def _journalled(journal: Path) -> dict[str, NormalizedImage]:
     if journal.is_file():
         for line in read_bytes(journal, "record", PrepareError).decode("utf-8", "replace").splitlines():
             try:
-                facts = json.loads(line)
+                facts = parse_json(line, journal.name, PrepareError)
                 facts |= {"source_stat": tuple(facts["source_stat"]), "polarity": Polarity(facts["polarity"])}
                 outcome = NormalizedImage(**facts)
-            except (ValueError, TypeError, KeyError):
+            except (PrepareError, ValueError, TypeError, KeyError):
                 continue
             found[outcome.id] = outcome
     return found

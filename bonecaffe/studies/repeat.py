@@ -15,11 +15,13 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from bonecaffe.caffe import snapshots
 from bonecaffe.errors import BonecaffeError, RepeatError, RepeatInterrupted
 from bonecaffe.evaluation.evaluate import predict_and_evaluate
 from bonecaffe.evaluation.metrics import PAPER
-from bonecaffe.files import read_text, remove, sha256, sha256_file, table_text, write_text
+from bonecaffe.files import remove, sha256, sha256_file, table_text, write_text
 from bonecaffe.hands.cases import AgeUnit
 from bonecaffe.network.definitions import intend
 from bonecaffe.prepare.prepare import prepare
@@ -29,6 +31,7 @@ from bonecaffe.run import RunDir
 from bonecaffe.training.drive import Watcher
 from bonecaffe.training.launch import as_launched, given_weights, gpus_for
 from bonecaffe.training.train import train
+from bonecaffe.trees import read_json
 
 WAIT_S = 300.0
 """How long a seed waits for a Caffe that a killed worker left finishing its snapshot."""
@@ -229,14 +232,18 @@ def spreads(results: list[Result]) -> list[Spread]:
 
 def earlier(out: Path, plan: Repetition) -> list[Result]:
     """The results that OUT/repeat.json holds; RepeatError when they are of another recipe or data, or not readable."""
-    path = out / "repeat.json"
+    path, remedy = out / "repeat.json", "Remove it, or give another --out"
     try:
-        facts = json.loads(read_text(path, "record", RepeatError))
-        same, results = facts["plan"] == plan.key(), [Result(**entry) for entry in facts["results"]]
+        facts = read_json(path, "record", RepeatError)
+        same, results = facts["plan"] == plan.key(), TypeAdapter(list[Result]).validate_python(facts["results"])
     except FileNotFoundError:
         return []
-    except (ValueError, KeyError, TypeError) as error:
-        raise RepeatError(f"{path}: not readable ({error}). Remove it, or give another --out.") from error
+    except RepeatError as error:
+        raise RepeatError(f"{error} {remedy}.") from None
+    except (ValidationError, KeyError, TypeError) as error:
+        first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
+        place = ".".join(map(str, ("results", *first["loc"])))
+        raise RepeatError(f"{path}: not as bonecaffe writes it ({place}: {first['msg']}). {remedy}.") from None
     if not same:
         raise RepeatError(f"{path}: holds repeats of another recipe, ages, points or weights. Give another --out.")
     return results

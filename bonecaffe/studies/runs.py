@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +11,7 @@ from bonecaffe.files import read_text
 from bonecaffe.recipe import Recipe
 from bonecaffe.records import Manifest, Prepared
 from bonecaffe.run import RunDir
+from bonecaffe.trees import read_json
 
 DEPTH = 3
 """How many folders deep runs are looked for: runs/NAME, and runs/NAME/seed-1 of a repeat."""
@@ -72,7 +72,7 @@ def _figures(run: RunDir, manifest: Manifest) -> tuple[int | None, float | None,
     if not predicted.inputs.items() - {("prepare", predicted.inputs["prepare"])} <= trained.outputs.items():
         return None, None, None
     try:
-        test = json.loads(read_text(run.metrics, "record", RunError))["splits"]["test"]
+        test = read_json(run.metrics, "record", RunError)["splits"]["test"]
         return predicted.iteration, float(test["mad_months"]), float(test["ccc"])
     except (OSError, BonecaffeError, ValueError, KeyError, TypeError):
         return None, None, None

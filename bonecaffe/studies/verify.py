@@ -22,6 +22,7 @@ from bonecaffe.recipe import Recipe
 from bonecaffe.records import Manifest, Prepared, Record, State, Trained, seal
 from bonecaffe.run import SPLITS, RunDir
 from bonecaffe.training import launch
+from bonecaffe.trees import read_json
 
 HOLDS, BROKEN, OTHER, UNSEEN = "holds", "BROKEN", "differs", "not looked at"
 
@@ -184,7 +185,7 @@ def _recipe(run: RunDir, prepared: Prepared) -> Check:
     if changes:
         yield f"recipe.yaml: not the recipe of prepare: {'; '.join(map(str, changes))}"
     if run.departures.is_file():
-        written = json.loads(read_text(run.departures, "record", RunError))["departures"]
+        written = read_json(run.departures, "record", RunError)["departures"]
         trained = run.read().train
         launched = launch.as_launched(recipe, trained.weights, trained.launch.gpus) if trained else recipe
         if written != json.loads(json.dumps([departure._asdict() for departure in launched.departures()])):
@@ -249,7 +250,7 @@ def _trained(run: RunDir, trained: Trained | None) -> Check:
 
 def _metrics(run: RunDir) -> Check:
     """Every figure of both splits, computed again from the predictions."""
-    written = json.loads(read_text(run.metrics, "record", RunError))["splits"]
+    written = read_json(run.metrics, "record", RunError)["splits"]
     tables = {split: read_predictions(run, split) for split in SPLITS}
     for split, metrics in measure_tables(run, tables, 0).splits.items():
         for name, value in json.loads(json.dumps(asdict(metrics))).items():

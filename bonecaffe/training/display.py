@@ -8,24 +8,11 @@ import sys
 from typing import TYPE_CHECKING
 
 from bonecaffe.caffe.log import rmse_months
+from bonecaffe.progress import Pace, duration
 from bonecaffe.training.drive import Standing
 
 if TYPE_CHECKING:
     from rich.live import Live
-
-
-def duration(seconds: float) -> str:
-    """A time to wait in words.
-
-    >>> duration(75), duration(4000), duration(float("nan"))
-    ('1 min 15 s', '1 h 06 min', '?')
-    """
-    if not math.isfinite(seconds):
-        return "?"
-    minutes, rest = divmod(int(seconds), 60)
-    if minutes >= 60:
-        return f"{minutes // 60} h {minutes % 60:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 def describe(progress: Standing) -> str:
@@ -49,6 +36,7 @@ class Display:
         self._verb = verb
         self._live: Live | None = None
         self._shown = -1
+        self._pace = Pace()
 
     def __enter__(self) -> Display:
         if sys.stderr is not None and sys.stderr.isatty():
@@ -75,15 +63,15 @@ class Display:
                 print(f"{self._verb}: {sentence}", file=sys.stderr, flush=True)
 
     def show(self, progress: Standing) -> None:
-        """Show where the training stands; elsewhere than on a terminal, at each twentieth."""
+        """Show where the training stands; elsewhere than on a terminal, at a `Pace` and at each twentieth."""
         event = progress.event
         if self._live is not None:
             with contextlib.suppress(OSError):
                 self._live.update(describe(progress))
         elif event is not None and event.kind == "lr":
             if progress.iteration < self._shown:  # another training
-                self._shown = -1
+                self._shown, self._pace = -1, Pace()
             due = self._shown < 0 or progress.iteration >= min(progress.max_iter, self._shown + progress.max_iter / 20)
-            if due:
+            if self._pace.due(anyway=due):
                 self._shown = progress.iteration
                 self.say(describe(progress))

@@ -90,7 +90,7 @@ def check_weights_given(recipe: Recipe) -> None:
     if recipe.training.initial_weights != "none":
         raise TrainError(
             f"the recipe starts from pretrained weights ({recipe.training.initial_weights}; paper II.3), "
-            "and no --weights (under make: WEIGHTS=) were given. Download the ImageNet weights with "
+            "and no --weights were given. Download the ImageNet weights with "
             "scripts/fetch_caffenet.py and give the file, or use a recipe with training.initial_weights: none."
         )
 

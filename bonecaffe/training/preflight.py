@@ -21,9 +21,9 @@ from bonecaffe.files import read_text
 from bonecaffe.network import mean
 from bonecaffe.records import Launch
 from bonecaffe.run import RunDir
+from bonecaffe.training import solver as solvers
 
 TRAIN, TEST = 0, 1
-_STATE_FACTOR = {"SGD": 1, "Nesterov": 1, "AdaGrad": 1, "RMSProp": 1, "AdaDelta": 2, "Adam": 2}
 
 
 @dataclass(frozen=True)
@@ -169,19 +169,15 @@ def _parse(path: Path, name: str, kind: str, say: Any) -> Any:
     except PreflightError as error:
         say(str(error))
     except text_format.ParseError as error:
-        say(f"{name}: Caffe cannot read it: line {error}. Correct it, or delete it and run bonecaffe prototxt.")
+        where = str(error).rstrip(".")
+        say(f"{name}: Caffe cannot read it: line {where}. Correct it, or delete it and run bonecaffe prototxt.")
     return None
 
 
 def _solver(view: View, solver: Any, launch: Launch, say: Any) -> None:
     run = view.run
-    if solver.lr_policy not in ("fixed", "step", "exp", "inv", "multistep", "poly", "sigmoid"):
-        say(
-            f"{run.solver.name}: lr_policy {solver.lr_policy or 'is missing'!r} is none Caffe knows; "
-            "it would die at the first iteration."
-        )
-    if solver.lr_policy == "step" and solver.stepsize <= 0:
-        say(f"{run.solver.name}: lr_policy step needs a stepsize above 0; Caffe would divide by it.")
+    for problem in solvers.problems(solver, run.train_val.name):
+        say(f"{run.solver.name}: {problem}")
     _snapshot_prefix(view, solver.snapshot_prefix, say)
     if launch.weights is not None and launch.snapshot is not None:
         say("--weights and --snapshot exclude each other: give weights to start, a snapshot to go on.")
@@ -196,7 +192,8 @@ def _snapshot_prefix(view: View, text: str, say: Any) -> None:
     except RunError as error:
         say(str(error))
         return
-    folder = prefix if prefix.is_dir() else prefix.parent
+    # Caffe writes into a folder that the prefix names, and beside its own file without a prefix
+    folder = prefix if prefix.is_dir() or prefix == run.snapshots else prefix.parent
     if folder != run.snapshots and not folder.is_dir():
         say(
             f"{run.solver.name}: snapshot_prefix {text}: there is no folder {folder}; "
@@ -204,6 +201,11 @@ def _snapshot_prefix(view: View, text: str, say: Any) -> None:
         )
     elif folder.is_dir() and not os.access(folder, os.W_OK):
         say(f"{run.solver.name}: snapshot_prefix {text}: {folder} cannot be written to.")
+    elif folder != run.snapshots:
+        say(
+            f"{run.solver.name}: snapshot_prefix {text or 'is missing'}: bonecaffe looks for snapshots in "
+            f'{run.snapshots} alone. Write snapshot_prefix: "{run.snapshots.name}/SNAPSHOT".'
+        )
 
 
 def _snapshot(run: RunDir, snapshot: str, say: Any) -> None:
@@ -258,8 +260,15 @@ def _test_pass(view: View, solver: Any, net: Any, say: Any) -> None:
     if seen != tests:
         say(
             f"{run.solver.name}: test_iter {solver.test_iter[0]} x test batch {batches[0]} is {seen} images, "
-            f"but there are {tests} test cases: the test loss would not be theirs. Make them equal."
+            f"but there are {tests} test cases: the test loss would not be theirs. {_whole_pass(tests, batches[0])}"
         )
+
+
+def _whole_pass(tests: int, batch: int) -> str:
+    """What to write, so that a test pass sees each test case once."""
+    if batch > 0 and tests % batch == 0:
+        return f"Set solver.test_iter: {tests // batch} in the recipe."
+    return f"Set network.test_batch: 1 and solver.test_iter: {tests} in the recipe."
 
 
 def _transforms(view: View, net: Any, phase: int, stored: dict[str, tuple[Shape, int]], say: Any) -> None:
@@ -276,6 +285,8 @@ def _transforms(view: View, net: Any, phase: int, stored: dict[str, tuple[Shape,
                 f"{where}: crop_size {transform.crop_size} is larger than the images of {height} x {width}. "
                 "Take it out: 224 needs no crop."
             )
+        if transform.scale != 1:
+            say(f"{where}: scale {transform.scale:g}: predictions are made of pixels as they are. Remove it.")
         if transform.mean_value and transform.HasField("mean_file"):
             say(f"{where}: both mean_value and mean_file are given; Caffe takes one.")
         if len(transform.mean_value) not in (0, 1, channels):
@@ -284,7 +295,7 @@ def _transforms(view: View, net: Any, phase: int, stored: dict[str, tuple[Shape,
             )
         if transform.HasField("mean_file"):
             try:
-                shape = mean.read(view.file(transform.mean_file, where)).shape
+                shape = mean.shape_for_caffe(view.file(transform.mean_file, where))
             except (RecipeError, RunError) as error:
                 say(f"{where}: {error}")
                 continue
@@ -349,8 +360,21 @@ def _hardware(solver: Any, launch: Launch, say: Any) -> None:
             say(problem)
         return
     in_solver = solver is not None and solver.HasField("solver_mode") and solver.solver_mode == 1
-    if in_solver and (problem := gpus.problem("0")):
-        say(f"{launch.solver} has solver_mode: GPU: {problem.removeprefix('--gpu 0: ')}")
+    device = str(solver.device_id) if in_solver else "0"
+    if in_solver and (problem := gpus.problem(device)):
+        say(f"{launch.solver} has solver_mode: GPU: {problem.removeprefix(f'--gpu {device}: ')}")
+
+
+def check_is_for_cpu(run: RunDir, staged: Mapping[str, Path]) -> None:
+    """PreflightError for a solver, edited by hand, that asks for a GPU; for a training recorded as the CPU's."""
+    solver = _parse(
+        View(run, staged).file(run.solver.name, ""), run.solver.name, "SolverParameter", lambda problem: None
+    )
+    if solver is not None and solver.HasField("solver_mode") and solver.solver_mode == solver.GPU:
+        raise PreflightError(
+            f"{run.solver} has solver_mode: GPU, but the training would be recorded as computed on the CPU. "
+            f"Write solver_mode: CPU there, or give --gpu {solver.device_id}."
+        )
 
 
 def _weight_bytes(flow: shapes.Flow) -> int:
@@ -359,17 +383,18 @@ def _weight_bytes(flow: shapes.Flow) -> int:
 
 
 def snapshot_bytes(solver: Any, flow: shapes.Flow) -> int:
-    """Bytes of one snapshot: the caffemodel, and its solverstate with the solver's histories."""
+    """Bytes of one snapshot: the caffemodel, and its solverstate with the solver's histories.
+
+    With ``snapshot_diff`` the caffemodel holds the differences of the weights, too.
+    """
     model = _weight_bytes(flow)
-    return model * (1 + _STATE_FACTOR.get(solver.type, 1))
+    return model * (1 + bool(solver.snapshot_diff) + solvers.STATE_FACTOR.get(solver.type, 1))
 
 
 def _room(run: RunDir, solver: Any, flow: shapes.Flow, say: Any) -> None:
-    if not solver.snapshot:
-        return
     one = snapshot_bytes(solver, flow)
-    there = len(list(run.snapshots.glob("*.caffemodel"))) if run.snapshots.is_dir() else 0
-    count = max(1, -(-solver.max_iter // solver.snapshot) - there)
+    existing = len(list(run.snapshots.glob("*.caffemodel"))) if run.snapshots.is_dir() else 0
+    count = max(1, -(-solver.max_iter // solver.snapshot) - existing) if solver.snapshot else 1
     free = shutil.disk_usage(run.path).free
     if free < one * count:
         say(
@@ -382,7 +407,7 @@ def _memory(solver: Any, flows: dict[int, shapes.Flow], launch: Launch, say: Any
     """Blobs and their differences in both phases, and the weights with theirs, against the memory there is."""
     needed = memory_bytes(solver, flows)
     if launch.gpus is not None or (solver.HasField("solver_mode") and solver.solver_mode == 1):
-        cards = gpus.chosen(launch.gpus or "0", gpus.cards())
+        cards = gpus.chosen(launch.gpus or str(solver.device_id), gpus.cards())
         available, where = min((card.memory for card in cards), default=0), "the GPU"
     else:
         available, where = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "this machine"
@@ -409,4 +434,4 @@ def memory_bytes(solver: Any, flows: dict[int, shapes.Flow]) -> int:
     """About how many bytes training will hold: values and differences of all blobs and weights, and histories."""
     blobs = sum(2 * 4 * math.prod(shape) for flow in flows.values() for shape in flow.blobs.values())
     learned = _weight_bytes(flows[TRAIN])
-    return blobs + learned * (2 + _STATE_FACTOR.get(solver.type, 1))
+    return blobs + learned * (2 + solvers.STATE_FACTOR.get(solver.type, 1))

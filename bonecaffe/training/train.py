@@ -94,7 +94,7 @@ def _check(run: RunDir, given: Path | None, gpu: str | None, cpu: bool, resume: 
     if earlier and not resume:
         raise TrainError(
             f"{run.snapshots}: holds snapshots up to iteration {earlier[-1].iteration} of an earlier training. "
-            f"Go on from there with --resume (under make: RESUME=1), or remove {run.snapshots} to start again."
+            f"Go on from there with --resume, or remove {run.snapshots} to start again."
         )
     snapshot = _to_resume(run, before, inputs, earlier, say) if resume else None
     if snapshot is None and given is None:
@@ -158,6 +158,8 @@ def _write(run: RunDir, start: Start, say: Say) -> tuple[Launch, str]:
         launch = _launch(run, start)
         report = preflight.examine(run, launch, staged)
         report.raise_if_any(run)
+        if launch.gpus is None:
+            preflight.check_is_for_cpu(run, staged)
         if report.copied:
             say(f"weights: copied {' '.join(report.copied)}; fresh {' '.join(report.fresh) or 'none'}")
         for edit in start.edits:

@@ -45,8 +45,13 @@ class Build:
 
     @property
     def tree(self) -> Path:
-        """Source, objects and logs of its build; kept, for Caffe's own tests."""
+        """Source, objects and logs of a finished Caffe's build; kept, for Caffe's own tests."""
         return self.cache / f"{self.inputs.key}.tree"
+
+    @property
+    def log(self) -> Path:
+        """What its steps print while it is built; stays here when it fails, and is moved into `tree` otherwise."""
+        return self.cache / f"{self.inputs.key}.log"
 
     @property
     def staged(self) -> Path:
@@ -65,6 +70,7 @@ class Build:
             if not (self.tree / "build").is_dir():
                 self._build(lock)  # the finished Caffe stays as it is meanwhile
                 files.remove(self.tree / "staging")
+                self._put_log_away()
             say("building Caffe's own C++ tests (about 3 minutes on two cores the first time)")
             steps = Steps(self.tree / "check.log", lock)
             steps.run(["make", "-C", str(self.tree / "build"), _jobs(), "test.testbin"])
@@ -92,21 +98,36 @@ class Build:
     def _ensure(self, lock: int) -> installation.Caffe:
         if not self.prefix.is_dir():
             self._build(lock)
-            self._finish()
+            with self._nothing_left():
+                self._finish()
+            self._put_log_away()
         return installation.at(self.prefix, self.source.origin)
 
     def _build(self, lock: int) -> None:
         """Build and install into `staged`. A failed build leaves its log; an interrupted one leaves nothing."""
         files.remove(self.tree)
+        files.remove(self.log)
         self.tree.mkdir()
-        steps = Steps(self.tree / "build.log", lock)
+        steps = Steps(self.log, lock)
         minutes = "about 4 minutes on two cores, 10 with a GPU" if self.inputs.gpu else "about 4 minutes on two cores"
         say(f"building from {self.source.origin} ({minutes}; log: {steps.log})")
-        try:
+        with self._nothing_left():
             self.source.unpack(self.tree / "source", steps)
             self._compile(steps)
-        except KeyboardInterrupt:
+
+    def _put_log_away(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            files.move(self.log, self.tree / "build.log")
+
+    @contextlib.contextmanager
+    def _nothing_left(self) -> Iterator[None]:
+        """Remove the tree of a build that fails or is interrupted; the log stays where it failed."""
+        try:
+            yield
+        except BaseException as error:
             shutil.rmtree(self.tree, ignore_errors=True)  # a compiler may write for a moment more
+            if isinstance(error, KeyboardInterrupt):
+                files.remove(self.log)
             raise
 
     def _compile(self, steps: Steps) -> None:
@@ -130,13 +151,12 @@ class Build:
         files.write_text(self.staged / installation.BUILD_RECORD, record + "\n")
         os.rename(self.staged, self.prefix)
         files.remove(self.tree / "staging")
-        refused = self.tree / "refused"
         try:
             problem = installation.problem(installation.at(self.prefix, self.source.origin))
             if problem:
-                raise CaffeError(f"the Caffe that was built does not work: {problem} (kept in {refused})")
+                raise CaffeError(f"the Caffe that was built does not work: {problem} (the build's log: {self.log})")
         except BaseException:
-            os.rename(self.prefix, refused)
+            os.rename(self.prefix, self.tree / "refused")  # out of its place in one step; it goes with the tree
             raise
         say(f"built into {self.prefix}")
 

@@ -21,6 +21,28 @@ ONE_AT_A_TIME = "no NCCL: one card at a time"
 """Version 0.1's words, because they are part of the key of a cached build."""
 
 
+_SEARCHED = ("CMAKE_PREFIX_PATH", "CMAKE_INCLUDE_PATH", "CMAKE_LIBRARY_PATH", "CUDA_LIB_PATH", "CPATH", "LIBRARY_PATH")
+"""Variables that name further folders for CMake and the compilers."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of CUDA's toolkit: a header of it, the files of which one is its library, NVIDIA's package for Debian."""
+
+    name: str
+    header: str
+    libraries: tuple[str, ...]
+    package: str
+
+
+PARTS = (
+    Part("CUDA runtime", "cuda_runtime.h", ("libcudart.so", "libcudart_static.a"), "cuda-cudart-dev"),
+    Part("cuBLAS", "cublas_v2.h", ("libcublas.so",), "libcublas-dev"),
+    Part("cuRAND", "curand.h", ("libcurand.so",), "libcurand-dev"),
+)
+"""What Caffe is built with on any GPU."""
+
+
 @dataclass(frozen=True)
 class Toolkit:
     """CUDA: its folder, its version, and the compute capabilities it compiles for, lowest first."""
@@ -114,6 +136,7 @@ def examine(settings: Settings, work: Path) -> Gpu | None:
     toolkit = find_toolkit(settings.cuda)
     architectures = choose(capabilities(settings.architectures or _installed_gpus()), toolkit)
     host = host_compiler(toolkit, settings.host_compiler, work)
+    check_parts(toolkit)
     cudnn = find_library("cudnn", "cudnn.h", settings.cudnn_root, toolkit.folder) if settings.cudnn else None
     nccl = find_library("nccl", "nccl.h", settings.nccl_root, toolkit.folder) if settings.nccl else None
     gpu = Gpu(toolkit, architectures, host, cudnn, nccl)
@@ -147,6 +170,31 @@ def find_toolkit(folder: str) -> Toolkit:
     if not listed:
         raise CaffeError(f"{nvcc} --list-gpu-arch prints no compute capability. CUDA 11.8, 12 or 13 is needed.")
     return Toolkit(toolkit, version, tuple(sorted(map(int, listed))))
+
+
+def check_parts(toolkit: Toolkit) -> None:
+    """CaffeError when a part of CUDA that Caffe is built with is missing: its header, or its library.
+
+    A toolkit can be installed in parts. CMake stops at a missing one without naming a remedy, or the compiler does
+    after minutes. Searched are the folders in which CMake's FindCUDA looks.
+    """
+    multiarch = ask(["gcc", "-print-multiarch"]).stdout.strip()
+    named = [Path(folder) for name in _SEARCHED for folder in os.environ.get(name, "").split(os.pathsep) if folder]
+    roots = [toolkit.folder, *sorted(toolkit.folder.glob("targets/*")), *named]
+    includes = [root / "include" for root in roots] + [*named, Path("/usr/include"), Path("/usr/include", multiarch)]
+    libraries = [root / folder for root in roots for folder in ("lib64", "lib", f"lib/{multiarch}")]
+    libraries += [*named, Path("/usr/lib", multiarch), Path("/usr/lib64"), Path("/usr/lib"), Path("/usr/local/lib")]
+    missing = []
+    for part in PARTS:
+        lacks = [] if first_with(part.header, includes) else [part.header]
+        lacks += [] if any(first_with(name, libraries) for name in part.libraries) else [part.libraries[0]]
+        if lacks:
+            missing.append(f"{part.name} ({' and '.join(lacks)}; NVIDIA's package {part.package})")
+    if missing:
+        raise CaffeError(
+            f"CUDA {toolkit.version} in {toolkit.folder} is not complete: no {', no '.join(missing)}. Install what is "
+            "missing, set CUDA_HOME to a complete toolkit, or build for the CPU: make caffe GPU=0"
+        )
 
 
 def _folder_of_nvcc() -> str:

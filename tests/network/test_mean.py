@@ -7,11 +7,11 @@ import pytest
 from conftest import prepare_run, tiny
 
 from bonecaffe.caffe import lmdb, programs
-from bonecaffe.errors import BonecaffeError
+from bonecaffe.errors import BonecaffeError, RecipeError
 from bonecaffe.hands.images import read_image
 from bonecaffe.network import definitions, mean
 from bonecaffe.predict import Predictor, predict_run
-from bonecaffe.training import train
+from bonecaffe.training import preflight, train
 
 
 def mean_image(path, shape=(3, 224, 224)):
@@ -63,6 +63,45 @@ def test_dataset_mean_is_that_of_the_training_images(hands, tmp_path):
     prepare_run(run.path, hands, tiny(network__mean="dataset", data__split_seed=6))
     definitions.write(run, run.recipe())
     assert run.mean_file.stat().st_mtime_ns != stamp
+
+
+def blob_of(path, **fields):
+    blob = programs.caffe_pb2().BlobProto(**{name: value for name, value in fields.items() if name != "dims"})
+    blob.shape.dim.extend(fields.get("dims", ()))
+    path.write_bytes(blob.SerializeToString())
+
+
+@pytest.mark.parametrize("dims", [(3, 224, 224), (1, 3, 224, 224), (1, 1, 3, 224, 224)])
+@pytest.mark.parametrize("numbers", ["data", "double_data"])
+def test_mean_of_any_dimensions_is_trained_with(dims, numbers, hands, tmp_path):
+    """Whatever dimensions a mean file has, the run's has four, and Caffe and Predictor subtract the same."""
+    values = np.random.default_rng(3).uniform(0, 255, 3 * 224 * 224).astype(np.float32)
+    blob_of(tmp_path / "own.binaryproto", dims=dims, **{numbers: values.tolist()})
+    kind = f"file:{tmp_path / 'own.binaryproto'}"
+    run = prepare_run(tmp_path / "run", hands, tiny(network__mean=kind))
+    definitions.write(run, run.recipe())
+    assert preflight.examine(run).problems == []
+    assert np.array_equal(mean.read(run.mean_file), values.reshape(3, 224, 224))
+    caffe = programs.import_pycaffe()
+    message = programs.caffe_pb2().BlobProto.FromString(run.mean_file.read_bytes())
+    assert np.array_equal(caffe.io.blobproto_to_array(message).ravel(), values)
+    text = run.train_val.read_text()
+    for name in ("train_lmdb", "test_lmdb", mean.FILE):
+        text = text.replace(f'"{name}"', f'"{run.path / name}"')
+    (run.path / "absolute.prototxt").write_text(text)
+    caffe.Net(str(run.path / "absolute.prototxt"), caffe.TEST).forward()  # Caffe dies here of what it cannot subtract
+
+
+def test_mean_that_is_as_caffe_writes_it_keeps_its_bytes(own_run, tmp_path):
+    """Byte for byte; a file with old and new dimensions is read as Caffe does, by the old ones."""
+    path = mean_image(tmp_path / "own.binaryproto")
+    definitions.write(own_run, tiny(network__mean=f"file:{path}"))
+    assert own_run.mean_file.read_bytes() == path.read_bytes()
+    blob_of(path, dims=(224, 224, 3), num=1, channels=3, height=224, width=224, data=[1.0] * (3 * 224 * 224))
+    assert mean.shape_for_caffe(path) == (3, 224, 224)
+    blob_of(path, dims=(2, 3, 224, 224), data=[1.0] * (2 * 3 * 224 * 224))
+    with pytest.raises(RecipeError, match="not a mean image"):
+        mean.read(path)
 
 
 @pytest.mark.parametrize(

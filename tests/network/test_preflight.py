@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from conftest import prepare_run, small_file_system, tiny, with_recipe
 
-from bonecaffe.caffe import installation, programs, shapes, snapshots
-from bonecaffe.errors import BonecaffeError
+from bonecaffe.caffe import installation, log, programs, shapes, snapshots
+from bonecaffe.errors import BonecaffeError, PreflightError
 from bonecaffe.network import definitions
 from bonecaffe.recipe import Recipe
 from bonecaffe.records import Launch
@@ -295,6 +295,197 @@ def test_wrong_test_pass_is_silent_and_preflight_said_so(ready):
         for problem in preflight.examine(ready).problems
     )
     assert caffe_train(ready, PLAIN)[0] == 0
+
+
+def line(text):
+    """Adds a line to the solver."""
+    return lambda run: run.solver.write_text(run.solver.read_text() + text + "\n")
+
+
+def setting(name, value):
+    """Changes a field of the solver."""
+    return lambda run: run.solver.write_text(
+        re.sub(rf'^{name}: ("[^"]*"|[^\s#]+)', f"{name}: {value}", run.solver.read_text(), flags=re.MULTILINE)
+    )
+
+
+def both(*edits):
+    return lambda run: [edit(run) for edit in edits]
+
+
+def another_net(run):
+    shutil.copy(run.train_val, run.path / "other.prototxt")
+    setting("net", '"other.prototxt"')(run)
+
+
+def prefix_into(folder, prefix):
+    def make(run):
+        (run.path / folder).mkdir(exist_ok=True)
+        setting("snapshot_prefix", f'"{prefix}"')(run)
+
+    return make
+
+
+NO_SNAPSHOT = "no complete snapshot in snapshots/"
+NO_LOSS = "no loss in the log"
+UNNOTICED = ""  # Caffe trains, and what we record of it is not what it did
+SOLVERS = {  # a solver: (how Caffe ends, what is missing from what we read, how preflight reports it)
+    "hdf5": (line("snapshot_format: HDF5"), 0, NO_SNAPSHOT, "snapshot_format HDF5: bonecaffe reads"),
+    "hdf5 by number": (line("snapshot_format: 0"), 0, NO_SNAPSHOT, "snapshot_format HDF5"),
+    "no last snapshot": (
+        both(line("snapshot_after_train: false"), setting("snapshot", 3)),
+        0,
+        NO_SNAPSHOT,
+        "snapshot_after_train: false, and max_iter 2 is no multiple of snapshot 3",
+    ),
+    "no snapshot at all": (
+        both(line("snapshot_after_train: false"), setting("snapshot", 0)),
+        0,
+        NO_SNAPSHOT,
+        "the last iteration would leave no snapshot",
+    ),
+    "prefix in the run": (
+        setting("snapshot_prefix", '"SNAPSHOT"'),
+        0,
+        NO_SNAPSHOT,
+        'alone. Write snapshot_prefix: "snapshots/SNAPSHOT"',
+    ),
+    "prefix elsewhere": (prefix_into("other", "other/S"), 0, NO_SNAPSHOT, "snapshot_prefix other/S: bonecaffe looks"),
+    "prefix a folder": (prefix_into("other", "other"), 0, NO_SNAPSHOT, "snapshot_prefix other: bonecaffe looks"),
+    "prefix below": (prefix_into("snapshots/a", "snapshots/a/S"), 0, NO_SNAPSHOT, "snapshots/a/S: bonecaffe looks"),
+    "nothing to do": (setting("max_iter", 0), 0, NO_SNAPSHOT, "max_iter is 0"),
+    "no display": (setting("display", 0), 0, NO_LOSS, "display is 0"),
+    "loss of nan": (line("iter_size: 0"), 0, NO_LOSS, "iter_size is 0"),
+    "two test passes": (line("test_iter: 2"), 0, UNNOTICED, "2 lines of test_iter"),
+    "weights": (line('weights: "pre.caffemodel"'), 0, UNNOTICED, "weights: the record"),
+    "another net": (another_net, 0, UNNOTICED, "named by net: other.prototxt; bonecaffe checks"),
+    "train_net": (
+        both(setting("net", '""'), setting("test_iter", 2), lambda run: edit(run.solver, "net:", "train_net:")),
+        1,
+        UNNOTICED,
+        "named by train_net",
+    ),
+    "stages": (line('train_state { stage: "a" }'), 0, UNNOTICED, "train_state: layers by level or stage"),
+    "old type": (line("solver_type: SGD"), 1, UNNOTICED, "solver_type is the old name"),
+    "no such type": (setting("type", '"Adamm"'), 1, UNNOTICED, "type 'Adamm' is none Caffe knows"),
+    "AdaGrad": (setting("type", '"AdaGrad"'), 1, UNNOTICED, "type AdaGrad with momentum 0.9"),
+    "RMSProp": (
+        both(setting("type", '"RMSProp"'), setting("momentum", 0), line("rms_decay: 1")),
+        1,
+        UNNOTICED,
+        "rms_decay 1",
+    ),
+    "regularization": (line('regularization_type: "L3"'), 1, UNNOTICED, "regularization_type 'L3'"),
+    "average": (line("average_loss: 0"), 1, UNNOTICED, "average_loss is 0"),
+    "no test interval": (setting("test_interval", 0), 1, UNNOTICED, "test_iter with test_interval 0"),
+    "no step": (setting("stepsize", 0), 1, UNNOTICED, "needs a stepsize above 0"),
+}
+
+
+@pytest.mark.parametrize("case", SOLVERS)
+def test_solver_that_we_would_misread_is_refused(ready, case):
+    """Caffe dies, or trains to its end and leaves something else than what we look for: no snapshot, no loss."""
+    change, status, missing, ours = SOLVERS[case]
+    change(ready)
+    problems = [problem for problem in preflight.examine(ready).problems if ours in problem]
+    assert len(problems) == 1 and problems[0].startswith("solver.prototxt: ") and problems[0].endswith(".")
+    code, output = caffe_train(ready, PLAIN)
+    assert (code == 0) == (status == 0), output
+    if missing == NO_SNAPSHOT:
+        assert not [one for one in snapshots.find(ready.snapshots) if one.iteration == 2 and one.flaw() is None]
+    elif missing == NO_LOSS:
+        assert not [event for event in log.parse(output.splitlines()) if event.kind == "train_loss" and event.value > 0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        setting("snapshot", 0),
+        line("test_initialization: false"),
+        line("debug_info: true"),
+        line("layer_wise_reduce: false"),
+        line("device_id: 3"),
+        line("average_loss: 2"),
+        line("test_compute_loss: true"),
+        line("snapshot_diff: true"),
+        line("snapshot_format: BINARYPROTO"),
+        line("clip_gradients: 1"),
+        setting("random_seed", -1),
+        setting("display", -1),
+        setting("snapshot_prefix", '"snapshots"'),
+        both(setting("type", '"AdaGrad"'), setting("momentum", 0)),
+        both(setting("type", '"RMSProp"'), setting("momentum", 0)),
+        setting("type", '"AdaDelta"'),
+        both(line("snapshot_after_train: false"), setting("snapshot", 2)),
+        lambda run: edit(run.solver, "test_iter:", "#"),
+    ],
+    ids=lambda change: "",
+)
+def test_solver_that_we_read_right_is_taken(ready, change):
+    """These change the training or its log, and what we read is what Caffe did: losses, and a whole last snapshot."""
+    change(ready)
+    assert preflight.examine(ready).problems == []
+    code, output = caffe_train(ready, PLAIN)
+    assert code == 0, output
+    last = snapshots.find(ready.snapshots)[-1]
+    assert last.iteration == 2 and last.flaw() is None
+    events = list(log.parse(output.splitlines()))
+    assert [event.iteration for event in events if event.kind == "train_loss"] == [0, 1, 2]
+    assert len([event for event in events if event.kind == "lr"]) == 2
+
+
+def test_a_gpu_of_the_solver_is_the_one_that_is_looked_for(ready, monkeypatch):
+    """Without --gpu Caffe takes device_id. (What there is of GPUs is pretended.)"""
+    monkeypatch.setattr(preflight.gpus, "problem", lambda wanted: f"--gpu {wanted}: there is no such GPU.")
+    both(setting("solver_mode", "GPU"), line("device_id: 3"))(ready)
+    assert "solver.prototxt has solver_mode: GPU: there is no such GPU." in preflight.examine(ready).problems
+    monkeypatch.setattr(preflight.gpus, "problem", lambda wanted: "" if wanted == "3" else "another GPU")
+    assert not [problem for problem in preflight.examine(ready).problems if "GPU" in problem]
+    with pytest.raises(PreflightError, match=r"solver_mode: GPU, but the .* on the CPU.*or give --gpu 3\."):
+        train.train(ready, cpu=True)
+
+
+def test_scaled_pixels_are_refused(ready):
+    """Caffe would train on them, and predictions would be made of others."""
+    edit(ready.train_val, "mirror: true", "mirror: true\n    scale: 0.00390625")
+    assert any("scale 0.00390625" in problem for problem in preflight.examine(ready).problems)
+
+
+def test_test_pass_is_told_the_number_it_needs(ready):
+    """The recipe's field and its value; one image at a time where the batch does not divide the cases."""
+    setting("test_iter", 3)(ready)
+    assert any(
+        problem.endswith("Set solver.test_iter: 2 in the recipe.") for problem in preflight.examine(ready).problems
+    )
+    text = ready.train_val.read_text()
+    ready.train_val.write_text(text.replace("batch_size: 2", "batch_size: 3"))
+    assert any(
+        "Set network.test_batch: 1 and solver.test_iter: 4" in problem for problem in preflight.examine(ready).problems
+    )
+
+
+def test_snapshots_in_hdf5_are_named(ready):
+    """As weights and as a state to go on from; and a run that holds some holds a model."""
+    line("snapshot_format: HDF5")(ready)
+    assert caffe_train(ready, PLAIN)[0] == 0
+    name = "snapshots/SNAPSHOT_iter_2"
+    assert ready.holds_model()
+    for launch in (Launch(weights=f"{name}.caffemodel.h5"), Launch(snapshot=f"{name}.solverstate.h5")):
+        problems = preflight.examine(ready, launch).problems
+        assert any(f"{name}.{'caffemodel' if launch.weights else 'solverstate'}.h5: a" in p for p in problems), problems
+        assert any("in HDF5, which bonecaffe does not read" in problem for problem in problems)
+
+
+@pytest.mark.parametrize("dims", [(3, 224, 224), (1, 1, 3, 224, 224)])
+def test_mean_of_other_dimensions_kills_caffe_and_preflight_said_so(ready, dims):
+    """Caffe counts dimensions from the front; so does preflight."""
+    write_mean(ready, "m.binaryproto", (3, 224, 224))
+    blob = programs.caffe_pb2().BlobProto(data=[0.0] * (3 * 224 * 224))
+    blob.shape.dim.extend(dims)
+    (ready.path / "m.binaryproto").write_bytes(blob.SerializeToString())
+    expected = "the mean image is 224 x 224 x 1" if len(dims) == 3 else "a mean image of 5 dimensions"
+    assert any(expected in problem for problem in preflight.examine(ready).problems)
+    assert caffe_train(ready, PLAIN)[0] != 0
 
 
 def test_full_disk_kills_caffe_at_its_snapshot_and_preflight_said_so(hands, tmp_path):

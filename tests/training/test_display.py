@@ -10,6 +10,8 @@ import pytest
 from conftest import REPOSITORY, tiny
 
 from bonecaffe.caffe.log import Event
+from bonecaffe.progress import Pace
+from bonecaffe.training import display as display_module
 from bonecaffe.training import train
 from bonecaffe.training.display import Display, describe
 from bonecaffe.training.drive import Standing
@@ -58,6 +60,33 @@ def test_plain_lines_elsewhere(capsys):
     lines = capsys.readouterr().err.splitlines()
     assert [line.split()[2] for line in lines] == ["0/3000", "160/3000", "320/3000", "480/3000"]
     assert not any("\x1b" in line for line in lines)
+
+
+def test_plain_lines_come_in_the_first_seconds(capsys, monkeypatch):
+    """Without waiting for a twentieth, which may take hours; with the time to the end."""
+    clock = [0.0]
+    monkeypatch.setattr(display_module, "Pace", lambda: Pace(lambda: clock[0]))
+    progress = Standing(10**6, 0, images=1)
+    with Display() as display:
+        for iteration in range(0, 200):
+            clock[0] = float(iteration)
+            progress.note(Event("train_loss", iteration, 100.0), clock[0])
+            progress.note(Event("lr", iteration, 1e-3), clock[0])
+            display.show(progress)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split()[2].split("/")[0] for line in lines] == [
+        "0",
+        "2",
+        "5",
+        "10",
+        "17",
+        "28",
+        "44",
+        "67",
+        "102",
+        "154",
+    ]
+    assert all("end in 277 h" in line for line in lines[1:])
 
 
 def test_broken_display_never_stops_a_training(own_run):

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import math
+import random
+import time
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bonecaffe.caffe.log import Curve, CurvePoint, Event, parse, rmse_months
+from bonecaffe.training.alarms import Alarms, Constant
+from bonecaffe.training.display import describe
+from bonecaffe.training.drive import Standing
 
 # Both forms of the iteration line as Caffe 1.0 and its forks print them, with glog's preamble and without.
 LOG = """\
@@ -84,6 +90,91 @@ def test_no_text_breaks_it(lines):
     for event in parse(lines):
         assert isinstance(event, Event)
     Curve(parse(lines)).csv()
+
+
+ODD = [
+    *(
+        "ınf",
+        "İnf",
+        "ınF",
+        "nan(0x8)",
+        "+inf",
+        "٣",
+        "٣.٥",
+        "３",
+        "²",
+        "1e999",
+        "1e",
+        "1.e+",
+        "--1",
+        "0x1p3",
+        "1_0",
+        "1,5",
+        "∞",
+    ),
+    *("Iteratıon", "loſſ", "loss = ", ", lr = ", "Iteration 5", " (", ")", " net output #", "Testing net (#", "F1123 "),
+    *(
+        "\x00",
+        "\r",
+        "\x85",
+        "\u2028",
+        "\ud800",
+        "\udcff",
+        "\x1b[31m",
+        "# bonecaffe ",
+        " from ",
+        "Snapshotting to HDF5 file ",
+    ),
+]
+
+
+def test_ten_thousand_odd_lines_break_nothing(tmp_path):
+    """Neither the reader nor who listens to it: curve, standing, alarms, display. A good line among them is read."""
+    rng = random.Random(13)
+    good = LOG.splitlines()
+    lines = []
+    for number in range(10_000):
+        text = list(rng.choice(good))
+        for _ in range(rng.randint(0, 4)):
+            at = rng.randrange(len(text) + 1)
+            text[at : at + rng.choice((0, 0, 1, 3))] = [rng.choice(ODD)]
+        line = "".join(text)
+        if number % 3 == 0:
+            damaged = bytearray(line.encode("utf-8", "surrogatepass"))
+            for _ in range(rng.randint(1, 5)):
+                damaged[rng.randrange(len(damaged))] = rng.randrange(256)
+            line = bytes(damaged).decode("utf-8", rng.choice(("replace", "surrogateescape", "backslashreplace")))
+        lines += [line, f"Iteration {number}, loss = {number / 7}"]
+    curve, standing = Curve(), Standing(3000, 0, test_interval=100, images=4)
+    alarms = Alarms.of_training(Constant(100.0, 120.0), 50, tmp_path, 10**6)
+    read = set()
+    for event in parse(lines):
+        assert event.iteration is None or event.iteration >= 0
+        curve.add(event)
+        standing.note(event, float(len(read)))
+        list(alarms.hear(event))
+        assert describe(standing)
+        if event.kind == "train_loss":
+            read.add((event.iteration, event.value))
+    assert read >= {(number, number / 7) for number in range(10_000)}
+    assert curve.csv().encode("utf-8")
+
+
+@pytest.mark.parametrize("value", ["ınf", "İnf", "٣", "３"])
+def test_what_looks_like_a_number_is_none(value):
+    """The letters and digits of other scripts: Caffe prints none. float() refuses the first two."""
+    assert list(parse([f"Iteration 5, loss = {value}", f"Test net output #0: loss = {value}"])) == []
+    assert list(parse([f"Iteration {value}, loss = 1", f"Iteration {value}, Testing net (#0)"])) == []
+
+
+@pytest.mark.parametrize(
+    "piece", ["Iteration 1 (", "Test net output #0: ", "Iteration 1, loss = ", "F1123 19:54:54.2 "]
+)
+def test_a_line_without_end_takes_no_time(piece):
+    """Two megabytes in one line."""
+    began = time.monotonic()
+    list(parse([piece * (2_000_000 // len(piece))]))
+    assert time.monotonic() - began < 2
 
 
 def test_digits_without_end_are_no_trap():

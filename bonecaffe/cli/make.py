@@ -1,0 +1,42 @@
+"""Under ``make`` a user gives variables, not options: an error that names an option names its variable, too."""
+
+from __future__ import annotations
+
+import os
+import re
+
+VARIABLES = {
+    "--images": "IMAGES=",
+    "--ages": "AGES=",
+    "--ages-in-years": "AGES_IN_YEARS=1",
+    "--ages-in-months": "AGES_IN_MONTHS=1",
+    "--points": "POINTS=",
+    "--recipe": "RECIPE=",
+    "--train": "TRAIN=",
+    "--test": "TEST=",
+    "--seed": "SEED=",
+    "--labels": "LABELS=",
+    "--origin": "ORIGIN=",
+    "--weights": "WEIGHTS=",
+    "--gpu": "GPU=",
+    "--cpu": "GPU=cpu",
+    "--resume": "RESUME=1",
+    "--suggest": "SUGGEST=",
+    "--sheet": "SHEET=",
+    "--locator": "LOCATOR=",
+}
+"""The variable of the Makefile for each option that one of its targets passes on."""
+IS_UNDER_MAKE = "BONECAFFE_MAKE"
+"""Set by the Makefile in the environment of the commands that it calls."""
+_OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
+
+
+def explained(message: str) -> str:
+    """The message, with the variables of the options that it names where the Makefile called us; else as it is."""
+    if not os.environ.get(IS_UNDER_MAKE):
+        return message
+    named = {option: VARIABLES[option] for option in _OPTION.findall(message) if option in VARIABLES}
+    if not named:
+        return message
+    listed = ", ".join(f"{variable} for {option}" for option, variable in named.items())
+    return f"{message} Under make, give {listed}."
