@@ -129,9 +129,8 @@ def decode(content: bytes, name: str) -> Image:
     else:
         decoded = _decode_by_pillow(source, content, "BMP")
     if decoded.shape[:2] != (header.height, header.width):
-        source.damaged(
-            f"its header promises {header.width} x {header.height} pixels, and it has {decoded.shape[1::-1]}"
-        )
+        height, width = decoded.shape[:2]
+        source.damaged(f"its header promises {header.width} x {header.height} pixels, and it has {width} x {height}")
     image: NDArray[Any] = decoded if decoded.ndim == 2 else _grey(decoded, name)
     if image.dtype == np.uint16:
         low, high = int(image.min()), int(image.max())
