@@ -158,7 +158,7 @@ def test_every_option_that_make_passes_on_has_its_variable():
     passed |= dict(re.findall(r"(--[a-z-]+) \$\(call quoted,([A-Z]+)\)", text.split("annotate: setup")[1]))
     assert len(passed) >= 13
     assert {option: f"{name}=" for option, name in passed.items()}.items() <= make.VARIABLES.items()
-    assert set(make.VARIABLES) - set(passed) == {"--cpu", "--resume"}
+    assert set(make.VARIABLES) - set(passed) == {"--cpu", "--resume", "--ages-in-years", "--ages-in-months"}
     options = {name for verb in main.commands.values() for one in verb.params for name in one.opts}
     assert set(make.VARIABLES) <= options
 
