@@ -28,7 +28,7 @@ _PALM = 64
 _PLAIN, _HINT = 0.6, 0.3
 """Scores, from -3 to 3, at which the polarity is plain; at which it is hinted at.
 
-All of 64 real hands and 2,000 phantoms score above the plain one, and all of their inverted images below its negative.
+The bones of 64 real hands and of 2,000 phantoms are all told by the plain one, as they are and inverted.
 """
 
 
@@ -108,7 +108,7 @@ def polarity_remarks(polarity: Polarity) -> list[str]:
         Polarity.BRIGHT: [],
         Polarity.DARK: ["bones are dark; the image is inverted for the crop"],
         Polarity.DOUBTFUL: ["it cannot be told whether bones are bright or dark; the hand is refused"],
-        Polarity.UNSEEN: ["no hand can be seen at the points; look at them"],
+        Polarity.UNSEEN: ["a hand can hardly be seen at the points; look at them"],
     }[polarity]
 
 
@@ -133,36 +133,36 @@ def standard_view(image: Image, hand: ReferencePoints) -> StandardView:
 
 def polarity_of(image: Image, points: Sequence[Sequence[float]]) -> Polarity:
     """How the bones of a hand look in an image (height, width), seven points (x, y) in pixels."""
-    against_film, rays = evidence(image, points)
-    score = against_film + 2 * rays
+    ulnar, radial, rays = evidence(image, points)
+    framed = ulnar * radial < -0.25  # one side is beyond the film's exposed part: neither tells anything
+    against_film = 0.0 if framed else (ulnar + radial) / 2
+    score = against_film + (4 if framed else 2) * rays
     if abs(score) >= _PLAIN:
         return Polarity.BRIGHT if score > 0 else Polarity.DARK
     contradiction = min(abs(against_film) / 0.4, abs(rays) / 0.1) >= 1  # each plain, one against the other
     return Polarity.DOUBTFUL if contradiction or score < -_HINT else Polarity.UNSEEN
 
 
-def evidence(image: Image, points: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """Two signs of bright bones, negative where they are dark: the palm against the film, metacarpals against flesh.
+def evidence(image: Image, points: Sequence[Sequence[float]]) -> tuple[float, float, float]:
+    """Signs of bright bones, from -1 to 1, negative where they are dark: the palm against the film, bone against flesh.
 
-    The first, from -1 to 1, is how often a place in the palm is brighter than one beside the hand. The second, from -1
-    to 1, is how well brightness across the palm follows its four metacarpals: one wave for each finger.
+    The first two are how often a place in the palm is brighter than one beside the hand, on the ulna's and on the
+    radius' side. The third is how well brightness across the palm follows its four metacarpals: one wave a finger.
     """
     around, at = _around(image, np.asarray(points, float))
     ulna, radius, thumb, fingers = at[0], at[1], at[2], at[3:]
     wrist, middle = (ulna + radius) / 2, fingers[1]
     soft = np.asarray(cv2.blur(around, (9, 9), borderType=cv2.BORDER_REPLICATE), np.float32)
     palm = _read(soft, [finger + (wrist - finger) * t for finger in fingers for t in (0.1, 0.2, 0.3, 0.4, 0.5)])
-    beside = []
+    brighter = []
     for start, end, first in ((ulna, fingers[3], 0.1), (radius, thumb, 0.0)):
         along = end - start
         out = np.array([along[1], -along[0]]) / max(1e-6, math.hypot(*along)) * _PALM
         if out @ (middle - start) > 0:
             out = -out
         places = itertools.product(np.linspace(first, 0.9, 9), (0.32, 0.40, 0.48))
-        beside += [start + along * t + out * far for t, far in places]
-    film = _read(soft, beside)
-    pairs = palm[:, None] - film[None]
-    against_film = float(np.sign(pairs).mean())
+        film = _read(soft, [start + along * t + out * far for t, far in places])
+        brighter.append(float(np.sign(palm[:, None] - film[None]).mean()))
 
     blurred = cv2.GaussianBlur(around, (0, 0), 5, borderType=cv2.BORDER_REPLICATE)
     sharp = np.asarray(around - blurred, np.float32)
@@ -174,7 +174,7 @@ def evidence(image: Image, points: Sequence[Sequence[float]]) -> tuple[float, fl
     profiles -= profiles.mean(axis=1, keepdims=True)
     profiles /= profiles.std(axis=1, keepdims=True) + 0.5
     rays = float((profiles * np.cos(2 * math.pi * 3 * across)).mean())
-    return against_film, rays
+    return brighter[0], brighter[1], rays
 
 
 def _around(image: Image, points: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:

@@ -74,8 +74,8 @@ def view_remarks(prepared: Prepared) -> list[str]:
         each = "image has" if len(dark) == 1 else "images have"
         found.append(f"{len(dark)} {each} dark bones, inverted for the crop: {_named(dark)}")
     if unseen:
-        each = "image shows" if len(unseen) == 1 else "images show"
-        found.append(f"{len(unseen)} {each} no hand at the points; look at them: {_named(unseen)}")
+        each = "image hardly shows" if len(unseen) == 1 else "images hardly show"
+        found.append(f"{len(unseen)} {each} a hand at the points; look at them: {_named(unseen)}")
     return found
 
 
