@@ -136,7 +136,7 @@ def polarity_of(image: Image, points: Sequence[Sequence[float]]) -> Polarity:
     ulnar, radial, rays = evidence(image, points)
     framed = ulnar * radial < -0.25  # one side is beyond the film's exposed part: neither tells anything
     against_film = 0.0 if framed else (ulnar + radial) / 2
-    score = against_film + (4 if framed else 2) * rays
+    score = against_film + (5 if framed else 2) * rays
     if abs(score) >= _PLAIN:
         return Polarity.BRIGHT if score > 0 else Polarity.DARK
     contradiction = min(abs(against_film) / 0.4, abs(rays) / 0.1) >= 1  # each plain, one against the other

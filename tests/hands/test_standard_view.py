@@ -48,7 +48,7 @@ def test_exposure_does_not_look_like_polarity(phantoms):
         framed[: framed.shape[0] // 20] = framed[-framed.shape[0] // 20 :] = 255
         cv2.putText(framed, "L", (5, framed.shape[0] // 3), cv2.FONT_HERSHEY_SIMPLEX, 1, 255, 3)
         beside = phantom.image.copy()  # unexposed film, white, up to the hand's side
-        beside[:, : max(1, int(min(x for x, _ in phantom.points.points) - beside.shape[1] // 20))] = 255
+        beside[:, : max(1, int(min(x for x, _ in phantom.points.points) - beside.shape[1] // 10))] = 255
         for image in (grey**3 * 255, grey**0.4 * 255, grey * 40 + 5, grey * 60 + 195, framed, beside):
             view = standard_view(np.round(image).astype(np.uint8), phantom.points)
             assert view.polarity is Polarity.BRIGHT
