@@ -248,6 +248,7 @@ def annotate(images: Path, table: Path, suggest: Path | None, recipe_name: str, 
     """
     from bonecaffe.annotate.marking import opened
     from bonecaffe.annotate.server import Server
+    from bonecaffe.hands.images import passed_over
     from bonecaffe.hands.reference_points import read_points
     from bonecaffe.recipe import Recipe
 
@@ -257,6 +258,8 @@ def annotate(images: Path, table: Path, suggest: Path | None, recipe_name: str, 
         closing(Server(marking, Recipe.load(recipe_name).preparation, port)) as server,
     ):
         states = [marks.state for _, marks in marking.all()]
+        if others := passed_over(images):
+            click.echo(f"{images}: no images, passed over: {others}")
         if left_out := marking.left_out:
             said = f"{', '.join(left_out[:5])}{' …' if len(left_out) > 5 else ''}"
             click.echo(f"{images}: {len(left_out)} images are links that lead out of it, and are not shown: {said}")
@@ -282,13 +285,15 @@ def locate(images: Path, table: Path, locator: Path | None, sheet: Path | None, 
     again, only new images are looked at. A file that cannot be used is listed, and the others are looked at.
     """
     from bonecaffe.hands.contact_sheet import write_sheet
-    from bonecaffe.hands.images import find_images
+    from bonecaffe.hands.images import find_images, passed_over
     from bonecaffe.hands.provenance import found_file
     from bonecaffe.locate import locate
     from bonecaffe.locate.locator import MODEL
 
     with progress_bar("locate") as progress:
         results, new = locate.locate(images, table, locator or MODEL, progress, jobs, engine)
+    if others := passed_over(images):
+        click.echo(f"{images}: no images, passed over: {others}")
     doubtful = [result for result in results if not result.sure]
     for result in doubtful:
         click.echo(on_one_line(f"{result.id}: {result.verdict}"))

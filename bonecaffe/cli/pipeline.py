@@ -241,6 +241,7 @@ def predict(
     snapshot), points (ulna, radius, phalanx1 to phalanx5, each [x, y] in pixels), points_from ("table" or "found"),
     confidence (of found points, 0 to 1), remarks (a list of sentences), refused (the reason why there is no age).
     """
+    from bonecaffe.hands.images import passed_over
     from bonecaffe.locate.locate import hands_in
     from bonecaffe.locate.locator import MODEL
     from bonecaffe.predict import Predictor, Refused, facts
@@ -249,6 +250,9 @@ def predict(
         raise click.UsageError("--locator finds the points, --points gives them: leave one out")
     hands = hands_in(images, points, engine, locator or MODEL)
     predictor = Predictor(model, snapshot, gpu, engine=engine)
+    for folder in filter(Path.is_dir, images):
+        if others := passed_over(folder):
+            click.echo(f"bonecaffe: {on_one_line(str(folder))}: no images, passed over: {others}", err=True)
     count, refused = 0, []
     for result in predictor.predict_hands(hands):
         count += 1
@@ -261,7 +265,7 @@ def predict(
             complain(on_one_line(result.reason))
         else:
             for remark in result.hand.remarks:
-                click.echo(f"bonecaffe: {on_one_line(remark)}", err=True)
+                click.echo(f"bonecaffe: {on_one_line(f'{result.hand.image}: {remark}')}", err=True)
     for each in refused:
         if each.error is not None:  # not the hand's fault: reported as it would be if it had ended the command
             raise each.error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def find_images(folder: str | Path, refused: dict[Path, str] | None = None) -> d
         raise ImageError(f"{folder}: no such folder of images.")
     found: dict[str, Path] = {}
     unusable: dict[Path, str] = {}
-    for path in _image_files(folder):
+    for path in filter(_is_image, _files(folder)):
         case_id = ids.of_file(path)
         if (flaw := ids.flaw(case_id)) is not None:
             unusable[path] = f"the image {_shown(path, folder)} has a name that cannot be an id: {flaw}"
@@ -58,12 +59,28 @@ def find_images(folder: str | Path, refused: dict[Path, str] | None = None) -> d
         refused |= {path: f"{folder}: {problem}. Rename it, or remove it." for path, problem in unusable.items()}
         found = {case_id: path for case_id, path in found.items() if path not in refused}
     if not found and not unusable:
-        raise ImageError(f"{folder}: no images here ({', '.join(SUFFIXES)}).")
+        there = f" What is there: {others}." if (others := passed_over(folder)) else ""
+        raise ImageError(f"{folder}: no images here ({', '.join(SUFFIXES)}).{there}")
     return found
 
 
-def _image_files(folder: Path) -> Iterator[Path]:
-    """The files below a folder that are images by their names, in order; links are followed, each folder once."""
+def passed_over(folder: str | Path) -> str:
+    """The files below a folder that `find_images` takes for no images, counted by suffix; empty when there are none.
+
+    For a sentence, as in ``12 .dcm, 1 .csv``.
+    """
+    counts = Counter(path.suffix.lower() or "without suffix" for path in _files(Path(folder)) if not _is_image(path))
+    return ", ".join(
+        f"{count} {suffix if suffix.isprintable() else quoted(suffix)}" for suffix, count in counts.most_common()
+    )
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """The files below a folder, without litter, in order; links are followed, each folder once."""
 
     def unreadable(error: OSError) -> None:
         raise ImageError(f"{error.filename}: this folder cannot be read ({error.strerror}). Correct its permissions.")
@@ -76,7 +93,7 @@ def _image_files(folder: Path) -> Iterator[Path]:
         walked.add(os.path.realpath(parent))
         folders[:] = sorted(name for name in folders if not ids.is_litter(name))
         for name in sorted(files):
-            if os.path.splitext(name)[1].lower() in SUFFIXES and not ids.is_litter(name):
+            if not ids.is_litter(name):
                 yield Path(parent) / name
 
 

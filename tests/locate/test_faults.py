@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
 import cv2
-import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from bonecaffe.cli import main
 from bonecaffe.errors import ImageError, LocateError
 from bonecaffe.hands.images import find_images
+from bonecaffe.hands.phantom import dataset
 from bonecaffe.hands.provenance import found_file, read_found, write_found
 from bonecaffe.hands.reference_points import COLUMNS, read_points
 from bonecaffe.locate import locate as finding
@@ -34,7 +35,8 @@ def test_badly_named_and_lost_files_cost_themselves(own_hands, tmp_path):
     for name in (b" lead.png", b"\xff.png", b"tab\tstop.png", b"twice.png"):
         with open(os.path.join(os.fsencode(images), name), "wb") as file:
             file.write(some)
-    cv2.imwrite(str(images / "noise.png"), np.random.default_rng(0).integers(0, 255, (390, 300), np.uint8))
+    cut = dataset.make(6, 3, (300, 390))
+    cv2.imwrite(str(images / "cut.png"), cut.image[: int(min(y for _, y in cut.points.points[:2])) - 12])
     (images / "deep").mkdir()
     (images / "deep" / "twice.jpg").write_bytes(some)
     (images / "dangling.png").symlink_to(tmp_path / "nowhere.png")
@@ -159,3 +161,19 @@ def test_a_bug_at_one_image_costs_itself_and_is_reported(own_hands, tmp_path, mo
         finding.locate(images, table, MODEL, unseen, 1)
     assert len(read_points(table)) >= 10 and "1005" not in read_found(table)
     assert finding.locate(images, table, MODEL, unseen, 1)[1] == 1
+
+
+def test_nothing_is_passed_over_in_silence(hands, tmp_path):
+    """Files that are no images by their names are counted by suffix; a folder of nothing else is refused with them."""
+    images = tmp_path / "images"
+    shutil.copytree(hands / "images", images)
+    for name in ("a.dcm", "b.DCM", "notes", "Thumbs.db", "@eaDir/1001.png"):
+        (images / name).parent.mkdir(exist_ok=True)
+        (images / name).write_bytes(b"x")
+    for path in sorted(images.glob("10*.png"))[1:]:
+        path.unlink()
+    done = CliRunner().invoke(main, ["locate", str(images), "--points", str(tmp_path / "points.csv")])
+    assert done.exit_code == 0 and f"{images}: no images, passed over: 2 .dcm, 1 without suffix\n" in done.output
+    next(images.glob("10*.png")).unlink()
+    done = CliRunner().invoke(main, ["locate", str(images), "--points", str(tmp_path / "points.csv")])
+    assert done.exit_code == 1 and "What is there: 2 .dcm, 1 without suffix." in done.output
