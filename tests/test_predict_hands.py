@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -19,11 +21,12 @@ from bonecaffe import predict as prediction
 from bonecaffe.cli import main
 from bonecaffe.errors import LocateError, PointsError, RunError
 from bonecaffe.evaluation.evaluate import predict_and_evaluate
+from bonecaffe.hands import standard_view
 from bonecaffe.hands.images import find_images, read_image
-from bonecaffe.hands.reference_points import POINT_NAMES, read_points
+from bonecaffe.hands.reference_points import POINT_NAMES, read_points, write_points
 from bonecaffe.locate.locate import hands_in
 from bonecaffe.locate.locator import MODEL, Locator
-from bonecaffe.predict import Hand, Prediction, Predictor, Refused, predict_run
+from bonecaffe.predict import Hand, HandWarning, Prediction, Predictor, Refused, predict_run
 
 KEYS = ["image", "id", "months", "iteration", "points", "points_from", "confidence", "remarks", "refused"]
 
@@ -294,3 +297,37 @@ def test_interrupted_between_its_two_tables(own_trained, monkeypatch):
         assert predict_and_evaluate(own_trained, iteration).iteration == iteration
         whole = [own_trained.predictions(split).read_bytes() for split in ("train", "test")]
         assert whole != torn
+
+
+def test_a_hand_has_one_age_however_it_is_stored(trained, hands, tmp_path):
+    """Turned, inverted or both: given the points, the age is the same to the last digit, and the change is declared."""
+    marked, image = read_points(hands / "points.csv")["1003"], read_image(hands / "images" / "1003.png")
+    files, points = [], []
+    for count, inverted in itertools.product(range(4), (False, True)):
+        pixels = np.ascontiguousarray(np.rot90(image, count))
+        name = f"t{count}{'i' * inverted}"
+        cv2.imwrite(str(tmp_path / f"{name}.png"), 255 - pixels if inverted else pixels)
+        files.append(tmp_path / f"{name}.png")
+        points.append(replace(standard_view.turned(marked, count), id=name))
+    write_points(tmp_path / "points.csv", points)
+    done = predict(trained, *files, "--points", tmp_path / "points.csv", "--json")
+    assert done.exit_code == 0, done.output
+    found = objects(done)
+    assert len({each["months"] for each in found}) == 1 and len(found) == 8
+    for each in found:
+        remarks = " ".join(each["remarks"])
+        assert ("turned" in remarks) == (not each["id"].startswith("t0")), each
+        assert ("bones are dark" in remarks) == each["id"].endswith("i"), each
+    assert f"{files[1]}: bones are dark" in done.stderr
+    with pytest.warns(HandWarning, match="turned by 180 degrees"):
+        Predictor(trained).predict(files[4], points[4])
+
+
+def test_found_points_follow_the_turn(trained, hands, tmp_path):
+    """Without given points, too: a hand upside down or inverted has the age that it has upright, within a month."""
+    image = read_image(hands / "images" / "1003.png")
+    for name, pixels in {"a": image, "b": image[::-1, ::-1], "c": 255 - image}.items():
+        cv2.imwrite(str(tmp_path / f"{name}.png"), pixels)
+    found = objects(predict(trained, *(tmp_path / f"{name}.png" for name in "abc"), "--json"))
+    assert [len(each["remarks"]) for each in found] == [0, 1, 1]
+    assert max(each["months"] for each in found) - min(each["months"] for each in found) < 1

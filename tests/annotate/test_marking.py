@@ -10,6 +10,7 @@ import sys
 import threading
 from dataclasses import replace
 
+import cv2
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -18,8 +19,11 @@ from bonecaffe import files
 from bonecaffe.annotate import marking as marking_module
 from bonecaffe.annotate import shared_table
 from bonecaffe.annotate.marking import Conflict, Marking, Marks, opened
+from bonecaffe.annotate.pictures import Pictures
 from bonecaffe.annotate.server import make_app
 from bonecaffe.errors import AnnotateError, PointsError
+from bonecaffe.hands import standard_view
+from bonecaffe.hands.images import read_image
 from bonecaffe.hands.provenance import count_accepted, count_unmarked, unmarked
 from bonecaffe.hands.reference_points import COLUMNS, POINT_NAMES, read_points, write_points
 from bonecaffe.recipe import Recipe
@@ -553,3 +557,26 @@ def test_conflict_shows_what_is_there(client):
     answer = client.put("/secret/hands/1001", json={**marks, "points": [None] * 7}, headers=HOST)
     assert answer.status_code == 409
     assert answer.get_json()["hand"]["points"][0] == [5, 6]
+
+
+def test_dark_bones_and_turned_hands_are_remarked(hands, tmp_path):
+    """The page is told what `points check --images` tells, from pixels and points; the crop it shows is set right."""
+    images = tmp_path / "images"
+    images.mkdir()
+    marked = read_points(hands / "points.csv")["1003"]
+    upright = read_image(hands / "images" / "1003.png")
+    cv2.imwrite(str(images / "1.png"), 255 - upright)
+    cv2.imwrite(str(images / "2.png"), upright[::-1, ::-1])
+    cv2.imwrite(str(images / "3.png"), upright)
+    preparation = Recipe.load("paper").preparation
+    with opened(images, tmp_path / "points.csv") as marking:
+        pictures = Pictures(marking, preparation)
+        other = standard_view.turned(marked, 2).points
+        assert pictures.remarks("1", marked.points) == ["Bones are dark; the image is inverted for the crop."]
+        assert pictures.remarks("2", other) == pictures.remarks("3", marked.points) == []
+        assert marking.remarks("2", other) == [
+            "The hand lies turned by 180 degrees; it is turned upright for the crop."
+        ]
+        assert pictures.remarks("1", (*marked.points[:6], None)) == []
+        crops = [pictures.thumbnail("1", marked.points), pictures.thumbnail("2", other)]
+        assert crops == [pictures.thumbnail("3", marked.points)] * 2
