@@ -20,6 +20,8 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, tiny
 
+from bonecaffe.hands import cases
+from bonecaffe.hands.cases import split_cases
 from bonecaffe.hands.phantom import dataset
 
 INTERRUPTS = int(os.environ.get("BONECAFFE_INTERRUPTS", "60"))
@@ -88,10 +90,15 @@ def family(mark: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def case(tmp_path_factory) -> Case:
-    """Three large phantoms, each under many names: long to read, and quick to make."""
+    """Three large phantoms, each under many names on one side of the split: long to read, and quick to make."""
     folder = tmp_path_factory.mktemp("large")
     few, data = folder / "few", folder / "data"
     dataset.write(few, 3, 8, (1600, 2080))
+    recipe_of = tiny(data__train_cases=IMAGES - 60, data__test_cases=60)
+    ids = [str(2000 + n) for n in range(IMAGES)]
+    train, _ = split_cases([cases.Case(each, 100) for each in ids], IMAGES - 60, 60, recipe_of.data.split_seed)
+    trained = {each.id for each in train}
+    which = {each: n % 2 if each in trained else 2 for n, each in enumerate(ids)}
     (data / "images").mkdir(parents=True)
     for name in ("ages.csv", "points.csv"):
         with open(few / name, newline="") as file:
@@ -99,12 +106,12 @@ def case(tmp_path_factory) -> Case:
         with open(data / name, "w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(header)
-            writer.writerows([str(2000 + n), *rows[n % 3][1:]] for n in range(IMAGES))
+            writer.writerows([each, *rows[which[each]][1:]] for each in ids)
     names = [row[0] for row in rows]
-    for n in range(IMAGES):
-        os.link(few / "images" / f"{names[n % 3]}.png", data / "images" / f"{2000 + n}.png")
+    for each in ids:
+        os.link(few / "images" / f"{names[which[each]]}.png", data / "images" / f"{each}.png")
     recipe = folder / "recipe.yaml"
-    recipe.write_text(tiny(data__train_cases=IMAGES - 60, data__test_cases=60).to_yaml())
+    recipe.write_text(recipe_of.to_yaml())
     made = Case(data, recipe, {}, 0.0)
     began = time.monotonic()
     process = made.start(folder / "run", "undisturbed", folder / "log")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from bonecaffe.errors import BonecaffeError, Problems
 from bonecaffe.files import Table, followed, read_bytes, table_text, write_if_unchanged
 
-_READS = 50
+_PATIENCE_S = 5.0
 
 Row = dict[str, str]
 
@@ -58,13 +59,15 @@ class SharedTable:
         now = signature(self.target)
         if now == self._signature:
             return
-        for _ in range(_READS):
+        until = time.monotonic() + _PATIENCE_S
+        while True:
             content = self._bytes()
             columns, rows = self._parse() if content else (self._own_columns, {})
             if self._bytes() == content:
                 break
-        else:
-            raise self._error(f"{self.path}: another program writes it all the time. Stop that program.")
+            if time.monotonic() > until:
+                raise self._error(f"{self.path}: another program writes it all the time. Stop that program.")
+            time.sleep(0.001)
         accept(rows)
         self.columns, self.rows, self._content, self._signature = columns, rows, content, now
 

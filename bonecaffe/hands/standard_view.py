@@ -44,8 +44,8 @@ class Polarity(StrEnum):
 def tilt(points: Sequence[Sequence[float]]) -> float:
     """Degrees by which a hand, seven points (x, y), is turned clockwise from upright: from -180 to 180.
 
-    >>> tilt([(0, 0), (10, 0), (30, 20), (18, 60), (9, 65), (0, 62), (-10, 55)]) > 170  # fingers down
-    True
+    >>> round(tilt([(0, 0), (10, 0), (30, 20), (18, 60), (9, 65), (0, 62), (-10, 55)]))  # fingers down
+    -179
     """
     places = np.asarray(points, float)
     up = places[3:].mean(axis=0) - places[:2].mean(axis=0)

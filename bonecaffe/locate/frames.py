@@ -148,10 +148,16 @@ class Pyramid:
 def even(square: Picture) -> Picture:
     """Local contrast made even, about 128, between 0 and 255: what is left is structure, whatever the exposure."""
     spread = square.shape[0] / 10
-    rest = square - cv2.GaussianBlur(square, (0, 0), spread)
-    power = cv2.GaussianBlur(rest * rest, (0, 0), spread)
+    rest = square - _wide_blur(square, spread)
+    power = _wide_blur(rest * rest, spread)
     scale = np.sqrt(power) + 0.35 * math.sqrt(float(power.mean())) + 0.25
     return np.asarray(np.clip(rest / scale * 44 + 128, 0, 255), np.float32)
+
+
+def _wide_blur(square: Picture, spread: float) -> Picture:
+    """A Gaussian blur by many pixels, computed at half the size: the same to a grey level, in a quarter of the time."""
+    half = cv2.GaussianBlur(cv2.resize(square, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA), (0, 0), spread / 2)
+    return np.asarray(cv2.resize(half, square.shape[::-1], interpolation=cv2.INTER_LINEAR), np.float32)
 
 
 def cut(image: Pyramid, frames: Sequence[Frame], bend: Places | None = None) -> Picture:
@@ -168,8 +174,10 @@ def cut(image: Pyramid, frames: Sequence[Frame], bend: Places | None = None) -> 
     for frame in frames:
         x, y = np.moveaxis(((frame.to_image(places) + 0.5) / octave - 0.5).astype(np.float32), -1, 0)
         square = cv2.remap(picture, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        outside = np.maximum.reduce([-x, x - last_x, -y, y - last_y, np.zeros_like(x)]) * (octave * SIDE / frame.size)
-        squares.append(image.film + (square - image.film) * np.exp(-outside / _FADE))
+        if min(x.min(), y.min(), last_x - x.max(), last_y - y.max()) < 0:
+            outside = np.maximum.reduce([-x, x - last_x, -y, y - last_y, np.zeros_like(x)])
+            square = image.film + (square - image.film) * np.exp(-outside * (octave * SIDE / frame.size / _FADE))
+        squares.append(square)
     return np.asarray(squares, np.float32)
 
 

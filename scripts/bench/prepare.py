@@ -16,7 +16,7 @@ from bonecaffe import histeq
 from bonecaffe.caffe import programs
 from bonecaffe.hands.reference_points import read_points
 
-from .workbench import CORES, Row, Workbench, decode, prepared
+from .workbench import CORES, Row, Workbench, decode, prepared, vary
 
 COPIES = 8
 
@@ -94,4 +94,4 @@ def _add_ten(data: Path) -> None:
         cells = pandas.read_csv(data / name, dtype=str)
         pandas.concat([cells, cells[:10].assign(id="more" + cells.id[:10])]).to_csv(data / name, index=False)
     for image in (data / "images" / f"{case_id}.png" for case_id in cells.id[:10]):
-        os.link(image, image.with_name(f"more{image.name}"))
+        vary(image, image.with_name(f"more{image.name}"), 77)

@@ -19,7 +19,7 @@ import cv2
 import pandas
 
 from bonecaffe import Recipe
-from bonecaffe.hands.images import read_image
+from bonecaffe.hands.images import encode_png, read_image
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CORES = len(os.sched_getaffinity(0))
@@ -49,6 +49,13 @@ class Cost(NamedTuple):
     peak: Memory
 
 
+def vary(image: Path, target: Path, number: int) -> None:
+    """The image again, its corner's grey changed by a number: `prepare` refuses the same image on both sides."""
+    pixels = read_image(image)
+    pixels[-1, -1] = (int(pixels[-1, -1]) + number) % 256
+    target.write_bytes(encode_png(pixels))
+
+
 @dataclass(frozen=True)
 class Workbench:
     """The folder of one bench, empty at first, and how many hands the parts work on."""
@@ -68,7 +75,7 @@ class Workbench:
         return timed("phantom", data, "--count", self.count, "--size", "1000x1300")
 
     def rsna(self, copies: int = 1) -> Path:
-        """Half of ``count`` phantoms of RSNA's sizes (about 1500 x 2000), each under ``copies`` ids by hard links."""
+        """Half of ``count`` phantoms of RSNA's sizes (1500 x 2000), each under ``copies`` ids, one pixel changed."""
         count = self.count // 2
         made, data = self.folder / f"rsna{count}", self.folder / f"rsna{count}x{copies}"
         if data.is_dir():
@@ -82,7 +89,7 @@ class Workbench:
             pandas.concat([cells] * copies).assign(id=ids).to_csv(data / name, index=False)
         for image in (made / "images").iterdir():
             for copy in range(copies):
-                os.link(image, data / "images" / f"{copy}{image.name}")
+                vary(image, data / "images" / f"{copy}{image.name}", copy)
         return data
 
     def recipe(self, name: str, extends: str, values: Mapping[str, object]) -> Path:

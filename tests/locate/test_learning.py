@@ -58,9 +58,9 @@ def test_a_frame_of_the_same_size_is_the_image():
     moved = seen(Frame((SIDE - 1) / 2 + 10, (SIDE - 1) / 2, SIDE))
     assert np.array_equal(moved[:, :-10], image[:, 10:])
     film = np.median(np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]]))
-    left = (moved[:, -9:] - film) / (image[:, -1:] - film + 1e-9)
+    left = (moved[:, -10:] - film) / (image[:, -1:] - film + 1e-9)
     kept = image[:, -1] != film
-    assert np.allclose(left[kept], np.exp(-np.arange(1, 10) / 8), atol=1e-3)
+    assert np.allclose(left[kept], np.exp(-np.arange(1, 11) / 8), atol=1e-3)
     quarter = seen(Frame((SIDE - 1) / 2, (SIDE - 1) / 2, SIDE, math.pi / 2))
     assert np.abs(quarter - np.rot90(image)).max() < 0.01
 
