@@ -38,7 +38,7 @@ from bonecaffe.prepare.normalize import normalize_viewed, viewed
 from bonecaffe.prepare.outputs import check_images, prepared_of, read_prepared, split_of
 from bonecaffe.progress import Progress, unseen
 from bonecaffe.records import Predicted, is_current, outputs_of
-from bonecaffe.run import RunDir
+from bonecaffe.run import RunDir, written_by
 
 PREDICTION_COLUMNS = ("id", "boneage_months", "predicted_months", "male")
 BATCH = 32
@@ -151,7 +151,18 @@ def model_file(run: RunDir, iteration: int | None = None) -> snapshots.Snapshot:
     flaw = chosen.model_flaw()
     if flaw:
         raise PredictError(f"{flaw} Train on with --resume, or name another with --snapshot.")
+    _check_written_here(run, chosen)
     return chosen
+
+
+def _check_written_here(run: RunDir, snapshot: snapshots.Snapshot) -> None:
+    """Refuse a model that the recorded training did not write: its numbers would be another training's."""
+    trained = run.read().train
+    if trained is not None and not written_by(run, trained, snapshot.caffemodel):
+        raise PredictError(
+            f"{snapshot.caffemodel}: not as the recorded training of {run} wrote it. Restore it or move it away, or "
+            "name another snapshot with --snapshot."
+        )
 
 
 def _check_unchanged(run: RunDir) -> None:
@@ -376,6 +387,8 @@ def complete_models(run: RunDir) -> list[snapshots.Snapshot]:
     found = [snapshot for snapshot in snapshots.find(run.snapshots) if snapshot.model_flaw() is None]
     if not found:
         raise PredictError(f"{run}: no complete snapshots here; train it first: bonecaffe train {run}")
+    for snapshot in found:
+        _check_written_here(run, snapshot)
     return found
 
 

@@ -14,12 +14,23 @@ from pathlib import Path
 from bonecaffe import files
 from bonecaffe.errors import RunError
 from bonecaffe.recipe import Change, Recipe
-from bonecaffe.records import Manifest, Record, State, parse_manifest
+from bonecaffe.records import Manifest, Record, State, Trained, is_intact, parse_manifest
 
 SPLITS = ("train", "test")
 
 WORK = ".prepare"
 """The folder in a run where `prepare` works; gone when it is done."""
+
+
+def written_by(run: RunDir, trained: Trained, file: Path) -> bool:
+    """Whether a snapshot's file is one that the recorded training left, unchanged.
+
+    While a training runs, or was killed with its driver, its newest files are not on record yet: they count.
+    """
+    name = run.name_of(file)
+    if name in trained.outputs:
+        return is_intact(run.path, trained, name)
+    return trained.state is State.RUNNING
 
 
 class RunDir:

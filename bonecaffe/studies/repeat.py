@@ -96,6 +96,7 @@ def one(
             pass
     workers = None if plan.cpu else 1
     prepare(run, plan.images, plan.ages, plan.points, plan.recipe_for(seed), workers=workers, ages_in=plan.ages_in)
+    _check_weights(run, plan)
     if (iteration := _diverged_before(run, plan)) is not None:
         return Result(seed, State.DIVERGED, iteration)
     if _start_again(run):
@@ -121,6 +122,18 @@ def one(
         test.ccc,
         test.max_error_months,
     )
+
+
+def _check_weights(run: RunDir, plan: Repetition) -> None:
+    """RepeatError when a training that is there started from other weights: the seeds would be of two kinds."""
+    trained = run.read().train
+    if trained is None:
+        return
+    weights = given_weights(plan.weights) if plan.weights is not None else None
+    before, now = (each.sha256 if each else None for each in (trained.weights, weights))
+    if before != now:
+        started, asked = (f"from {each.name}" if each else "from the fillers" for each in (trained.weights, weights))
+        raise RepeatError(f"{run}: was trained {started}, and is asked for {asked}. Give another --out.")
 
 
 def _diverged_before(run: RunDir, plan: Repetition) -> int | None:

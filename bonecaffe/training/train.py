@@ -21,7 +21,7 @@ from bonecaffe.prepare import outputs
 from bonecaffe.prepare.prepare import adopt
 from bonecaffe.recipe import Change, Recipe
 from bonecaffe.records import Attempt, GivenWeights, Launch, State, Trained, outputs_of
-from bonecaffe.run import RunDir
+from bonecaffe.run import RunDir, written_by
 from bonecaffe.training import launch as launches
 from bonecaffe.training import preflight
 from bonecaffe.training.alarms import Alarms, Constant
@@ -90,6 +90,12 @@ def _check(run: RunDir, given: Path | None, gpu: str | None, cpu: bool, resume: 
     inputs = definitions.intend(run, launched).inputs(outputs.prepared_of(run).key)
     earlier = snapshots.find(run.snapshots)
     if before and before.state is State.FINISHED and before.inputs == inputs and _complete(earlier, before.iteration):
+        if weights is not None and (before.weights is None or before.weights.sha256 != weights.sha256):
+            started = f"from {before.weights.name}" if before.weights else "from the fillers"
+            raise TrainError(
+                f"{run}: trained already, {started}; {given} holds other weights. Prepare another run folder for them, "
+                f"or remove {run.snapshots} to give this model up."
+            )
         return None
     if earlier and not resume:
         raise TrainError(
@@ -119,6 +125,12 @@ def _to_resume(
     run: RunDir, before: Trained | None, inputs: dict[str, str], earlier: list[snapshots.Snapshot], say: Say
 ) -> snapshots.Snapshot:
     """The newest complete snapshot; TrainError when there is none, or when what it was trained on has changed."""
+    if before is None and earlier:
+        raise TrainError(
+            f"{run.snapshots}: snapshots of a training that is not on record here, so what they were trained on is not "
+            "known. Resume in the run that they come from, or give their caffemodel by --weights, with the snapshots "
+            "moved away."
+        )
     if before is not None and before.inputs != inputs:
         changed = ", ".join(name for name in inputs if inputs[name] != before.inputs.get(name))
         raise TrainError(
@@ -129,6 +141,13 @@ def _to_resume(
         raise TrainError(
             f"{run.snapshots}: no complete snapshot to resume from. Remove {run.snapshots} and train again."
         )
+    if before is not None:
+        foreign = [file for file in (snapshot.caffemodel, snapshot.solverstate) if not written_by(run, before, file)]
+        if foreign:
+            raise TrainError(
+                f"{foreign[0]}: not as the recorded training wrote it. Restore it, or remove it to resume from an "
+                "earlier snapshot."
+            )
     for newer in earlier:
         if newer.iteration > snapshot.iteration:
             say(f"passed over an incomplete snapshot: {newer.flaw()}")
@@ -216,7 +235,7 @@ def _drive(
     except BaseException as error:  # Caffe was stopped; record by what before it goes on
         with contextlib.suppress(RunError, OSError):
             died = attempt.model_copy(update={"state": State.DIED, "why": f"the driver failed: {type(error).__name__}"})
-            run.record(_with_last(record, died, state=State.DIED))
+            run.record(_with_last(record, died, state=State.DIED, **outputs_of(run.path, _left(run))))
         raise
     ended = attempt.model_copy(
         update={

@@ -1,0 +1,99 @@
+"""A run's model is the one that its recorded training wrote: others are not predicted with, resumed or passed as it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+from bonecaffe.caffe import snapshots
+from bonecaffe.errors import PredictError, RepeatError, TrainError
+from bonecaffe.evaluation.by_snapshot import evaluate_all
+from bonecaffe.predict import Predictor, predict_run
+from bonecaffe.progress import unseen
+from bonecaffe.records import State
+from bonecaffe.studies import repeat
+from bonecaffe.training import train
+
+
+def swapped(run):
+    """The last caffemodel replaced by the first one's."""
+    first, *_, last = snapshots.find(run.snapshots)
+    shutil.copyfile(first.caffemodel, last.caffemodel)
+    return first, last
+
+
+def test_a_swapped_model_is_not_predicted_with(own_trained):
+    """Its iteration would be given to another's numbers."""
+    first, last = swapped(own_trained)
+    for use in (Predictor, predict_run, lambda run: evaluate_all(run, unseen)):
+        with pytest.raises(PredictError, match=rf"{last.caffemodel.name}: not as the recorded training"):
+            use(own_trained)
+    assert Predictor(own_trained, first.iteration).snapshot.iteration == first.iteration
+
+
+def test_a_copied_run_is_itself(trained, tmp_path):
+    """Copied without its times, it is known by its hashes."""
+    copy = type(trained)(shutil.copytree(trained.path, tmp_path / "copy", copy_function=shutil.copyfile))
+    assert Predictor(copy).snapshot.iteration == Predictor(trained).snapshot.iteration
+
+
+def test_a_foreign_model_is_not_the_last_one(own_trained):
+    """A caffemodel that somebody put beside the run's own is refused by name."""
+    last = snapshots.find(own_trained.snapshots)[-1]
+    foreign = own_trained.snapshots / f"foreign_iter_{last.iteration + 87}.caffemodel"
+    shutil.copyfile(last.caffemodel, foreign)
+    with pytest.raises(PredictError, match="foreign_iter_"):
+        Predictor(own_trained)
+
+
+def test_snapshots_of_no_recorded_training_are_not_resumed(own_run, trained):
+    """Copied into a run that was never trained, they would pass as its own."""
+    shutil.copytree(trained.snapshots, own_run.snapshots)
+    with pytest.raises(TrainError, match="not on record here"):
+        train.train(own_run, resume=True)
+    assert own_run.read().train is None
+
+
+def test_a_swapped_model_is_not_resumed(own_trained):
+    """Caffe goes on from the caffemodel that the solverstate names."""
+    record = own_trained.read().train
+    own_trained.record(record.model_copy(update={"state": State.INTERRUPTED}))
+    _, last = swapped(own_trained)
+    with pytest.raises(TrainError, match=rf"{last.caffemodel.name}: not as the recorded training"):
+        train.train(own_trained, resume=True)
+
+
+def test_what_a_killed_driver_left_is_resumed(own_trained):
+    """Its newest snapshots are on no record yet."""
+    record = own_trained.read().train
+    last = snapshots.find(own_trained.snapshots)[-1]
+    names = {own_trained.name_of(file) for file in (last.caffemodel, last.solverstate)}
+    kept = {name: value for name, value in record.outputs.items() if name not in names}
+    own_trained.record(record.model_copy(update={"state": State.RUNNING, "outputs": kept}))
+    os.utime(last.caffemodel)
+    assert train.train(own_trained, resume=True) is not None
+    assert own_trained.read().train.state is State.FINISHED
+    assert Predictor(own_trained).snapshot.iteration == last.iteration
+
+
+def test_other_weights_are_not_ignored(own_trained, tmp_path):
+    """A finished run is asked to start from weights that it did not start from: refused, not "nothing to do"."""
+    weights = tmp_path / "w.caffemodel"
+    shutil.copyfile(snapshots.find(own_trained.snapshots)[0].caffemodel, weights)
+    with pytest.raises(TrainError, match=r"trained already, from the fillers; .*w\.caffemodel holds other weights"):
+        train.train(own_trained, weights)
+    assert train.train(own_trained) is None
+
+
+def test_repeat_does_not_mix_weights(own_trained, hands, tmp_path):
+    """A seed that was trained from other weights is not one of these repetitions."""
+    weights = tmp_path / "w.caffemodel"
+    shutil.copyfile(snapshots.find(own_trained.snapshots)[0].caffemodel, weights)
+    shutil.copytree(own_trained.path, tmp_path / "out" / "seed-1")
+    common = {"images": hands / "images", "ages": hands / "ages.csv", "points": hands / "points.csv", "cpu": True}
+    recipe = own_trained.recipe().to_yaml()
+    plan = repeat.Repetition(out=tmp_path / "out", recipe=recipe, weights=weights, gpu=None, **common)
+    with pytest.raises(RepeatError, match=r"seed-1: was trained from the fillers, and is asked for from w\.caffemodel"):
+        repeat._check_weights(type(own_trained)(tmp_path / "out" / "seed-1"), plan)
