@@ -125,7 +125,15 @@ class RunDir:
         """A path in the run that one of its files names; RunError when it leads out. ``whose`` names that file."""
         if not files.is_inside(path):
             raise RunError(f"{whose}: names {path!r}, which is outside of the run. Put a copy into {self.path}.")
-        return self.path / path
+        found = self.path / path
+        for part in (found, *found.parents):
+            if part == self.path:
+                break
+            if part.is_symlink():
+                raise RunError(
+                    f"{whose}: names {path!r}; {part} is a link, and may lead out of the run. Put a copy there."
+                )
+        return found
 
     # ---- records -----------------------------------------------------------------------------------------------
 

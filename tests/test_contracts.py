@@ -294,7 +294,7 @@ def test_killed_between_the_images_and_their_record(own_trained, hands, monkeypa
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(prepare, "outputs_of", killed)
         prepared_again(own_trained, hands, tiny())
-    assert own_trained.read().prepare is None
+    assert own_trained.read().prepare is not None  # so that another preparation is refused all the while
     assert prepared_again(own_trained, hands, tiny()).made is True
     assert predict_run(own_trained) == 12 and own_trained.read().train == model
     assert verify.first_broken(verify.verify(own_trained)) is None

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from bonecaffe.cli import main
 from bonecaffe.evaluation.evaluate import predict_and_evaluate
+from bonecaffe.network import definitions
 from bonecaffe.records import STAGES, Manifest, parse_manifest
 from bonecaffe.run import RunDir
 
@@ -374,3 +375,22 @@ def test_a_command_parses_the_manifest_once(stranger, hands, monkeypatch):
     parses.clear()
     assert CliRunner().invoke(main, ["train", str(stranger.path)]).exit_code == 0
     assert len(parses) == 1
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_link_that_a_definition_names_is_not_followed(own_run, prepared, deep):
+    """Caffe would read, or write, wherever it leads: another run's LMDB here."""
+    definitions.write(own_run, own_run.recipe())
+    name = "deep/foreign" if deep else "foreign"
+    (own_run.path / name).parent.mkdir(exist_ok=True)
+    target = own_run.path / ("deep" if deep else name)
+    if deep:
+        target.rmdir()
+        target.symlink_to(prepared.path)
+        name = "deep/train_lmdb"
+    else:
+        target.symlink_to(prepared.lmdb("train"))
+    text = own_run.train_val.read_text()
+    own_run.train_val.write_text(text.replace('"train_lmdb"', f'"{name}"'))
+    done = CliRunner().invoke(main, ["train", str(own_run.path), "--cpu"])
+    assert done.exit_code == 1 and "is a link, and may lead out of the run" in done.output, done.output

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -126,20 +127,41 @@ def write_example(staged: RunDir, image: Path, points: ReferencePoints) -> None:
     write_points(staged.example / "points.csv", [ReferencePoints(points.id, *size, moved)])
 
 
-def move_into_place(run: RunDir, staged: RunDir) -> None:
-    """Swap the staged outputs in. The record was taken out before and comes last, so a torn swap is done again."""
+@contextlib.contextmanager
+def moved_into_place(run: RunDir, staged: RunDir) -> Iterator[None]:
+    """Swap the staged outputs in, and back again when what is done inside fails.
+
+    The record is written inside, last. After a kill the record of before stands, its outputs are damaged, and the swap
+    is done again; a trained model is guarded all the while.
+    """
     old = staged.path / "old"
     remove(old)
     make_folder(old)
+    names = _names(run)
+    made: list[str] = []
+    try:
+        for name in names:
+            target = run.path / name
+            if os.path.lexists(target):
+                move(target, old / name)
+            if (staged.path / name).exists():  # exact labels are not always asked for
+                move(staged.path / name, target)
+                made.append(name)
+        yield
+    except BaseException:
+        for name in made:
+            remove(run.path / name)
+        for name in names:
+            if os.path.lexists(old / name):
+                move(old / name, run.path / name)
+        raise
+
+
+def _names(run: RunDir) -> list[str]:
     by_split = [
         path.name for split in SPLITS for path in (run.list_file(split), run.lmdb(split), run.labels_lmdb(split))
     ]
-    for name in [run.images.name, run.example.name, run.cases_file.name, *by_split]:
-        target = run.path / name
-        if os.path.lexists(target):
-            move(target, old / name)
-        if (staged.path / name).exists():  # exact labels are not always asked for
-            move(staged.path / name, target)
+    return [run.images.name, run.example.name, run.cases_file.name, *by_split]
 
 
 def files_of(run: RunDir, case_ids: Iterable[str]) -> list[Path]:

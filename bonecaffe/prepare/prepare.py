@@ -7,6 +7,7 @@ fails leaves the run as it was. Only this stage writes recipe.yaml.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bonecaffe.caffe import environment
-from bonecaffe.errors import PrepareError, RunError
+from bonecaffe.errors import BonecaffeError, PrepareError, RunError
 from bonecaffe.files import folder_made, make_folder, remove, sha256, sha256_file, write_text
 from bonecaffe.hands.cases import AgeUnit, Case, write_cases
 from bonecaffe.prepare import duplicates, imageset, outputs
@@ -24,7 +25,7 @@ from bonecaffe.prepare.inputs import Inputs, read_inputs, with_origin
 from bonecaffe.prepare.normalized import PIXELS, Job, NormalizedImage, jobs_of, normalize_all, sources
 from bonecaffe.progress import Progress, unseen
 from bonecaffe.recipe import Change, Recipe
-from bonecaffe.records import Prepared, Source, damaged, outputs_of
+from bonecaffe.records import Prepared, Source, damaged, digest, outputs_of
 from bonecaffe.run import SPLITS, RunDir
 
 
@@ -83,6 +84,7 @@ def _prepare(
     before = run.read().prepare
     jobs = jobs_of(inputs, recipe.preparation, run.work / "images")
     if before is None:
+        _check_model_stays(run, inputs, jobs, recipe)
         return _make(run, None, inputs, given, jobs, recipe, progress, workers), True, []
     known = sources(jobs, before)
     other = [name for name, value in _hashes(inputs, recipe, known).items() if before.inputs.get(name) != value]
@@ -98,6 +100,19 @@ def _prepare(
             before.recipe, f"{run.manifest_file}, prepare.recipe"
         )  # other reasons for the same values
     return adopt(run, recipe), False, changes
+
+
+def _check_model_stays(run: RunDir, inputs: Inputs, jobs: list[Job], recipe: Recipe) -> None:
+    """Refuse to orphan a model whose preparation is not on record: it was being replaced when it was killed."""
+    trained = run.read().train
+    if trained is None or not run.holds_model():
+        return
+    hashes = _hashes(inputs, recipe, {job.id: sha256_file(job.source) for job in jobs})
+    if digest(hashes) != trained.inputs["prepare"]:
+        raise RunError(
+            f"{run}: holds a trained model, and its preparation was interrupted while it was repaired. Prepare it with "
+            f"the hands, points and recipe that it had, or remove {run.snapshots} to give the model up."
+        )
 
 
 def adopt(run: RunDir, recipe: Recipe) -> Prepared:
@@ -169,29 +184,43 @@ def _make(
     outputs.write_example(staged, inputs.images[example.id], inputs.points[example.id])
     for stray in set(os.listdir(staged.images)) - {f"{job.id}.png" for job in jobs}:
         remove(staged.images / stray)
-    run.forget("prepare")
-    outputs.move_into_place(run, staged)
-    run.write_recipe(recipe)
     hashes = _hashes(inputs, recipe, {case_id: outcome.source_sha256 for case_id, outcome in outcomes.items()})
-    if before is not None and hashes != before.inputs:
-        run.forget("train", "predict", "evaluate", "evaluate_all")  # they speak of other images
     pngs = {f"images/{case_id}.png": outcome.png_sha256 for case_id, outcome in outcomes.items()}
-    record = Prepared(
-        inputs=hashes,
-        **outputs_of(run.path, outputs.files_of(run, outcomes), known=pngs),
-        by=environment.describe(),
-        recipe=recipe.to_yaml(),
-        sources={name: Source(name=given[name].name, sha256=sha256_file(given[name])) for name in ("ages", "points")},
-        images_folder=given["images"].name,
-        ages_in="years" if inputs.ages_in == "years" else None,
-        left_out=inputs.left_out,
-        records=counts,
-        split={split: tuple(case.id for case in inputs.split[split]) for split in SPLITS},
-        cases={case_id: outcome.case() for case_id, outcome in outcomes.items()},
-    )
-    run.record(record)
+    with _put_back(run, before), outputs.moved_into_place(run, staged):
+        run.write_recipe(recipe)
+        record = Prepared(
+            inputs=hashes,
+            **outputs_of(run.path, outputs.files_of(run, outcomes), known=pngs),
+            by=environment.describe(),
+            recipe=recipe.to_yaml(),
+            sources={
+                name: Source(name=given[name].name, sha256=sha256_file(given[name])) for name in ("ages", "points")
+            },
+            images_folder=given["images"].name,
+            ages_in="years" if inputs.ages_in == "years" else None,
+            left_out=inputs.left_out,
+            records=counts,
+            split={split: tuple(case.id for case in inputs.split[split]) for split in SPLITS},
+            cases={case_id: outcome.case() for case_id, outcome in outcomes.items()},
+        )
+        run.record(record)
+    if (trained := run.read().train) is not None and trained.inputs["prepare"] != record.key:
+        run.forget("train", "predict", "evaluate", "evaluate_all")  # they are of other images
     remove(run.work)
     return record
+
+
+@contextlib.contextmanager
+def _put_back(run: RunDir, before: Prepared | None) -> Iterator[None]:
+    """Record the preparation of before again, with its recipe, when the new one fails; its files are back by then."""
+    try:
+        yield
+    except BaseException:
+        if before is not None:
+            with contextlib.suppress(BonecaffeError, OSError):
+                run.write_recipe(Recipe.parse(before.recipe, run.recipe_file.name))
+                run.record(before)
+        raise
 
 
 def _pack(

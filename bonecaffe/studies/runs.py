@@ -69,6 +69,8 @@ def _figures(run: RunDir, manifest: Manifest) -> tuple[int | None, float | None,
     trained, predicted, evaluated = manifest.train, manifest.predict, manifest.evaluate
     if trained is None or predicted is None or evaluated is None or evaluated.inputs != predicted.outputs:
         return None, None, None
+    if manifest.prepare is None or predicted.inputs["prepare"] != manifest.prepare.key:
+        return None, None, None
     if not predicted.inputs.items() - {("prepare", predicted.inputs["prepare"])} <= trained.outputs.items():
         return None, None, None
     try:

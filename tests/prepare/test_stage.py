@@ -25,6 +25,7 @@ from bonecaffe.hands.images import find_images, read_image
 from bonecaffe.hands.reference_points import read_points, write_points
 from bonecaffe.prepare import imageset, normalize, normalized, prepare
 from bonecaffe.run import SPLITS, RunDir
+from bonecaffe.studies import verify
 
 
 def outputs(run):
@@ -455,3 +456,69 @@ def test_turned_and_dark_images_are_set_right_and_declared(hands, tmp_path):
         assert plain == odd_ones and plain
     again = prepare.prepare(runs["odd"], odd / "images", odd / "ages.csv", odd / "points.csv", recipe)
     assert not again.made and again.remarks == done.remarks  # what was done is on record
+
+
+KILLED = """
+import os, signal, sys
+from bonecaffe.cli import main
+from bonecaffe.prepare import outputs
+real, count = outputs.move, 0
+limit = int(sys.argv.pop(1))
+def move(source, target):
+    global count
+    real(source, target)
+    count += 1
+    if count == limit:
+        os.kill(os.getpid(), signal.SIGKILL)
+outputs.move = move
+main()
+"""
+
+
+@pytest.mark.parametrize("after", [1, 3, 8])
+def test_killed_in_its_swap_it_does_not_orphan_a_model(own_trained, hands, after):
+    """A repair of a trained run is killed among the moves: other hands are refused, the same ones repair it."""
+    given = ["--images", hands / "images", "--ages", hands / "ages.csv", "--points", hands / "points.csv"]
+    own_trained.cases_file.unlink()
+    call = ["prepare", own_trained.path, *given, "--jobs", "1"]
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, str(after), *map(str, call)], capture_output=True, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    again = [sys.executable, "-m", "bonecaffe", *map(str, call)]
+    other = subprocess.run([*again, "--seed", "7"], capture_output=True, text=True, check=False)
+    assert other.returncode == 1 and "holds a trained model" in other.stderr
+    same = subprocess.run(again, capture_output=True, text=True, check=False)
+    assert same.returncode == 0, same.stderr
+    assert verify.first_broken(verify.verify(own_trained)) is None
+
+
+@pytest.mark.parametrize("where", ["write_recipe", "record"])
+def test_a_failed_swap_is_put_back(own_trained, hands, where, monkeypatch):
+    """The disk is full when the new preparation is put on record: files, recipe and record of before are back."""
+    own_trained.cases_file.unlink()
+    before = {path: path.read_bytes() for path in own_trained.path.rglob("*") if path.is_file()}
+
+    def full(self, *given):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(RunDir, where, full)
+    arguments = (hands / "images", hands / "ages.csv", hands / "points.csv", own_trained.recipe())
+    with pytest.raises(OSError, match="No space"):
+        prepare.prepare(own_trained, *arguments, workers=1)
+    monkeypatch.undo()
+    after = {path: path.read_bytes() for path in own_trained.path.rglob("*") if path.is_file()}
+    assert after == before
+    assert prepare.prepare(own_trained, *arguments, workers=1).made
+    assert verify.first_broken(verify.verify(own_trained)) is None
+
+
+def test_a_model_without_its_preparation_on_record_is_guarded(own_trained, hands):
+    """Whatever lost the record: another split is refused, the same hands prepare it again."""
+    own_trained.forget("prepare")
+    other = own_trained.recipe().with_values({"data.split_seed": 7}, "test")
+    arguments = (hands / "images", hands / "ages.csv", hands / "points.csv")
+    with pytest.raises(RunError, match="holds a trained model, and its preparation was interrupted"):
+        prepare.prepare(own_trained, *arguments, other)
+    prepare.prepare(own_trained, *arguments, own_trained.recipe())
+    assert verify.first_broken(verify.verify(own_trained)) is None
