@@ -389,18 +389,25 @@ def copy_file(source: str | os.PathLike[str], target: str | os.PathLike[str]) ->
 def folder_made(path: str | os.PathLike[str]) -> Iterator[bool]:
     """Have a folder, its parents too; yield whether it is new.
 
-    When the block fails, the folders made are removed again, with their content.
+    When the block fails, the folders that this call made are removed again, the last one with its content: not one that
+    another process made at the same time, nor one that another holds by its ``.lock``.
     """
     path = Path(path)
-    new = [folder for folder in (path, *path.parents) if not folder.exists()]
-    path.mkdir(parents=True, exist_ok=True)
+    made: list[Path] = []
+    for folder in (*reversed(path.parents), path):
+        if not folder.exists():
+            with contextlib.suppress(FileExistsError):  # another process was quicker: it is theirs
+                folder.mkdir()
+                made.append(folder)
+    path.mkdir(exist_ok=True)  # raises where a file has the name
     try:
-        yield bool(new)
+        yield path in made
     except BaseException as error:
-        if new and not isinstance(error, KeyboardInterrupt):
-            shutil.rmtree(new[0], ignore_errors=True)
-            for folder in new[1:]:
-                with contextlib.suppress(OSError):
+        if not isinstance(error, KeyboardInterrupt):
+            if path in made and not holder(path / ".lock"):
+                shutil.rmtree(path, ignore_errors=True)
+            for folder in reversed(made):
+                with contextlib.suppress(OSError):  # not empty: somebody uses it
                     folder.rmdir()
         raise
 

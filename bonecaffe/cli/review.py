@@ -66,7 +66,7 @@ def sensitivity(
     from bonecaffe.studies import sensitivity as study
 
     points = read_points(table)
-    levels = percents or study.PERCENT
+    levels = tuple(dict.fromkeys(percents)) or study.PERCENT
     others = {"found": read_points(found)} if found else {}
     if again:
         others["marked again"] = second = read_points(again)

@@ -17,6 +17,7 @@ import pandas
 import pytest
 from conftest import REPOSITORY, edit_table, prepare_run, small_file_system, tiny
 
+from bonecaffe import files
 from bonecaffe.caffe import lmdb, programs
 from bonecaffe.errors import BonecaffeError, CasesError, ImageError, PointsError, PrepareError, RunError
 from bonecaffe.hands import standard_view
@@ -522,3 +523,36 @@ def test_a_model_without_its_preparation_on_record_is_guarded(own_trained, hands
         prepare.prepare(own_trained, *arguments, other)
     prepare.prepare(own_trained, *arguments, own_trained.recipe())
     assert verify.first_broken(verify.verify(own_trained)) is None
+
+
+def test_a_folder_that_another_process_made_or_holds_is_not_removed(tmp_path):
+    """Of two that make a folder at once, one made it; and whoever holds it keeps it when the other fails."""
+    with pytest.raises(ValueError, match="mine"), files.folder_made(tmp_path / "a" / "b") as new:
+        assert new
+        raise ValueError("mine")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ValueError, match="theirs"), files.folder_made(tmp_path / "run"):
+        (tmp_path / "run" / "work").mkdir()
+        with RunDir(tmp_path / "run").lock("prepare"):
+            raise ValueError("theirs")
+    assert not (tmp_path / "run").exists()  # the lock was released: nobody holds it
+    holding = RunDir(tmp_path / "run").lock("prepare")
+    with pytest.raises(ValueError, match="busy"), files.folder_made(tmp_path / "run"):
+        holding.__enter__()
+        raise ValueError("busy")
+    assert (tmp_path / "run" / ".lock").exists()
+    holding.__exit__(None, None, None)
+
+
+def test_two_first_prepares_leave_one_run(hands, tmp_path):
+    """Both are called at once on a new folder: at least one prepares it, and what it made is there."""
+    call = [sys.executable, "-m", "bonecaffe", "prepare", tmp_path / "run", "--images", hands / "images"]
+    call += ["--ages", hands / "ages.csv", "--points", hands / "points.csv", "--recipe", "smoke"]
+    call += ["--train", "8", "--test", "4"]
+    both = [subprocess.Popen([*map(str, call)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) for _ in range(2)]
+    errors = [process.communicate()[1].decode() for process in both]
+    assert 0 in {process.returncode for process in both}, errors
+    assert all(process.returncode == 0 or "in use" in error for process, error in zip(both, errors, strict=True)), (
+        errors
+    )
+    assert verify.first_broken(verify.verify(RunDir(tmp_path / "run"))) is None
