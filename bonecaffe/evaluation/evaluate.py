@@ -19,7 +19,7 @@ from bonecaffe.prepare.outputs import split_of
 from bonecaffe.progress import Progress, unseen
 from bonecaffe.records import Evaluated, outputs_of
 from bonecaffe.run import SPLITS, RunDir
-from bonecaffe.training.launch import recipe_as_trained
+from bonecaffe.training.launch import departures
 
 if TYPE_CHECKING:
     import pandas
@@ -78,7 +78,7 @@ def measure_tables(run: RunDir, tables: Tables, iteration: int) -> Evaluation:
             measured[split] = measure(truth, predicted, guess)
         except EvaluateError as error:
             raise EvaluateError(f"{run.predictions(split)}: {error}") from error
-    departs = bool(recipe_as_trained(run).departures())
+    departs = bool(departures(run))
     by_group = {split: groups(*given) for split, given in columns.items()}
     return Evaluation(iteration, measured, by_group, verdict(departs, measured["test"]))
 

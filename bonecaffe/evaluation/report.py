@@ -19,7 +19,7 @@ from bonecaffe.prepare.outputs import read_prepared, view_remarks
 from bonecaffe.recipe import Recipe
 from bonecaffe.records import Manifest
 from bonecaffe.run import SPLITS, RunDir
-from bonecaffe.training.launch import recipe_as_trained
+from bonecaffe.training.launch import departures, recipe_as_trained
 
 if TYPE_CHECKING:
     import pandas
@@ -53,7 +53,7 @@ def render(
     return template.render(
         run=run.path.resolve().name,
         recipe=recipe,
-        departures=recipe.departures(),
+        departures=departures(run, recipe),
         evaluation=evaluation,
         splits=SPLITS,
         paper=PAPER,

@@ -188,7 +188,7 @@ def _recipe(run: RunDir, prepared: Prepared) -> Check:
         written = read_json(run.departures, "record", RunError)["departures"]
         trained = run.read().train
         launched = launch.as_launched(recipe, trained.weights, trained.launch.gpus) if trained else recipe
-        if written != json.loads(json.dumps([departure._asdict() for departure in launched.departures()])):
+        if written != json.loads(json.dumps([departure._asdict() for departure in launch.departures(run, launched)])):
             yield "departures.json: not the departures of the run; run bonecaffe repro again"
 
 

@@ -74,9 +74,20 @@ def recipe_as_trained(run: RunDir) -> Recipe:
     return as_launched(recipe, trained.weights, trained.launch.gpus) if trained else recipe
 
 
-def departures(run: RunDir) -> list[Departure]:
-    """In which fields a run departs from the paper: by its recipe, and by how its training was started."""
-    return recipe_as_trained(run).departures()
+def departures(run: RunDir, recipe: Recipe | None = None) -> list[Departure]:
+    """In what a run departs from the paper: by its recipe, by how its training was started, by files edited by hand.
+
+    ``recipe`` is that of the run as it was trained, where the caller has it.
+    """
+    found = (recipe or recipe_as_trained(run)).departures()
+    defined = run.read().prototxt
+    if defined is not None:
+        edited = [name for name, made in defined.generated.items() if defined.outputs.get(name, made) != made]
+        found += [Departure(name, "as the recipe gives it", "edited by hand", _EDITED) for name in edited]
+    return found
+
+
+_EDITED = "edited by hand in the run folder; the recipe's values are not those of this file"
 
 
 def init_weights(given: Path, target: Path, recipe: Recipe) -> str:

@@ -10,11 +10,14 @@ import pytest
 from bonecaffe.caffe import snapshots
 from bonecaffe.errors import PredictError, RepeatError, TrainError
 from bonecaffe.evaluation.by_snapshot import evaluate_all
+from bonecaffe.network import definitions
 from bonecaffe.predict import Predictor, predict_run
 from bonecaffe.progress import unseen
 from bonecaffe.records import State
-from bonecaffe.studies import repeat
+from bonecaffe.studies import repeat, verify
+from bonecaffe.studies.repro import write_departures
 from bonecaffe.training import train
+from bonecaffe.training.launch import departures
 
 
 def swapped(run):
@@ -97,3 +100,16 @@ def test_repeat_does_not_mix_weights(own_trained, hands, tmp_path):
     plan = repeat.Repetition(out=tmp_path / "out", recipe=recipe, weights=weights, gpu=None, **common)
     with pytest.raises(RepeatError, match=r"seed-1: was trained from the fillers, and is asked for from w\.caffemodel"):
         repeat._check_weights(type(own_trained)(tmp_path / "out" / "seed-1"), plan)
+
+
+def test_definitions_edited_by_hand_are_departures(own_run, hands):
+    """What was trained is then not what the recipe gives: `repro`, the verdict and `verify` know it."""
+    definitions.write(own_run, own_run.recipe())
+    assert not [each for each in departures(own_run) if each.here == "edited by hand"]
+    text = own_run.solver.read_text()
+    own_run.solver.write_text(text.replace("base_lr: ", "base_lr: 0.5 # was ", 1))
+    assert train.train(own_run, cpu=True) is not None
+    (edited,) = [each for each in departures(own_run) if each.here == "edited by hand"]
+    assert edited.field == "solver.prototxt"
+    _, written = write_departures(own_run)
+    assert edited in written and verify.first_broken(verify.verify(own_run)) is None
