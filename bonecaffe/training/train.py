@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -216,11 +217,12 @@ def _drive(
     course = launches.schedule(run, launch.gpus)
     by = environment.describe()
     before = start.before
+    kept = _still_outputs(before, start.started_at)
     attempt = Attempt(command=str(launch), start=begun, at=now(), by=by)
     record = Trained(
         inputs=start.inputs,
-        outputs=before.outputs if before else {},
-        stamps=before.stamps if before else {},
+        outputs=kept,
+        stamps={name: stamp for name, stamp in before.stamps.items() if name in kept} if before else {},
         by=by,
         state=State.RUNNING,
         iteration=start.started_at,
@@ -250,6 +252,17 @@ def _drive(
         _with_last(record, ended, state=outcome.state, iteration=outcome.iteration, **outputs_of(run.path, _left(run)))
     )
     return outcome
+
+
+def _still_outputs(before: Trained | None, started_at: int) -> dict[str, str]:
+    """Which outputs of an earlier training stand while it goes on: not the snapshots that will be written over."""
+    numbered = re.compile(r"_iter_(\d+)\.")
+
+    def stands(name: str) -> bool:
+        found = numbered.search(name)
+        return found is None or int(found[1]) <= started_at
+
+    return {name: value for name, value in before.outputs.items() if stands(name)} if before else {}
 
 
 def _with_last(record: Trained, attempt: Attempt, **facts: object) -> Trained:

@@ -113,3 +113,26 @@ def test_definitions_edited_by_hand_are_departures(own_run, hands):
     assert edited.field == "solver.prototxt"
     _, written = write_departures(own_run)
     assert edited in written and verify.first_broken(verify.verify(own_run)) is None
+
+
+def test_trained_again_and_killed_it_is_resumed(own_trained, monkeypatch):
+    """The snapshots of the training before are not held against those that the new one wrote under their names."""
+    shutil.rmtree(own_trained.snapshots)
+    before = own_trained.read().train
+    others = dict.fromkeys(before.outputs, "0" * 64)  # the same seed makes the same files: as if it had been another
+    own_trained.record(before.model_copy(update={"outputs": others, "stamps": {}, "state": State.INTERRUPTED}))
+    record = own_trained.record
+
+    def killed_before_its_end_is_recorded(made):
+        if getattr(made, "state", None) is State.RUNNING or made.stage != "train":
+            record(made)
+
+    monkeypatch.setattr(own_trained, "record", killed_before_its_end_is_recorded)
+    train.train(own_trained)
+    monkeypatch.undo()
+    assert own_trained.read().train.state is State.RUNNING
+    last = snapshots.find(own_trained.snapshots)[-1]
+    for file in (last.caffemodel, last.solverstate):
+        file.write_bytes(file.read_bytes())  # another time: the hash would have to tell
+    train.train(own_trained, resume=True)
+    assert own_trained.read().train.state is State.FINISHED
