@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
-from bonecaffe.hands import plausibility
+from bonecaffe.hands import ids, plausibility
 from bonecaffe.hands.reference_points import ReferencePoints
 
 
@@ -18,7 +18,7 @@ def about(hand: ReferencePoints, twins: Sequence[str] = ()) -> list[str]:
     >>> about(ReferencePoints("1", 400, 500, ((200, 400), *[(150, 100)] * 6)))[0]
     'Two joints are at the same place.'
     """
-    same = [f"the points are those of {', '.join(twins[:3])}{' …' if len(twins) > 3 else ''}"] if twins else []
+    same = [f"the points are those of {ids.listed(twins, at_most=3)}"] if twins else []
     return sentences([*_doubts(hand), *same])
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from bonecaffe.caffe import caffemodel
 from bonecaffe.errors import WeightsError
 
-_NAME = re.compile(r"_iter_(\d+)\.caffemodel$")
+_NAME = re.compile(r"_iter_(\d+)\.(?:caffemodel|solverstate)$")
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,20 @@ class Snapshot:
         return None
 
 
+def iteration_of(name: str) -> int | None:
+    """The iteration that Caffe put into the name of a caffemodel or solverstate; None for another file.
+
+    >>> iteration_of("snapshots/SNAPSHOT_iter_900.solverstate"), iteration_of("caffe.log")
+    (900, None)
+    """
+    match = _NAME.search(name)
+    return int(match[1]) if match else None
+
+
 def find(folder: Path) -> list[Snapshot]:
     """All snapshots in a folder by iteration, the newest last; complete or not."""
-    found = [
-        Snapshot(int(match[1]), path) for path in folder.glob("*.caffemodel") if (match := _NAME.search(path.name))
-    ]
+    numbered = ((iteration_of(path.name), path) for path in folder.glob("*.caffemodel"))
+    found = [Snapshot(iteration, path) for iteration, path in numbered if iteration is not None]
     return sorted(found, key=lambda snapshot: snapshot.iteration)
 
 

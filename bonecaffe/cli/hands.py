@@ -105,6 +105,7 @@ def export_points(table: Path, kind: str, out: Path, images: Path | None) -> Non
     """Write a points.csv as COCO keypoints, labelme files, or a tidy points.csv."""
     from bonecaffe.errors import PointsError
     from bonecaffe.files import folder_made, write_text
+    from bonecaffe.hands import ids
     from bonecaffe.hands.formats import coco, labelme
     from bonecaffe.hands.images import find_images, missing
     from bonecaffe.hands.reference_points import read_points, write_points
@@ -114,8 +115,7 @@ def export_points(table: Path, kind: str, out: Path, images: Path | None) -> Non
     if images is not None:
         found = find_images(images)
         if without := missing(hands, found):
-            more = " …" if len(without) > 5 else ""
-            raise PointsError(f"{images}: no image of {len(without)} hands in {table}: {', '.join(without[:5])}{more}.")
+            raise PointsError(f"{images}: no image of {len(without)} hands in {table}: {ids.listed(without)}.")
         names = {hand_id: found[hand_id].name for hand_id in hands}
     if kind == "labelme":
         targets = {
@@ -154,14 +154,13 @@ def check_points(table: Path, images: Path | None, sheet: Path | None) -> None:
     if sheet is not None and images is None:
         raise click.UsageError("--sheet needs --images")
     hands = read_points(table)
-    found = plausibility.all_doubts(hands)
-    files = find_images(images) if images is not None else {}
-    if images is not None:
+    files = {}
+    if images is None:
+        found = plausibility.all_doubts(hands)
+    else:
+        files = find_images(images)
         with progress_bar("check") as progress:
-            for done, (case_id, hand) in enumerate(hands.items(), start=1):
-                if doubts := plausibility.doubts_about_image(hand, files.get(case_id)):
-                    found.setdefault(case_id, []).extend(doubts)
-                progress(done, len(hands))
+            found = plausibility.all_doubts(hands, files, progress)
     for case_id, doubts in sorted(found.items()):
         click.echo(f"{case_id}: {'; '.join(doubts)}")
     shown = [case_id for case_id in sorted(found) if case_id in files]
@@ -248,6 +247,7 @@ def annotate(images: Path, table: Path, suggest: Path | None, recipe_name: str, 
     """
     from bonecaffe.annotate.marking import opened
     from bonecaffe.annotate.server import Server
+    from bonecaffe.hands import ids
     from bonecaffe.hands.images import passed_over
     from bonecaffe.hands.reference_points import read_points
     from bonecaffe.recipe import Recipe
@@ -261,8 +261,8 @@ def annotate(images: Path, table: Path, suggest: Path | None, recipe_name: str, 
         if others := passed_over(images):
             click.echo(f"{images}: no images, passed over: {others}")
         if left_out := marking.left_out:
-            said = f"{', '.join(left_out[:5])}{' …' if len(left_out) > 5 else ''}"
-            click.echo(f"{images}: {len(left_out)} images are links that lead out of it, and are not shown: {said}")
+            named = ids.listed(left_out)
+            click.echo(f"{images}: {len(left_out)} images are links that lead out of it, and are not shown: {named}")
         click.echo(f"{table}: {states.count('done')} of {len(states)} hands done, {states.count('skipped')} skipped")
         click.echo(f"Open {server.address}\nCtrl-C ends it; every click is on disk already.")
         if show and any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")):

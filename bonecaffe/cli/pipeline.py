@@ -252,7 +252,7 @@ def predict(
     predictor = Predictor(model, snapshot, gpu, engine=engine)
     for folder in filter(Path.is_dir, images):
         if others := passed_over(folder):
-            click.echo(f"bonecaffe: {on_one_line(str(folder))}: no images, passed over: {others}", err=True)
+            complain(f"{on_one_line(str(folder))}: no images, passed over: {others}")
     count, refused = 0, []
     for result in predictor.predict_hands(hands):
         count += 1
@@ -265,13 +265,13 @@ def predict(
             complain(on_one_line(result.reason))
         else:
             for remark in result.hand.remarks:
-                click.echo(f"bonecaffe: {on_one_line(f'{result.hand.image}: {remark}')}", err=True)
+                complain(on_one_line(f"{result.hand.image}: {remark}"))
     for each in refused:
         if each.error is not None:  # not the hand's fault: reported as it would be if it had ended the command
             raise each.error
     if refused:
         if count > 1:
-            click.echo(f"bonecaffe: {len(refused)} of {count} images refused", err=True)
+            complain(f"{len(refused)} of {count} images refused")
         raise click.exceptions.Exit(1)
 
 

@@ -196,9 +196,8 @@ def _example(run: RunDir, recipe: Recipe) -> dict[str, Any] | None:
     """The paper's figures 2 and 3 from a hand of this run; None where prepare kept none, or it cannot be read."""
     from bonecaffe.hands.images import read_image
     from bonecaffe.hands.reference_points import POINT_NAMES, read_points
-    from bonecaffe.hands.standard_view import Polarity, StandardView
     from bonecaffe.prepare.crop import crop
-    from bonecaffe.prepare.normalize import equalized_crop, normalize_viewed
+    from bonecaffe.prepare.normalize import equalized_crop, resize
 
     try:
         image = read_image(run.example / "hand.png")
@@ -207,8 +206,8 @@ def _example(run: RunDir, recipe: Recipe) -> dict[str, Any] | None:
         return None
     if image.shape != (hand.height, hand.width):
         return None
-    view = StandardView(image, hand, 0, Polarity.BRIGHT)  # as prepare keeps it
     settings = recipe.preparation
+    equalized = equalized_crop(image, hand, settings)  # prepare keeps it upright
     rectangle = hand.rectangle(settings.margin)
     return {
         "id": hand.id,
@@ -219,7 +218,7 @@ def _example(run: RunDir, recipe: Recipe) -> dict[str, Any] | None:
         "rectangle": rectangle,
         "steps": [
             ("crop: the smallest rectangle that holds the points", jpeg(crop(image, rectangle), 420)),
-            (f"histeq, {settings.histeq_levels} grey levels", jpeg(equalized_crop(image, hand, settings), 420)),
-            (f"resized to {settings.width} × {settings.height}", jpeg(normalize_viewed(view, settings), 420)),
+            (f"histeq, {settings.histeq_levels} grey levels", jpeg(equalized, 420)),
+            (f"resized to {settings.width} × {settings.height}", jpeg(resize(equalized, settings), 420)),
         ],
     }

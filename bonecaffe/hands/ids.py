@@ -166,8 +166,8 @@ def _key(text: str) -> str:
     return key.lstrip("0") or "0" if key.isdecimal() else key
 
 
-def listed(wanted: Iterable[str], known: Iterable[str], at_most: int = 5) -> str:
-    """Ids that were not found among ``known``, for an error: the first few, each with what was probably meant.
+def listed(wanted: Iterable[str], known: Iterable[str] = (), at_most: int = 5) -> str:
+    """The first few of several ids, for a sentence; of those not found among ``known``, each with what was meant.
 
     >>> listed(["1001.0", "1002.0", "x"], ["1001", "1002"], at_most=2)
     '1001.0 (did you mean 1001?), 1002.0 (did you mean 1002?) …'

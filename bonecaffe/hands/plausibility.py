@@ -12,6 +12,7 @@ from bonecaffe.hands.agreement import palm
 from bonecaffe.hands.images import read_image
 from bonecaffe.hands.reference_points import POINT_NAMES, ReferencePoints
 from bonecaffe.hands.standard_view import polarity_of, polarity_remarks, pose
+from bonecaffe.progress import Progress, unseen
 
 ASPECT = (0.5, 1.6)
 """Width over height of the rectangle: phantoms are between 0.75 and 1.05; turned hands further out."""
@@ -61,11 +62,20 @@ def doubts_about_image(hand: ReferencePoints, path: Path | None) -> list[str]:
     return polarity_remarks(polarity_of(image, hand.points))
 
 
-def all_doubts(hands: Mapping[str, ReferencePoints]) -> dict[str, list[str]]:
-    """The doubts about each hand that raises any, by id; the same points under two ids among them."""
+def all_doubts(
+    hands: Mapping[str, ReferencePoints], images: Mapping[str, Path] | None = None, progress: Progress = unseen
+) -> dict[str, list[str]]:
+    """The doubts about each hand that raises any, by id; the same points under two ids among them.
+
+    With ``images``, files by id, those about each hand's image too.
+    """
     found = {case_id: doubts(hand) for case_id, hand in hands.items()}
     first: dict[tuple[tuple[float, float], ...], str] = {}
     for case_id, hand in hands.items():
         if (twin := first.setdefault(hand.points, case_id)) != case_id:
             found[case_id].append(f"the very points of id {twin}")
+    if images is not None:
+        for done, (case_id, hand) in enumerate(hands.items(), start=1):
+            found[case_id] += doubts_about_image(hand, images.get(case_id))
+            progress(done, len(hands))
     return {case_id: strange for case_id, strange in found.items() if strange}

@@ -47,9 +47,13 @@ def tilt(points: Sequence[Sequence[float]]) -> float:
     >>> round(tilt([(0, 0), (10, 0), (30, 20), (18, 60), (9, 65), (0, 62), (-10, 55)]))  # fingers down
     -179
     """
-    places = np.asarray(points, float)
-    up = places[3:].mean(axis=0) - places[:2].mean(axis=0)
-    return math.degrees(math.atan2(up[0], -up[1]))
+    x, y = _up(np.asarray(points, float))
+    return math.degrees(math.atan2(x, -y))
+
+
+def _up(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The way (x, y) from the middle of the wrist to the middle of the knuckles, of seven points (7, 2)."""
+    return np.asarray(points[3:].mean(axis=0) - points[:2].mean(axis=0))
 
 
 def quarters(points: Sequence[Sequence[float]]) -> int:
@@ -180,7 +184,7 @@ def evidence(image: Image, points: Sequence[Sequence[float]]) -> tuple[float, fl
 def _around(image: Image, points: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """The part of an image about the points, scaled so that the palm has `_PALM` pixels; and the points in it."""
     height, width = image.shape
-    palm = max(1.0, float(np.hypot(*(points[3:].mean(axis=0) - points[:2].mean(axis=0)))))
+    palm = max(1.0, float(np.hypot(*_up(points))))
     room = 0.6 * palm
     left, top = (int(max(0, math.floor(low - room))) for low in points.min(axis=0))
     right, bottom = (math.ceil(high + room) + 1 for high in points.max(axis=0))

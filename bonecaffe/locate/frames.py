@@ -98,6 +98,7 @@ def beside(shape: tuple[int, int], points: Places) -> list[Frame]:
     height, width = shape
     (left, top), (right, bottom) = np.clip([points.min(axis=0), points.max(axis=0)], 0, (width - 1, height - 1))
     wide, high = right - left, bottom - top
+    angle = round(near(points).angle / (math.pi / 2)) * math.pi / 2
     found = []
     for x, y, w, h in (
         (0, 0, left, height),
@@ -106,7 +107,6 @@ def beside(shape: tuple[int, int], points: Places) -> list[Frame]:
         (0, bottom, width, height - bottom),
     ):
         if w >= wide / 2 and h >= high / 2:
-            angle = round(near(points).angle / (math.pi / 2)) * math.pi / 2
             found.append(Frame(x + (w - 1) / 2, y + (h - 1) / 2, max(w, h) * ROOM, angle))
     return found
 

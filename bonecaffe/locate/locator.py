@@ -124,14 +124,20 @@ class Locator:
 
     def _hand(self, film: Pyramid, places: list[Frame]) -> tuple[Places, float, float]:
         """The hand seen in squares of one part of the film: points (7, 2), steadiness and spread as in `Found`."""
-        points, steady = self._settle(film, self._best(film, self._see("whole", film, places)))
+        points, steady = self._settle(film, self._guess(film, places))
         return points, steady, self._spread(film, points)
+
+    def _guess(self, film: Pyramid, places: list[Frame]) -> Places:
+        """The best guess (7, 2) from afar, in squares of one size."""
+        return self._best(film, self._answers("whole", frames.cut(film, places), places))
 
     def _best(self, film: Pyramid, guesses: Places) -> Places:
         """Of guesses (n, 7, 2), each looked at twice from near: the one that is in order and moves least."""
         before = guesses
         for _ in range(2):
-            before, guesses = guesses, self._see("near", film, [frames.near(points) for points in guesses])
+            before, places = guesses, [frames.near(points) for points in guesses]
+            squares = np.concatenate([frames.cut(film, [place]) for place in places])  # each of a size of its own
+            guesses = self._answers("near", squares, places)
         moves = [_apart(a, b) for a, b in zip(before, guesses, strict=True)]
         return guesses[min(range(len(moves)), key=lambda number: (_strange(guesses[number]), moves[number]))]
 
@@ -153,7 +159,7 @@ class Locator:
         """Other hands beside, above or below the first one, as far as they are confidently seen."""
         found: list[Places] = []
         for place in frames.beside(film.shape, points):
-            guess = self._best(film, self._see("whole", film, [place]))
+            guess = self._guess(film, [place])
             size = wrist_to_knuckles(guess) / wrist_to_knuckles(points)
             if _strange(guess) or not _OTHER_SIZE[0] <= size <= _OTHER_SIZE[1] or _share(guess, points) > 0.2:
                 continue
@@ -169,13 +175,10 @@ class Locator:
         places = [here.shifted(*look[:4]) for look in looks]
         return self._answers("near", frames.cut(film, places), places, [look[4] for look in looks])
 
-    def _see(self, view: str, film: Pyramid, places: list[Frame]) -> Places:
-        """What a net answers to squares of the film, each of a size of its own: points in pixels (n, 7, 2)."""
-        return self._answers(view, np.concatenate([frames.cut(film, [place]) for place in places]), places)
-
     def _answers(
         self, view: str, squares: Picture, places: Sequence[Frame], inverted: Sequence[bool] | None = None
     ) -> Places:
+        """What a net answers to squares (n, SIDE, SIDE) that were cut at ``places``: points in pixels (n, 7, 2)."""
         squares = np.stack([frames.even(square) for square in squares])
         if inverted is not None:
             squares[inverted] = 255 - squares[inverted]

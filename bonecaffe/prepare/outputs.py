@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from bonecaffe.errors import CasesError, Problems, RunError
 from bonecaffe.files import make_folder, move, read_bytes, remove, sha256, write_bytes
+from bonecaffe.hands import ids
 from bonecaffe.hands import images as hand_images
 from bonecaffe.hands.cases import Case, read_cases
 from bonecaffe.hands.reference_points import ReferencePoints, write_points
@@ -70,19 +71,16 @@ def view_remarks(prepared: Prepared) -> list[str]:
     found = []
     if turned:
         each = "hand was" if len(turned) == 1 else "hands were"
-        found.append(f"{len(turned)} {each} turned upright, counter-clockwise, in degrees: {_named(turned.values())}")
+        found.append(
+            f"{len(turned)} {each} turned upright, counter-clockwise, in degrees: {ids.listed(turned.values())}"
+        )
     if dark:
         each = "image has" if len(dark) == 1 else "images have"
-        found.append(f"{len(dark)} {each} dark bones, inverted for the crop: {_named(dark)}")
+        found.append(f"{len(dark)} {each} dark bones, inverted for the crop: {ids.listed(dark)}")
     if unseen:
         each = "image hardly shows" if len(unseen) == 1 else "images hardly show"
-        found.append(f"{len(unseen)} {each} a hand at the points; look at them: {_named(unseen)}")
+        found.append(f"{len(unseen)} {each} a hand at the points; look at them: {ids.listed(unseen)}")
     return found
-
-
-def _named(texts: Iterable[str], at_most: int = 5) -> str:
-    texts = list(texts)
-    return ", ".join(texts[:at_most]) + " …" * (len(texts) > at_most)
 
 
 def check_images(run: RunDir) -> None:

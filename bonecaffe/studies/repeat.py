@@ -26,10 +26,10 @@ from bonecaffe.hands.cases import AgeUnit
 from bonecaffe.network.definitions import intend
 from bonecaffe.prepare.prepare import prepare
 from bonecaffe.recipe import Recipe
-from bonecaffe.records import State
+from bonecaffe.records import GivenWeights, State
 from bonecaffe.run import RunDir
 from bonecaffe.training.drive import Watcher
-from bonecaffe.training.launch import as_launched, given_weights, gpus_for
+from bonecaffe.training.launch import as_launched, given_weights, gpus_for, start_of
 from bonecaffe.training.train import train
 from bonecaffe.trees import read_json
 
@@ -96,8 +96,8 @@ def one(
             pass
     workers = None if plan.cpu else 1
     prepare(run, plan.images, plan.ages, plan.points, plan.recipe_for(seed), workers=workers, ages_in=plan.ages_in)
-    _check_weights(run, plan)
-    if (iteration := _diverged_before(run, plan)) is not None:
+    weights = _check_weights(run, plan)
+    if (iteration := _diverged_before(run, plan, weights)) is not None:
         return Result(seed, State.DIVERGED, iteration)
     if _start_again(run):
         say(f"no complete snapshot in {run.snapshots}; trained again")
@@ -124,24 +124,24 @@ def one(
     )
 
 
-def _check_weights(run: RunDir, plan: Repetition) -> None:
-    """RepeatError when a training that is there started from other weights: the seeds would be of two kinds."""
+def _check_weights(run: RunDir, plan: Repetition) -> GivenWeights | None:
+    """The plan's weights, where there is a training; RepeatError when it started from others: seeds of two kinds."""
     trained = run.read().train
     if trained is None:
-        return
+        return None
     weights = given_weights(plan.weights) if plan.weights is not None else None
     before, now = (each.sha256 if each else None for each in (trained.weights, weights))
     if before != now:
-        started, asked = (f"from {each.name}" if each else "from the fillers" for each in (trained.weights, weights))
+        started, asked = map(start_of, (trained.weights, weights))
         raise RepeatError(f"{run}: was trained {started}, and is asked for {asked}. Give another --out.")
+    return weights
 
 
-def _diverged_before(run: RunDir, plan: Repetition) -> int | None:
+def _diverged_before(run: RunDir, plan: Repetition, weights: GivenWeights | None) -> int | None:
     """The iteration at which this very training diverged before; None when it did not."""
     trained = run.read().train
     if trained is None or trained.state is not State.DIVERGED:
         return None
-    weights = given_weights(plan.weights) if plan.weights is not None else None
     recipe = as_launched(run.recipe(), weights, gpus_for(run.recipe(), plan.gpu, plan.cpu))
     same = intend(run, recipe).inputs(trained.inputs["prepare"]) == trained.inputs
     return trained.iteration if same else None

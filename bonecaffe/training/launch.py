@@ -50,6 +50,11 @@ def given_weights(path: Path) -> GivenWeights:
         raise TrainError(f"{path}: {error.strerror}: no weights to start from.") from error
 
 
+def start_of(weights: GivenWeights | None) -> str:
+    """What a training starts from, in words that follow it: the file's name, or the fillers."""
+    return f"from {weights.name}" if weights else "from the fillers"
+
+
 def as_launched(recipe: Recipe, weights: GivenWeights | None, gpus: str | None) -> Recipe:
     """The recipe with what the launch decides: which weights it started from, and where it was computed.
 

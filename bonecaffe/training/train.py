@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,10 +91,9 @@ def _check(run: RunDir, given: Path | None, gpu: str | None, cpu: bool, resume: 
     earlier = snapshots.find(run.snapshots)
     if before and before.state is State.FINISHED and before.inputs == inputs and _complete(earlier, before.iteration):
         if weights is not None and (before.weights is None or before.weights.sha256 != weights.sha256):
-            started = f"from {before.weights.name}" if before.weights else "from the fillers"
             raise TrainError(
-                f"{run}: trained already, {started}; {given} holds other weights. Prepare another run folder for them, "
-                f"or remove {run.snapshots} to give this model up."
+                f"{run}: trained already, {launches.start_of(before.weights)}; {given} holds other weights. "
+                f"Prepare another run folder for them, or remove {run.snapshots} to give this model up."
             )
         return None
     if earlier and not resume:
@@ -256,11 +254,10 @@ def _drive(
 
 def _still_outputs(before: Trained | None, started_at: int) -> dict[str, str]:
     """Which outputs of an earlier training stand while it goes on: not the snapshots that will be written over."""
-    numbered = re.compile(r"_iter_(\d+)\.")
 
     def stands(name: str) -> bool:
-        found = numbered.search(name)
-        return found is None or int(found[1]) <= started_at
+        iteration = snapshots.iteration_of(name)
+        return iteration is None or iteration <= started_at
 
     return {name: value for name, value in before.outputs.items() if stands(name)} if before else {}
 

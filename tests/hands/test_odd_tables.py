@@ -155,45 +155,41 @@ def refused_in_words(path, error):
     assert len(text) < 6000
 
 
+def accepted(path, block, make, read, refusal):
+    """The seeds of a block whose table is read, and what was; neither nearly all nor nearly none, the rest in words."""
+    count = 0
+    for seed in range(block * TABLES // 4, (block + 1) * TABLES // 4):
+        rng = random.Random(seed)
+        path.write_bytes(encode_fails(rng, make(rng)))
+        try:
+            found = read(path)
+        except refusal as error:
+            refused_in_words(path, error)
+            continue
+        count += 1
+        yield seed, found
+    assert 0.15 < count / (TABLES / 4) < 0.85
+
+
 @pytest.mark.parametrize("block", range(4))
 def test_odd_tables_of_ages(tmp_path, block):
     """Ids, ages, sexes: all that is accepted is written and read back."""
-    path, again = tmp_path / "ages.csv", tmp_path / "again.csv"
-    accepted = 0
-    for seed in range(block * TABLES // 4, (block + 1) * TABLES // 4):
-        rng = random.Random(seed)
-        path.write_bytes(encode_fails(rng, ages(rng)))
-        try:
-            cases = read_cases(path)
-        except CasesError as error:
-            refused_in_words(path, error)
-            continue
-        accepted += 1
+    again = tmp_path / "again.csv"
+    for seed, cases in accepted(tmp_path / "ages.csv", block, ages, read_cases, CasesError):
         assert all(ids.flaw(case.id) is None and 0 <= case.boneage_months <= 300 for case in cases)
         assert len({case.id for case in cases}) == len(cases)
         write_cases(again, cases)
         assert read_cases(again) == cases, seed
-    assert 0.15 < accepted / (TABLES / 4) < 0.85
 
 
 @pytest.mark.parametrize("block", range(4))
 def test_odd_tables_of_points(tmp_path, block):
     """All that is accepted is written and read back, to a tenth of a pixel."""
-    path, again = tmp_path / "points.csv", tmp_path / "again.csv"
-    accepted = 0
-    for seed in range(block * TABLES // 4, (block + 1) * TABLES // 4):
-        rng = random.Random(seed)
-        path.write_bytes(encode_fails(rng, points(rng)))
-        try:
-            hands = read_points(path)
-        except PointsError as error:
-            refused_in_words(path, error)
-            continue
-        accepted += 1
+    again = tmp_path / "again.csv"
+    for seed, hands in accepted(tmp_path / "points.csv", block, points, read_points, PointsError):
         assert all(ids.flaw(case_id) is None and not hand.problems() for case_id, hand in hands.items())
         write_points(again, hands.values())
         assert read_points(again) == {case_id: in_tenths(hand) for case_id, hand in hands.items()}, seed
-    assert 0.15 < accepted / (TABLES / 4) < 0.85
 
 
 def in_tenths(hand: ReferencePoints) -> ReferencePoints:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bonecaffe.errors import ImageError, PointsError, Problems
+from bonecaffe.hands import ids
 from bonecaffe.hands.formats.marks import Kind, LeftOut, Unmarked, left_out, listed, shown
 from bonecaffe.hands.formats.names import ImageNames
 from bonecaffe.hands.formats.parsing import SUFFIXES, parse
@@ -65,8 +66,8 @@ class Imported:
         for hand_id, note in self.notes:
             by_note.setdefault(note, []).append(hand_id)
         return [
-            f"{len(ids)} hand{'s' if len(ids) > 1 else ''} {note}: {', '.join(ids[:5])}{' …' if len(ids) > 5 else ''}"
-            for note, ids in by_note.items()
+            f"{len(noted)} hand{'s' if len(noted) > 1 else ''} {note}: {ids.listed(noted)}"
+            for note, noted in by_note.items()
         ]
 
 

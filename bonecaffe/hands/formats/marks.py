@@ -14,6 +14,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar
 
+from bonecaffe.hands import ids
 from bonecaffe.hands.fingers import Incomplete
 from bonecaffe.hands.reference_points import POINT_NAMES
 
@@ -206,8 +207,7 @@ def shown(value: Any, at_most: int = _SHOWN) -> str:
 
 def listed(labels: Iterable[str]) -> str:
     """The first few of several labels, each once."""
-    each = list(dict.fromkeys(labels))
-    return f"{', '.join(each[:5])}{' …' if len(each) > 5 else ''}"
+    return ids.listed(dict.fromkeys(labels))
 
 
 def member(node: Any, key: str, kind: type[Piece]) -> Piece:
