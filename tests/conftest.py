@@ -64,6 +64,15 @@ def disposition(number: signal.Signals, handler) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def makes_own_variables():
+    """A make that a test calls behaves as at a terminal, although ``make test`` hands its own variables down."""
+    with pytest.MonkeyPatch.context() as patched:
+        for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "GNUMAKEFLAGS", "BONECAFFE_MAKE"):
+            patched.delenv(name, raising=False)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def stopping_signals():
     """Ctrl-C and SIGTERM work as usual, here and in all child processes.
 
