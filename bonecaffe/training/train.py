@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bonecaffe.caffe import environment, installation, snapshots
 from bonecaffe.errors import RunError, TrainError
-from bonecaffe.files import make_folder, move, replacing
+from bonecaffe.files import make_folder, move, open_append, replacing
 from bonecaffe.hands.cases import Case
 from bonecaffe.network import definitions
 from bonecaffe.prepare import outputs
@@ -107,6 +107,8 @@ def _check(run: RunDir, given: Path | None, gpu: str | None, cpu: bool, resume: 
     if snapshot is None and given is None:
         launches.check_weights_given(recipe)
     installation.find().program("caffe")
+    if snapshot is not None and run.caffe_log.exists():
+        open_append(run.caffe_log).close()  # refused here, before anything is written or recorded
     return Start(recipe, edits, launched, weights, given, snapshot, gpus, inputs, before)
 
 
@@ -231,8 +233,8 @@ def _drive(
         files=definitions.files_in_use(run),
         attempts=(*_ended(before.attempts if before else ()), attempt),
     )
-    run.record(record)
     try:
+        run.record(record)
         outcome = drive(run, course, launch, start.started_at, lock, _alarms(run, course), watch, say)
     except BaseException as error:  # Caffe was stopped; record by what before it goes on
         with contextlib.suppress(RunError, OSError):
@@ -248,9 +250,15 @@ def _drive(
             "alarms": outcome.alarms,
         }
     )
-    run.record(
-        _with_last(record, ended, state=outcome.state, iteration=outcome.iteration, **outputs_of(run.path, _left(run)))
-    )
+    try:
+        left = outputs_of(run.path, _left(run))
+        run.record(_with_last(record, ended, state=outcome.state, iteration=outcome.iteration, **left))
+    except OSError as error:
+        why = f" ({outcome.why})" if outcome.why else ""
+        raise TrainError(
+            f"{run}: {outcome.state} at iteration {outcome.iteration}{why}, but this could not be recorded: "
+            f"{error.strerror}. The snapshots are kept. Make room, and record it with: bonecaffe train {run} --resume"
+        ) from error
     return outcome
 
 
