@@ -233,6 +233,8 @@ class Defined(Record):
 
     generated: dict[RunPath, Sha256]
     """The hash of each file's text as bonecaffe writes it; a file of another hash was edited by hand."""
+    intended: dict[RunPath, Sha256] = {}
+    """The same of files that were about to be moved into place; empty once they are there."""
     mean: dict[str, str]
     """What the mean is made of: the recipe's words for it, the images or the file it comes from."""
 

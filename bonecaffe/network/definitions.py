@@ -45,7 +45,9 @@ def intend(run: RunDir, recipe: Recipe) -> Definition:
     defined = run.read().prototxt
     edited = []
     for path, text in texts.items():
-        ours = (sha256(text), defined.generated.get(path.name) if defined else None)
+        ours = {sha256(text)}
+        if defined is not None:
+            ours |= {defined.generated.get(path.name, ""), defined.intended.get(path.name, "")}
         if path.is_file() and sha256_file(path) not in ours:
             edited.append(path)
             texts[path] = _text_of(path)
@@ -73,7 +75,8 @@ class Staging(NamedTuple):
 def staged(run: RunDir, recipe: Recipe) -> Iterator[Staging]:
     """Write the definition files and the mean beside their places.
 
-    They are moved there, and recorded, when the block ends well.
+    They are moved there, and recorded, when the block ends well. What is about to be moved is on record before: killed
+    in between, a file of ours would be taken for one that was edited by hand.
     """
     plan = intend(run, recipe)
     with contextlib.ExitStack() as stack:
@@ -84,6 +87,8 @@ def staged(run: RunDir, recipe: Recipe) -> Iterator[Staging]:
                 fill(temporary, [text.encode("utf-8")])
         facts = _stage_mean(run, recipe, plan.mean, files, stack)
         yield Staging(files, [path.name for path in plan.edited])
+        if files:
+            _record_intended(run, plan.generated)
     run.record(
         Defined(
             inputs={"recipe": sha256(recipe.to_yaml())},
@@ -93,6 +98,13 @@ def staged(run: RunDir, recipe: Recipe) -> Iterator[Staging]:
             mean=facts,
         )
     )
+
+
+def _record_intended(run: RunDir, generated: dict[str, str]) -> None:
+    before = run.read().prototxt
+    if before is None:
+        before = Defined(inputs={}, outputs={}, by=environment.describe(), generated={}, mean={})
+    run.record(before.model_copy(update={"intended": generated}))
 
 
 def files_in_use(run: RunDir) -> dict[str, str]:
@@ -121,8 +133,21 @@ def _mean_facts(run: RunDir, recipe: Recipe) -> dict[str, str]:
         prepared = run.read().prepare
         facts["prepare"] = prepared.key if prepared else ""
     elif given := mean.given_file(recipe):
-        facts["given_sha256"] = sha256_file(given) if given.is_file() else ""
+        facts["given_sha256"] = "" if _has_copy(run, facts) else sha256_file(given) if given.is_file() else ""
     return facts
+
+
+def _has_copy(run: RunDir, facts: dict[str, str]) -> bool:
+    """Whether a run that holds a model holds its copy of the given mean, too: the file outside no longer matters then.
+
+    Before there is a model, a file that changed is taken up.
+    """
+    defined = run.read().prototxt
+    if defined is None or not run.holds_model():
+        return False
+    if any(defined.mean.get(name) != value for name, value in facts.items()):
+        return False
+    return run.mean_file.is_file() and sha256_file(run.mean_file) == defined.mean.get("sha256")
 
 
 def _stage_mean(
@@ -144,6 +169,6 @@ def _stage_mean(
 
 
 def _same_mean(before: dict[str, str], facts: dict[str, str]) -> bool:
-    """Whether the mean is what it was; a given file that is gone since is taken for unchanged: the run has its copy."""
+    """Whether the mean is what it was; a given file that is not looked at, or gone, is taken for unchanged."""
     gone = facts.get("given_sha256") == ""
     return all(before.get(name) == value for name, value in facts.items() if not (gone and name == "given_sha256"))
