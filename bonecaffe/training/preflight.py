@@ -272,8 +272,10 @@ def _unlike_the_recipe(view: View, net: Any) -> Iterator[str]:
     fed = {tuple(layer.top) for layer in ours.layer if layer.type == "Data"}
     for layer in net.layer:
         known = layer.type == "Data" and tuple(layer.top) in fed
-        for field, value in () if known else _files_named(layer):
-            yield f"layer {layer.name}: {field} {value}: the record of the training would not name it. Remove the layer."
+        for name, value in () if known else _files_named(layer):
+            yield (
+                f"layer {layer.name}: {name} {value}: the record of the training would not name it. Remove the layer."
+            )
 
 
 def _is_data(layer: Any, phase: int) -> bool:
@@ -286,15 +288,11 @@ def _unlike(layer: Any, expected: Any) -> Iterator[str]:
             f"source {layer.data_param.source or 'is missing'}: not what prepare packed for it, and the record of the "
             f'training would not name it. Write source: "{expected.data_param.source}".'
         )
-    for field in _PIXELS:
-        value, ours = (_shown(getattr(each.transform_param, field)) for each in (layer, expected))
+    for name in _PIXELS:
+        value, ours = (_shown(getattr(each.transform_param, name)) for each in (layer, expected))
         if value != ours:
-            remedy = (
-                f" To train with another, change {_IN_RECIPE[field]} in recipe.yaml." if field in _IN_RECIPE else ""
-            )
-            yield (
-                f"{field} is {value}, the recipe has {ours}, and predictions follow the recipe. Put it back.{remedy}"
-            )
+            remedy = f" To train with another, change {_IN_RECIPE[name]} in recipe.yaml." if name in _IN_RECIPE else ""
+            yield (f"{name} is {value}, the recipe has {ours}, and predictions follow the recipe. Put it back.{remedy}")
 
 
 def _shown(value: Any) -> str:
@@ -305,10 +303,10 @@ def _shown(value: Any) -> str:
 
 def _files_named(message: Any) -> Iterator[tuple[str, str]]:
     """The files that a layer names, wherever in it: field and value."""
-    for field, value in message.ListFields():
-        if field.name in _FILES:
-            yield field.name, str(value)
-        elif field.message_type is not None:
+    for descriptor, value in message.ListFields():
+        if descriptor.name in _FILES:
+            yield descriptor.name, str(value)
+        elif descriptor.message_type is not None:
             for each in [value] if hasattr(value, "ListFields") else value:
                 yield from _files_named(each)
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bonecaffe.caffe import environment, installation, snapshots
 from bonecaffe.errors import RunError, TrainError
@@ -97,6 +97,9 @@ def _check(run: RunDir, given: Path | None, gpu: str | None, cpu: bool, resume: 
                 f"{run}: trained already, {started}; {given} holds other weights. Prepare another run folder for them, "
                 f"or remove {run.snapshots} to give this model up."
             )
+        for each in earlier:
+            if each.iteration == before.iteration:
+                _check_own(run, before, each.caffemodel)
         return None
     if earlier and not resume:
         raise TrainError(
@@ -144,17 +147,21 @@ def _to_resume(
         raise TrainError(
             f"{run.snapshots}: no complete snapshot to resume from. Remove {run.snapshots} and train again."
         )
-    if before is not None:
-        foreign = [file for file in (snapshot.caffemodel, snapshot.solverstate) if not written_by(run, before, file)]
-        if foreign:
-            raise TrainError(
-                f"{foreign[0]}: not as the recorded training wrote it. Restore it, or remove it to resume from an "
-                "earlier snapshot."
-            )
-    for newer in earlier:
-        if newer.iteration > snapshot.iteration:
-            say(f"passed over an incomplete snapshot: {newer.flaw()}")
+    for each in earlier:
+        flaw = each.flaw()
+        if flaw and each.iteration > snapshot.iteration:
+            say(f"passed over an incomplete snapshot: {flaw}")
+        if before is not None and not each.model_flaw():  # at the end all of them will be recorded as its own
+            _check_own(run, before, each.caffemodel)
+            if not flaw:
+                _check_own(run, before, each.solverstate)
     return snapshot
+
+
+def _check_own(run: RunDir, before: Trained, file: Path) -> None:
+    """TrainError for a snapshot's file that the recorded training did not write."""
+    if not written_by(run, before, file):
+        raise TrainError(f"{file}: not as the recorded training wrote it. Restore it, or move it out of the run.")
 
 
 # ---- write -------------------------------------------------------------------------------------------------------
@@ -219,12 +226,10 @@ def _drive(
     course = launches.schedule(run, launch.gpus)
     by = environment.describe()
     before = start.before
-    kept = _still_outputs(before, start.started_at)
     attempt = Attempt(command=str(launch), start=begun, at=now(), by=by)
     record = Trained(
         inputs=start.inputs,
-        outputs=kept,
-        stamps={name: stamp for name, stamp in before.stamps.items() if name in kept} if before else {},
+        **_kept(run, before, start.snapshot),
         by=by,
         state=State.RUNNING,
         iteration=start.started_at,
@@ -262,15 +267,16 @@ def _drive(
     return outcome
 
 
-def _still_outputs(before: Trained | None, started_at: int) -> dict[str, str]:
-    """Which outputs of an earlier training stand while it goes on: not the snapshots that will be written over."""
-    numbered = re.compile(r"_iter_(\d+)\.")
+def _kept(run: RunDir, before: Trained | None, snapshot: snapshots.Snapshot | None) -> dict[str, Any]:
+    """The outputs that stand while a training goes on from a snapshot: snapshots up to it, and the initial weights.
 
-    def stands(name: str) -> bool:
-        found = numbered.search(name)
-        return found is None or int(found[1]) <= started_at
-
-    return {name: value for name, value in before.outputs.items() if stands(name)} if before else {}
+    They were found to be the run's own (`_to_resume`). All others will be written again.
+    """
+    if before is None or snapshot is None:
+        return {"outputs": {}, "stamps": {}}
+    own = [each for each in snapshots.find(run.snapshots) if each.iteration <= snapshot.iteration and not each.flaw()]
+    files = [file for each in own for file in (each.caffemodel, each.solverstate)]
+    return outputs_of(run.path, [*files, run.init_weights], before.outputs)
 
 
 def _with_last(record: Trained, attempt: Attempt, **facts: object) -> Trained:

@@ -471,7 +471,8 @@ def the_training_images_as_test(run):
 def a_layer_that_writes(run):
     run.train_val.write_text(
         run.train_val.read_text()
-        + 'layer { name: "out" type: "HDF5Output" bottom: "fc8" bottom: "label" hdf5_output_param { file_name: "o.h5" } }'
+        + 'layer { name: "out" type: "HDF5Output" bottom: "fc8" bottom: "label"'
+        + ' hdf5_output_param { file_name: "o.h5" } }'
     )
 
 
