@@ -262,6 +262,10 @@ class Attempt(Frozen):
     at: str
     by: MadeWith
     state: State | None = None
+    started_at: Count | None = None
+    """The iteration of the snapshot that it went on from; 0 for a start."""
+    gpus: Count | None = None
+    """How many GPUs computed it, each a whole batch; 0: the CPU."""
     iteration: Count | None = None
     seconds: Finite | None = None
     why: str = ""
@@ -281,6 +285,8 @@ class Trained(Record):
     """The last call."""
     files: dict[str, str]
     """Hashes of the files that prediction needs again; of the mean, empty when there is no mean image."""
+    edited: dict[RunPath, dict[str, tuple[str, str]]] = {}
+    """Definition files that were edited by hand; of the solver, by field, what the recipe gives and what was used."""
     attempts: tuple[Attempt, ...]
 
     @model_validator(mode="after")

@@ -23,9 +23,27 @@ class Definition(NamedTuple):
     """What the definition files of a run will be: texts by path, those edited by hand, and what the mean is made of."""
 
     texts: dict[Path, str]
-    generated: dict[str, str]  # the hash of each text as the recipe has it, by name
+    written: dict[Path, str]  # each text as the recipe has it
     edited: list[Path]
     mean: dict[str, str]
+
+    @property
+    def generated(self) -> dict[str, str]:
+        """The hash of each text as the recipe has it, by name."""
+        return {path.name: sha256(text) for path, text in self.written.items()}
+
+    def by_hand(self) -> dict[str, dict[str, tuple[str, str]]]:
+        """The files whose content is not the recipe's; of the solver, by field, what the recipe gives and what is.
+
+        Comments, layout and the place of computing do not count.
+        """
+        found = {}
+        for path in self.edited:
+            ours, here = self.written[path], self.texts[path]
+            fields = _unlike(ours, here) if path.stem == "solver" else {}
+            if fields or (path.stem != "solver" and _bare(ours) != _bare(here)):
+                found[path.name] = fields
+        return found
 
     def inputs(self, prepared_key: str) -> dict[str, str]:
         """Hashes of what a training with these files depends on. Comments and the place of computing don't count."""
@@ -41,7 +59,7 @@ def intend(run: RunDir, recipe: Recipe) -> Definition:
         run.solver: prototxt.solver(recipe, prefix),
         run.deploy: prototxt.deploy(recipe),
     }
-    generated = {path.name: sha256(text) for path, text in texts.items()}
+    written = dict(texts)
     defined = run.read().prototxt
     edited = []
     for path, text in texts.items():
@@ -54,7 +72,7 @@ def intend(run: RunDir, recipe: Recipe) -> Definition:
     facts = _mean_facts(run, recipe)
     if defined is not None and _same_mean(defined.mean, facts):
         facts = {name: defined.mean[name] for name in facts}
-    return Definition(texts, generated, edited, facts)
+    return Definition(texts, written, edited, facts)
 
 
 def write(run: RunDir, recipe: Recipe) -> list[str]:
@@ -121,6 +139,27 @@ def _bare(text: str) -> str:
     """A prototxt without comments, blanks and solver_mode."""
     lines = (re.sub(r"\s+#.*$|^#.*$", "", line).strip() for line in text.splitlines())
     return "\n".join(line for line in lines if line and not line.startswith("solver_mode:"))
+
+
+_FIELD = re.compile(r"""(\w+)\s*:\s*("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[^\s#{}]+)""")
+
+
+def _unlike(ours: str, here: str) -> dict[str, tuple[str, str]]:
+    """The fields in which two solvers differ; numbers are compared as numbers."""
+    first, second = _fields(ours), _fields(here)
+    names = [name for name in {**first, **second} if first.get(name) != second.get(name)]
+    return {name: (first.get(name, "not set"), second.get(name, "not set")) for name in names}
+
+
+def _fields(text: str) -> dict[str, str]:
+    found: dict[str, list[str]] = {}
+    for name, value in _FIELD.findall(_bare(text)):
+        try:
+            shown = f"{float(value):.12g}"
+        except ValueError:
+            shown = value.strip("\"'")
+        found.setdefault(name, []).append(shown)
+    return {name: ", ".join(values) for name, values in found.items()}
 
 
 # ---- the mean ----------------------------------------------------------------------------------------------------

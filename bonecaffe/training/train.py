@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bonecaffe.caffe import environment, installation, snapshots
+from bonecaffe.caffe import environment, gpus, installation, snapshots
 from bonecaffe.errors import RunError, TrainError
 from bonecaffe.files import make_folder, move, open_append, replacing
 from bonecaffe.hands.cases import Case
@@ -69,6 +69,7 @@ class Start:
     snapshot: snapshots.Snapshot | None
     gpus: str | None
     inputs: dict[str, str]
+    edited: dict[str, dict[str, tuple[str, str]]]
     before: Trained | None
 
     @property
@@ -83,12 +84,13 @@ def _check(run: RunDir, given: Path | None, gpu: str | None, cpu: bool, resume: 
         raise TrainError("--resume goes on from a snapshot; --weights would be ignored. Give one of them.")
     recipe, edits = _recipe(run)
     before = run.read().train
-    gpus = launches.gpus_for(recipe, gpu, cpu, before)
+    wanted = launches.gpus_for(recipe, gpu, cpu, before)
     if spoiled := outputs.changed(run):
         raise TrainError(f"{run}: {', '.join(spoiled)}: not as prepare wrote it. Run prepare again; it is repaired.")
     weights = launches.given_weights(given) if given is not None else before.weights if resume and before else None
-    launched = launches.as_launched(recipe, weights, gpus)
-    inputs = definitions.intend(run, launched).inputs(outputs.prepared_of(run).key)
+    launched = launches.as_launched(recipe, weights, wanted)
+    plan = definitions.intend(run, launched)
+    inputs = plan.inputs(outputs.prepared_of(run).key)
     earlier = snapshots.find(run.snapshots)
     if before and before.state is State.FINISHED and before.inputs == inputs and _complete(earlier, before.iteration):
         if weights is not None and (before.weights is None or before.weights.sha256 != weights.sha256):
@@ -112,7 +114,7 @@ def _check(run: RunDir, given: Path | None, gpu: str | None, cpu: bool, resume: 
     installation.find().program("caffe")
     if snapshot is not None and run.caffe_log.exists():
         open_append(run.caffe_log).close()  # refused here, before anything is written or recorded
-    return Start(recipe, edits, launched, weights, given, snapshot, gpus, inputs, before)
+    return Start(recipe, edits, launched, weights, given, snapshot, wanted, inputs, plan.by_hand(), before)
 
 
 def _recipe(run: RunDir) -> tuple[Recipe, list[Change]]:
@@ -226,7 +228,14 @@ def _drive(
     course = launches.schedule(run, launch.gpus)
     by = environment.describe()
     before = start.before
-    attempt = Attempt(command=str(launch), start=begun, at=now(), by=by)
+    attempt = Attempt(
+        command=str(launch),
+        start=begun,
+        at=now(),
+        by=by,
+        started_at=start.started_at,
+        gpus=gpus.count(launch.gpus) if launch.gpus is not None else 0,
+    )
     record = Trained(
         inputs=start.inputs,
         **_kept(run, before, start.snapshot),
@@ -236,6 +245,7 @@ def _drive(
         weights=start.weights,
         launch=launch,
         files=definitions.files_in_use(run),
+        edited=start.edited,
         attempts=(*_ended(before.attempts if before else ()), attempt),
     )
     try:
