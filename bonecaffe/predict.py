@@ -143,7 +143,8 @@ def model_file(run: RunDir, iteration: int | None = None) -> snapshots.Snapshot:
     found = snapshots.find(run.snapshots)
     if not found:
         raise PredictError(f"{run}: no snapshots here; train it first: bonecaffe train {run}")
-    wanted = [snapshot for snapshot in found if iteration in (None, snapshot.iteration)]
+    last = found[-1].iteration if iteration is None else iteration
+    wanted = [snapshot for snapshot in found if snapshot.iteration == last]
     if not wanted:
         existing = ", ".join(str(snapshot.iteration) for snapshot in found)
         raise PredictError(f"{run.snapshots}: no snapshot of iteration {iteration}. There are: {existing}.")
@@ -151,14 +152,15 @@ def model_file(run: RunDir, iteration: int | None = None) -> snapshots.Snapshot:
     flaw = chosen.model_flaw()
     if flaw:
         raise PredictError(f"{flaw} Train on with --resume, or name another with --snapshot.")
-    _check_written_here(run, chosen)
+    for each in wanted:  # two of one iteration: which of them is meant is not guessed
+        _check_written_here(run, each)
     return chosen
 
 
-def _check_written_here(run: RunDir, snapshot: snapshots.Snapshot) -> None:
+def _check_written_here(run: RunDir, snapshot: snapshots.Snapshot, sha256: str | None = None) -> None:
     """Refuse a model that the recorded training did not write: its numbers would be another training's."""
     trained = run.read().train
-    if trained is not None and not written_by(run, trained, snapshot.caffemodel):
+    if trained is not None and not written_by(run, trained, snapshot.caffemodel, sha256):
         raise PredictError(
             f"{snapshot.caffemodel}: not as the recorded training of {run} wrote it. Restore it or move it away, or "
             "name another snapshot with --snapshot."
@@ -342,7 +344,9 @@ def predict_run(run: RunDir, snapshot: int | None = None, progress: Progress = u
     run.recipe()
     _check_unchanged(run)
     chosen = model_file(run, snapshot)
-    inputs = {"prepare": prepared.key, run.name_of(chosen.caffemodel): sha256_file(chosen.caffemodel)}
+    sha256 = sha256_file(chosen.caffemodel)
+    _check_written_here(run, chosen, sha256)
+    inputs = {"prepare": prepared.key, run.name_of(chosen.caffemodel): sha256}
     if is_current(run.path, run.read().predict, inputs):
         return chosen.iteration
     check_images(run)

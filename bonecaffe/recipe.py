@@ -79,7 +79,8 @@ class Network(_Frozen):
 class Solver(_Frozen):
     """The training schedule (paper II.4, appendix 2)."""
 
-    net: FileName
+    net: Literal["train_val.prototxt"]
+    """The file that bonecaffe writes, checks and records."""
     type: Literal["SGD", "Nesterov", "Adam"]
     test_iter: Count
     test_interval: Count

@@ -233,6 +233,8 @@ class Defined(Record):
 
     generated: dict[RunPath, Sha256]
     """The hash of each file's text as bonecaffe writes it; a file of another hash was edited by hand."""
+    intended: dict[RunPath, Sha256] = {}
+    """The same of files that were about to be moved into place; empty once they are there."""
     mean: dict[str, str]
     """What the mean is made of: the recipe's words for it, the images or the file it comes from."""
 
@@ -260,6 +262,10 @@ class Attempt(Frozen):
     at: str
     by: MadeWith
     state: State | None = None
+    started_at: Count | None = None
+    """The iteration of the snapshot that it went on from; 0 for a start."""
+    gpus: Count | None = None
+    """How many GPUs computed it, each a whole batch; 0: the CPU."""
     iteration: Count | None = None
     seconds: Finite | None = None
     why: str = ""
@@ -279,6 +285,8 @@ class Trained(Record):
     """The last call."""
     files: dict[str, str]
     """Hashes of the files that prediction needs again; of the mean, empty when there is no mean image."""
+    edited: dict[RunPath, dict[str, tuple[str, str]]] = {}
+    """Definition files that were edited by hand; of the solver, by field, what the recipe gives and what was used."""
     attempts: tuple[Attempt, ...]
 
     @model_validator(mode="after")

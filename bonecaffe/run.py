@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,15 +23,17 @@ WORK = ".prepare"
 """The folder in a run where `prepare` works; gone when it is done."""
 
 
-def written_by(run: RunDir, trained: Trained, file: Path) -> bool:
+def written_by(run: RunDir, trained: Trained, file: Path, sha256: str | None = None) -> bool:
     """Whether a snapshot's file is one that the recorded training left, unchanged.
 
-    While a training runs, or was killed with its driver, its newest files are not on record yet: they count.
+    ``sha256`` is its hash where it is known; else a file of the recorded size and time is not read. While a training
+    runs, or was killed with its driver, those that it wrote since it began are not on record yet: they count.
     """
     name = run.name_of(file)
     if name in trained.outputs:
-        return is_intact(run.path, trained, name)
-    return trained.state is State.RUNNING
+        return is_intact(run.path, trained, name) if sha256 is None else sha256 == trained.outputs[name]
+    number = re.search(r"_iter_(\d+)\.", file.name)
+    return trained.state is State.RUNNING and number is not None and int(number[1]) > trained.iteration
 
 
 class RunDir:

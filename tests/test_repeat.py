@@ -61,6 +61,30 @@ def test_repeat_by_command(hands, tmp_path):
     )
 
 
+def test_an_interrupted_first_seed_is_not_gone_on_with_by_another_plan(hands, tmp_path, monkeypatch):
+    """The plan is on record before the first seed; a call that made nothing binds nobody."""
+    out = tmp_path / "out"
+    data = [f"--images={hands / 'images'}", f"--ages={hands / 'ages.csv'}", f"--points={hands / 'points.csv'}"]
+
+    def command(name, **changes):
+        write_text(tmp_path / f"{name}.yaml", tiny(**changes).to_yaml())
+        return ["repeat", str(tmp_path / f"{name}.yaml"), "--out", str(out), "--seeds", "2", *data, "--cpu"]
+
+    def refused(*arguments):
+        raise RepeatError("no such data")
+
+    def interrupted(plan, seed, watch, say):
+        (out / f"seed-{seed}").mkdir()
+        raise RepeatInterrupted("stopped in seed 1")
+
+    monkeypatch.setattr(repeat, "one", refused)
+    assert CliRunner().invoke(main, command("first", solver__base_lr=0.5)).exit_code == 1
+    monkeypatch.setattr(repeat, "one", interrupted)
+    assert CliRunner().invoke(main, command("second")).exit_code == 130
+    done = CliRunner().invoke(main, command("third", solver__base_lr=0.1))
+    assert done.exit_code == 1 and "repeats of another recipe" in done.output
+
+
 def test_more_seeds_are_added_and_another_plan_refused(hands, tmp_path):
     """Seeds 1 to 2, then 3: the table holds all three; another recipe into the same folder is refused."""
     plan = plan_for(tmp_path, hands)

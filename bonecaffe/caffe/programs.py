@@ -136,10 +136,12 @@ def start(command: list[str], cwd: Path, log: BinaryIO, holding: tuple[int, ...]
 def _end_with(parent: int, how: signal.Signals, libc: ctypes.CDLL) -> None:
     """In the child: ask for a signal when the parent ends; if it has ended already, don't begin.
 
-    SIGINT acts in it, even if the parent is a script's background job, in which it is ignored: Caffe sets a handler of
-    its own only after it has started, and a stop that comes earlier would be lost.
+    SIGINT acts in it, even if the parent is a script's background job, in which it is ignored, or holds it back while
+    it starts us: Caffe sets a handler of its own only after it has started, and a stop that comes earlier would be
+    lost.
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     libc.prctl(1, int(how))  # PR_SET_PDEATHSIG
     if os.getppid() != parent:
         os._exit(1)

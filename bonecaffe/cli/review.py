@@ -210,6 +210,7 @@ def repeat(
     )
     chosen = list(range(first_seed, first_seed + seeds))
     results = {result.seed: result for result in repeats.earlier(out, plan)}
+    repeats.write(out, plan, list(results.values()))  # so that no other plan goes on with a seed that is interrupted
     try:
         with Display("repeat") as display:
             if scheduler:

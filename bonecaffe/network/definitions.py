@@ -23,9 +23,27 @@ class Definition(NamedTuple):
     """What the definition files of a run will be: texts by path, those edited by hand, and what the mean is made of."""
 
     texts: dict[Path, str]
-    generated: dict[str, str]  # the hash of each text as the recipe has it, by name
+    written: dict[Path, str]  # each text as the recipe has it
     edited: list[Path]
     mean: dict[str, str]
+
+    @property
+    def generated(self) -> dict[str, str]:
+        """The hash of each text as the recipe has it, by name."""
+        return {path.name: sha256(text) for path, text in self.written.items()}
+
+    def by_hand(self) -> dict[str, dict[str, tuple[str, str]]]:
+        """The files whose content is not the recipe's; of the solver, by field, what the recipe gives and what is.
+
+        Comments, layout and the place of computing do not count.
+        """
+        found = {}
+        for path in self.edited:
+            ours, here = self.written[path], self.texts[path]
+            fields = _unlike(ours, here) if path.stem == "solver" else {}
+            if fields or (path.stem != "solver" and _bare(ours) != _bare(here)):
+                found[path.name] = fields
+        return found
 
     def inputs(self, prepared_key: str) -> dict[str, str]:
         """Hashes of what a training with these files depends on. Comments and the place of computing don't count."""
@@ -41,18 +59,20 @@ def intend(run: RunDir, recipe: Recipe) -> Definition:
         run.solver: prototxt.solver(recipe, prefix),
         run.deploy: prototxt.deploy(recipe),
     }
-    generated = {path.name: sha256(text) for path, text in texts.items()}
+    written = dict(texts)
     defined = run.read().prototxt
     edited = []
     for path, text in texts.items():
-        ours = (sha256(text), defined.generated.get(path.name) if defined else None)
+        ours = {sha256(text)}
+        if defined is not None:
+            ours |= {defined.generated.get(path.name, ""), defined.intended.get(path.name, "")}
         if path.is_file() and sha256_file(path) not in ours:
             edited.append(path)
             texts[path] = _text_of(path)
     facts = _mean_facts(run, recipe)
     if defined is not None and _same_mean(defined.mean, facts):
         facts = {name: defined.mean[name] for name in facts}
-    return Definition(texts, generated, edited, facts)
+    return Definition(texts, written, edited, facts)
 
 
 def write(run: RunDir, recipe: Recipe) -> list[str]:
@@ -73,7 +93,8 @@ class Staging(NamedTuple):
 def staged(run: RunDir, recipe: Recipe) -> Iterator[Staging]:
     """Write the definition files and the mean beside their places.
 
-    They are moved there, and recorded, when the block ends well.
+    They are moved there, and recorded, when the block ends well. What is about to be moved is on record before: killed
+    in between, a file of ours would be taken for one that was edited by hand.
     """
     plan = intend(run, recipe)
     with contextlib.ExitStack() as stack:
@@ -84,6 +105,8 @@ def staged(run: RunDir, recipe: Recipe) -> Iterator[Staging]:
                 fill(temporary, [text.encode("utf-8")])
         facts = _stage_mean(run, recipe, plan.mean, files, stack)
         yield Staging(files, [path.name for path in plan.edited])
+        if files:
+            _record_intended(run, plan.generated)
     run.record(
         Defined(
             inputs={"recipe": sha256(recipe.to_yaml())},
@@ -93,6 +116,13 @@ def staged(run: RunDir, recipe: Recipe) -> Iterator[Staging]:
             mean=facts,
         )
     )
+
+
+def _record_intended(run: RunDir, generated: dict[str, str]) -> None:
+    before = run.read().prototxt
+    if before is None:
+        before = Defined(inputs={}, outputs={}, by=environment.describe(), generated={}, mean={})
+    run.record(before.model_copy(update={"intended": generated}))
 
 
 def files_in_use(run: RunDir) -> dict[str, str]:
@@ -111,6 +141,27 @@ def _bare(text: str) -> str:
     return "\n".join(line for line in lines if line and not line.startswith("solver_mode:"))
 
 
+_FIELD = re.compile(r"""(\w+)\s*:\s*("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[^\s#{}]+)""")
+
+
+def _unlike(ours: str, here: str) -> dict[str, tuple[str, str]]:
+    """The fields in which two solvers differ; numbers are compared as numbers."""
+    first, second = _fields(ours), _fields(here)
+    names = [name for name in {**first, **second} if first.get(name) != second.get(name)]
+    return {name: (first.get(name, "not set"), second.get(name, "not set")) for name in names}
+
+
+def _fields(text: str) -> dict[str, str]:
+    found: dict[str, list[str]] = {}
+    for name, value in _FIELD.findall(_bare(text)):
+        try:
+            shown = f"{float(value):.12g}"
+        except ValueError:
+            shown = value.strip("\"'")
+        found.setdefault(name, []).append(shown)
+    return {name: ", ".join(values) for name, values in found.items()}
+
+
 # ---- the mean ----------------------------------------------------------------------------------------------------
 
 
@@ -121,8 +172,21 @@ def _mean_facts(run: RunDir, recipe: Recipe) -> dict[str, str]:
         prepared = run.read().prepare
         facts["prepare"] = prepared.key if prepared else ""
     elif given := mean.given_file(recipe):
-        facts["given_sha256"] = sha256_file(given) if given.is_file() else ""
+        facts["given_sha256"] = "" if _has_copy(run, facts) else sha256_file(given) if given.is_file() else ""
     return facts
+
+
+def _has_copy(run: RunDir, facts: dict[str, str]) -> bool:
+    """Whether a run that holds a model holds its copy of the given mean, too: the file outside no longer matters then.
+
+    Before there is a model, a file that changed is taken up.
+    """
+    defined = run.read().prototxt
+    if defined is None or not run.holds_model():
+        return False
+    if any(defined.mean.get(name) != value for name, value in facts.items()):
+        return False
+    return run.mean_file.is_file() and sha256_file(run.mean_file) == defined.mean.get("sha256")
 
 
 def _stage_mean(
@@ -144,6 +208,6 @@ def _stage_mean(
 
 
 def _same_mean(before: dict[str, str], facts: dict[str, str]) -> bool:
-    """Whether the mean is what it was; a given file that is gone since is taken for unchanged: the run has its copy."""
+    """Whether the mean is what it was; a given file that is not looked at, or gone, is taken for unchanged."""
     gone = facts.get("given_sha256") == ""
     return all(before.get(name) == value for name, value in facts.items() if not (gone and name == "given_sha256"))

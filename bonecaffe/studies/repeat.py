@@ -257,7 +257,7 @@ def earlier(out: Path, plan: Repetition) -> list[Result]:
         first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
         place = ".".join(map(str, ("results", *first["loc"])))
         raise RepeatError(f"{path}: not as bonecaffe writes it ({place}: {first['msg']}). {remedy}.") from None
-    if not same:
+    if not same and (results or any(out.glob("seed-*"))):
         raise RepeatError(f"{path}: holds repeats of another recipe, ages, points or weights. Give another --out.")
     return results
 

@@ -127,8 +127,11 @@ def drive(
         _begin_attempt(written, arguments)
         curve = _earlier_curve(run)
         offset = written.seek(0, os.SEEK_END)
-        process = programs.start(arguments, run.path, written, (lock,))
-        with _passing_signals(process, ending), _not_left_behind(process):
+        with _holding_signals() as release, contextlib.ExitStack() as stack:
+            process = programs.start(arguments, run.path, written, (lock,))
+            stack.enter_context(_not_left_behind(process))
+            stack.enter_context(_passing_signals(process, ending))
+            release()
             for event in log.parse(ending.keeping_tail(follow(run.caffe_log, offset, process))):
                 curve.add(event)
                 ending.note(event)
@@ -252,6 +255,24 @@ def _judge(run: RunDir, max_iter: int, code: int, ending: _Ending, iteration: in
     meaning = explain(message)
     cause = f"{message}: that is, {meaning}" if meaning else message
     return State.DIED, iteration, f"caffe train: {how}: {cause}. {go_on} The whole log: {run.caffe_log}"
+
+
+@contextlib.contextmanager
+def _holding_signals() -> Iterator[Callable[[], None]]:
+    """Hold stopping signals back until the function that is given is called.
+
+    One that comes while Caffe is forked would be raised where nobody can act on it, or be lost; held back, it is passed
+    to Caffe once there is one.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+
+    def release() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    try:
+        yield release
+    finally:
+        release()
 
 
 @contextlib.contextmanager

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from bonecaffe.caffe import caffemodel, gpus
 from bonecaffe.errors import CaffeError, TrainError
 from bonecaffe.files import open_regular, sha256_file
+from bonecaffe.network import definitions
 from bonecaffe.recipe import Departure, Recipe
-from bonecaffe.records import GivenWeights, Launch, Trained
+from bonecaffe.records import Attempt, GivenWeights, Launch, Trained
 from bonecaffe.run import RunDir
 from bonecaffe.training import preflight
 
@@ -80,19 +82,76 @@ def recipe_as_trained(run: RunDir) -> Recipe:
 
 
 def departures(run: RunDir, recipe: Recipe | None = None) -> list[Departure]:
-    """In what a run departs from the paper: by its recipe, by how its training was started, by files edited by hand.
+    """In what a run departs from the paper: by its recipe, by files edited by hand, by where each part was computed.
 
-    ``recipe`` is that of the run as it was trained, where the caller has it.
+    ``recipe`` is that of the run as it was trained, where the caller has it. Before a training, the files are looked at
+    as they are.
     """
-    found = (recipe or recipe_as_trained(run)).departures()
-    defined = run.read().prototxt
-    if defined is not None:
-        edited = [name for name, made in defined.generated.items() if defined.outputs.get(name, made) != made]
-        found += [Departure(name, "as the recipe gives it", "edited by hand", _EDITED) for name in edited]
-    return found
+    recipe = recipe or recipe_as_trained(run)
+    trained = run.read().train
+    found = {departure.field: departure for departure in recipe.departures()}
+    edited = trained.edited if trained else definitions.intend(run, recipe).by_hand()
+    for name, fields in edited.items():
+        found |= _edited(name, fields)
+    if trained is not None:
+        found |= _computed(trained, recipe)
+    return [departure for departure in found.values() if departure.paper != departure.here]
 
 
-_EDITED = "edited by hand in the run folder; the recipe's values are not those of this file"
+def _edited(name: str, fields: Mapping[str, tuple[str, str]]) -> dict[str, Departure]:
+    """The rows of a file that was edited by hand: the file, and each field of the recipe that does not hold in it.
+
+    A field that was edited to the paper's value is no departure, whatever the recipe gives.
+    """
+    listed = "; ".join(f"{field}: {here}, the recipe gives {ours}" for field, (ours, here) in fields.items())
+    reason = "edited by hand in the run folder" + (f": {listed}" if listed else "; the recipe's values are not its own")
+    rows = {name: Departure(name, "as the recipe gives it", "edited by hand", reason)}
+    paper = Recipe.load("paper")
+    for field, (ours, here) in fields.items():
+        dotted = f"solver.{field}"
+        if dotted not in paper.notes:
+            continue
+        stated = paper.value_of(dotted)
+        value = stated if _same_value(here, stated) else here
+        rows[dotted] = Departure(dotted, stated, value, f"{name} was edited by hand; the recipe gives {ours}")
+    return rows
+
+
+def _same_value(text: str, value: object) -> bool:
+    try:
+        return float(text) == float(str(value))
+    except ValueError:
+        return text == str(value)
+
+
+def _computed(trained: Trained, recipe: Recipe) -> dict[str, Departure]:
+    """Where the iterations that led to the model were computed, by attempt, when it was not one GPU for all of them."""
+    parts = _parts(trained.attempts)
+    rows = {}
+    if len({count == 0 for _, count in parts}) == 2:
+        here = ", ".join(f"{'GPU' if count else 'CPU'} from iteration {first}" for first, count in parts)
+        rows["solver.solver_mode"] = Departure("solver.solver_mode", "GPU", here, "train --cpu for a part of it")
+    if (most := max((count for _, count in parts), default=0)) > 1:
+        batch = recipe.network.train_batch * recipe.solver.iter_size
+        reason = f"each GPU takes a whole batch: an iteration learns from {most} x {batch} images"
+        rows["GPUs"] = Departure("GPUs", 1, most, reason)
+    return rows
+
+
+def _parts(attempts: Sequence[Attempt]) -> list[tuple[int, int]]:
+    """First iteration and number of GPUs of each attempt that led to the model, from the start on.
+
+    An attempt whose snapshots were not gone on from led nowhere; what came before a start belongs to another training.
+    """
+    parts: list[tuple[int, int]] = []
+    for attempt in reversed(attempts):
+        if attempt.started_at is None or attempt.gpus is None:  # recorded before these were
+            break
+        if not parts or attempt.started_at < parts[0][0]:
+            parts.insert(0, (attempt.started_at, attempt.gpus))
+        if attempt.started_at == 0:
+            break
+    return parts
 
 
 def init_weights(given: Path, target: Path, recipe: Recipe) -> str:

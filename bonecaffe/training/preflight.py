@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from bonecaffe.caffe import caffemodel, gpus, lmdb, programs, shapes
 from bonecaffe.caffe.shapes import Shape
 from bonecaffe.errors import BonecaffeError, PreflightError, RecipeError, RunError, WeightsError
 from bonecaffe.files import read_text
-from bonecaffe.network import mean
+from bonecaffe.network import mean, prototxt
 from bonecaffe.records import Launch
 from bonecaffe.run import RunDir
 from bonecaffe.training import solver as solvers
@@ -77,6 +77,8 @@ def examine(run: RunDir, launch: Launch | None = None, staged: Mapping[str, Path
     _hardware(solver, launch, say)
     if net is None:
         return report
+    for problem in _unlike_the_recipe(view, net):
+        say(f"{Path(net_name).name}: {problem}")
     stored = _databases(view, net, say)
     if solver is not None:
         _test_pass(view, solver, net, say)
@@ -241,6 +243,72 @@ def _databases(view: View, net: Any, say: Any) -> dict[str, tuple[Shape, int]]:
                 "there without a word. Run prepare again."
             )
     return found
+
+
+_PIXELS = ("mean_value", "mean_file", "crop_size", "scale", "mirror", "force_color", "force_gray")
+_IN_RECIPE = {"mean_value": "network.mean", "mean_file": "network.mean", "mirror": "network.mirror"}
+_FILES = ("source", "mean_file", "file_name", "root_folder")
+"""Fields in which a net names files that Caffe reads or writes."""
+
+
+def _unlike_the_recipe(view: View, net: Any) -> Iterator[str]:
+    """What the net is fed that the recipe does not have: predictions and records follow the recipe.
+
+    LMDBs of another run, another mean than the one that is subtracted in predictions, files that no record names.
+    """
+    from google.protobuf import text_format
+
+    try:
+        recipe, _ = view.run.recipe_as_edited()
+    except BonecaffeError:
+        return  # no run: there is nothing to compare with
+    ours = text_format.Parse(prototxt.train_val(recipe), type(net)())
+    for phase, name in ((TRAIN, "TRAIN"), (TEST, "TEST")):
+        expected = {tuple(layer.top): layer for layer in ours.layer if _is_data(layer, phase)}
+        for layer in net.layer:
+            if _is_data(layer, phase) and tuple(layer.top) in expected:
+                for problem in _unlike(layer, expected[tuple(layer.top)]):
+                    yield f"layer {layer.name} ({name}): {problem}"
+    fed = {tuple(layer.top) for layer in ours.layer if layer.type == "Data"}
+    for layer in net.layer:
+        known = layer.type == "Data" and tuple(layer.top) in fed
+        for name, value in () if known else _files_named(layer):
+            yield (
+                f"layer {layer.name}: {name} {value}: the record of the training would not name it. Remove the layer."
+            )
+
+
+def _is_data(layer: Any, phase: int) -> bool:
+    return layer.type == "Data" and shapes.phase_of(layer, phase)
+
+
+def _unlike(layer: Any, expected: Any) -> Iterator[str]:
+    if layer.data_param.source != expected.data_param.source:
+        yield (
+            f"source {layer.data_param.source or 'is missing'}: not what prepare packed for it, and the record of the "
+            f'training would not name it. Write source: "{expected.data_param.source}".'
+        )
+    for name in _PIXELS:
+        value, ours = (_shown(getattr(each.transform_param, name)) for each in (layer, expected))
+        if value != ours:
+            remedy = f" To train with another, change {_IN_RECIPE[name]} in recipe.yaml." if name in _IN_RECIPE else ""
+            yield (f"{name} is {value}, the recipe has {ours}, and predictions follow the recipe. Put it back.{remedy}")
+
+
+def _shown(value: Any) -> str:
+    values = value if isinstance(value, str | bool | int | float) else list(value)
+    shown = ", ".join(f"{each:g}" for each in values) if isinstance(values, list) else str(values).lower()
+    return shown or "none"
+
+
+def _files_named(message: Any) -> Iterator[tuple[str, str]]:
+    """The files that a layer names, wherever in it: field and value."""
+    for descriptor, value in message.ListFields():
+        if descriptor.name in _FILES:
+            yield descriptor.name, str(value)
+        elif descriptor.message_type is not None:
+            for each in [value] if hasattr(value, "ListFields") else value:
+                yield from _files_named(each)
 
 
 def _listed(view: View, source: str) -> int | None:

@@ -11,10 +11,11 @@ import contextlib
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from bonecaffe.caffe import environment, installation, snapshots
+from bonecaffe.caffe import environment, gpus, installation, snapshots
 from bonecaffe.errors import RunError, TrainError
-from bonecaffe.files import make_folder, move, replacing
+from bonecaffe.files import make_folder, move, open_append, replacing
 from bonecaffe.hands.cases import Case
 from bonecaffe.network import definitions
 from bonecaffe.prepare import outputs
@@ -68,6 +69,7 @@ class Start:
     snapshot: snapshots.Snapshot | None
     gpus: str | None
     inputs: dict[str, str]
+    edited: dict[str, dict[str, tuple[str, str]]]
     before: Trained | None
 
     @property
@@ -82,12 +84,13 @@ def _check(run: RunDir, given: Path | None, gpu: str | None, cpu: bool, resume: 
         raise TrainError("--resume goes on from a snapshot; --weights would be ignored. Give one of them.")
     recipe, edits = _recipe(run)
     before = run.read().train
-    gpus = launches.gpus_for(recipe, gpu, cpu, before)
+    wanted = launches.gpus_for(recipe, gpu, cpu, before)
     if spoiled := outputs.changed(run):
         raise TrainError(f"{run}: {', '.join(spoiled)}: not as prepare wrote it. Run prepare again; it is repaired.")
     weights = launches.given_weights(given) if given is not None else before.weights if resume and before else None
-    launched = launches.as_launched(recipe, weights, gpus)
-    inputs = definitions.intend(run, launched).inputs(outputs.prepared_of(run).key)
+    launched = launches.as_launched(recipe, weights, wanted)
+    plan = definitions.intend(run, launched)
+    inputs = plan.inputs(outputs.prepared_of(run).key)
     earlier = snapshots.find(run.snapshots)
     if before and before.state is State.FINISHED and before.inputs == inputs and _complete(earlier, before.iteration):
         if weights is not None and (before.weights is None or before.weights.sha256 != weights.sha256):
@@ -95,6 +98,9 @@ def _check(run: RunDir, given: Path | None, gpu: str | None, cpu: bool, resume: 
                 f"{run}: trained already, {launches.start_of(before.weights)}; {given} holds other weights. "
                 f"Prepare another run folder for them, or remove {run.snapshots} to give this model up."
             )
+        for each in earlier:
+            if each.iteration == before.iteration:
+                _check_own(run, before, each.caffemodel)
         return None
     if earlier and not resume:
         raise TrainError(
@@ -105,7 +111,9 @@ def _check(run: RunDir, given: Path | None, gpu: str | None, cpu: bool, resume: 
     if snapshot is None and given is None:
         launches.check_weights_given(recipe)
     installation.find().program("caffe")
-    return Start(recipe, edits, launched, weights, given, snapshot, gpus, inputs, before)
+    if snapshot is not None and run.caffe_log.exists():
+        open_append(run.caffe_log).close()  # refused here, before anything is written or recorded
+    return Start(recipe, edits, launched, weights, given, snapshot, wanted, inputs, plan.by_hand(), before)
 
 
 def _recipe(run: RunDir) -> tuple[Recipe, list[Change]]:
@@ -140,17 +148,21 @@ def _to_resume(
         raise TrainError(
             f"{run.snapshots}: no complete snapshot to resume from. Remove {run.snapshots} and train again."
         )
-    if before is not None:
-        foreign = [file for file in (snapshot.caffemodel, snapshot.solverstate) if not written_by(run, before, file)]
-        if foreign:
-            raise TrainError(
-                f"{foreign[0]}: not as the recorded training wrote it. Restore it, or remove it to resume from an "
-                "earlier snapshot."
-            )
-    for newer in earlier:
-        if newer.iteration > snapshot.iteration:
-            say(f"passed over an incomplete snapshot: {newer.flaw()}")
+    for each in earlier:
+        flaw = each.flaw()
+        if flaw and each.iteration > snapshot.iteration:
+            say(f"passed over an incomplete snapshot: {flaw}")
+        if before is not None and not each.model_flaw():  # at the end all of them will be recorded as its own
+            _check_own(run, before, each.caffemodel)
+            if not flaw:
+                _check_own(run, before, each.solverstate)
     return snapshot
+
+
+def _check_own(run: RunDir, before: Trained, file: Path) -> None:
+    """TrainError for a snapshot's file that the recorded training did not write."""
+    if not written_by(run, before, file):
+        raise TrainError(f"{file}: not as the recorded training wrote it. Restore it, or move it out of the run.")
 
 
 # ---- write -------------------------------------------------------------------------------------------------------
@@ -215,22 +227,28 @@ def _drive(
     course = launches.schedule(run, launch.gpus)
     by = environment.describe()
     before = start.before
-    kept = _still_outputs(before, start.started_at)
-    attempt = Attempt(command=str(launch), start=begun, at=now(), by=by)
+    attempt = Attempt(
+        command=str(launch),
+        start=begun,
+        at=now(),
+        by=by,
+        started_at=start.started_at,
+        gpus=gpus.count(launch.gpus) if launch.gpus is not None else 0,
+    )
     record = Trained(
         inputs=start.inputs,
-        outputs=kept,
-        stamps={name: stamp for name, stamp in before.stamps.items() if name in kept} if before else {},
+        **_kept(run, before, start.snapshot),
         by=by,
         state=State.RUNNING,
         iteration=start.started_at,
         weights=start.weights,
         launch=launch,
         files=definitions.files_in_use(run),
+        edited=start.edited,
         attempts=(*_ended(before.attempts if before else ()), attempt),
     )
-    run.record(record)
     try:
+        run.record(record)
         outcome = drive(run, course, launch, start.started_at, lock, _alarms(run, course), watch, say)
     except BaseException as error:  # Caffe was stopped; record by what before it goes on
         with contextlib.suppress(RunError, OSError):
@@ -246,20 +264,28 @@ def _drive(
             "alarms": outcome.alarms,
         }
     )
-    run.record(
-        _with_last(record, ended, state=outcome.state, iteration=outcome.iteration, **outputs_of(run.path, _left(run)))
-    )
+    try:
+        left = outputs_of(run.path, _left(run))
+        run.record(_with_last(record, ended, state=outcome.state, iteration=outcome.iteration, **left))
+    except OSError as error:
+        why = f" ({outcome.why})" if outcome.why else ""
+        raise TrainError(
+            f"{run}: {outcome.state} at iteration {outcome.iteration}{why}, but this could not be recorded: "
+            f"{error.strerror}. The snapshots are kept. Make room, and record it with: bonecaffe train {run} --resume"
+        ) from error
     return outcome
 
 
-def _still_outputs(before: Trained | None, started_at: int) -> dict[str, str]:
-    """Which outputs of an earlier training stand while it goes on: not the snapshots that will be written over."""
+def _kept(run: RunDir, before: Trained | None, snapshot: snapshots.Snapshot | None) -> dict[str, Any]:
+    """The outputs that stand while a training goes on from a snapshot: snapshots up to it, and the initial weights.
 
-    def stands(name: str) -> bool:
-        iteration = snapshots.iteration_of(name)
-        return iteration is None or iteration <= started_at
-
-    return {name: value for name, value in before.outputs.items() if stands(name)} if before else {}
+    They were found to be the run's own (`_to_resume`). All others will be written again.
+    """
+    if before is None or snapshot is None:
+        return {"outputs": {}, "stamps": {}}
+    own = [each for each in snapshots.find(run.snapshots) if each.iteration <= snapshot.iteration and not each.flaw()]
+    files = [file for each in own for file in (each.caffemodel, each.solverstate)]
+    return outputs_of(run.path, [*files, run.init_weights], before.outputs)
 
 
 def _with_last(record: Trained, attempt: Attempt, **facts: object) -> Trained:

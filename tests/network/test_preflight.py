@@ -451,6 +451,62 @@ def test_scaled_pixels_are_refused(ready):
     assert any("scale 0.00390625" in problem for problem in preflight.examine(ready).problems)
 
 
+def transform(old, new):
+    return lambda run: edit(run.train_val, old, new)
+
+
+def another_mean_file(run):
+    write_mean(run, "m.binaryproto", (3, 224, 224))
+
+
+def another_lmdb(run):
+    shutil.copytree(run.lmdb("train"), run.path / "other_lmdb")
+    edit(run.train_val, '"train_lmdb"', '"other_lmdb"')
+
+
+def the_training_images_as_test(run):
+    edit(run.train_val, '"test_lmdb"', '"train_lmdb"')
+
+
+def a_layer_that_writes(run):
+    run.train_val.write_text(
+        run.train_val.read_text()
+        + 'layer { name: "out" type: "HDF5Output" bottom: "fc8" bottom: "label"'
+        + ' hdf5_output_param { file_name: "o.h5" } }'
+    )
+
+
+FED = {
+    "mean": (
+        transform("mean_value: 104", "mean_value: 10"),
+        "mean_value is 10, 117, 123, the recipe has 104, 117, 123",
+    ),
+    "no mean": (
+        lambda run: run.train_val.write_text(re.sub(r" +mean_value: \d+\n", "", run.train_val.read_text())),
+        "layer data (TEST): mean_value is none, the recipe has 104, 117, 123",
+    ),
+    "mean file": (another_mean_file, "layer data (TRAIN): mean_file is m.binaryproto, the recipe has none"),
+    "mirror": (transform("mirror: true", "mirror: false"), "mirror is false, the recipe has true"),
+    "crop": (transform("mirror: true", "mirror: true\n    crop_size: 200"), "crop_size is 200, the recipe has 0"),
+    "grey": (
+        transform("mirror: true", "mirror: true\n    force_gray: true"),
+        "force_gray is true, the recipe has false",
+    ),
+    "LMDB": (another_lmdb, "source other_lmdb: not what prepare packed for it"),
+    "split": (the_training_images_as_test, "layer data (TEST): source train_lmdb: not what prepare packed for it"),
+    "output": (a_layer_that_writes, "layer out: file_name o.h5: the record of the training would not name it"),
+}
+
+
+@pytest.mark.parametrize("case", FED)
+def test_what_the_net_is_fed_is_what_the_recipe_has(ready, case):
+    """Caffe would train on it, and predictions and records would be of something else."""
+    change, ours = FED[case]
+    change(ready)
+    problems = [problem for problem in preflight.examine(ready).problems if ours in problem]
+    assert problems and all(problem.startswith("train_val.prototxt: layer ") for problem in problems)
+
+
 def test_test_pass_is_told_the_number_it_needs(ready):
     """The recipe's field and its value; one image at a time where the batch does not divide the cases."""
     setting("test_iter", 3)(ready)

@@ -68,13 +68,96 @@ def test_a_swapped_model_is_not_resumed(own_trained):
         train.train(own_trained, resume=True)
 
 
+def no_state(run, first, last):
+    shutil.copyfile(first.caffemodel, run.snapshots / f"foreign_iter_{last.iteration + 87}.caffemodel")
+
+
+def an_earlier_one(run, first, last):
+    shutil.copyfile(last.caffemodel, first.caffemodel)
+
+
+def a_state(run, first, last):
+    last.solverstate.write_bytes(last.solverstate.read_bytes()[:-1] + b"\x05")
+
+
+@pytest.mark.parametrize("spoil", [no_state, an_earlier_one, a_state])
+def test_no_snapshot_becomes_the_runs_own_by_resuming(own_trained, spoil):
+    """What is in the folder when a training ends is recorded as its own: so it must be before."""
+    record = own_trained.read().train
+    own_trained.record(record.model_copy(update={"state": State.INTERRUPTED}))
+    first, *_, last = snapshots.find(own_trained.snapshots)
+    spoil(own_trained, first, last)
+    with pytest.raises(TrainError, match="not as the recorded training wrote it"):
+        train.train(own_trained, resume=True)
+
+
+def test_a_swapped_model_is_not_taken_for_done(own_trained):
+    """`train` on a finished run has looked at the model before it reports that there is nothing to do."""
+    _, last = swapped(own_trained)
+    with pytest.raises(TrainError, match=rf"{last.caffemodel.name}: not as the recorded training"):
+        train.train(own_trained)
+
+
+@pytest.mark.parametrize("prefix", ["AAA", "ZZZ"])
+def test_of_two_models_of_one_iteration_none_is_guessed(own_trained, prefix):
+    """The order of a folder decides nothing."""
+    first, *_, last = snapshots.find(own_trained.snapshots)
+    shutil.copyfile(first.caffemodel, own_trained.snapshots / f"{prefix}_iter_{last.iteration}.caffemodel")
+    with pytest.raises(PredictError, match=f"{prefix}_iter_{last.iteration}.caffemodel: not as the recorded training"):
+        predict_run(own_trained)
+
+
+def test_size_and_time_do_not_stand_for_the_hash_in_predictions(own_trained):
+    """Predictions on record are bound to the hash of their model."""
+    _, *_, last = snapshots.find(own_trained.snapshots)
+    status, content = last.caffemodel.stat(), bytearray(last.caffemodel.read_bytes())
+    content[-9] ^= 1
+    last.caffemodel.write_bytes(content)
+    os.utime(last.caffemodel, ns=(status.st_atime_ns, status.st_mtime_ns))
+    with pytest.raises(PredictError, match="not as the recorded training"):
+        predict_run(own_trained)
+
+
+def test_a_driver_killed_twice_is_resumed_twice(own_trained):
+    """What the first one left is on record once a second one goes on from it; an older foreign file is not."""
+    record = own_trained.read().train
+    for name in ("SNAPSHOT_iter_12.caffemodel", "SNAPSHOT_iter_12.solverstate"):
+        (own_trained.snapshots / name).unlink()
+    own_trained.record(record.model_copy(update={"state": State.RUNNING, "iteration": 0, "outputs": {}, "stamps": {}}))
+    write, seen = own_trained.record, []
+
+    def killed(made):
+        if made.stage == "train":
+            seen.append(made)
+        if len(seen) < 2:
+            write(made)
+
+    own_trained.record = killed
+    train.train(own_trained, resume=True)
+    del own_trained.record
+    running = own_trained.read().train
+    assert running.state is State.RUNNING and running.iteration == 8
+    assert {name for name in running.outputs if name.endswith("caffemodel") and "init" not in name} == {
+        f"snapshots/SNAPSHOT_iter_{iteration}.caffemodel" for iteration in (4, 8)
+    }
+    shutil.copyfile(
+        own_trained.snapshots / "SNAPSHOT_iter_4.caffemodel", own_trained.snapshots / "foreign_iter_6.caffemodel"
+    )
+    with pytest.raises(PredictError, match="foreign_iter_6"):
+        Predictor(own_trained, 6)
+    (own_trained.snapshots / "foreign_iter_6.caffemodel").unlink()
+    assert train.train(own_trained, resume=True).state == "finished"
+
+
 def test_what_a_killed_driver_left_is_resumed(own_trained):
     """Its newest snapshots are on no record yet."""
     record = own_trained.read().train
     last = snapshots.find(own_trained.snapshots)[-1]
     names = {own_trained.name_of(file) for file in (last.caffemodel, last.solverstate)}
     kept = {name: value for name, value in record.outputs.items() if name not in names}
-    own_trained.record(record.model_copy(update={"state": State.RUNNING, "outputs": kept}))
+    own_trained.record(
+        record.model_copy(update={"state": State.RUNNING, "outputs": kept, "iteration": last.iteration - 1})
+    )
     os.utime(last.caffemodel)
     assert train.train(own_trained, resume=True) is not None
     assert own_trained.read().train.state is State.FINISHED

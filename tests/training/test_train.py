@@ -19,6 +19,7 @@ from bonecaffe.network import definitions, prototxt
 from bonecaffe.recipe import Recipe
 from bonecaffe.records import Launch
 from bonecaffe.run import RunDir
+from bonecaffe.studies import verify
 from bonecaffe.training import launch, preflight, train
 
 
@@ -232,6 +233,46 @@ def test_prototxts_follow_the_recipe_unless_edited(own_run):
     assert own_run.deploy.read_text() == prototxt.deploy(tiny(solver__max_iter=97))
 
 
+@pytest.mark.parametrize("before", [True, False])
+def test_our_own_file_is_no_edit_after_a_kill(own_run, monkeypatch, before):
+    """Killed when the files were in place and not on record: the next recipe renews them all the same."""
+    if before:
+        definitions.write(own_run, tiny())
+    record = RunDir.record
+
+    def killed(self, new):
+        if not new.intended:
+            raise KeyboardInterrupt
+        record(self, new)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(RunDir, "record", killed)
+        definitions.write(own_run, tiny(solver__max_iter=99))
+    assert "max_iter: 99" in own_run.solver.read_text()
+    assert definitions.write(own_run, tiny(solver__max_iter=98)) == []
+    assert "max_iter: 98" in own_run.solver.read_text() and own_run.read().prototxt.intended == {}
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_our_own_file_is_no_edit_after_a_kill_before_the_moves(own_run, monkeypatch, before):
+    """On record as intended, not yet in place: what is there is still ours."""
+    if before:
+        definitions.write(own_run, tiny())
+
+    replace = os.replace
+
+    def killed(source, target):
+        if "prototxt" in str(target):
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(os, "replace", killed)
+        definitions.write(own_run, tiny(solver__max_iter=99))
+    assert own_run.read().prototxt.intended
+    assert definitions.write(own_run, tiny(solver__max_iter=98)) == []
+
+
 def test_driver_works_from_a_thread(own_run):
     """Scripts may train in a thread, where Python sets no signal handler."""
     results = []
@@ -266,21 +307,29 @@ def test_refused_training_changes_nothing(own_trained):
     assert files() == before
 
 
-def test_changed_mean_is_another_training(own_run, tmp_path):
-    """A mean image given as a file: changed, it is noticed; gone, the run's own copy serves."""
+def test_given_mean_is_the_runs_own_copy_once_there_is_a_model(own_run, tmp_path):
+    """A mean image given as a file: changed before the training, it is taken up; afterwards the run's copy counts."""
     from test_mean import mean_image
 
     path = mean_image(tmp_path / "own.binaryproto")
     own_run.write_recipe(tiny(network__mean=f"file:{path}"))
+    definitions.write(own_run, tiny(network__mean=f"file:{path}"))
+    first = own_run.mean_file.read_bytes()
+    path.write_bytes(first[:-4] + bytes(4))
     assert train.train(own_run).state == "finished"
     kept = own_run.mean_file.read_bytes()
-    mean_image(path, (3, 224, 224))
-    path.write_bytes(kept[:-4] + bytes(4))
-    with pytest.raises(TrainError, match="holds snapshots"):
-        train.train(own_run)
+    assert kept != first
+    path.write_bytes(first)
+    (own_run.snapshots / "SNAPSHOT_iter_12.solverstate").unlink()
+    assert train.train(own_run, resume=True).state == "finished"
     assert own_run.mean_file.read_bytes() == kept
-    path.unlink()
+    for change in (path.unlink, lambda: path.write_text("no mean"), path.unlink):
+        assert train.train(own_run) is None
+        assert verify.first_broken(verify.verify(own_run)) is None
+        change()
     assert train.train(own_run) is None
+    own_run.mean_file.write_bytes(first)
+    assert verify.first_broken(verify.verify(own_run)).name == "definition files"
 
 
 def test_new_training_starts_a_new_log_and_curve(own_run):
