@@ -118,6 +118,42 @@ def test_a_model_that_was_given_up_may_be_replaced(own_trained, hands):
     assert [str(change) for change in done.changes] == ["data.split_seed: 2018 before, 7 now"]
 
 
+@pytest.mark.parametrize("killed", [False, True])
+def test_what_was_measured_on_another_split_is_removed(own_trained, hands, killed, monkeypatch):
+    """The model was given up and another split prepared: report, figures, predictions of the old one are gone.
+
+    A file that nobody recorded stays. A removal that is interrupted is finished by the next prepare.
+    """
+    predict_and_evaluate(own_trained)
+    records = own_trained.read().records()
+    stale = {name for stage in ("train", "predict", "evaluate") for name in records[stage].outputs}
+    stale -= records["prepare"].outputs.keys() | records["prototxt"].outputs.keys()
+    assert {"report.html", "metrics.json", "predictions_test.csv", "curve.csv"} <= stale
+    (own_trained.figures / "mine.png").write_bytes(b"mine")
+    shutil.rmtree(own_trained.snapshots)
+    if killed:
+        removed = []
+
+        def remove(path):
+            removed.append(path)
+            if path == own_trained.report:
+                raise KeyboardInterrupt
+            prepare_remove(path)
+
+        prepare_remove = prepare.remove
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(prepare, "remove", remove)
+            prepared_again(own_trained, hands, tiny(data__split_seed=7))
+    prepared_again(own_trained, hands, tiny(data__split_seed=7))
+    assert [name for name in stale if (own_trained.path / name).exists()] == []
+    assert (own_trained.figures / "mine.png").read_bytes() == b"mine"
+    assert own_trained.read().records().keys() == {"prepare", "prototxt"}
+    assert verify.first_broken(verify.verify(own_trained)) is None
+    train.train(own_trained)
+    predict_and_evaluate(own_trained)
+    assert verify.first_broken(verify.verify(own_trained)) is None
+
+
 # ---- a recipe edited by hand -----------------------------------------------------------------------------------------
 
 

@@ -112,6 +112,7 @@ def _prepare(
         recipe = Recipe.parse(
             before.recipe, f"{run.manifest_file}, prepare.recipe"
         )  # other reasons for the same values
+    _drop_stale(run, before)
     record, remarks = _renewed(run, adopt(run, recipe), inputs, given, jobs)
     return record, False, changes, remarks
 
@@ -251,10 +252,28 @@ def _make(
             cases={case_id: outcome.case() for case_id, outcome in outcomes.items()},
         )
         run.record(record)
-    if (trained := run.read().train) is not None and trained.inputs["prepare"] != record.key:
-        run.forget("train", "predict", "evaluate", "evaluate_all")  # they are of other images
+    _drop_stale(run, record)
     remove(run.work)
     return record
+
+
+def _drop_stale(run: RunDir, prepared: Prepared) -> None:
+    """Remove what was trained, predicted and measured on other images, and its records: a report beside another split
+    would pass for its own. The files first: a removal that was interrupted is then finished by the next prepare."""
+    manifest = run.read()
+    stages = ("train", "predict", "evaluate", "evaluate_all")
+    found = {stage: record for stage, record in manifest.records().items() if stage in stages}
+    if run.holds_model() or all(
+        record.inputs.get("prepare", prepared.key) == prepared.key for record in found.values()
+    ):
+        return
+    kept = {name for stage, record in manifest.records().items() if stage not in found for name in record.outputs}
+    for record in found.values():
+        for name in record.outputs.keys() - kept:
+            remove(run.path / name)
+            with contextlib.suppress(OSError):  # the folder of figures, unless something else is in it
+                (run.path / name).parent.rmdir()
+    run.forget(*found)
 
 
 @contextlib.contextmanager
