@@ -27,6 +27,7 @@ from bonecaffe.recipe import Recipe
 from bonecaffe.records import TRUSTED_FROM, Launch, State, is_current
 from bonecaffe.run import RunDir
 from bonecaffe.studies import repeat, verify
+from bonecaffe.studies.repro import write_departures
 from bonecaffe.training import launch, train
 
 
@@ -161,6 +162,22 @@ def edit_recipe(run, old, new):
     text = run.recipe_file.read_text()
     assert old in text
     run.recipe_file.write_text(text.replace(old, new))
+
+
+def test_names_and_reasons_edited_under_a_model(own_trained, hands):
+    """Those that it was trained with are in force, for repro, prepare and verify alike; and prepare tells it."""
+    expected = write_departures(own_trained)
+    edit_recipe(own_trained, "tests: small enough to train in a second", "because I like it")
+    edit_recipe(own_trained, f"\nname: {own_trained.recipe().name}\n", "\nname: mine\n")
+    assert own_trained.recipe_as_edited()[1] == []
+    assert write_departures(own_trained) == expected
+    assert verify.first_broken(verify.verify(own_trained)) is None
+    done = prepared_again(own_trained, hands, Recipe.load(own_trained.recipe_file))
+    assert not done.made and [remark for remark in done.remarks if "names and reasons edited after" in remark]
+    assert verify.first_broken(verify.verify(own_trained)) is None
+    assert write_departures(own_trained) == expected
+    again = prepared_again(own_trained, hands, Recipe.load(own_trained.recipe_file))
+    assert not [remark for remark in again.remarks if "names and reasons" in remark]
 
 
 def test_an_edited_recipe_is_taken_up_by_train(own_run):

@@ -108,13 +108,17 @@ def _prepare(
         raise _would_orphan(run, told, changes)
     if other or damaged(run.path, before, read=True):
         return _make(run, before, inputs, given, jobs, recipe, progress, workers), True, changes, []
-    if run.holds_model() and recipe.to_yaml() != before.recipe:
-        recipe = Recipe.parse(
-            before.recipe, f"{run.manifest_file}, prepare.recipe"
-        )  # other reasons for the same values
+    put_back = []
+    if run.holds_model():  # other names and reasons for the same values: those on record are in force
+        recipe = Recipe.parse(before.recipe, f"{run.manifest_file}, prepare.recipe")
+        if run.recipe_file.is_file() and Recipe.load(run.recipe_file).to_yaml() != before.recipe:
+            put_back = [
+                f"{run.recipe_file}: names and reasons edited after the training; those that it was trained with are put "
+                "back. To have others, prepare another run folder with this recipe"
+            ]
     _drop_stale(run, before)
     record, remarks = _renewed(run, adopt(run, recipe), inputs, given, jobs)
-    return record, False, changes, remarks
+    return record, False, changes, put_back + remarks
 
 
 def _without_stats(before: Prepared) -> Prepared:
