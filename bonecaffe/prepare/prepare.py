@@ -113,8 +113,8 @@ def _prepare(
         recipe = Recipe.parse(before.recipe, f"{run.manifest_file}, prepare.recipe")
         if run.recipe_file.is_file() and Recipe.load(run.recipe_file).to_yaml() != before.recipe:
             put_back = [
-                f"{run.recipe_file}: names and reasons edited after the training; those that it was trained with are put "
-                "back. To have others, prepare another run folder with this recipe"
+                f"{run.recipe_file}: names and reasons edited after the training; those that it was trained with are "
+                "put back. To have others, prepare another run folder with this recipe"
             ]
     _drop_stale(run, before)
     record, remarks = _renewed(run, adopt(run, recipe), inputs, given, jobs)
