@@ -66,11 +66,7 @@ def prepare(
     inputs = read_inputs(Path(image_folder), Path(ages), Path(points), recipe, ages_in)
     given = {"images": Path(image_folder), "ages": Path(ages), "points": Path(points)}
     with folder_made(run.path), run.lock("prepare"):  # what is removed below is removed by its owner alone
-        try:
-            record, made, changes, remarks = _prepare(run, inputs, given, recipe, progress, workers, check)
-        except Exception:
-            remove(run.work)
-            raise
+        record, made, changes, remarks = _prepare(run, inputs, given, recipe, progress, workers, check)
     hashes = {case_id: case.image_sha256 or "" for case_id, case in record.cases.items()}
     return PrepareOutcome(
         record,
@@ -92,13 +88,12 @@ def _prepare(
 ) -> tuple[Prepared, bool, list[Change], list[str]]:
     """The record, whether anything was made, what changed in the recipe, and remarks."""
     before = run.read().prepare
-    if check:  # what an interrupted prepare noted of the radiographs is not believed either
-        remove(run.work)
-        before = _without_stats(before) if before else None
+    if check and before is not None:
+        before = _without_stats(before)
     jobs = jobs_of(inputs, recipe.preparation, run.work / "images")
     if before is None:
         _check_model_stays(run, inputs, jobs, recipe)
-        return _make(run, None, inputs, given, jobs, recipe, progress, workers), True, [], []
+        return _make(run, None, inputs, given, jobs, recipe, progress, workers, check), True, [], []
     known = sources(jobs, before)
     other = [name for name, value in _hashes(inputs, recipe, known).items() if before.inputs.get(name) != value]
     changes = Recipe.parse(before.recipe, f"{run.manifest_file}, prepare.recipe").changes(recipe)
@@ -107,7 +102,7 @@ def _prepare(
         told = other if same_hands else [name for name in other if name not in ("points", "images")]
         raise _would_orphan(run, told, changes)
     if other or damaged(run.path, before, read=True):
-        return _make(run, before, inputs, given, jobs, recipe, progress, workers), True, changes, []
+        return _make(run, before, inputs, given, jobs, recipe, progress, workers, check), True, changes, []
     put_back = []
     if run.holds_model():  # other names and reasons for the same values: those on record are in force
         recipe = Recipe.parse(before.recipe, f"{run.manifest_file}, prepare.recipe")
@@ -229,34 +224,44 @@ def _make(
     recipe: Recipe,
     progress: Progress,
     workers: int | None,
+    check: bool,
 ) -> Prepared:
-    """Make images, lists and LMDBs in the work folder, move them into place, and record them."""
-    _check_space(run, jobs)
-    make_folder(run.work)
-    staged = RunDir(run.work)
-    normalized = normalize_all(run, before, jobs, len(inputs.split["train"]), progress, workers)
-    outcomes, counts = _pack(staged, normalized, inputs, given, recipe)
-    write_cases(staged.cases_file, inputs.chosen())
-    example = _of_middle_age(inputs.split["train"])
-    outputs.write_example(staged, inputs.images[example.id], inputs.points[example.id])
-    for stray in set(os.listdir(staged.images)) - {f"{job.id}.png" for job in jobs}:
-        remove(staged.images / stray)
-    hashes = _hashes(inputs, recipe, {case_id: outcome.source_sha256 for case_id, outcome in outcomes.items()})
-    pngs = {f"images/{case_id}.png": outcome.png_sha256 for case_id, outcome in outcomes.items()}
-    with _put_back(run, before), outputs.moved_into_place(run, staged):
-        run.write_recipe(recipe)
-        record = Prepared(
-            inputs=hashes,
-            **outputs_of(run.path, outputs.files_of(run, outcomes), known=pngs),
-            by=environment.describe(),
-            recipe=recipe.to_yaml(),
-            **_given(inputs, given),
-            records=counts,
-            split={split: tuple(case.id for case in inputs.split[split]) for split in SPLITS},
-            cases={case_id: outcome.case() for case_id, outcome in outcomes.items()},
-        )
-        run.record(record)
-    _drop_stale(run, record)
+    """Make images, lists and LMDBs in the work folder, move them into place, and record them.
+
+    A failure removes the work folder. A refusal before it does not: after a kill in the swap it holds files of before.
+    """
+    try:
+        _check_space(run, jobs)
+        if check:  # what an interrupted prepare noted of the radiographs is not believed either
+            remove(run.work)
+        make_folder(run.work)
+        staged = RunDir(run.work)
+        normalized = normalize_all(run, before, jobs, len(inputs.split["train"]), progress, workers)
+        outcomes, counts = _pack(staged, normalized, inputs, given, recipe)
+        write_cases(staged.cases_file, inputs.chosen())
+        example = _of_middle_age(inputs.split["train"])
+        outputs.write_example(staged, inputs.images[example.id], inputs.points[example.id])
+        for stray in set(os.listdir(staged.images)) - {f"{job.id}.png" for job in jobs}:
+            remove(staged.images / stray)
+        hashes = _hashes(inputs, recipe, {case_id: outcome.source_sha256 for case_id, outcome in outcomes.items()})
+        pngs = {f"images/{case_id}.png": outcome.png_sha256 for case_id, outcome in outcomes.items()}
+        with _put_back(run, before), outputs.moved_into_place(run, staged):
+            run.write_recipe(recipe)
+            record = Prepared(
+                inputs=hashes,
+                **outputs_of(run.path, outputs.files_of(run, outcomes), known=pngs),
+                by=environment.describe(),
+                recipe=recipe.to_yaml(),
+                **_given(inputs, given),
+                records=counts,
+                split={split: tuple(case.id for case in inputs.split[split]) for split in SPLITS},
+                cases={case_id: outcome.case() for case_id, outcome in outcomes.items()},
+            )
+            run.record(record)
+        _drop_stale(run, record)
+    except Exception:
+        remove(run.work)
+        raise
     remove(run.work)
     return record
 

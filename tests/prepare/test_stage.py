@@ -507,6 +507,7 @@ def test_killed_in_its_swap_it_does_not_orphan_a_model(own_trained, hands, after
     again = [sys.executable, "-m", "bonecaffe", *map(str, call)]
     other = subprocess.run([*again, "--seed", "7"], capture_output=True, text=True, check=False)
     assert other.returncode == 1 and "holds a trained model" in other.stderr
+    assert (own_trained.work / "old" / "images").is_dir()  # the refusal has not removed the only copies of before
     same = subprocess.run(again, capture_output=True, text=True, check=False)
     assert same.returncode == 0, same.stderr
     assert verify.first_broken(verify.verify(own_trained)) is None
