@@ -423,6 +423,15 @@ def make_folder(path: str | os.PathLike[str]) -> None:
             raise FilesError(f"{os.fspath(path)}: {what}, where a folder is needed. Remove it.") from None
 
 
+def follow_umask(folder: Path) -> None:
+    """Give a flat folder that another program made, and its files, the permissions that the user's umask leaves."""
+    mask = _umask()
+    os.chmod(folder, 0o777 & ~mask)
+    for path in folder.iterdir():
+        if not path.is_symlink():
+            os.chmod(path, 0o666 & ~mask)
+
+
 def move(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
     """Move a file or folder on the same file system; a file at the target is replaced."""
     os.rename(source, target)

@@ -157,7 +157,7 @@ def _need(entries: Mapping[str, object], *names: str) -> None:
 
 class Record(Frozen):
     """What every stage records. ``stamps`` are size and time of the outputs when they were recorded: where they are the
-    same, a file is taken for unchanged without reading it (`is_intact`)."""
+    same, a large file is taken for unchanged without reading it (`is_intact`)."""
 
     stage: ClassVar[str]
 
@@ -394,17 +394,26 @@ def is_current(run: Path, record: Record | None, inputs: Mapping[str, str]) -> b
     return record is not None and dict(record.inputs) == dict(inputs) and not damaged(run, record)
 
 
-def damaged(run: Path, record: Record, names: Iterable[str] | None = None) -> list[str]:
-    """Which outputs of a record (of ``names``; all) are gone or of another content."""
-    return [name for name in (record.outputs if names is None else names) if not is_intact(run, record, name)]
+def damaged(run: Path, record: Record, names: Iterable[str] | None = None, read: bool = False) -> list[str]:
+    """Which outputs of a record (of ``names``; all) are gone or of another content; see `is_intact`."""
+    return [name for name in (record.outputs if names is None else names) if not is_intact(run, record, name, read)]
 
 
-def is_intact(run: Path, record: Record, name: str) -> bool:
-    """Whether an output is there and unchanged. A file whose size and time are as recorded is not read."""
+TRUSTED_FROM = 1_000_000
+"""Bytes from which a file is taken for unchanged by its size and time. A smaller one is read in a millisecond."""
+
+
+def is_intact(run: Path, record: Record, name: str, read: bool = False) -> bool:
+    """Whether an output is there and unchanged.
+
+    A large file whose size and time are as recorded is not read, unless ``read`` asks for it: damage on a disk, or an
+    edit that was copied with its time (``cp -a``), keeps both.
+    """
     path = os.path.join(run, name)
     try:
         status = os.lstat(path)
-        if record.stamps.get(name) == (status.st_size, status.st_mtime_ns):
+        stamp = status.st_size, status.st_mtime_ns
+        if not read and status.st_size >= TRUSTED_FROM and record.stamps.get(name) == stamp:
             return True
         return sha256_file(path) == record.outputs[name]
     except (OSError, BonecaffeError):

@@ -197,7 +197,11 @@ class RunDir:
         return recipe
 
     def recipe_as_edited(self) -> tuple[Recipe, list[Change]]:
-        """The recipe in recipe.yaml, and what was edited in it since the run was prepared; RunError without a run."""
+        """The recipe in recipe.yaml, and what was edited in it since the run was prepared; RunError without a run.
+
+        Names and reasons are no edits. Beside a trained model those on record are in force: the definition files and
+        the departures were written with them.
+        """
         prepared = self.read().prepare
         if not self.recipe_file.is_file():
             raise RunError(
@@ -208,7 +212,8 @@ class RunDir:
         if prepared is None or recipe.to_yaml() == prepared.recipe:
             return recipe, []
         before = Recipe.parse(prepared.recipe, f"{self.manifest_file}, prepare.recipe")
-        return recipe, before.changes(recipe)
+        changes = before.changes(recipe)
+        return before if not changes and self.holds_model() else recipe, changes
 
     def write_recipe(self, recipe: Recipe) -> None:
         """Keep the recipe, every field with its source or reason; for `prepare` alone."""

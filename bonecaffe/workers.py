@@ -9,13 +9,16 @@ nothing that has to be put away. If even that is interrupted, a worker whose pip
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
 import time
 import traceback
+import types
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -114,7 +117,8 @@ class _Pool:
                 _need_files(8)
                 ours, theirs = context.Pipe()
                 process = context.Process(target=_serve, args=(theirs, self._work), daemon=True)
-                process.start()
+                with _main_hidden(self._work):
+                    process.start()
                 theirs.close()
                 self._workers.append(_Worker(process, ours))
         except BaseException as error:  # raised where the pool is used
@@ -211,6 +215,28 @@ def _context(module: str) -> ForkServerContext:
         else:
             os.environ["PYTHONSAFEPATH"] = before
     return context
+
+
+_HIDING = threading.Lock()
+
+
+@contextlib.contextmanager
+def _main_hidden(work: Callable[[Any], Any]) -> Iterator[None]:
+    """Keep multiprocessing from running the caller's main module again in a worker that is started in the block.
+
+    A worker imports ``work`` by its module's name and needs no more. A script without ``if __name__ == "__main__"``
+    would start over in each of them, and one that is read from stdin cannot be found again.
+    """
+    if work.__module__ == "__main__":
+        yield
+        return
+    with _HIDING:
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = types.ModuleType("__main__")  # it has neither a spec nor a file
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = main
 
 
 # ---- in a worker process -----------------------------------------------------------------------------------------

@@ -24,9 +24,10 @@ from bonecaffe.hands.reference_points import read_points
 from bonecaffe.predict import Predictor, predict_run
 from bonecaffe.prepare import prepare
 from bonecaffe.recipe import Recipe
-from bonecaffe.records import Launch, State, is_current
+from bonecaffe.records import TRUSTED_FROM, Launch, State, is_current
 from bonecaffe.run import RunDir
 from bonecaffe.studies import repeat, verify
+from bonecaffe.studies.repro import write_departures
 from bonecaffe.training import launch, train
 
 
@@ -118,6 +119,42 @@ def test_a_model_that_was_given_up_may_be_replaced(own_trained, hands):
     assert [str(change) for change in done.changes] == ["data.split_seed: 2018 before, 7 now"]
 
 
+@pytest.mark.parametrize("killed", [False, True])
+def test_what_was_measured_on_another_split_is_removed(own_trained, hands, killed, monkeypatch):
+    """The model was given up and another split prepared: report, figures, predictions of the old one are gone.
+
+    A file that nobody recorded stays. A removal that is interrupted is finished by the next prepare.
+    """
+    predict_and_evaluate(own_trained)
+    records = own_trained.read().records()
+    stale = {name for stage in ("train", "predict", "evaluate") for name in records[stage].outputs}
+    stale -= records["prepare"].outputs.keys() | records["prototxt"].outputs.keys()
+    assert {"report.html", "metrics.json", "predictions_test.csv", "curve.csv"} <= stale
+    (own_trained.figures / "mine.png").write_bytes(b"mine")
+    shutil.rmtree(own_trained.snapshots)
+    if killed:
+        removed = []
+
+        def remove(path):
+            removed.append(path)
+            if path == own_trained.report:
+                raise KeyboardInterrupt
+            prepare_remove(path)
+
+        prepare_remove = prepare.remove
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(prepare, "remove", remove)
+            prepared_again(own_trained, hands, tiny(data__split_seed=7))
+    prepared_again(own_trained, hands, tiny(data__split_seed=7))
+    assert [name for name in stale if (own_trained.path / name).exists()] == []
+    assert (own_trained.figures / "mine.png").read_bytes() == b"mine"
+    assert own_trained.read().records().keys() == {"prepare", "prototxt"}
+    assert verify.first_broken(verify.verify(own_trained)) is None
+    train.train(own_trained)
+    predict_and_evaluate(own_trained)
+    assert verify.first_broken(verify.verify(own_trained)) is None
+
+
 # ---- a recipe edited by hand -----------------------------------------------------------------------------------------
 
 
@@ -125,6 +162,22 @@ def edit_recipe(run, old, new):
     text = run.recipe_file.read_text()
     assert old in text
     run.recipe_file.write_text(text.replace(old, new))
+
+
+def test_names_and_reasons_edited_under_a_model(own_trained, hands):
+    """Those that it was trained with are in force, for repro, prepare and verify alike; and prepare tells it."""
+    expected = write_departures(own_trained)
+    edit_recipe(own_trained, "tests: small enough to train in a second", "because I like it")
+    edit_recipe(own_trained, f"\nname: {own_trained.recipe().name}\n", "\nname: mine\n")
+    assert own_trained.recipe_as_edited()[1] == []
+    assert write_departures(own_trained) == expected
+    assert verify.first_broken(verify.verify(own_trained)) is None
+    done = prepared_again(own_trained, hands, Recipe.load(own_trained.recipe_file))
+    assert not done.made and [remark for remark in done.remarks if "names and reasons edited after" in remark]
+    assert verify.first_broken(verify.verify(own_trained)) is None
+    assert write_departures(own_trained) == expected
+    again = prepared_again(own_trained, hands, Recipe.load(own_trained.recipe_file))
+    assert not [remark for remark in again.remarks if "names and reasons" in remark]
 
 
 def test_an_edited_recipe_is_taken_up_by_train(own_run):
@@ -281,6 +334,109 @@ def test_a_spoiled_image_is_noticed_and_repaired(own_trained, hands, spoil):
     assert {case_id: own_trained.image(case_id).read_bytes() for case_id in before} == before
     assert predict_run(own_trained) == 12 and own_trained.read().train == model
     assert verify.first_broken(verify.verify(own_trained)) is None
+
+
+def damage(path):
+    """Change one bit and keep size and time, as a disk does, or an edit that is copied with its time."""
+    status, content = path.stat(), bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.mark.parametrize("what", ["cases.csv", "train.txt", "train_lmdb/data.mdb", "example/hand.png", "images"])
+def test_damage_that_keeps_size_and_time_is_repaired(own_trained, hands, what):
+    """verify names the command that repairs it, and that command does."""
+    case_id = own_trained.read().prepare.split["train"][0]
+    path = own_trained.image(case_id) if what == "images" else own_trained.path / what
+    before = path.read_bytes()
+    damage(path)
+    broken = verify.first_broken(verify.verify(own_trained))
+    assert broken is not None and "un bonecaffe prepare again" in broken.said
+    assert prepared_again(own_trained, hands, tiny()).made is True
+    assert what.endswith(".mdb") or path.read_bytes() == before
+    assert verify.first_broken(verify.verify(own_trained)) is None
+
+
+def test_training_reads_a_damaged_lmdb(own_run):
+    """Large or small: before hours of training it is read whole."""
+    data = own_run.lmdb("train") / "data.mdb"
+    assert data.stat().st_size > TRUSTED_FROM
+    damage(data)
+    with pytest.raises(TrainError, match="train_lmdb/data.mdb.*Run prepare again"):
+        train.train(own_run)
+
+
+def test_predictions_that_were_altered_are_made_again(own_trained):
+    """An age altered in a table of predictions, its size and time kept: it is not measured as the model's."""
+    predict_and_evaluate(own_trained)
+    table = own_trained.predictions("test")
+    before, status = table.read_text(), table.stat()
+    last = before.rstrip()[:-1].rfind("0")
+    table.write_text(before[:last] + "1" + before[last + 1 :])
+    os.utime(table, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert table.stat().st_size == status.st_size and table.read_text() != before
+    predict_and_evaluate(own_trained)
+    assert table.read_text() == before and verify.first_broken(verify.verify(own_trained)) is None
+
+
+def test_a_radiograph_changed_with_its_time_kept(own_trained, own_hands, tmp_path):
+    """Its size and time are believed, or 12,000 had to be read; --check reads it. verify names the option."""
+    damage_pixels(own_hands / "images" / "1001.png")
+    images = own_hands / "images"
+    plain = prepare_run(tmp_path / "plain", own_hands)
+    record = plain.read().prepare
+    damage_pixels(images / "1001.png")
+    assert prepared_again(plain, own_hands, tiny()).made is False
+    broken = verify.first_broken(verify.verify(plain, images=images))
+    assert broken is not None and "prepare again with --check" in broken.said.lower()
+    assert prepared_again(plain, own_hands, tiny(), check=True).made is True
+    assert plain.read().prepare.key != record.key
+    assert verify.first_broken(verify.verify(plain, images=images)) is None
+    assert prepared_again(plain, own_hands, tiny(), check=True).made is False
+    assert prepared_again(plain, own_hands, tiny()).made is False
+    checked = CliRunner().invoke(main, [*prepare_by_command(own_trained, own_hands), "--check"])
+    assert checked.exit_code == 1 and "images: other image files" in checked.output  # the model is guarded
+
+
+def damage_pixels(path):
+    """Another sound image in the same number of bytes, at the same time."""
+    status = path.stat()
+    image = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    image[7, 7] ^= 3
+    cv2.imwrite(str(path), image, [cv2.IMWRITE_PNG_COMPRESSION, 0])
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.mark.parametrize("table", ["ages.csv", "points.csv"])
+def test_tables_that_changed_for_other_hands_are_taken_up(own_trained, own_hands, table):
+    """A row is added for a hand that the run does not have, under a model: verify holds again after prepare."""
+    rows = (own_hands / table).read_text().splitlines()
+    (own_hands / table).write_text("\n".join([*rows, ",".join(["9999", *rows[1].split(",")[1:]])]) + "\n")
+    given = {"ages": own_hands / "ages.csv", "points": own_hands / "points.csv"}
+    broken = verify.first_broken(verify.verify(own_trained, **given))
+    assert broken is not None and "prepare again with this table" in broken.said.lower()
+    model = own_trained.read().train
+    done = prepared_again(own_trained, own_hands, tiny())
+    assert not done.made and [remark for remark in done.remarks if f"{table}: changed, but not for" in remark]
+    assert done.record.left_out == {"without points" if table == "ages.csv" else "without an age": 1}
+    assert own_trained.read().train == model
+    assert verify.first_broken(verify.verify(own_trained, **given)) is None
+    again = prepared_again(own_trained, own_hands, tiny())
+    assert not [remark for remark in again.remarks if "changed" in remark]
+
+
+def test_another_file_with_the_same_pixels_is_another_for_all(own_trained, hands):
+    """A prepared image that was packed again: verify and evaluate agree, and prepare repairs it."""
+    own_trained.forget("predict")
+    path = own_trained.image(own_trained.read().prepare.split["test"][0])
+    cv2.imwrite(str(path), cv2.imread(str(path), cv2.IMREAD_GRAYSCALE), [cv2.IMWRITE_PNG_COMPRESSION, 9])
+    with pytest.raises(RunError, match="Run prepare again"):
+        predict_run(own_trained)
+    broken = verify.first_broken(verify.verify(own_trained))
+    assert broken is not None and "another file with the same pixels" in broken.said
+    assert prepared_again(own_trained, hands, tiny()).made is True
+    assert predict_run(own_trained) == 12 and verify.first_broken(verify.verify(own_trained)) is None
 
 
 def test_killed_between_the_images_and_their_record(own_trained, hands, monkeypatch):

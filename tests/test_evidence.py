@@ -107,7 +107,8 @@ def test_spoiled_image_and_inputs_are_named(own_whole, hands, tmp_path):
     """A prepared image, the tables, a radiograph."""
     image = next(own_whole.images.glob("*.png"))
     other_pixels(image)
-    assert verify.first_broken(verify.verify(own_whole)).said == f"images/{image.name}: other pixels"
+    expected = f"images/{image.name}: other pixels. Run bonecaffe prepare again; it is repaired"
+    assert verify.first_broken(verify.verify(own_whole)).said == expected
     shutil.copytree(hands, tmp_path / "data")
     append(tmp_path / "data" / "ages.csv")
     assert verify.first_broken(verify.verify(own_whole, ages=tmp_path / "data" / "ages.csv")).name == "ages"

@@ -9,6 +9,7 @@ import os
 import pytest
 from pydantic import ValidationError
 
+from bonecaffe import records
 from bonecaffe.errors import RunError
 from bonecaffe.records import (
     Attempt,
@@ -359,13 +360,19 @@ def test_changed_output_is_noticed(run):
     assert not is_intact(path, record, "sub/a")
 
 
-def test_output_of_the_recorded_size_and_time_is_not_read(run):
-    """That is what makes a look at a large run quick: 'abd' with the time of 'abc' passes."""
+def test_a_large_output_of_the_recorded_size_and_time_is_not_read(run, monkeypatch):
+    """That is what makes a look at a large run quick: 'abd' with the time of 'abc' passes, unless it is to be read."""
     path, record = run
     file = path / "sub" / "a"
     at = file.stat().st_mtime_ns
     file.write_bytes(b"abd")
     os.utime(file, ns=(at, at))
-    assert is_intact(path, record, "sub/a")
+    assert not is_intact(path, record, "sub/a")  # small: read in any case
+    monkeypatch.setattr(records, "TRUSTED_FROM", 3)
+    assert is_intact(path, record, "sub/a") and damaged(path, record) == []
+    assert not is_intact(path, record, "sub/a", read=True)
+    assert damaged(path, record, read=True) == ["sub/a"]
+    monkeypatch.setattr(records, "TRUSTED_FROM", 4)
+    assert not is_intact(path, record, "sub/a")
     assert not is_intact(path, record.model_copy(update={"stamps": {}}), "sub/a")
     assert isinstance(record, Record)

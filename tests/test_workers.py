@@ -216,3 +216,33 @@ def test_a_process_that_may_have_no_children_does_the_work_itself():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[1, 4, 9]"
+
+
+SCRIPT = """
+import math
+from bonecaffe.errors import ImageError
+from bonecaffe.workers import in_parallel
+print("begun", flush=True)
+print(list(in_parallel(math.factorial, range(20), 2, ImageError)) == [math.factorial(n) for n in range(20)])
+import __main__
+print(__main__.in_parallel is in_parallel)
+"""
+
+
+@pytest.mark.parametrize("how", ["file", "stdin", "module", "command"])
+def test_a_script_without_a_main_guard_runs_once(tmp_path, how):
+    """The workers do not run it again, however it was started."""
+    (tmp_path / "script.py").write_text(SCRIPT)
+    arguments = {"file": ["script.py"], "stdin": ["-"], "module": ["-m", "script"], "command": ["-c", SCRIPT]}[how]
+    paths = {**os.environ, "PYTHONPATH": f"{REPOSITORY}"}
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        input=SCRIPT if how == "stdin" else "",
+        cwd=tmp_path,
+        env=paths,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "begun\nTrue\nTrue\n", "")

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     "[default: seen, for locate's; else the recipe's]",
 )
 @click.option("--jobs", type=click.IntRange(1), help="Processes. [default: one a core]")
+@click.option("--check", is_flag=True, help="Read every radiograph again, also where its size and time are as before.")
 def prepare(
     run: Path,
     images: Path,
@@ -64,10 +65,12 @@ def prepare(
     labels: str | None,
     origin: str | None,
     jobs: int | None,
+    check: bool,
 ) -> None:
     """Split, crop, equalize, resize and pack the hands into two audited LMDBs.
 
     Fails without leaving anything half-made; picks up where it was interrupted; does nothing when nothing changed.
+    Run again, it reads what it left and makes again what is damaged.
     """
     from bonecaffe.prepare import prepare
     from bonecaffe.prepare.inputs import recipe_for, with_split
@@ -76,7 +79,7 @@ def prepare(
     folder = RunDir(run)
     recipe = with_split(recipe_for(folder, recipe_name), train_cases, test_cases, seed, labels)
     with progress_bar("prepare") as progress:
-        done = prepare.prepare(folder, images, ages, points, recipe, progress, jobs, origin, ages_in)
+        done = prepare.prepare(folder, images, ages, points, recipe, progress, jobs, origin, ages_in, check)
     record = done.record
     left_out = "".join(f", {count} {reason}" for reason, count in record.left_out.items())
     counts = f"{record.records['train']} hands for training, {record.records['test']} for test{left_out}"

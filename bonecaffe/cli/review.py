@@ -59,20 +59,20 @@ def sensitivity(
 ) -> None:
     """Show how far the predicted age moves when the seven points do: months per percent of the palm.
 
-    Writes sensitivity.json and sensitivity.csv into the run.
+    Writes sensitivity.json and sensitivity.csv into the run, which no other command may use meanwhile.
     """
     from bonecaffe.hands.reference_points import read_points
     from bonecaffe.run import RunDir
     from bonecaffe.studies import sensitivity as study
 
     points = read_points(table)
-    levels = tuple(dict.fromkeys(percents)) or study.PERCENT
+    levels = percents or study.PERCENT
     others = {"found": read_points(found)} if found else {}
     if again:
         others["marked again"] = second = read_points(again)
         error = study.repeat_marking_percent(points, second)
         click.echo(f"repeat-marking error: {error:.2f} % of the palm (SD of a coordinate of one marking)")
-        levels = tuple(sorted({*levels, round(error, 3)}))
+        levels = tuple(sorted([*levels, round(error, 3)]))
     with progress_bar("sensitivity") as progress:
         outcome, _ = study.study(RunDir(run), images, points, others, levels, repeats, split, seed, progress)
     print_table(
@@ -249,16 +249,21 @@ def _show_spread(out: Path, results: list[Any]) -> None:
 @main.command()
 @RUN
 def repro(run: Path) -> None:
-    """Show how a run departs from the paper, field by field, with the reason; write departures.json."""
-    from bonecaffe.run import RunDir
-    from bonecaffe.studies.repro import write_departures
+    """Show how a run departs from the paper, field by field, with the reason; write departures.json.
 
-    recipe, departures = write_departures(RunDir(run))
-    if not departures:
+    While another command works on the run, they are shown, and not written.
+    """
+    from bonecaffe.run import RunDir
+    from bonecaffe.studies.repro import departures_of, write_departures
+
+    folder = RunDir(run)
+    recipe, departures = departures_of(folder)
+    if departures:
+        print_table(
+            f"{run}: recipe {recipe.name}",
+            ["field", "paper", "this run", "reason"],
+            [[d.field, str(d.paper), str(d.here), d.reason] for d in departures],
+        )
+    else:
         click.echo(f"{run}: departs from the paper in no field")
-        return
-    print_table(
-        f"{run}: recipe {recipe.name}",
-        ["field", "paper", "this run", "reason"],
-        [[d.field, str(d.paper), str(d.here), d.reason] for d in departures],
-    )
+    write_departures(folder)

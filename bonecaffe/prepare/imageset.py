@@ -16,7 +16,7 @@ import numpy as np
 
 from bonecaffe.caffe import lmdb, programs
 from bonecaffe.errors import CaffeError, PrepareError
-from bonecaffe.files import remove, sha256
+from bonecaffe.files import follow_umask, remove, sha256
 from bonecaffe.hands.cases import Case
 from bonecaffe.recipe import Preparation
 
@@ -80,6 +80,7 @@ class Conversion:
             free = shutil.disk_usage(self._target.parent).free
             full = f" The disk is full ({free / 1e6:.0f} MB free); make room and try again." if free < 50e6 else ""
             raise PrepareError(f"imageset: {self._target.name}: {error}{full}") from error
+        follow_umask(self._target)  # Caffe makes the folder with mode 0744, which nobody else can enter
 
     def stop(self) -> None:
         """End it at once, if it still runs."""

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -101,7 +101,7 @@ def normalize_all(
     for job in jobs:
         outcome = earlier.get(job.id)
         if outcome and _same_source(job, outcome) and _take_over(job, outcome, run, before):
-            done[job.id] = outcome
+            done[job.id] = replace(outcome, source_stat=job.source_stat)
         else:
             todo.append(job)
     problems = Problems()
@@ -216,7 +216,7 @@ def _take_over(job: Job, outcome: NormalizedImage, run: RunDir, before: Prepared
         pass
     remove(job.target)
     name = f"images/{job.id}.png"
-    if before is None or before.outputs.get(name) != outcome.png_sha256 or not is_intact(run.path, before, name):
+    if before is None or before.outputs.get(name) != outcome.png_sha256 or not is_intact(run.path, before, name, True):
         return False
     return link_file(run.image(job.id), job.target)
 

@@ -100,9 +100,9 @@ def check_images(run: RunDir) -> None:
 
 
 def changed(run: RunDir) -> list[str]:
-    """Which of the files that Caffe reads are not those that prepare wrote: lists, LMDBs, cases."""
+    """Which of the files that Caffe reads are not those that prepare wrote: lists, LMDBs, cases. All are read."""
     prepared = prepared_of(run)
-    return damaged(run.path, prepared, [name for name in prepared.outputs if not name.startswith("images/")])
+    return damaged(run.path, prepared, [name for name in prepared.outputs if not name.startswith("images/")], read=True)
 
 
 # ---- writing -----------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bonecaffe.caffe import environment
 from bonecaffe.errors import BonecaffeError, PrepareError, RunError
@@ -50,8 +50,12 @@ def prepare(
     workers: int | None = None,
     origin: str | None = None,
     ages_in: AgeUnit | None = None,
+    check: bool = False,
 ) -> PrepareOutcome:
     """Prepare a run; do nothing when it is prepared already with the same inputs and recipe.
+
+    Everything that it left in the run is read again, and made again where it is damaged. A radiograph whose size and
+    time are as before is taken for unchanged, unless ``check`` asks for it to be read.
 
     ``origin`` says where the points come from (``marked, boxes, found``); without it, points that `locate` found or
     suggested are noticed and declared. ``ages_in`` is the unit of the ages; without it they are months, and ages that
@@ -62,30 +66,34 @@ def prepare(
     inputs = read_inputs(Path(image_folder), Path(ages), Path(points), recipe, ages_in)
     given = {"images": Path(image_folder), "ages": Path(ages), "points": Path(points)}
     with folder_made(run.path), run.lock("prepare"):  # what is removed below is removed by its owner alone
-        try:
-            record, made, changes = _prepare(run, inputs, given, recipe, progress, workers)
-        except Exception:
-            remove(run.work)
-            raise
+        record, made, changes, remarks = _prepare(run, inputs, given, recipe, progress, workers, check)
     hashes = {case_id: case.image_sha256 or "" for case_id, case in record.cases.items()}
     return PrepareOutcome(
         record,
         made,
         changes,
         inputs.ages_months,
-        inputs.remarks + outputs.view_remarks(record) + duplicates.remarks(hashes),
+        inputs.remarks + remarks + outputs.view_remarks(record) + duplicates.remarks(hashes),
     )
 
 
 def _prepare(
-    run: RunDir, inputs: Inputs, given: dict[str, Path], recipe: Recipe, progress: Progress, workers: int | None
-) -> tuple[Prepared, bool, list[Change]]:
-    """The record, whether anything was made, and what changed in the recipe."""
+    run: RunDir,
+    inputs: Inputs,
+    given: dict[str, Path],
+    recipe: Recipe,
+    progress: Progress,
+    workers: int | None,
+    check: bool,
+) -> tuple[Prepared, bool, list[Change], list[str]]:
+    """The record, whether anything was made, what changed in the recipe, and remarks."""
     before = run.read().prepare
+    if check and before is not None:
+        before = _without_stats(before)
     jobs = jobs_of(inputs, recipe.preparation, run.work / "images")
     if before is None:
         _check_model_stays(run, inputs, jobs, recipe)
-        return _make(run, None, inputs, given, jobs, recipe, progress, workers), True, []
+        return _make(run, None, inputs, given, jobs, recipe, progress, workers, check), True, [], []
     known = sources(jobs, before)
     other = [name for name, value in _hashes(inputs, recipe, known).items() if before.inputs.get(name) != value]
     changes = Recipe.parse(before.recipe, f"{run.manifest_file}, prepare.recipe").changes(recipe)
@@ -93,13 +101,57 @@ def _prepare(
         same_hands = set(before.cases) == {job.id for job in jobs}
         told = other if same_hands else [name for name in other if name not in ("points", "images")]
         raise _would_orphan(run, told, changes)
-    if other or damaged(run.path, before):
-        return _make(run, before, inputs, given, jobs, recipe, progress, workers), True, changes
-    if run.holds_model() and recipe.to_yaml() != before.recipe:
-        recipe = Recipe.parse(
-            before.recipe, f"{run.manifest_file}, prepare.recipe"
-        )  # other reasons for the same values
-    return adopt(run, recipe), False, changes
+    if other or damaged(run.path, before, read=True):
+        return _make(run, before, inputs, given, jobs, recipe, progress, workers, check), True, changes, []
+    put_back = []
+    if run.holds_model():  # other names and reasons for the same values: those on record are in force
+        recipe = Recipe.parse(before.recipe, f"{run.manifest_file}, prepare.recipe")
+        if run.recipe_file.is_file() and Recipe.load(run.recipe_file).to_yaml() != before.recipe:
+            put_back = [
+                f"{run.recipe_file}: names and reasons edited after the training; those that it was trained with are "
+                "put back. To have others, prepare another run folder with this recipe"
+            ]
+    _drop_stale(run, before)
+    record, remarks = _renewed(run, adopt(run, recipe), inputs, given, jobs)
+    return record, False, changes, put_back + remarks
+
+
+def _without_stats(before: Prepared) -> Prepared:
+    """The record with times that no radiograph has, so that each is read again."""
+    cases = {
+        name: case.model_copy(update={"source_stat": (case.source_stat[0], -1)}) for name, case in before.cases.items()
+    }
+    return before.model_copy(update={"cases": cases})
+
+
+def _given(inputs: Inputs, given: dict[str, Path]) -> dict[str, Any]:
+    """What a record tells of the tables and the folder as they were given, whatever was drawn from them."""
+    return {
+        "sources": {
+            name: Source(name=given[name].name, sha256=sha256_file(given[name])) for name in ("ages", "points")
+        },
+        "images_folder": given["images"].name,
+        "ages_in": "years" if inputs.ages_in == "years" else None,
+        "left_out": inputs.left_out,
+    }
+
+
+def _renewed(
+    run: RunDir, record: Prepared, inputs: Inputs, given: dict[str, Path], jobs: list[Job]
+) -> tuple[Prepared, list[str]]:
+    """The record with the tables as they are now, and remarks: rows of other hands may come and go, under a model too.
+
+    Otherwise `verify --ages` would call the table another one for ever, with no command that could help.
+    """
+    now = _given(inputs, given)
+    other = [given[name].name for name in ("ages", "points") if now["sources"][name] != record.sources[name]]
+    stats = {job.id: job.source_stat for job in jobs}
+    cases = {name: case.model_copy(update={"source_stat": stats[name]}) for name, case in record.cases.items()}
+    renewed = record.model_copy(update={**now, "cases": cases})
+    if renewed != record:
+        run.record(renewed)
+    what = f"{' and '.join(other)}: changed, but not for the hands of this run; the record names the new content"
+    return renewed, [what] if other else []
 
 
 def _check_model_stays(run: RunDir, inputs: Inputs, jobs: list[Job], recipe: Recipe) -> None:
@@ -172,42 +224,65 @@ def _make(
     recipe: Recipe,
     progress: Progress,
     workers: int | None,
+    check: bool,
 ) -> Prepared:
-    """Make images, lists and LMDBs in the work folder, move them into place, and record them."""
-    _check_space(run, jobs)
-    make_folder(run.work)
-    staged = RunDir(run.work)
-    normalized = normalize_all(run, before, jobs, len(inputs.split["train"]), progress, workers)
-    outcomes, counts = _pack(staged, normalized, inputs, given, recipe)
-    write_cases(staged.cases_file, inputs.chosen())
-    example = _of_middle_age(inputs.split["train"])
-    outputs.write_example(staged, inputs.images[example.id], inputs.points[example.id])
-    for stray in set(os.listdir(staged.images)) - {f"{job.id}.png" for job in jobs}:
-        remove(staged.images / stray)
-    hashes = _hashes(inputs, recipe, {case_id: outcome.source_sha256 for case_id, outcome in outcomes.items()})
-    pngs = {f"images/{case_id}.png": outcome.png_sha256 for case_id, outcome in outcomes.items()}
-    with _put_back(run, before), outputs.moved_into_place(run, staged):
-        run.write_recipe(recipe)
-        record = Prepared(
-            inputs=hashes,
-            **outputs_of(run.path, outputs.files_of(run, outcomes), known=pngs),
-            by=environment.describe(),
-            recipe=recipe.to_yaml(),
-            sources={
-                name: Source(name=given[name].name, sha256=sha256_file(given[name])) for name in ("ages", "points")
-            },
-            images_folder=given["images"].name,
-            ages_in="years" if inputs.ages_in == "years" else None,
-            left_out=inputs.left_out,
-            records=counts,
-            split={split: tuple(case.id for case in inputs.split[split]) for split in SPLITS},
-            cases={case_id: outcome.case() for case_id, outcome in outcomes.items()},
-        )
-        run.record(record)
-    if (trained := run.read().train) is not None and trained.inputs["prepare"] != record.key:
-        run.forget("train", "predict", "evaluate", "evaluate_all")  # they are of other images
+    """Make images, lists and LMDBs in the work folder, move them into place, and record them.
+
+    A failure removes the work folder. A refusal before it does not: after a kill in the swap it holds files of before.
+    """
+    try:
+        _check_space(run, jobs)
+        if check:  # what an interrupted prepare noted of the radiographs is not believed either
+            remove(run.work)
+        make_folder(run.work)
+        staged = RunDir(run.work)
+        normalized = normalize_all(run, before, jobs, len(inputs.split["train"]), progress, workers)
+        outcomes, counts = _pack(staged, normalized, inputs, given, recipe)
+        write_cases(staged.cases_file, inputs.chosen())
+        example = _of_middle_age(inputs.split["train"])
+        outputs.write_example(staged, inputs.images[example.id], inputs.points[example.id])
+        for stray in set(os.listdir(staged.images)) - {f"{job.id}.png" for job in jobs}:
+            remove(staged.images / stray)
+        hashes = _hashes(inputs, recipe, {case_id: outcome.source_sha256 for case_id, outcome in outcomes.items()})
+        pngs = {f"images/{case_id}.png": outcome.png_sha256 for case_id, outcome in outcomes.items()}
+        with _put_back(run, before), outputs.moved_into_place(run, staged):
+            run.write_recipe(recipe)
+            record = Prepared(
+                inputs=hashes,
+                **outputs_of(run.path, outputs.files_of(run, outcomes), known=pngs),
+                by=environment.describe(),
+                recipe=recipe.to_yaml(),
+                **_given(inputs, given),
+                records=counts,
+                split={split: tuple(case.id for case in inputs.split[split]) for split in SPLITS},
+                cases={case_id: outcome.case() for case_id, outcome in outcomes.items()},
+            )
+            run.record(record)
+        _drop_stale(run, record)
+    except Exception:
+        remove(run.work)
+        raise
     remove(run.work)
     return record
+
+
+def _drop_stale(run: RunDir, prepared: Prepared) -> None:
+    """Remove what was trained, predicted and measured on other images, and its records: a report beside another split
+    would pass for its own. The files first: a removal that was interrupted is then finished by the next prepare."""
+    manifest = run.read()
+    stages = ("train", "predict", "evaluate", "evaluate_all")
+    found = {stage: record for stage, record in manifest.records().items() if stage in stages}
+    if run.holds_model() or all(
+        record.inputs.get("prepare", prepared.key) == prepared.key for record in found.values()
+    ):
+        return
+    kept = {name for stage, record in manifest.records().items() if stage not in found for name in record.outputs}
+    for record in found.values():
+        for name in record.outputs.keys() - kept:
+            remove(run.path / name)
+            with contextlib.suppress(OSError):  # the folder of figures, unless something else is in it
+                (run.path / name).parent.rmdir()
+    run.forget(*found)
 
 
 @contextlib.contextmanager

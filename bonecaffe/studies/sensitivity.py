@@ -95,27 +95,30 @@ def study(
 
     Writes ``sensitivity.json`` and ``sensitivity.csv`` into the run. ``others`` are further markings by name, such as
     those that `locate` found; hands that one of them lacks are left out of it. Raises PointsError or EvaluateError when
-    the points are not those that the run was prepared with.
+    the points are not those that the run was prepared with, RunError while another command holds the run.
     """
-    looks = _Looks(Predictor(run), split_of(run)[split], hand_images.find_images(images), points, others)
-    looks.check(images)
-    base: dict[str, float] = {}
-    moved: list[Moved] = []
-    other: dict[str, dict[str, tuple[float, float]]] = {name: {} for name in others}
-    for number, (look, months) in enumerate(looks.predicted(percents, repeats, seed), start=1):
-        iou = overlap(points[look.id].rectangle(), look.hand.rectangle())
-        if look.what is None:
-            base[look.id] = months
-        elif isinstance(look.what, str):
-            other[look.what][look.id] = months, iou
-        else:
-            moved.append(Moved(look.id, look.what, months, months - base[look.id], iou))
-        progress(number, looks.count(percents, repeats))
-    levels = tuple(_level(percent, [m for m in moved if m.percent == percent]) for percent in percents)
-    ages = {case.id: case.boneage_months for case in looks.cases}
-    against = {name: _against(ages, base, found) for name, found in other.items() if found}
-    outcome = Study(len(looks.cases), repeats, levels, _slope(levels), against)
-    _write(run, split, outcome, moved)
+    run.recipe()  # raises for a folder that is no run, which gets no lock file
+    percents = tuple(dict.fromkeys(percents))  # one level each: the hands of two equal ones would be pooled
+    with run.lock("sensitivity"):
+        looks = _Looks(Predictor(run), split_of(run)[split], hand_images.find_images(images), points, others)
+        looks.check(images)
+        base: dict[str, float] = {}
+        moved: list[Moved] = []
+        other: dict[str, dict[str, tuple[float, float]]] = {name: {} for name in others}
+        for number, (look, months) in enumerate(looks.predicted(percents, repeats, seed), start=1):
+            iou = overlap(points[look.id].rectangle(), look.hand.rectangle())
+            if look.what is None:
+                base[look.id] = months
+            elif isinstance(look.what, str):
+                other[look.what][look.id] = months, iou
+            else:
+                moved.append(Moved(look.id, look.what, months, months - base[look.id], iou))
+            progress(number, looks.count(percents, repeats))
+        levels = tuple(_level(percent, [m for m in moved if m.percent == percent]) for percent in percents)
+        ages = {case.id: case.boneage_months for case in looks.cases}
+        against = {name: _against(ages, base, found) for name, found in other.items() if found}
+        outcome = Study(len(looks.cases), repeats, levels, _slope(levels), against)
+        _write(run, split, outcome, moved)
     return outcome, moved
 
 

@@ -19,7 +19,7 @@ from bonecaffe.network import definitions
 from bonecaffe.prepare import outputs
 from bonecaffe.progress import Progress, unseen
 from bonecaffe.recipe import Recipe
-from bonecaffe.records import Manifest, Prepared, Record, State, Trained, seal
+from bonecaffe.records import Manifest, Prepared, Record, State, Trained, is_intact, seal
 from bonecaffe.run import SPLITS, RunDir
 from bonecaffe.training import launch
 from bonecaffe.trees import read_json
@@ -87,13 +87,25 @@ def verify(
     ]
 
 
+_REMEDIES = {
+    "ages": "prepare again with this table: it names what changed, or renews its record",
+    "points": "prepare again with this table: it names what changed, or renews its record",
+    "images": "prepare again with --check: it names what changed, or makes the run's images again",
+    "split": "run bonecaffe prepare again; it is repaired",
+    "prepared images": "run bonecaffe prepare again; it is repaired",
+    "LMDBs and lists": "run bonecaffe prepare again; it is repaired",
+}
+"""What to do about a link that broke, where a command can help."""
+
+
 def _link(name: str, check: Check) -> Link:
     try:
         wrong = list(check)
     except (BonecaffeError, OSError, TypeError, ValueError, KeyError, AttributeError) as error:
         wrong = [f"cannot be recomputed: {error}"]
     more = f" (and {len(wrong) - 3} more)" if len(wrong) > 3 else ""
-    return Link(name, BROKEN if wrong else HOLDS, "; ".join(wrong[:3]) + more)
+    remedy = f". {_REMEDIES[name].capitalize()}" if wrong and name in _REMEDIES else ""
+    return Link(name, BROKEN if wrong else HOLDS, "; ".join(wrong[:3]) + more + remedy)
 
 
 def first_broken(links: list[Link]) -> Link | None:
@@ -193,13 +205,15 @@ def _recipe(run: RunDir, prepared: Prepared) -> Check:
 
 
 def _images(run: RunDir, prepared: Prepared, progress: Progress) -> Check:
-    """The pixels of each prepared image, decoded again."""
+    """Each prepared image: its file, as whoever predicts compares it, and its pixels, decoded again."""
     for number, (case_id, case) in enumerate(prepared.cases.items(), start=1):
         path = run.image(case_id)
         if not path.is_file():
             yield f"images/{path.name}: gone"
         elif sha256(read_image(path).tobytes()) != case.pixels_sha256:
             yield f"images/{path.name}: other pixels"
+        elif not is_intact(run.path, prepared, run.name_of(path), read=True):
+            yield f"images/{path.name}: another file with the same pixels"
         progress(number, len(prepared.cases))
 
 

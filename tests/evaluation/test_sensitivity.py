@@ -11,11 +11,12 @@ import pytest
 from click.testing import CliRunner
 
 from bonecaffe.cli import main
-from bonecaffe.errors import PointsError
+from bonecaffe.errors import PointsError, RunError
 from bonecaffe.hands.agreement import palm
 from bonecaffe.hands.reference_points import read_points, write_points
 from bonecaffe.predict import Predictor
-from bonecaffe.studies import sensitivity
+from bonecaffe.run import RunDir
+from bonecaffe.studies import repro, sensitivity
 
 
 def moved_by(points, percent, seed):
@@ -90,3 +91,42 @@ def test_by_command(own_trained, hands, tmp_path):
     assert done.exit_code == 0, done.output
     assert "repeat-marking error: 0." in done.output or "repeat-marking error: 1." in done.output
     assert "months per percent of the palm" in done.output and "found: " in done.output and "MAD" in done.output
+
+
+def test_equal_levels_are_one(own_trained, hands):
+    """The hands of two equal levels were pooled, and their figures listed twice."""
+    points = read_points(hands / "points.csv")
+    once, moved = sensitivity.study(own_trained, hands / "images", points, {}, (1.0,), 2)
+    twice, moved_twice = sensitivity.study(own_trained, hands / "images", points, {}, (1.0, 1.0), 2)
+    assert twice == once and moved_twice == moved
+
+
+def test_no_other_command_works_on_the_run_meanwhile(own_trained, hands, monkeypatch):
+    """Its lock is held while files are written, or another command's sweep would take them away half-written."""
+    holders = []
+    real = sensitivity.write_text
+
+    def write(path, text):
+        holders.append(own_trained.holder().partition(",")[0])
+        real(path, text)
+
+    monkeypatch.setattr(sensitivity, "write_text", write)
+    points = read_points(hands / "points.csv")
+    sensitivity.study(own_trained, hands / "images", points, {}, (1.0,), 2)
+    assert holders == ["bonecaffe sensitivity"] * 2
+    with RunDir(own_trained.path).lock("train"), pytest.raises(RunError, match="in use by bonecaffe train"):
+        sensitivity.study(own_trained, hands / "images", points, {}, (1.0,), 2)
+
+
+def test_departures_are_written_by_who_holds_the_run(own_run, tmp_path, monkeypatch):
+    """repro too: while a training holds the run, they are shown and not written; no lock file where no run is."""
+    with RunDir(own_run.path).lock("train"):
+        shown = CliRunner().invoke(main, ["repro", str(own_run.path)])
+    assert shown.exit_code == 1 and "solver.type" in shown.output and "in use by bonecaffe train" in shown.output
+    assert not own_run.departures.exists()
+    holders = []
+    monkeypatch.setattr(repro, "write_text", lambda *given: holders.append(own_run.holder().partition(",")[0]))
+    assert CliRunner().invoke(main, ["repro", str(own_run.path)]).exit_code == 0
+    assert holders == ["bonecaffe repro"]
+    assert CliRunner().invoke(main, ["repro", str(tmp_path)]).exit_code == 1
+    assert not (tmp_path / ".lock").exists()

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -189,6 +190,23 @@ def test_half_written_lmdb_is_replaced(own_run, hands):
     assert len(list(lmdb.records(own_run.lmdb("train")))) == 8
     with pytest.raises(PrepareError, match="exists already"):
         imageset.convert(own_run.images, own_run.list_file("train"), own_run.lmdb("train"), tiny().preparation)
+
+
+@pytest.mark.parametrize(("mask", "folder", "file"), [(0o022, 0o755, 0o644), (0o027, 0o750, 0o640)])
+def test_lmdbs_have_the_permissions_that_the_umask_leaves(hands, tmp_path, mask, folder, file):
+    """Caffe makes their folder with mode 0744, which another user of the run cannot enter; exact labels beside it."""
+    before = os.umask(mask)
+    try:
+        run = prepare_run(tmp_path / "run", hands, tiny(data__labels="exact"), workers=1)
+    finally:
+        os.umask(before)
+    for split in SPLITS:
+        for lmdb_folder in (run.lmdb(split), run.labels_lmdb(split)):
+            assert stat.S_IMODE(lmdb_folder.stat().st_mode) == folder, lmdb_folder
+            modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in lmdb_folder.iterdir()}
+            assert set(modes.values()) == {file}, modes
+    for path in [run.path, *run.path.rglob("*")]:
+        assert stat.S_IMODE(path.stat().st_mode) == (folder if path.is_dir() else file), path
 
 
 def test_skipped_image_is_noticed(own_run):
@@ -489,6 +507,7 @@ def test_killed_in_its_swap_it_does_not_orphan_a_model(own_trained, hands, after
     again = [sys.executable, "-m", "bonecaffe", *map(str, call)]
     other = subprocess.run([*again, "--seed", "7"], capture_output=True, text=True, check=False)
     assert other.returncode == 1 and "holds a trained model" in other.stderr
+    assert (own_trained.work / "old" / "images").is_dir()  # the refusal has not removed the only copies of before
     same = subprocess.run(again, capture_output=True, text=True, check=False)
     assert same.returncode == 0, same.stderr
     assert verify.first_broken(verify.verify(own_trained)) is None
