@@ -101,3 +101,33 @@ def test_repro_writes_departures(tmp_path):
         assert all(
             set(entry) == {"field", "paper", "here", "reason"} and entry["reason"] for entry in facts["departures"]
         )
+        assert [entry["field"] for entry in facts["choices"]] == [choice.field for choice in recipe.choices()]
+        assert all(entry["paper"] == "not stated" and entry["reason"] for entry in facts["choices"])
+
+
+def test_other_seeds_are_no_departure(tmp_path):
+    """A recipe that differs in what the paper does not state alone: choices, each with its default and its reason."""
+    others = {
+        "data.split_seed": 7,
+        "solver.random_seed": 8,
+        "network.train_batch": 64,
+        "preparation.histeq_levels": 256,
+    }
+    recipe = Recipe.load("paper").with_values(others, "to try it")
+    assert recipe.departures() == []
+    changed = {choice.field: choice for choice in recipe.choices() if not choice.is_default}
+    assert {field: choice.here for field, choice in changed.items()} == others
+    assert changed["data.split_seed"].default == 2018 and changed["data.split_seed"].reason == "to try it"
+    assert [choice for choice in recipe.choices() if choice.field == "network.mirror"][0].is_default
+    run = RunDir(tmp_path / "run")
+    run.path.mkdir()
+    run.write_recipe(recipe)
+    shown = CliRunner().invoke(main, ["repro", str(run)]).output
+    assert "departs from nothing that the paper states" in shown
+    assert re.search(r"data.split_seed +not stated +2018 +7 +to try it", shown)
+
+
+def test_a_type_of_solver_is_a_departure():
+    """Appendix 2 prints the whole file without a type, which is SGD to Caffe."""
+    (departure,) = Recipe.load("paper").with_values({"solver.type": "Adam"}, "to try it").departures()
+    assert (departure.field, departure.paper, departure.here) == ("solver.type", "SGD", "Adam")

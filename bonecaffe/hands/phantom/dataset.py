@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from bonecaffe.errors import BonecaffeError
-from bonecaffe.files import write_scratch
+from bonecaffe.files import sha256, write_scratch
 from bonecaffe.hands import images
 from bonecaffe.hands.cases import Case, write_cases
-from bonecaffe.hands.phantom import render, skeleton
+from bonecaffe.hands.phantom import listed, render, skeleton
 from bonecaffe.hands.reference_points import ReferencePoints, write_points
 from bonecaffe.progress import Progress, unseen
 from bonecaffe.workers import in_parallel
@@ -139,12 +139,13 @@ def _look(rng: np.random.Generator) -> render.Look:
 # ---- a folder of them ------------------------------------------------------------------------------------------
 
 
-def _write_one(task: tuple[int, int, tuple[int, int] | None, str]) -> tuple[Case, ReferencePoints]:
+def _write_one(task: tuple[int, int, tuple[int, int] | None, str]) -> tuple[Case, ReferencePoints, str]:
     seed, number, size, folder = task
     phantom = make(seed, number, size)
     path = os.path.join(folder, f"{phantom.case.id}.png")
-    write_scratch(path, images.encode_png(phantom.image))
-    return phantom.case, phantom.points
+    content = images.encode_png(phantom.image)
+    write_scratch(path, content)
+    return phantom.case, phantom.points, sha256(content)
 
 
 def write(
@@ -154,7 +155,8 @@ def write(
     size: tuple[int, int] | None = None,
     progress: Progress = unseen,
 ) -> None:
-    """Write ``ages.csv`` (RSNA's training header), ``points.csv`` and ``images/`` with ``count`` phantoms.
+    """Write ``ages.csv`` (RSNA's training header), ``points.csv``, ``images/`` with ``count`` phantoms, and the list by
+    which `prepare` knows them for phantoms.
 
     Raises BonecaffeError when the folder holds something else already; images of the same call are made again.
     """
@@ -164,11 +166,12 @@ def write(
     folder = out / "images"
     folder.mkdir(parents=True, exist_ok=True)
     tasks = [(seed, number, size, str(folder)) for number in range(count)]
-    made: list[tuple[Case, ReferencePoints]] = []
+    made: list[tuple[Case, ReferencePoints, str]] = []
     workers = min(len(os.sched_getaffinity(0)), count)
     with contextlib.closing(in_parallel(_write_one, tasks, workers, BonecaffeError)) as phantoms:
         for phantom in phantoms:
             made.append(phantom)
             progress(len(made), count)
-    write_points(out / "points.csv", [points for _, points in made])
-    write_cases(out / "ages.csv", [case for case, _ in made], RSNA_COLUMNS)
+    write_points(out / "points.csv", [points for _, points, _ in made])
+    listed.write(out, seed, {case.id: content for case, _, content in made})
+    write_cases(out / "ages.csv", [case for case, _, _ in made], RSNA_COLUMNS)
