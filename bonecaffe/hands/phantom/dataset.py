@@ -40,6 +40,25 @@ def make(
     ``size`` is (width, height) in pixels, drawn like RSNA's when None; age and sex are drawn when None. Ids begin at
     1001.
     """
+    rng, case, hand, view = _lay_out(seed, number, size, age_months, male)
+    return Phantom(render.render(hand, view, _look(rng), rng), case, _points(case, hand, view))
+
+
+def outlines(
+    seed: int, number: int, size: tuple[int, int] | None = None, age_months: int | None = None, male: bool | None = None
+) -> tuple[Case, ReferencePoints, dict[str, skeleton.Outline]]:
+    """Where the bones of the phantom of the same arguments are: by name, outlines (n, 2) in pixels; nothing is drawn.
+
+    An epiphysis that is not fused yet is a bone of its own: ``metacarpal3 epiphysis``.
+    """
+    _, case, hand, view = _lay_out(seed, number, size, age_months, male)
+    return case, _points(case, hand, view), {bone.name: view.px(bone.outline) for bone in hand.bones}
+
+
+def _lay_out(
+    seed: int, number: int, size: tuple[int, int] | None, age_months: int | None, male: bool | None
+) -> tuple[np.random.Generator, Case, skeleton.Skeleton, render.View]:
+    """A hand and its place on the film, and the generator, from which its look is drawn next."""
     rng = np.random.default_rng([seed, number])
     male_drawn = bool(rng.random() < 0.54)
     age_drawn = int(rng.integers(AGES_MONTHS[0], AGES_MONTHS[1] + 1))
@@ -47,11 +66,12 @@ def make(
     male = male_drawn if male is None else male
     age = age_drawn if age_months is None else age_months
     hand = skeleton.build(age, male, _pose(rng))
-    view = _view(hand, size or size_drawn, rng)
-    picture = render.render(hand, view, _look(rng), rng)
-    case_id = str(1001 + number)
+    return rng, Case(str(1001 + number), float(age), male), hand, _view(hand, size or size_drawn, rng)
+
+
+def _points(case: Case, hand: skeleton.Skeleton, view: render.View) -> ReferencePoints:
     points = tuple((round(float(x), 1), round(float(y), 1)) for x, y in view.px(np.array(hand.points)))
-    return Phantom(picture, Case(case_id, float(age), male), ReferencePoints(case_id, view.width, view.height, points))
+    return ReferencePoints(case.id, view.width, view.height, points)
 
 
 def _size(rng: np.random.Generator) -> tuple[int, int]:
