@@ -191,12 +191,12 @@ def repeat(
 
     Each seed is a run, OUT/seed-N. Called again, it goes on where it stopped.
     """
-    from bonecaffe.prepare.inputs import with_split
+    from bonecaffe.prepare.inputs import giver, with_split
     from bonecaffe.recipe import Recipe
     from bonecaffe.studies import repeat as repeats
     from bonecaffe.training.display import Display
 
-    recipe = with_split(Recipe.load(recipe_name), train_cases, test_cases, None, labels)
+    recipe = with_split(Recipe.load(recipe_name), train_cases, test_cases, None, labels, given_by=giver(ages))
     plan = repeats.Repetition(
         out.absolute(),
         recipe.to_yaml(),
