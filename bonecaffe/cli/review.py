@@ -28,7 +28,13 @@ if TYPE_CHECKING:
 
 @main.command()
 @RUN
-@click.option("--images", type=FOLDER, required=True, help="The radiographs that the run was prepared from.")
+@click.option(
+    "--images",
+    type=FOLDER,
+    required=True,
+    multiple=True,
+    help="The radiographs that the run was prepared from; may be given more than once.",
+)
 @click.option("--points", "table", type=FILE, required=True, help="The points that it was prepared with.")
 @click.option(
     "--again", type=FILE, help="The same hands marked a second time: points are moved as far as the two lie apart."
@@ -48,7 +54,7 @@ if TYPE_CHECKING:
 @click.option("--seed", type=click.IntRange(0), default=2018, show_default=True, help="Of the moves.")
 def sensitivity(
     run: Path,
-    images: Path,
+    images: tuple[Path, ...],
     table: Path,
     again: Path | None,
     found: Path | None,
@@ -99,11 +105,19 @@ def sensitivity(
 
 @main.command()
 @RUN
-@click.option("--images", type=FOLDER, help="The folder of radiographs that the run was prepared from.")
+@click.option(
+    "--images",
+    type=FOLDER,
+    multiple=True,
+    help="The folder of radiographs that the run was prepared from; may be given more than once.",
+)
 @click.option("--ages", type=FILE, help="The table of ages that the run was prepared from.")
+@click.option("--test-ages", type=FILE, help="The table of the test hands, where the run was prepared with one.")
 @click.option("--points", type=FILE, help="The table of points that the run was prepared from.")
 @click.option("--json", "as_json", is_flag=True, help="Print the links as JSON.")
-def verify(run: Path, images: Path | None, ages: Path | None, points: Path | None, as_json: bool) -> None:
+def verify(
+    run: Path, images: tuple[Path, ...], ages: Path | None, test_ages: Path | None, points: Path | None, as_json: bool
+) -> None:
     """Recompute the hashes of a run, from its inputs to its report, and name the first link that broke.
 
     Exits 1 when one did. The inputs lie outside the run; they are looked at when they are given.
@@ -112,7 +126,7 @@ def verify(run: Path, images: Path | None, ages: Path | None, points: Path | Non
     from bonecaffe.studies import verify
 
     with progress_bar("verify") as progress:
-        links = verify.verify(RunDir(run), images, ages, points, progress)
+        links = verify.verify(RunDir(run), images or None, ages, points, progress, test_ages)
     if as_json:
         click.echo(json.dumps([link._asdict() for link in links], indent=2, ensure_ascii=False))
     else:
@@ -191,12 +205,12 @@ def repeat(
 
     Each seed is a run, OUT/seed-N. Called again, it goes on where it stopped.
     """
-    from bonecaffe.prepare.inputs import with_split
+    from bonecaffe.prepare.inputs import giver, with_split
     from bonecaffe.recipe import Recipe
     from bonecaffe.studies import repeat as repeats
     from bonecaffe.training.display import Display
 
-    recipe = with_split(Recipe.load(recipe_name), train_cases, test_cases, None, labels)
+    recipe = with_split(Recipe.load(recipe_name), train_cases, test_cases, None, labels, given_by=giver(ages))
     plan = repeats.Repetition(
         out.absolute(),
         recipe.to_yaml(),
