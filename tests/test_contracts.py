@@ -73,7 +73,7 @@ CHANGES = {
     "labels": ({"data__labels": "round"}, None, "data.labels: whole_months before, round now"),
     "margin": ({"preparation__margin": 0.1}, None, "preparation.margin: 0.0 before, 0.1 now"),
     "rate": ({"solver__base_lr": 0.5}, None, "solver.base_lr: 0.001 before, 0.5 now"),
-    "ages": ({}, change_ages, "cases: other hands or ages"),
+    "ages": ({}, change_ages, "cases: other hands, ages, groups or sides of the split"),
     "points": ({}, change_points, "points: other points of the same hands"),
     "images": ({}, change_image, "images: other image files"),
 }
