@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from bonecaffe.caffe import environment
 from bonecaffe.errors import EvaluateError
 from bonecaffe.evaluation import by_snapshot, plots, report
-from bonecaffe.evaluation.metrics import PAPER, RESAMPLES, SEED, groups, measure
+from bonecaffe.evaluation.groups import groups
+from bonecaffe.evaluation.metrics import PAPER, RESAMPLES, SEED, measure
 from bonecaffe.evaluation.predictions import check_cases, read_predictions
 from bonecaffe.evaluation.verdict import Evaluation, verdict
 from bonecaffe.files import sha256_file, write_text

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from bonecaffe.errors import EvaluateError
-from bonecaffe.evaluation.metrics import AGE_BANDS, limits_of_agreement
+from bonecaffe.evaluation.groups import AGE_BANDS
+from bonecaffe.evaluation.metrics import limits_of_agreement
 from bonecaffe.files import make_folder, read_bytes, writing
 from bonecaffe.run import SPLITS, RunDir
 

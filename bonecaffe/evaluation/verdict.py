@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bonecaffe.evaluation.metrics import PAPER, Group, Metrics
+from bonecaffe.evaluation.groups import Group
+from bonecaffe.evaluation.metrics import PAPER, Metrics
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ import pytest
 
 from bonecaffe.errors import EvaluateError
 from bonecaffe.evaluation import metrics
-from bonecaffe.evaluation.metrics import ccc, groups, interval, limits_of_agreement, mad, max_error, measure, pearson
+from bonecaffe.evaluation.groups import groups
+from bonecaffe.evaluation.metrics import ccc, interval, limits_of_agreement, mad, max_error, measure, pearson
 
 
 def test_figures_worked_out_by_hand():

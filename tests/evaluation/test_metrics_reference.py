@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from bonecaffe.errors import EvaluateError
-from bonecaffe.evaluation.metrics import ccc, groups, interval, limits_of_agreement, measure, pearson
+from bonecaffe.evaluation.groups import groups
+from bonecaffe.evaluation.metrics import ccc, interval, limits_of_agreement, measure, pearson
 
 # Bland and Altman, Lancet 1986;1:307-310, table 1, first readings: peak expiratory flow by two meters, l/min.
 WRIGHT = [494, 395, 516, 434, 476, 557, 413, 442, 650, 433, 417, 656, 267, 478, 178, 423, 427]
