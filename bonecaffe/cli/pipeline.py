@@ -340,6 +340,7 @@ def _show_evaluation(run: Path, evaluation: Any) -> None:
         for note in metrics.notes:
             click.echo(f"{split}: {note}")
     click.echo(evaluation.verdict)
+    click.echo(f"test: {evaluation.sex['test'].verdict}")
 
 
 def _show_snapshots(run: Path, rows: list[dict[str, Any]]) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from bonecaffe.caffe import environment
 from bonecaffe.errors import EvaluateError
 from bonecaffe.evaluation import by_snapshot, plots, report
-from bonecaffe.evaluation.groups import groups
+from bonecaffe.evaluation.groups import by_sex, groups
 from bonecaffe.evaluation.metrics import PAPER, RESAMPLES, SEED, measure
 from bonecaffe.evaluation.predictions import check_cases, read_predictions
 from bonecaffe.evaluation.verdict import Evaluation, verdict
@@ -50,6 +50,7 @@ def evaluate(run: RunDir) -> Evaluation:
         "paper": PAPER,
         "splits": {split: asdict(metrics) for split, metrics in evaluation.splits.items()},
         "groups": {split: [asdict(group) for group in found] for split, found in evaluation.groups.items()},
+        "sex": {split: asdict(found) for split, found in evaluation.sex.items()},
         "ccc_variance": "ccc: over n (Lin 1989); ccc_n_minus_1: over n - 1",
         "intervals": f"95 %, percentiles of {RESAMPLES} bootstrap samples, seed {SEED}",
     }
@@ -81,7 +82,8 @@ def measure_tables(run: RunDir, tables: Tables, iteration: int) -> Evaluation:
             raise EvaluateError(f"{run.predictions(split)}: {error}") from error
     departs = bool(departures(run))
     by_group = {split: groups(*given) for split, given in columns.items()}
-    return Evaluation(iteration, measured, by_group, verdict(departs, measured["test"]))
+    sexes = {split: by_sex(*given) for split, given in columns.items()}
+    return Evaluation(iteration, measured, by_group, sexes, verdict(departs, measured["test"]))
 
 
 def _male(table: pandas.DataFrame) -> list[bool | None]:

@@ -11,6 +11,7 @@ import numpy as np
 from bonecaffe import __version__
 from bonecaffe.errors import BonecaffeError
 from bonecaffe.evaluation import by_snapshot
+from bonecaffe.evaluation.groups import FEWEST
 from bonecaffe.evaluation.metrics import PAPER
 from bonecaffe.evaluation.plots import Plot
 from bonecaffe.evaluation.verdict import Evaluation
@@ -57,6 +58,7 @@ def render(
         evaluation=evaluation,
         splits=SPLITS,
         paper=PAPER,
+        fewest=FEWEST,
         rows=_rows(evaluation),
         plots={plot.name: plot for plot in plots},
         steps=outline.steps(recipe),

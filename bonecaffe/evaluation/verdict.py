@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bonecaffe.evaluation.groups import Group
+from bonecaffe.evaluation.groups import BySex, Group
 from bonecaffe.evaluation.metrics import PAPER, Metrics
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The figures of both splits, whole and by group, and the verdict against the paper."""
+    """The figures of both splits, whole, by group and boys against girls, and the verdict against the paper."""
 
     iteration: int
     splits: dict[str, Metrics]
     groups: dict[str, list[Group]]
+    sex: dict[str, BySex]
     verdict: str
 
 
