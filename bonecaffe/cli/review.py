@@ -12,6 +12,7 @@ import click
 from bonecaffe.cli.group import (
     AGES_IN_MONTHS,
     AGES_IN_YEARS,
+    CLAIM,
     FILE,
     FOLDER,
     RUN,
@@ -248,16 +249,20 @@ def _show_spread(out: Path, results: list[Any]) -> None:
 
 @main.command()
 @RUN
-def repro(run: Path) -> None:
+@CLAIM
+def repro(run: Path, claim: Path | None) -> None:
     """Show how a run departs from the paper, field by field, with the reason; write departures.json.
 
     While another command works on the run, they are shown, and not written.
     """
+    from bonecaffe.evaluation import claim as claim_file
     from bonecaffe.run import RunDir
     from bonecaffe.studies.repro import departures_of, write_departures
 
     folder = RunDir(run)
     recipe, departures = departures_of(folder)
+    if claim is not None:
+        claim_file.check_target(claim)
     if departures:
         print_table(
             f"{run}: recipe {recipe.name}",
@@ -266,4 +271,7 @@ def repro(run: Path) -> None:
         )
     else:
         click.echo(f"{run}: departs from the paper in no field")
+    if claim is not None:
+        claim_file.write(folder, claim)
+        click.echo(os.fspath(claim))
     write_departures(folder)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from bonecaffe.errors import EvaluateError
 from bonecaffe.evaluation.metrics import RESAMPLES, SEED, Interval, Months, ccc, interval, mad, max_error
+from bonecaffe.evaluation.words import between_signed, signed
 from bonecaffe.hands.cases import MONTHS_LIMIT
 
 AGE_BANDS = ((0, 60), (60, 120), (120, 180), (180, MONTHS_LIMIT))
@@ -100,9 +101,8 @@ class Difference:
         return not self.interval_95[0] <= 0 <= self.interval_95[1]
 
     def __str__(self) -> str:
-        low, high = self.interval_95
         p = "" if self.p is None else f", p {'< 0.001' if self.p < 0.001 else f'= {self.p:.3f}'}"
-        return f"{_signed(self.months)} months (95 % interval {_signed(low)} to {_signed(high)}{p})"
+        return f"{signed(self.months)} months (95 % interval {between_signed(self.interval_95)}{p})"
 
 
 @dataclass(frozen=True)
@@ -226,7 +226,3 @@ def _verdict(boys: int, girls: int, bias: Difference | None, at_same_age: Differ
         return f"The bias differs by sex only because boys and girls differ in age: {figures}."
     most = max(abs(end) for end in at_same_age.interval_95)
     return f"The bias was not found to differ by sex, though up to {most:.1f} months are possible: {figures}."
-
-
-def _signed(months: float) -> str:
-    return f"{months:+.1f}".replace("-", "−")

@@ -74,7 +74,8 @@ def test_groups_and_sexes_are_in_what_evaluate_writes(evaluated):
     for group in many.groups["train"]:
         low, high = group.bias_interval_95 if group.cases >= 10 else (0, 0)
         assert (f"<small>{low:+.1f} to {high:+.1f}</small>".replace("-", "−") in text) == (group.cases >= 10)
-    assert f"<b>Train split.</b> {many.sex['train'].verdict.replace('<', '&lt;')} MAD: {many.sex['train'].mad}." in text
+    sex = many.sex["train"]
+    assert f"{sex.verdict.replace('<', '&lt;')} Difference in MAD: {sex.mad}." in text
 
 
 def test_report_is_self_contained(evaluated):
