@@ -2,13 +2,17 @@
 
 In a recipe file every field is ``{value: …, source: …}`` or ``{value: …, reason: …}``. ``paper.yaml`` states
 all fields with their source. Any other recipe says ``extends: paper`` and holds only what differs, each with
-the reason for it: a departure without a reason is refused, and so is a field the paper's recipe does not have.
+the reason for it: a difference without a reason is refused, and so is a field the paper's recipe does not have.
+
+A difference in a field that the paper states is a *departure*. Where the paper is silent (its source in
+``paper.yaml`` begins with "not stated"), every value is a *choice*, ``paper.yaml``'s own included.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import functools
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -105,13 +109,31 @@ class Training(_Frozen):
     initial_weights: Literal["imagenet", "given", "none"]
 
 
+NOT_STATED = "not stated"
+"""How the source of a field begins in ``paper.yaml`` when the paper does not state its value."""
+
+
 class Departure(NamedTuple):
-    """One field in which a recipe is not the paper's."""
+    """One field that the paper states, and that is otherwise here."""
 
     field: str
     paper: Any
     here: Any
     reason: str
+
+
+class Choice(NamedTuple):
+    """One field that the paper does not state: the value of ``paper.yaml``, the value here, and why."""
+
+    field: str
+    default: Any
+    here: Any
+    reason: str
+
+    @property
+    def is_default(self) -> bool:
+        """Whether the value is that of ``paper.yaml``."""
+        return bool(self.default == self.here)
 
 
 class Change(NamedTuple):
@@ -199,14 +221,25 @@ class Recipe(_Frozen):
         ]
 
     def departures(self) -> list[Departure]:
-        """The fields in which this recipe is not the paper's, in the paper's order."""
-        paper = Recipe.load("paper")._fields()
+        """What the paper states and this recipe has otherwise, in the paper's order."""
         mine = self._fields()
         return [
             Departure(field, entry["value"], mine[field]["value"], mine[field].get("reason", "no reason given"))
-            for field, entry in paper.items()
-            if _plain(entry["value"]) != _plain(mine[field]["value"])
+            for field, entry in _paper().items()
+            if _is_stated(entry) and entry["value"] != mine[field]["value"]
         ]
+
+    def choices(self) -> list[Choice]:
+        """What the paper does not state, and what this recipe takes for it, in the paper's order."""
+        mine = self._fields()
+        found = []
+        for field, entry in _paper().items():
+            if not _is_stated(entry):
+                here = mine[field]["value"]
+                why = entry["source"] if entry["value"] == here else mine[field].get("reason", "no reason given")
+                reason = why.removeprefix(NOT_STATED).lstrip(";, ")
+                found.append(Choice(field, entry["value"], here, reason))
+        return found
 
     def source_of(self, field: str) -> str:
         """Where a field's value comes from: the paper's section, or the reason for departing from it."""
@@ -228,6 +261,22 @@ class Recipe(_Frozen):
 
     def _fields(self) -> dict[str, dict[str, Any]]:
         return {field: {"value": _plain(self.value_of(field)), **note} for field, note in self.notes.items()}
+
+
+def stated(field: str) -> bool:
+    """Whether the paper states the value of ``section.field``; False for a field that no recipe has."""
+    entry = _paper().get(field)
+    return entry is not None and _is_stated(entry)
+
+
+def _is_stated(entry: Mapping[str, Any]) -> bool:
+    return not entry["source"].startswith(NOT_STATED)
+
+
+@functools.cache
+def _paper() -> Mapping[str, Mapping[str, Any]]:
+    """The fields of ``paper.yaml``, with value and source."""
+    return Recipe.load("paper")._fields()
 
 
 _HEAD = ("name", "description", "extends")

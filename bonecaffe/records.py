@@ -209,6 +209,8 @@ class Prepared(Record):
     records: dict[str, Count]
     split: dict[str, tuple[CaseId, ...]]
     cases: dict[CaseId, PreparedCase]
+    phantoms: Count = 0
+    """How many of the hands are phantoms, by the list that `phantom` leaves beside them."""
 
     @model_validator(mode="after")
     def _whole(self) -> Prepared:

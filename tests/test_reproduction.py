@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 from conftest import REPOSITORY, tiny
 
+from bonecaffe.caffe import programs
 from bonecaffe.cli import main
 from bonecaffe.network import appendices
 from bonecaffe.recipe import Recipe
@@ -20,7 +21,7 @@ ROWS = [
     for line in DOCUMENT.read_text().splitlines()
     if re.match(r"\| \d+ \|", line)
 ]
-VERDICTS = ("**verbatim**", "**departed**", "**not stated**", "**misprint**")
+VERDICTS = ("**verbatim**", "**departed**", "**choice**", "**misprint**")
 
 
 def names_in(path):
@@ -54,20 +55,57 @@ def test_every_statement_has_its_place(row):
 
 
 def test_statements_are_numbered_and_many():
-    """Without gaps; every field of the paper's recipe is accounted for, but those that only mirror the stock file."""
+    """Without gaps; every field of the paper's recipe is accounted for."""
     assert [int(row[0]) for row in ROWS] == list(range(1, len(ROWS) + 1))
-    named = set(re.findall(r"`([a-z]+\.[a-z0-9_]+)`", DOCUMENT.read_text()))
-    left = set(Recipe.load("paper").notes) - named
-    assert left == {"preparation.equalization", "network.conv1_stride", "network.weight_filler", "network.bias_filler"}
+    named = {field for row in ROWS for field in fields_of(row)}
+    assert named == set(Recipe.load("paper").notes)
 
 
-def test_not_stated_in_the_recipe_is_not_stated_in_the_document():
-    """Recipe and document tell the same of each field."""
+def fields_of(row):
+    """The fields of the recipe that a row names as its place."""
+    return re.findall(r"`((?:data|preparation|network|solver|training)\.[a-z0-9_]+)`", row[2])
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if fields_of(row)], ids=lambda row: row[0])
+def test_choices_are_what_the_recipe_does_not_state(row):
+    """Recipe and document draw one line: a field is a choice exactly where its source begins with "not stated"."""
     paper = Recipe.load("paper")
-    for row in ROWS:
-        for field in re.findall(r"`((?:data|network|solver)\.[a-z0-9_]+)`", row[2]):
-            if paper.source_of(field).startswith(("appendix 1", "appendix 2")):
-                assert row[3].startswith(("**verbatim**", "**departed**")), (row[0], field)
+    silent = {paper.source_of(field).startswith("not stated") for field in fields_of(row)}
+    assert silent == {row[3].startswith("**choice**")}, (row[0], fields_of(row))
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row[3].startswith("**choice**")], ids=lambda row: row[0])
+def test_a_choice_names_its_reason(row):
+    """As in the recipe: "not stated", then what was chosen."""
+    assert row[3].startswith("**choice**: not stated")
+
+
+def test_caffe_averages_over_the_batch(tmp_path):
+    """Not summed, as the paper has it: the same step for a batch of 1 and of 8, for one pass and for three."""
+    caffe = programs.import_pycaffe()
+    caffe.set_mode_cpu()
+    weights = []
+    for batch, passes in ((1, 1), (8, 1), (8, 3)):
+        shape = f"shape {{ dim: {batch} dim: 1 }}"
+        (tmp_path / "net.prototxt").write_text(
+            f"""
+            layer {{ name: "data" type: "DummyData" top: "one" top: "label" dummy_data_param {{
+              {shape} {shape}
+              data_filler {{ type: "constant" value: 1 }} data_filler {{ type: "constant" value: 0 }} }} }}
+            layer {{ name: "fc8" type: "InnerProduct" bottom: "one" top: "fc8" inner_product_param {{
+              num_output: 1 bias_term: false weight_filler {{ type: "constant" value: 2 }} }} }}
+            layer {{ name: "loss" type: "EuclideanLoss" bottom: "fc8" bottom: "label" top: "loss" }}
+            """
+        )
+        (tmp_path / "solver.prototxt").write_text(
+            f'net: "{tmp_path}/net.prototxt" base_lr: 0.1 lr_policy: "fixed" max_iter: 1 iter_size: {passes} '
+            "snapshot_after_train: false"
+        )
+        solver = caffe.SGDSolver(str(tmp_path / "solver.prototxt"))
+        solver.step(1)
+        assert solver.net.blobs["loss"].data == pytest.approx(2.0)  # 2² / 2, whatever the batch
+        weights.append(solver.net.params["fc8"][0].data.item())
+    assert weights == pytest.approx([1.8, 1.8, 1.8])  # 2 - 0.1 (2 - 0); a sum over 8 would give 0.4
 
 
 def test_appendices_are_printed_verbatim():
@@ -101,3 +139,33 @@ def test_repro_writes_departures(tmp_path):
         assert all(
             set(entry) == {"field", "paper", "here", "reason"} and entry["reason"] for entry in facts["departures"]
         )
+        assert [entry["field"] for entry in facts["choices"]] == [choice.field for choice in recipe.choices()]
+        assert all(entry["paper"] == "not stated" and entry["reason"] for entry in facts["choices"])
+
+
+def test_other_seeds_are_no_departure(tmp_path):
+    """A recipe that differs in what the paper does not state alone: choices, each with its default and its reason."""
+    others = {
+        "data.split_seed": 7,
+        "solver.random_seed": 8,
+        "network.train_batch": 64,
+        "preparation.histeq_levels": 256,
+    }
+    recipe = Recipe.load("paper").with_values(others, "to try it")
+    assert recipe.departures() == []
+    changed = {choice.field: choice for choice in recipe.choices() if not choice.is_default}
+    assert {field: choice.here for field, choice in changed.items()} == others
+    assert changed["data.split_seed"].default == 2018 and changed["data.split_seed"].reason == "to try it"
+    assert all(choice.is_default for choice in recipe.choices() if choice.field == "network.mirror")
+    run = RunDir(tmp_path / "run")
+    run.path.mkdir()
+    run.write_recipe(recipe)
+    shown = CliRunner().invoke(main, ["repro", str(run)]).output
+    assert "departs from nothing that the paper states" in shown
+    assert re.search(r"data.split_seed\W+not stated\W+2018\W+7\W+to try it", shown)
+
+
+def test_a_type_of_solver_is_a_departure():
+    """Appendix 2 prints the whole file without a type, which is SGD to Caffe."""
+    (departure,) = Recipe.load("paper").with_values({"solver.type": "Adam"}, "to try it").departures()
+    assert (departure.field, departure.paper, departure.here) == ("solver.type", "SGD", "Adam")

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import json
 import math
+import random
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -354,6 +356,7 @@ class Marking:
                 raise Conflict(f"id {case_id}: changed elsewhere since it was shown here")
             if table.put(case_id, {**now, **cells}):
                 return
+            time.sleep(random.uniform(0, 0.01))  # so that we do not keep step with the other program
             self._refresh()
         raise AnnotateError(f"{table.path}: another program writes it all the time. Stop that program.")
 

@@ -230,7 +230,7 @@ AGES_IN_MONTHS = click.option(
 @click.group(cls=_Boundary, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="bonecaffe")
 def main() -> None:
-    """Bone age from hand radiographs: Lee & Kim's 2018 Caffe pipeline, as printed or with declared departures.
+    """Bone age from hand radiographs: Lee & Kim's 2018 Caffe pipeline, every departure declared.
 
     RUN is a folder, such as runs/paper; every stage reads there what the stage before wrote. The order of the work:
     prepare, train, evaluate; then predict. Nothing here is a medical device.

@@ -38,13 +38,13 @@ def _size(ctx: click.Context, parameter: click.Parameter, value: str | None) -> 
 def phantom(out: Path, count: int, seed: int, size: tuple[int, int] | None) -> None:
     """Write synthetic hands with known age and points into OUT, in RSNA's own layout.
 
-    OUT gets ages.csv, points.csv and images/.
+    OUT gets ages.csv, points.csv and images/, and phantoms.json, by which `prepare` knows that they are phantoms.
     """
     from bonecaffe.hands.phantom import dataset
 
     with progress_bar("phantoms") as progress:
         dataset.write(out, count, seed, size, progress)
-    click.echo(f"{out}: {count} phantoms; ages.csv, points.csv, images/")
+    click.echo(f"{out}: {count} phantoms; ages.csv, points.csv, images/, phantoms.json")
 
 
 @main.group(context_settings={"help_option_names": ["-h", "--help"]})

@@ -347,7 +347,9 @@ def _show_evaluation(run: Path, evaluation: Any) -> None:
     for split, metrics in evaluation.splits.items():
         for note in metrics.notes:
             click.echo(f"{split}: {note}")
-    click.echo(evaluation.verdict)
+    click.echo(evaluation.verdict.sentence)
+    for remark in evaluation.verdict.remarks:
+        click.echo(remark)
     click.echo(f"test: {evaluation.sex['test'].verdict}")
 
 

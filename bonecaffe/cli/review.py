@@ -251,26 +251,35 @@ def _show_spread(out: Path, results: list[Any]) -> None:
 @RUN
 @CLAIM
 def repro(run: Path, claim: Path | None) -> None:
-    """Show how a run departs from the paper, field by field, with the reason; write departures.json.
+    """Show how a run differs from the paper: departures (what the paper states is otherwise here) and choices (what
+    the paper does not state), each with the reason. Writes departures.json.
 
     While another command works on the run, they are shown, and not written.
     """
     from bonecaffe.evaluation import claim as claim_file
     from bonecaffe.run import RunDir
-    from bonecaffe.studies.repro import departures_of, write_departures
+    from bonecaffe.studies.repro import comparison_of, write_departures
 
     folder = RunDir(run)
-    recipe, departures = departures_of(folder)
+    recipe, (departures, choices) = comparison_of(folder)
     if claim is not None:
         claim_file.check_target(claim)
     if departures:
         print_table(
-            f"{run}: recipe {recipe.name}",
+            f"{run}: recipe {recipe.name}: departures from what the paper states",
             ["field", "paper", "this run", "reason"],
             [[d.field, str(d.paper), str(d.here), d.reason] for d in departures],
         )
     else:
-        click.echo(f"{run}: departs from the paper in no field")
+        click.echo(f"{run}: recipe {recipe.name}: departs from nothing that the paper states")
+    print_table(
+        f"{run}: choices, where the paper is silent",
+        ["field", "paper", "our default", "this run", "reason"],
+        [
+            [c.field, "not stated", "as here" if c.is_default else str(c.default), str(c.here), c.reason]
+            for c in choices
+        ],
+    )
     if claim is not None:
         claim_file.write(folder, claim)
         click.echo(os.fspath(claim))

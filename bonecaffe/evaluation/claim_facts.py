@@ -88,8 +88,12 @@ def facts_of(run: RunDir) -> Facts:
 
 def data_named(run: RunDir) -> str:
     """What the images of a run are, as far as it is on record."""
-    hands = sum(prepared_of(run).records.values())
-    return f"{hands} images of hands; whether they are radiographs or phantoms is not on record"
+    prepared = prepared_of(run)
+    hands = sum(prepared.records.values())
+    if not prepared.phantoms:
+        return f"{hands} images of hands; none is listed as a phantom"
+    made = "all of them" if prepared.phantoms == hands else f"{prepared.phantoms} of them"
+    return f"{hands} images, {made} phantoms: synthetic hands that bonecaffe made"
 
 
 def _partition(cases: list[Case]) -> Partition:

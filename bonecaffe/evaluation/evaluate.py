@@ -4,29 +4,40 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from bonecaffe.caffe import environment
 from bonecaffe.errors import EvaluateError
 from bonecaffe.evaluation import by_snapshot, plots, report
-from bonecaffe.evaluation.groups import by_sex, groups
-from bonecaffe.evaluation.metrics import PAPER, RESAMPLES, SEED, measure
+from bonecaffe.evaluation.groups import BySex, Group, by_sex, groups
+from bonecaffe.evaluation.metrics import PAPER, Metrics, measure
 from bonecaffe.evaluation.predictions import check_cases, read_predictions
-from bonecaffe.evaluation.verdict import Evaluation, verdict
+from bonecaffe.evaluation.verdict import Hands, Verdict, judge
 from bonecaffe.files import sha256_file, write_text
 from bonecaffe.predict import predict_run
-from bonecaffe.prepare.outputs import split_of
+from bonecaffe.prepare.outputs import prepared_of, split_of
 from bonecaffe.progress import Progress, unseen
 from bonecaffe.records import Evaluated, outputs_of
 from bonecaffe.run import SPLITS, RunDir
-from bonecaffe.training.launch import departures
+from bonecaffe.training.launch import compare
 
 if TYPE_CHECKING:
     import pandas
 
 Tables = Mapping[str, "pandas.DataFrame"]
 """The predictions of both splits, by split."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The figures of both splits, whole, by group and boys against girls, and the verdict against the paper."""
+
+    iteration: int
+    splits: dict[str, Metrics]
+    groups: dict[str, list[Group]]
+    sex: dict[str, BySex]
+    verdict: Verdict
 
 
 def predict_and_evaluate(
@@ -46,13 +57,15 @@ def evaluate(run: RunDir) -> Evaluation:
     evaluation = measure_tables(run, tables, manifest.predict.iteration if manifest.predict else 0)
     facts = {
         "iteration": evaluation.iteration,
-        "verdict": evaluation.verdict,
+        "verdict": str(evaluation.verdict),
+        "verdict_word": evaluation.verdict.word,
+        "against_paper": [asdict(difference) for difference in evaluation.verdict.differences],
         "paper": PAPER,
         "splits": {split: asdict(metrics) for split, metrics in evaluation.splits.items()},
         "groups": {split: [asdict(group) for group in found] for split, found in evaluation.groups.items()},
         "sex": {split: asdict(found) for split, found in evaluation.sex.items()},
         "ccc_variance": "ccc: over n (Lin 1989); ccc_n_minus_1: over n - 1",
-        "intervals": f"95 %, percentiles of {RESAMPLES} bootstrap samples, seed {SEED}",
+        "intervals": "95 %; MAD: Student's t on its logarithm; CCC: on Fisher's z, jackknife; see docs/STATISTICS.md",
     }
     write_text(run.metrics, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
     drawn = plots.draw_all(run, tables)
@@ -80,10 +93,17 @@ def measure_tables(run: RunDir, tables: Tables, iteration: int) -> Evaluation:
             measured[split] = measure(truth, predicted, guess)
         except EvaluateError as error:
             raise EvaluateError(f"{run.predictions(split)}: {error}") from error
-    departs = bool(departures(run))
     by_group = {split: groups(*given) for split, given in columns.items()}
     sexes = {split: by_sex(*given) for split, given in columns.items()}
-    return Evaluation(iteration, measured, by_group, sexes, verdict(departs, measured["test"]))
+    found = judge(measured, hands_of(run), len(compare(run).departures))
+    return Evaluation(iteration, measured, by_group, sexes, found)
+
+
+def hands_of(run: RunDir) -> Hands:
+    """What a run was trained and tested on, by its record; RunError when it is not prepared."""
+    prepared = prepared_of(run)
+    counts = prepared.records
+    return Hands(counts["train"], counts["test"], prepared.phantoms, prepared.sources["ages"].name)
 
 
 def _male(table: pandas.DataFrame) -> list[bool | None]:

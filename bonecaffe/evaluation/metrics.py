@@ -21,7 +21,9 @@ PAPER = {
     "train": {"mad_months": 6.4, "ccc": 0.98, "max_error_months": 24.4},
     "test": {"mad_months": 18.9, "ccc": 0.78, "max_error_months": 69.2},
 }
-"""The paper's results (II.3 and abstract), 400 training and 200 test images."""
+"""The paper's results (II.3 and abstract)."""
+PAPER_CASES = {"train": 400, "test": 200}
+"""The numbers of images that they were measured on (II.1)."""
 
 
 def _pair(truth: Months, predicted: Months) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -56,9 +58,9 @@ def max_error(truth: Months, predicted: Months) -> float:
 def ccc(truth: Months, predicted: Months, ddof: int = 0) -> float:
     """Lin's concordance correlation coefficient: 2 s_xy / (s_x² + s_y² + (mean x - mean y)²).
 
-    ``ddof`` 0 takes variances and covariance over n, as the paper's Lin (Biometrics 1989;45:255-268) does; 1 over
-    n - 1, as some programs do. Predictions that are all alike give 0. Raises EvaluateError where it is not defined:
-    fewer than two cases, or ages and predictions all one value.
+    ``ddof`` 0 takes variances and covariance over n, as Lin does (Biometrics 1989;45:255-268); 1 over n - 1, as some
+    programs do. The paper names the coefficient, but neither its formula nor a source. Predictions that are all alike
+    give 0. Raises EvaluateError where it is not defined: fewer than two cases, or ages and predictions all one value.
 
     >>> round(ccc([1, 2, 3], [1, 2, 4]), 6)
     0.857143
@@ -106,46 +108,76 @@ def limits_of_agreement(truth: Months, predicted: Months) -> tuple[float, float]
     return bias - 1.96 * spread, bias + 1.96 * spread
 
 
-RESAMPLES, SEED = 10000, 2018
+# ---- how far a figure of other hands like these may be from it -------------------------------------------------
+
+Interval = tuple[float, float]
 
 
-def interval(
-    truth: Months,
-    predicted: Months,
-    figure: Literal["mad", "ccc"],
-    resamples: int = RESAMPLES,
-    seed: int = SEED,
-) -> tuple[float, float] | None:
-    """The bootstrap's 95 % interval of MAD or CCC: hands drawn with replacement, percentiles, reproducible by seed.
+def mad_standard_error(truth: Months, predicted: Months) -> float | None:
+    """The standard error of the MAD in months: that of a mean. None for fewer than three cases."""
+    x, y = _pair(truth, predicted)
+    return float(np.abs(x - y).std(ddof=1) / np.sqrt(x.size)) if x.size >= 3 else None
 
-    None where it is not defined: fewer than three cases, or constant predictions for the CCC.
+
+def ccc_standard_error(truth: Months, predicted: Months) -> float | None:
+    """The standard error of Fisher's z = artanh(CCC), from leaving out one case after the other (jackknife).
+
+    Unlike Lin's formula (Biometrics 1989;45:255-268) it does not take errors for normal. None where it is not defined:
+    fewer than three cases, constant ages or predictions, or a CCC of 1, with all cases or without one of them.
+    """
+    x, y = _pair(truth, predicted)
+    n = x.size
+    if n < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return None
+    with np.errstate(invalid="ignore", divide="ignore"):
+        z = np.arctanh(np.clip(_ccc_without_each(x - x.mean(), y - x.mean()), -1, 1))
+        error = np.sqrt((n - 1) / n * ((z - z.mean()) ** 2).sum())
+    return float(error) if np.isfinite(error) and np.isfinite(np.arctanh(ccc(x, y))) else None
+
+
+def _ccc_without_each(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The CCC without the first case, without the second, …, from the sums; the values are near 0 for exactness."""
+    m = x.size - 1
+    mean_x, mean_y = (x.sum() - x) / m, (y.sum() - y) / m
+    var_x, var_y = ((x @ x) - x * x) / m - mean_x**2, ((y @ y) - y * y) / m - mean_y**2
+    covariance = ((x @ y) - x * y) / m - mean_x * mean_y
+    return np.asarray(2 * covariance / (var_x + var_y + (mean_x - mean_y) ** 2))
+
+
+def interval(truth: Months, predicted: Months, figure: Literal["mad", "ccc"]) -> Interval | None:
+    """The 95 % interval of MAD or CCC, for other hands of the same kind.
+
+    Student's t on the logarithm of the MAD (delta method) and on Fisher's z of the CCC. Of the intervals compared in
+    docs/STATISTICS.md, these two cover best. None where it is not defined: fewer than three cases, a MAD of 0, and
+    where `ccc_standard_error` is not.
     """
     from scipy import stats
 
     x, y = _pair(truth, predicted)
-    if x.size < 3 or (figure == "ccc" and (np.ptp(x) == 0 or np.ptp(y) == 0)):
+    centre = mad(x, y) if figure == "mad" else 0.0
+    error = mad_standard_error(x, y) if figure == "mad" else ccc_standard_error(x, y)
+    if error is None or (figure == "mad" and centre == 0):
         return None
+    t = float(stats.t.ppf(0.975, x.size - 1))
+    if figure == "mad":
+        factor = float(np.exp(t * error / centre))
+        return centre / factor, centre * factor
+    z = float(np.arctanh(ccc(x, y)))
+    return float(np.tanh(z - t * error)), float(np.tanh(z + t * error))
 
-    def statistic(a: NDArray[np.float64], b: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64]:
-        return np.abs(a - b).mean(axis) if figure == "mad" else _ccc(a, b, 0, axis)
 
-    found = stats.bootstrap(
-        (x, y),
-        statistic,
-        n_resamples=resamples,
-        paired=True,
-        vectorized=True,
-        method="percentile",
-        batch=max(1, 2_000_000 // x.size),
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    low, high = float(found.low), float(found.high)
-    return (low, high) if np.isfinite([low, high]).all() else None
+def _gain(x: NDArray[np.float64], y: NDArray[np.float64], guess: float) -> Interval | None:
+    """The 95 % interval of how much lower the MAD is than that of one answer for every hand (paired t)."""
+    from scipy import stats
+
+    if x.size < 3:
+        return None
+    gain = np.abs(x - guess) - np.abs(x - y)
+    half = float(stats.t.ppf(0.975, x.size - 1) * gain.std(ddof=1) / np.sqrt(x.size))
+    return float(gain.mean()) - half, float(gain.mean()) + half
 
 
 # ---- all of a split --------------------------------------------------------------------------------------------
-
-Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -169,11 +201,17 @@ class Metrics:
     within_24_months: float
     mad_interval_95: Interval | None
     ccc_interval_95: Interval | None
+    mad_se_months: float | None
+    """Standard error of the MAD."""
+    ccc_z_se: float | None
+    """Standard error of Fisher's z of the CCC."""
+    gain_interval_95: Interval | None
+    """How much lower the MAD is than that of the guess, in months."""
     notes: tuple[str, ...] = ()
     """What is to be known when reading these figures."""
 
 
-def measure(truth: Months, predicted: Months, guess: float, resamples: int = RESAMPLES) -> Metrics:
+def measure(truth: Months, predicted: Months, guess: float) -> Metrics:
     """All figures of a split; ``guess`` is the mean age of the training cases, in months."""
     x, y = _pair(truth, predicted)
     errors = np.abs(x - y)
@@ -181,8 +219,6 @@ def measure(truth: Months, predicted: Months, guess: float, resamples: int = RES
     notes = ["the predictions are all the same: the network answers one age for every hand"] if constant else []
     if constant or np.ptp(x) == 0:
         notes.append("Pearson’s r is not defined")
-    if x.size < 20:
-        notes.append(f"only {x.size} cases: the intervals say little")
     return Metrics(
         cases=int(x.size),
         mad_months=mad(x, y),
@@ -196,7 +232,10 @@ def measure(truth: Months, predicted: Months, guess: float, resamples: int = RES
         limits_of_agreement_months=limits_of_agreement(x, y),
         within_12_months=float((errors <= 12).mean()),
         within_24_months=float((errors <= 24).mean()),
-        mad_interval_95=interval(x, y, "mad", resamples),
-        ccc_interval_95=None if constant else interval(x, y, "ccc", resamples),
+        mad_interval_95=interval(x, y, "mad"),
+        ccc_interval_95=None if constant else interval(x, y, "ccc"),
+        mad_se_months=mad_standard_error(x, y),
+        ccc_z_se=None if constant else ccc_standard_error(x, y),
+        gain_interval_95=_gain(x, y, guess),
         notes=tuple(notes),
     )

@@ -12,19 +12,20 @@ from bonecaffe import __version__
 from bonecaffe.errors import BonecaffeError
 from bonecaffe.evaluation import by_snapshot
 from bonecaffe.evaluation.groups import FEWEST
-from bonecaffe.evaluation.metrics import PAPER
+from bonecaffe.evaluation.metrics import PAPER, PAPER_CASES
 from bonecaffe.evaluation.plots import Plot
-from bonecaffe.evaluation.verdict import Evaluation
 from bonecaffe.evaluation.words import between_signed, signed
 from bonecaffe.network import outline
 from bonecaffe.prepare.outputs import read_prepared, view_remarks
 from bonecaffe.recipe import Recipe
 from bonecaffe.records import Manifest
 from bonecaffe.run import SPLITS, RunDir
-from bonecaffe.training.launch import departures, recipe_as_trained
+from bonecaffe.training.launch import compare, recipe_as_trained
 
 if TYPE_CHECKING:
     import pandas
+
+    from bonecaffe.evaluation.evaluate import Evaluation
 
 DOZEN, DOZEN_SEED = 12, 2018
 SIDE = 224
@@ -51,11 +52,13 @@ def render(
     )
     recipe = recipe_as_trained(run)
     manifest = run.read()
+    compared = compare(run, recipe)
     best, last = by_snapshot.best_and_last(snapshots) if snapshots else (None, None)
     return template.render(
         run=run.path.resolve().name,
         recipe=recipe,
-        departures=departures(run, recipe),
+        departures=compared.departures,
+        choices=compared.choices,
         evaluation=evaluation,
         splits=SPLITS,
         paper=PAPER,
@@ -94,7 +97,7 @@ def _rows(evaluation: Evaluation) -> dict[str, list[tuple[str, str, str, str]]]:
     for split, m in evaluation.splits.items():
         paper, (low, high) = PAPER[split], m.limits_of_agreement_months
         rows[split] = [
-            ("hands", str(m.cases), "", {"train": "400", "test": "200"}[split]),
+            ("hands", str(m.cases), "", str(PAPER_CASES[split])),
             ("MAD, months", f"{m.mad_months:.1f}", interval(m.mad_interval_95, 1), str(paper["mad_months"])),
             ("CCC", f"{m.ccc:.3f}", interval(m.ccc_interval_95, 3), str(paper["ccc"])),
             ("largest error, months", f"{m.max_error_months:.1f}", "", str(paper["max_error_months"])),

@@ -1,39 +1,343 @@
-"""The figures of a run held against the paper's, and the sentence that says what came of it."""
+"""The figures of a run held against the paper's: by how much they differ, and in one word what that means.
+
+The rules, where they come from and how often they err stand in docs/STATISTICS.md. The functions are pure: figures in,
+words out.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
 
-from bonecaffe.evaluation.groups import BySex, Group
-from bonecaffe.evaluation.metrics import PAPER, Metrics
+from bonecaffe.evaluation.metrics import PAPER, PAPER_CASES, Interval, Metrics
+
+MARGIN = {
+    ("test", "mad"): 18.9 / 4,
+    ("test", "ccc"): 0.12,
+    ("train", "mad"): 6.4 / 4,
+    ("train", "ccc"): 0.02,
+}
+"""What counts as the same, in months and in units of the CCC: a quarter of the paper's MAD, and for the CCC no more
+than goes with that."""
+
+FEW = 50
+"""Test hands below which the figures themselves say little."""
+
+FAR_BETTER = 0.5
+"""A test MAD whose interval ends below this share of the paper's is suspicious."""
+
+
+class Word(StrEnum):
+    """What came of a comparison with the paper."""
+
+    AGREES = "agrees"
+    BETTER = "better"
+    WORSE = "worse"
+    CANNOT_BE_TOLD = "cannot be told"
+    SUSPICIOUS = "suspicious"
+    NOT_COMPARABLE = "not comparable"
+    LEARNED_NOTHING = "learned nothing"
+    MEMORIZED = "memorized"
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """The figures of both splits, whole, by group and boys against girls, and the verdict against the paper."""
+class Difference:
+    """A figure less the paper's, with the interval of the difference; months for the MAD."""
 
-    iteration: int
-    splits: dict[str, Metrics]
-    groups: dict[str, list[Group]]
-    sex: dict[str, BySex]
-    verdict: str
+    split: str
+    figure: Literal["mad", "ccc"]
+    here: float
+    paper: float
+    difference: float
+    interval_95: Interval | None
+    """Both sampling errors are in it: that of these hands, and that of the paper's."""
+    margin: float
+    word: Word
 
 
-def verdict(recipe_departs: bool, test: Metrics) -> str:
-    """One sentence that holds the test split against the paper's 18.9 months and 0.78."""
-    paper = PAPER["test"]
-    interval = test.mad_interval_95
-    between = f", 95 % interval {interval[0]:.1f} to {interval[1]:.1f}" if interval else ""
-    against = (
-        f"MAD {test.mad_months:.1f} months{between} (paper {paper['mad_months']}), "
-        f"CCC {test.ccc:.2f} (paper {paper['ccc']})"
+@dataclass(frozen=True)
+class Hands:
+    """What a run was trained and tested on: how many hands, how many of them phantoms, from which table."""
+
+    train: int
+    test: int
+    phantoms: int
+    table: str
+
+    @property
+    def are_phantoms(self) -> bool:
+        """Whether any of them is: then nothing is shown about radiographs."""
+        return self.phantoms > 0
+
+    def __str__(self) -> str:
+        total = self.train + self.test
+        kind = "images" if not self.phantoms else "phantoms" if self.phantoms == total else "images and phantoms"
+        among = f", {self.phantoms} of them phantoms" if 0 < self.phantoms < total else ""
+        return f"{total} {kind} from {self.table} ({self.train} for training, {self.test} for test{among})"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The word, the sentence that gives its reasons, remarks to be read with it, and the differences behind it."""
+
+    word: Word
+    sentence: str
+    remarks: tuple[str, ...]
+    differences: tuple[Difference, ...]
+
+    def __str__(self) -> str:
+        return " ".join((self.sentence, *self.remarks))
+
+
+# ---- the differences ---------------------------------------------------------------------------------------------
+
+
+def paper_standard_errors(mad: float, ccc: float, cases: int) -> tuple[float, float]:
+    """The standard errors of the paper's MAD, in months, and of Fisher's z of its CCC, from the figures alone.
+
+    Taken for granted: normal ages, normal errors, and predictions as far from the mean as their correlation with the
+    age allows (regression to the mean). Then SD(|error|) = MAD·sqrt(π/2 − 1), r² = CCC / (2 − CCC), and Lin's variance
+    of z becomes 2·CCC / ((1 + CCC)(n − 2)).
+
+    >>> mad_se, z_se = paper_standard_errors(18.9, 0.78, 200)
+    >>> round(mad_se, 2), round(z_se * (1 - 0.78**2), 3)
+    (1.01, 0.026)
+    """
+    return mad * math.sqrt((math.pi / 2 - 1) / cases), math.sqrt(2 * ccc / ((1 + ccc) * (cases - 2)))
+
+
+def differences(measured: Mapping[str, Metrics], paper: Mapping[str, Mapping[str, float]] = PAPER) -> list[Difference]:
+    """MAD and CCC of both splits less the paper's, test first."""
+    return [
+        each
+        for split in ("test", "train")
+        for each in (_of_mad(split, measured[split], paper[split]), _of_ccc(split, measured[split], paper[split]))
+    ]
+
+
+def _of_mad(split: str, here: Metrics, paper: Mapping[str, float]) -> Difference:
+    theirs = paper["mad_months"]
+    difference, margin = here.mad_months - theirs, MARGIN[split, "mad"]
+    if here.mad_se_months is None:
+        return Difference(split, "mad", here.mad_months, theirs, difference, None, margin, Word.CANNOT_BE_TOLD)
+    paper_se, _ = paper_standard_errors(theirs, paper["ccc"], PAPER_CASES[split])
+    error, freedom = _summed(here.mad_se_months, here.cases, paper_se, PAPER_CASES[split])
+    ninety, ninety_five = (_around(difference, error, freedom, level) for level in (0.90, 0.95))
+    word = _word(ninety, ninety_five, (-margin, margin), higher_is=Word.WORSE)
+    return Difference(split, "mad", here.mad_months, theirs, difference, ninety_five, margin, word)
+
+
+def _of_ccc(split: str, here: Metrics, paper: Mapping[str, float]) -> Difference:
+    theirs = paper["ccc"]
+    difference, margin = here.ccc - theirs, MARGIN[split, "ccc"]
+    if here.ccc_z_se is None:
+        return Difference(split, "ccc", here.ccc, theirs, difference, None, margin, Word.CANNOT_BE_TOLD)
+    _, paper_se = paper_standard_errors(paper["mad_months"], theirs, PAPER_CASES[split])
+    error, freedom = _summed(here.ccc_z_se, here.cases, paper_se, PAPER_CASES[split])
+    z = math.atanh(theirs)
+    ninety, ninety_five = (_around(math.atanh(here.ccc) - z, error, freedom, level) for level in (0.90, 0.95))
+    same = math.atanh(theirs - margin) - z, math.atanh(min(theirs + margin, 1 - 1e-9)) - z
+    word = _word(ninety, ninety_five, same, higher_is=Word.BETTER)
+    low, high = (math.tanh(z + end) - theirs for end in ninety_five)
+    return Difference(split, "ccc", here.ccc, theirs, difference, (low, high), margin, word)
+
+
+def _summed(mine: float, my_cases: int, theirs: float, their_cases: int) -> tuple[float, float]:
+    """The standard error of a difference, and Welch's degrees of freedom."""
+    square = mine**2 + theirs**2
+    return math.sqrt(square), square**2 / (mine**4 / (my_cases - 1) + theirs**4 / (their_cases - 1))
+
+
+def _around(centre: float, error: float, freedom: float, level: float) -> Interval:
+    from scipy import stats
+
+    half = float(stats.t.ppf(0.5 + level / 2, freedom)) * error
+    return centre - half, centre + half
+
+
+def _word(ninety: Interval, ninety_five: Interval, same: Interval, higher_is: Word) -> Word:
+    """Equivalence first (two one-sided tests at 5 %: the 90 % interval lies within the margin), then difference."""
+    if same[0] <= ninety[0] and ninety[1] <= same[1]:
+        return Word.AGREES
+    if ninety_five[0] > 0:
+        return higher_is
+    if ninety_five[1] < 0:
+        return Word.BETTER if higher_is is Word.WORSE else Word.WORSE
+    return Word.CANNOT_BE_TOLD
+
+
+def _of_both(words: set[Word]) -> Word:
+    """The word for MAD and CCC together: what speaks against agreement counts."""
+    for word in (Word.WORSE, Word.BETTER, Word.CANNOT_BE_TOLD):
+        if word in words:
+            return word
+    return Word.AGREES
+
+
+# ---- the verdict -------------------------------------------------------------------------------------------------
+
+
+def judge(
+    measured: Mapping[str, Metrics],
+    hands: Hands,
+    departures: int,
+    paper: Mapping[str, Mapping[str, float]] = PAPER,
+) -> Verdict:
+    """The verdict on a run: its figures by split, the hands, and the number of its departures from the paper."""
+    test, train = measured["test"], measured["train"]
+    found = tuple(differences(measured, paper))
+    remarks = _few_cases(measured)
+    if (word := _not_learned(train, test)) is not None:
+        return Verdict(word, _NOT_LEARNED[word](train, test, hands), (*remarks,), found)
+    too_good = _as_good_as_training(train, test) and not hands.are_phantoms
+    figures = f"MAD {test.mad_months:.1f} months, CCC {test.ccc:.2f} on the test hands, {_guess(test)}"
+    if too_good:
+        remarks = [
+            f"The test hands are predicted as well as the training hands (MAD {train.mad_months:.1f}). Look for the "
+            "same child, or the same image, on both sides.",
+            *remarks,
+        ]
+    if departures or hands.are_phantoms:
+        return Verdict(
+            Word.SUSPICIOUS if too_good else Word.NOT_COMPARABLE,
+            f"{'Suspicious, and not' if too_good else 'Not'} comparable with the paper: {_why_not(hands, departures)}. "
+            f"{figures}; {hands}.",
+            tuple(remarks),
+            found,
+        )
+    if (far := _far_better(test, paper)) or too_good:
+        if far:
+            remarks = [
+                "A test MAD under half of the paper’s is more than this method can be expected to do. "
+                "Look for test hands among the training hands.",
+                *remarks,
+            ]
+        return Verdict(Word.SUSPICIOUS, f"Suspicious: {figures} (paper 18.9 and 0.78); {hands}.", tuple(remarks), found)
+    word = _of_both({each.word for each in found if each.split == "test"})
+    remarks = [_said("The training hands", [each for each in found if each.split == "train"]) + ".", *remarks]
+    said = _said("The test hands", [each for each in found if each.split == "test"])
+    return Verdict(
+        word,
+        f"{_OPENING[word]}: {said[0].lower()}{said[1:]}; {_guess(test)}. Measured on {hands}. "
+        "That they are RSNA’s images cannot be seen from here.",
+        tuple(remarks),
+        found,
     )
-    learned = test.mad_months < test.guess_mad_months
-    guess = f"answering the mean age for every hand would give {test.guess_mad_months:.1f}"
-    if not learned:
-        return f"The network has learned nothing: {against}; {guess}."
-    if recipe_departs:
-        return f"Not a reproduction of the paper, because the recipe departs from it: {against}; {guess}."
-    reached = test.mad_months <= paper["mad_months"] * 1.1 and test.ccc >= paper["ccc"] - 0.05
-    found = "are reached, to within a tenth of its MAD and 0.05 of its CCC" if reached else "are not reached"
-    return f"The paper’s figures {found}: {against}; {guess}."
+
+
+_OPENING = {
+    Word.AGREES: "Agrees with the paper",
+    Word.BETTER: "Better than the paper",
+    Word.WORSE: "Worse than the paper",
+    Word.CANNOT_BE_TOLD: "Whether it agrees with the paper cannot be told",
+}
+
+
+def _said(subject: str, found: list[Difference]) -> str:
+    """The differences of a split in words."""
+    parts = []
+    for each in found:
+        digits, unit, name = (1, " months", "MAD") if each.figure == "mad" else (2, "", "CCC")
+        between = (
+            f", 95 % interval of the difference {_signed(each.interval_95[0], digits)} to "
+            f"{_signed(each.interval_95[1], digits)}, counted as the same within {each.margin:.{digits}f}"
+            if each.interval_95
+            else ""
+        )
+        parts.append(
+            f"{name} {each.here:.{digits}f}{unit} (paper {each.paper:g}; {_signed(each.difference, digits)}{between}): "
+            f"{each.word}"
+        )
+    return f"{subject} have {'; '.join(parts)}"
+
+
+def _signed(value: float, digits: int) -> str:
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
+def _guess(test: Metrics) -> str:
+    return f"where answering the mean age for every hand gives {test.guess_mad_months:.1f}"
+
+
+def _why_not(hands: Hands, departures: int) -> str:
+    reasons = []
+    if hands.are_phantoms:
+        reasons.append("the hands are phantoms" if hands.phantoms == hands.train + hands.test else "some are phantoms")
+    if departures:
+        reasons.append(f"the run departs from it in {departures} field{'s' * (departures > 1)}")
+    return " and ".join(reasons)
+
+
+def _few_cases(measured: Mapping[str, Metrics]) -> list[str]:
+    """A remark on each split that is too small for its figures to say much."""
+    remarks = []
+    for split, name in (("test", "test"), ("train", "training")):
+        here = measured[split]
+        if here.cases < FEW:
+            interval = here.mad_interval_95
+            between = f" (95 % interval {interval[0]:.1f} to {interval[1]:.1f})" if interval else ""
+            remarks.append(
+                f"Only {here.cases} {name} hands: their MAD of {here.mad_months:.1f} says little about other hands"
+                f"{between}."
+            )
+    return remarks
+
+
+# ---- what is wrong, whatever the paper has -----------------------------------------------------------------------
+
+
+def _beats_the_guess(metrics: Metrics) -> bool:
+    """Whether the split is predicted better than by one answer for every hand, beyond chance."""
+    return metrics.gain_interval_95 is not None and metrics.gain_interval_95[0] > 0
+
+
+def _not_learned(train: Metrics, test: Metrics) -> Word | None:
+    """Learned nothing, memorized the training hands, or too few test hands to tell; None for a net that learned."""
+    if train.gain_interval_95 is None or test.gain_interval_95 is None:
+        return Word.CANNOT_BE_TOLD
+    if _beats_the_guess(test):
+        return None
+    if not _beats_the_guess(train):
+        return Word.LEARNED_NOTHING
+    return Word.CANNOT_BE_TOLD if test.mad_months < test.guess_mad_months else Word.MEMORIZED
+
+
+def _figures_of_both(train: Metrics, test: Metrics) -> str:
+    return (
+        f"MAD {train.mad_months:.1f} months on the training hands and {test.mad_months:.1f} on the test hands; "
+        f"answering the mean age for every hand gives {train.guess_mad_months:.1f} and {test.guess_mad_months:.1f}"
+    )
+
+
+_NOT_LEARNED = {
+    Word.LEARNED_NOTHING: lambda train, test, hands: (
+        f"The network has learned nothing that shows: {_figures_of_both(train, test)}; {hands}."
+    ),
+    Word.MEMORIZED: lambda train, test, hands: (
+        "The network has memorized its training hands and learned nothing that holds for others: "
+        f"{_figures_of_both(train, test)}; {hands}."
+    ),
+    Word.CANNOT_BE_TOLD: lambda train, test, hands: (
+        "Whether what the network learned holds for other hands cannot be told, because the test hands are too few or "
+        f"the gain is too small: {_figures_of_both(train, test)}; {hands}."
+    ),
+}
+
+
+def _as_good_as_training(train: Metrics, test: Metrics) -> bool:
+    """Whether a net that fits its training hands well shows next to no gap to the test hands."""
+    if train.mad_se_months is None or test.mad_se_months is None:
+        return False
+    if train.mad_months > train.guess_mad_months / 2:
+        return False
+    error, freedom = _summed(test.mad_se_months, test.cases, train.mad_se_months, train.cases)
+    gap = _around(test.mad_months - train.mad_months, error, freedom, 0.95)
+    return gap[0] <= 0 and gap[1] < (train.guess_mad_months - train.mad_months) / 4
+
+
+def _far_better(test: Metrics, paper: Mapping[str, Mapping[str, float]]) -> bool:
+    highest = test.mad_interval_95[1] if test.mad_interval_95 else test.mad_months
+    return highest < FAR_BETTER * paper["test"]["mad_months"]

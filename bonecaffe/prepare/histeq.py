@@ -1,4 +1,4 @@
-"""MATLAB's ``histeq(I)`` for uint8 images, from its documented behaviour (paper II.1).
+"""The rule of MATLAB's ``histeq(I)`` for uint8 images (paper II.1); docs/HISTEQ.md names the source of each part.
 
 It is neither ``cv2.equalizeHist``, which leaves out the first occupied bin and uses 256 levels, nor
 ``skimage.exposure.equalize_hist``, which maps through the plain cumulative histogram to floats.
@@ -34,8 +34,9 @@ def transform(counts: Counts, levels: int = 64) -> NDArray[np.uint8]:
 
     With h(j) pixels at level j, c(j) its cumulative sum, N pixels and n levels, level j goes to the smallest k in
     1…n with ``k N / n >= c(j) - t(j)``, where t(j) is h(j)/2, but 0 at both ends of the scale; the output is
-    ``round(255 (k - 1) / (n - 1))``, halves up. Source: MATLAB's documentation of histeq (64 levels by default,
-    a flat target histogram, the monotonic transform that comes nearest to it).
+    ``round(255 (k - 1) / (n - 1))``, halves up. Sources: MathWorks' page on histeq (64 levels by default, a flat
+    target histogram, the monotonic transform that comes nearest to it) and MIMT's histeqFB (t, and a tolerance of
+    N sqrt(eps)). Not compared with MATLAB's own output.
 
     Raises ValueError for an empty histogram or a number of levels outside 2…256.
 
@@ -58,7 +59,7 @@ def transform(counts: Counts, levels: int = 64) -> NDArray[np.uint8]:
 
 
 def histeq(image: Image, levels: int = 64) -> Image:
-    """Equalize a uint8 image (height, width) as MATLAB's ``histeq(I, levels)`` does; same shape and type.
+    """Equalize a uint8 image (height, width) by the rule of MATLAB's ``histeq(I, levels)``; same shape and type.
 
     >>> histeq(np.full((4, 4), 100, np.uint8))[0, 0].item()
     125

@@ -20,6 +20,7 @@ from bonecaffe.caffe import environment
 from bonecaffe.errors import BonecaffeError, PrepareError, RunError
 from bonecaffe.files import folder_made, make_folder, remove, sha256, sha256_file, write_text
 from bonecaffe.hands.cases import AgeUnit, Case, write_cases
+from bonecaffe.hands.phantom import listed
 from bonecaffe.prepare import duplicates, imageset, outputs
 from bonecaffe.prepare.inputs import Inputs, read_inputs, with_origin
 from bonecaffe.prepare.normalized import PIXELS, Job, NormalizedImage, jobs_of, normalize_all, sources
@@ -230,6 +231,7 @@ def _make(
 
     A failure removes the work folder. A refusal before it does not: after a kill in the swap it holds files of before.
     """
+    phantoms = listed.known(given["images"], given["images"].parent, given["ages"].parent)
     try:
         _check_space(run, jobs)
         if check:  # what an interrupted prepare noted of the radiographs is not believed either
@@ -256,6 +258,7 @@ def _make(
                 records=counts,
                 split={split: tuple(case.id for case in inputs.split[split]) for split in SPLITS},
                 cases={case_id: outcome.case() for case_id, outcome in outcomes.items()},
+                phantoms=sum(outcome.source_sha256 in phantoms for outcome in outcomes.values()),
             )
             run.record(record)
         _drop_stale(run, record)

@@ -1,27 +1,36 @@
-"""How a run departs from the paper, for people and for other programs."""
+"""How a run differs from the paper, for people and for other programs."""
 
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from bonecaffe.files import write_text
-from bonecaffe.recipe import Departure, Recipe
+from bonecaffe.recipe import Recipe
 from bonecaffe.run import RunDir
-from bonecaffe.training import launch
-from bonecaffe.training.launch import recipe_as_trained
+from bonecaffe.training.launch import Comparison, compare, recipe_as_trained
 
 
-def departures_of(run: RunDir) -> tuple[Recipe, list[Departure]]:
-    """A run's recipe as it was trained, and where it and how it was started are not the paper's. Writes nothing."""
+def comparison_of(run: RunDir) -> tuple[Recipe, Comparison]:
+    """A run's recipe as it was trained, and how it and its launch differ from the paper. Writes nothing."""
     recipe = recipe_as_trained(run)
-    return recipe, launch.departures(run, recipe)
+    return recipe, compare(run, recipe)
 
 
-def write_departures(run: RunDir) -> tuple[Recipe, list[Departure]]:
-    """Write departures.json, and return what `departures_of` does; RunError while another command holds the run."""
-    departures_of(run)  # so that a folder that is no run gets no lock file
+def facts(recipe: Recipe, compared: Comparison) -> dict[str, Any]:
+    """What departures.json holds."""
+    content = {
+        "recipe": recipe.name,
+        "departures": [each._asdict() for each in compared.departures],
+        "choices": [{**each._asdict(), "paper": "not stated"} for each in compared.choices],
+    }
+    return dict(json.loads(json.dumps(content)))  # as a reader will find it: no tuples
+
+
+def write_departures(run: RunDir) -> tuple[Recipe, Comparison]:
+    """Write departures.json, and return what `comparison_of` does; RunError while another command holds the run."""
+    comparison_of(run)  # so that a folder that is no run gets no lock file
     with run.lock("repro"):
-        recipe, departures = departures_of(run)
-        content = {"recipe": recipe.name, "departures": [departure._asdict() for departure in departures]}
-        write_text(run.departures, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-    return recipe, departures
+        recipe, compared = comparison_of(run)
+        write_text(run.departures, json.dumps(facts(recipe, compared), indent=2, ensure_ascii=False) + "\n")
+    return recipe, compared

@@ -21,6 +21,7 @@ from bonecaffe.progress import Progress, unseen
 from bonecaffe.recipe import Recipe
 from bonecaffe.records import Manifest, Prepared, Record, State, Trained, is_intact, seal
 from bonecaffe.run import SPLITS, RunDir
+from bonecaffe.studies import repro
 from bonecaffe.training import launch
 from bonecaffe.trees import read_json
 
@@ -197,10 +198,10 @@ def _recipe(run: RunDir, prepared: Prepared) -> Check:
     if changes:
         yield f"recipe.yaml: not the recipe of prepare: {'; '.join(map(str, changes))}"
     if run.departures.is_file():
-        written = read_json(run.departures, "record", RunError)["departures"]
+        written = read_json(run.departures, "record", RunError)
         trained = run.read().train
         launched = launch.as_launched(recipe, trained.weights, trained.launch.gpus) if trained else recipe
-        if written != json.loads(json.dumps([departure._asdict() for departure in launch.departures(run, launched)])):
+        if written != repro.facts(launched, launch.compare(run, launched)):
             yield "departures.json: not the departures of the run; run bonecaffe repro again"
 
 

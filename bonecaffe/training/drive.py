@@ -127,11 +127,10 @@ def drive(
         _begin_attempt(written, arguments)
         curve = _earlier_curve(run)
         offset = written.seek(0, os.SEEK_END)
-        with _holding_signals() as release, contextlib.ExitStack() as stack:
+        with _passing_signals(ending) as pass_to, contextlib.ExitStack() as stack:
             process = programs.start(arguments, run.path, written, (lock,))
             stack.enter_context(_not_left_behind(process))
-            stack.enter_context(_passing_signals(process, ending))
-            release()
+            pass_to(process)
             for event in log.parse(ending.keeping_tail(follow(run.caffe_log, offset, process))):
                 curve.add(event)
                 ending.note(event)
@@ -258,31 +257,28 @@ def _judge(run: RunDir, max_iter: int, code: int, ending: _Ending, iteration: in
 
 
 @contextlib.contextmanager
-def _holding_signals() -> Iterator[Callable[[], None]]:
-    """Hold stopping signals back until the function that is given is called.
+def _passing_signals(ending: _Ending) -> Iterator[Callable[[programs.Process], None]]:
+    """Pass the first stopping signal to Caffe as SIGINT, so that it snapshots and stops; a second one kills it.
 
-    One that comes while Caffe is forked would be raised where nobody can act on it, or be lost; held back, it is passed
-    to Caffe once there is one.
+    Gives the function to call with Caffe's process as soon as there is one. A signal that comes before waits for that:
+    raised while Caffe is forked, it would end up where nobody can act on it. Held back by a mask instead, it would
+    reach us through another thread.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
-
-    def release() -> None:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-    try:
-        yield release
-    finally:
-        release()
-
-
-@contextlib.contextmanager
-def _passing_signals(process: programs.Process, ending: _Ending) -> Iterator[None]:
-    """Pass the first stopping signal to Caffe as SIGINT, so that it snapshots and stops; a second one kills it."""
+    started: list[programs.Process] = []
 
     def handle(number: int, frame: object) -> None:
         ending.signals += 1
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(signal.SIGINT if ending.signals == 1 else signal.SIGKILL)
+        stop()
+
+    def stop() -> None:
+        for process in started:
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGINT if ending.signals == 1 else signal.SIGKILL)
+
+    def pass_to(process: programs.Process) -> None:
+        started.append(process)
+        if ending.signals:
+            stop()
 
     try:
         heeded = [number for number in _STOPPING if signal.getsignal(number) is not signal.SIG_IGN]  # nohup ignores one
@@ -290,7 +286,7 @@ def _passing_signals(process: programs.Process, ending: _Ending) -> Iterator[Non
     except ValueError:  # not the main thread
         before = {}
     try:
-        yield
+        yield pass_to
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

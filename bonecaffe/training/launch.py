@@ -6,12 +6,13 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from bonecaffe.caffe import caffemodel, gpus
 from bonecaffe.errors import CaffeError, TrainError
 from bonecaffe.files import open_regular, sha256_file
 from bonecaffe.network import definitions
-from bonecaffe.recipe import Departure, Recipe
+from bonecaffe.recipe import Choice, Departure, Recipe, stated
 from bonecaffe.records import Attempt, GivenWeights, Launch, Trained
 from bonecaffe.run import RunDir
 from bonecaffe.training import preflight
@@ -81,25 +82,52 @@ def recipe_as_trained(run: RunDir) -> Recipe:
     return as_launched(recipe, trained.weights, trained.launch.gpus) if trained else recipe
 
 
-def departures(run: RunDir, recipe: Recipe | None = None) -> list[Departure]:
-    """In what a run departs from the paper: by its recipe, by files edited by hand, by where each part was computed.
+class Comparison(NamedTuple):
+    """A run held against the paper: where it departs from it, and what it chose where the paper is silent."""
+
+    departures: list[Departure]
+    choices: list[Choice]
+
+
+def compare(run: RunDir, recipe: Recipe | None = None) -> Comparison:
+    """Hold a run against the paper: by its recipe, by files edited by hand, by where each part was computed.
 
     ``recipe`` is that of the run as it was trained, where the caller has it. Before a training, the files are looked at
     as they are.
     """
     recipe = recipe or recipe_as_trained(run)
     trained = run.read().train
-    found = {departure.field: departure for departure in recipe.departures()}
+    departures = {departure.field: departure for departure in recipe.departures()}
+    choices = {choice.field: choice for choice in recipe.choices()}
     edited = trained.edited if trained else definitions.intend(run, recipe).by_hand()
     for name, fields in edited.items():
-        found |= _edited(name, fields)
+        of_fields = _edited_choices(name, fields)
+        choices |= of_fields
+        if not fields or len(of_fields) < len(fields):
+            departures |= _edited(name, fields)
     if trained is not None:
-        found |= _computed(trained, recipe)
-    return [departure for departure in found.values() if departure.paper != departure.here]
+        departures |= _computed(trained, recipe)
+    return Comparison([each for each in departures.values() if each.paper != each.here], list(choices.values()))
+
+
+def departures(run: RunDir) -> list[Departure]:
+    """The departures of `compare`."""
+    return compare(run).departures
+
+
+def _edited_choices(name: str, fields: Mapping[str, tuple[str, str]]) -> dict[str, Choice]:
+    """The fields of an edited file that the paper does not state."""
+    paper = Recipe.load("paper")
+    return {
+        dotted: Choice(dotted, paper.value_of(dotted), here, f"{name} was edited by hand; the recipe gives {ours}")
+        for field, (ours, here) in fields.items()
+        if (dotted := f"solver.{field}") in paper.notes and not stated(dotted)
+    }
 
 
 def _edited(name: str, fields: Mapping[str, tuple[str, str]]) -> dict[str, Departure]:
-    """The rows of a file that was edited by hand: the file, and each field of the recipe that does not hold in it.
+    """The rows of a file that was edited by hand: the file, and each field that the paper states and that is not as the
+    recipe has it.
 
     A field that was edited to the paper's value is no departure, whatever the recipe gives.
     """
@@ -109,11 +137,11 @@ def _edited(name: str, fields: Mapping[str, tuple[str, str]]) -> dict[str, Depar
     paper = Recipe.load("paper")
     for field, (ours, here) in fields.items():
         dotted = f"solver.{field}"
-        if dotted not in paper.notes:
+        if not stated(dotted):
             continue
-        stated = paper.value_of(dotted)
-        value = stated if _same_value(here, stated) else here
-        rows[dotted] = Departure(dotted, stated, value, f"{name} was edited by hand; the recipe gives {ours}")
+        value = paper.value_of(dotted)
+        now = value if _same_value(here, value) else here
+        rows[dotted] = Departure(dotted, value, now, f"{name} was edited by hand; the recipe gives {ours}")
     return rows
 
 

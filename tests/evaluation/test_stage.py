@@ -5,7 +5,6 @@ from __future__ import annotations
 import html.parser
 import json
 import re
-from dataclasses import replace
 
 import numpy
 import pandas
@@ -14,7 +13,6 @@ from conftest import with_recipe
 
 from bonecaffe.errors import EvaluateError
 from bonecaffe.evaluation import by_snapshot, evaluate, metrics, plots, report
-from bonecaffe.evaluation.verdict import verdict
 from bonecaffe.predict import predict_run
 
 
@@ -89,10 +87,10 @@ def test_report_is_self_contained(evaluated):
     assert all(len(image["alt"]) > 20 for image in page.images)
     assert text.count('role="img" aria-label=') == 8
     words = " ".join("".join(page.text).split())
-    assert evaluation.verdict in words
+    assert evaluation.verdict.sentence in words and all(remark in words for remark in evaluation.verdict.remarks)
     assert "no medical device" in words
-    for departure in run.recipe().departures():
-        assert departure.field in text and departure.reason in words
+    for row in (*run.recipe().departures(), *run.recipe().choices()):
+        assert row.field in text and row.reason in words
     assert run.report.stat().st_size < 3e6
     assert sorted(path.name for path in run.figures.iterdir()) == [
         "ages.png",
@@ -170,17 +168,3 @@ def test_bad_predictions_are_named(evaluated, change, said):
     path.write_text(change(path.read_text()))
     with pytest.raises(EvaluateError, match=f"(?s){said}"):
         evaluate.evaluate(run)
-
-
-def test_verdict_says_what_is_so():
-    """Reached, not reached, departed, nothing learned."""
-
-    def measured(mad, ccc, guess):
-        some = metrics.measure([10, 50, 90, 130], [20, 45, 99, 120], guess=70, resamples=10)
-        return replace(some, mad_months=mad, ccc=ccc, guess_mad_months=guess, mad_interval_95=(mad - 2, mad + 2))
-
-    assert "are reached" in verdict(False, measured(18.0, 0.80, 34.0))
-    assert "95 % interval 16.0 to 20.0" in verdict(False, measured(18.0, 0.80, 34.0))
-    assert "not reached" in verdict(False, measured(25.0, 0.60, 34.0))
-    assert "departs" in verdict(True, measured(5.0, 0.99, 34.0))
-    assert "learned nothing" in verdict(True, measured(35.0, 0.0, 34.0))

@@ -26,8 +26,8 @@ def by_the_letter(counts, n):
     return table
 
 
-def test_published_examples():
-    """100 pixels each of 50, 51, 52 become 40, 125, 215; a constant image of 100 becomes 125."""
+def test_worked_examples():
+    """By hand from the rule: 100 pixels each of 50, 51, 52 become 40, 125, 215; a constant image of 100 becomes 125."""
     image = np.repeat(np.array([50, 51, 52], np.uint8), 100).reshape(10, 30)
     assert sorted(set(histeq(image).ravel().tolist())) == [40, 125, 215]
     assert set(histeq(np.full((7, 9), 100, np.uint8)).ravel().tolist()) == {125}
@@ -133,7 +133,7 @@ def test_what_has_no_table_is_refused():
 
 
 def test_table_as_text():
-    """The published example, by 64 levels; other levels on request: with two, what is above the half is white."""
+    """The worked example, by 64 levels; other levels on request: with two, what is above the half is white."""
     counts = np.zeros(256, int)
     counts[[50, 51, 52]] = 100
     lines = transform_text(counts).splitlines()
@@ -181,6 +181,71 @@ def test_documented_comparison_is_true():
             r"to (\d+) by MATLAB's rule, to (\d+) by OpenCV's, and to (\d+) by skimage's", text.replace("\n", " ")
         ).groups()
     ]
+
+
+def by_the_page(counts, n):
+    """The sentence of MathWorks' page taken literally: the nearest k that overshoots c(j) by h(j)/2 at most."""
+    total, offered = counts.sum(), np.arange(1, n + 1) * counts.sum() / n
+    far = offered - np.cumsum(counts)[:, None]
+    distance = np.where(far > counts[:, None] / 2 + total * 1e-9, np.inf, np.abs(far))
+    return np.floor(255 * distance.argmin(axis=1) / (n - 1) + 0.5).astype(np.uint8)
+
+
+def test_document_states_both_readings_rightly():
+    """docs/HISTEQ.md: the worked examples, by the rule and by the page alone, and how far apart they are on a crop."""
+    from conftest import REPOSITORY
+
+    from bonecaffe.hands.phantom import dataset
+    from bonecaffe.prepare.crop import crop
+
+    text = " ".join((REPOSITORY / "docs" / "HISTEQ.md").read_text().split())
+    three, one = np.zeros(256, int), np.zeros(256, int)
+    three[[50, 51, 52]], one[100] = 100, 63
+    rule, page = transform(three)[[50, 51, 52]].tolist(), by_the_page(three, 64)[[50, 51, 52]].tolist()
+    single, alone = int(transform(one)[100]), int(by_the_page(one, 64)[100])
+    for sentence in (
+        "become {}, {} and {}, and a constant image of 100 becomes {}.".format(*rule, single),
+        "50, 51 and 52 to {}, {} and {}, and the constant image to {}.".format(*page, alone),
+        "% the rule: {} {} {}; the page taken literally: {} {} {} ".format(*rule, *page),
+        f"% the rule: {single}; the page taken literally: {alone} ",
+    ):
+        assert sentence in text
+    hand = dataset.make(2018, 11, (1000, 1300), age_months=118, male=False)  # scripts/pictures.py: the_hand
+    plain = crop(hand.image, hand.points.rectangle())
+    counts = histogram(plain)
+    difference = np.abs(transform(counts).astype(int) - by_the_page(counts, 64))[plain]
+    stated = re.search(r"differs from the rule by (\d+) grey levels at most and ([\d.]+) in the mean", text)
+    assert difference.max() == pytest.approx(int(stated[1]), abs=1)  # another processor may round a phantom otherwise
+    assert difference.mean() == pytest.approx(float(stated[2]), abs=0.1)
+
+
+def test_output_is_never_midway_with_64_levels():
+    """docs/HISTEQ.md: how halves are rounded matters for other numbers of levels only."""
+    assert not any(255 * k % 63 * 2 == 63 for k in range(64))
+    assert any(255 * k % 2 * 2 == 2 for k in range(3))
+
+
+def test_command_of_the_document_runs(tmp_path):
+    """docs/HISTEQ.md: the line that writes T.csv and J.png for MATLAB, of a sample that is in the repository."""
+    from click.testing import CliRunner
+    from conftest import REPOSITORY
+
+    from bonecaffe.cli import main
+    from bonecaffe.hands.images import read_image
+
+    text = (REPOSITORY / "docs" / "HISTEQ.md").read_text()
+    line = re.search(r"^    \.venv/bin/bonecaffe (histeq (\S+) --table T\.csv --out J\.png)$", text, re.MULTILINE)
+    assert f"imread('{line[2]}')" in text
+    arguments = [
+        {line[2]: str(REPOSITORY / line[2]), "T.csv": str(tmp_path / "T.csv"), "J.png": str(tmp_path / "J.png")}.get(
+            word, word
+        )
+        for word in line[1].split()
+    ]
+    assert CliRunner().invoke(main, arguments).exit_code == 0
+    image = read_image(REPOSITORY / line[2])
+    assert (tmp_path / "T.csv").read_text() == transform_text(histogram(image))
+    assert np.array_equal(read_image(tmp_path / "J.png"), histeq(image))
 
 
 def test_table_is_exported(tmp_path):

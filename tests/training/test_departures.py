@@ -43,6 +43,18 @@ def test_an_edited_solver_is_listed_by_field_and_stays_so(own_run):
     assert listed(own_run) == rows
 
 
+def test_an_edit_of_what_the_paper_does_not_state_is_a_choice(own_run):
+    """Another seed in solver.prototxt departs from nothing; a second edit, of what it states, does."""
+    definitions.write(own_run, own_run.recipe())
+    before = listed(own_run)
+    edit(own_run.solver, "random_seed: 2018", "random_seed: 7")
+    assert listed(own_run) == before
+    (seed,) = [each for each in launch.compare(own_run).choices if each.field == "solver.random_seed"]
+    assert (seed.default, seed.here) == (2018, "7") and "solver.prototxt was edited by hand" in seed.reason
+    edit(own_run.solver, "momentum: 0.9", "momentum: 0.5")
+    assert listed(own_run).keys() - before.keys() == {"solver.prototxt", "solver.momentum"}
+
+
 def test_an_edited_net_is_listed(own_run):
     """By its file: a net has no fields that the recipe's would be compared with."""
     definitions.write(own_run, own_run.recipe())

@@ -195,7 +195,7 @@ def test_definitions_edited_by_hand_are_departures(own_run, hands):
     (edited,) = [each for each in departures(own_run) if each.here == "edited by hand"]
     assert edited.field == "solver.prototxt"
     _, written = write_departures(own_run)
-    assert edited in written and verify.first_broken(verify.verify(own_run)) is None
+    assert edited in written.departures and verify.first_broken(verify.verify(own_run)) is None
 
 
 def test_trained_again_and_killed_it_is_resumed(own_trained, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import threading
 
 import pytest
 from conftest import tiny
@@ -25,22 +26,31 @@ def test_a_log_with_two_names_is_refused_before_anything_is_recorded(own_trained
     assert own_trained.manifest_file.read_bytes() == before
 
 
-def test_ctrl_c_while_caffe_is_forked_is_passed_to_caffe(own_run, monkeypatch):
-    """It interrupts the training as at any other moment; the record does not stay at running."""
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_ctrl_c_while_caffe_is_forked_is_passed_to_caffe(own_run, monkeypatch, when):
+    """It interrupts the training as at any other moment, whichever thread it reaches; no record stays at running."""
     own_run.write_recipe(tiny(solver__max_iter=4000, solver__snapshot=4000, solver__test_interval=4000))
-    start = programs.start
+    start, over = programs.start, threading.Event()
 
     def interrupted(*arguments):
-        os.kill(os.getpid(), signal.SIGINT)
+        if when == "before":
+            os.kill(os.getpid(), signal.SIGINT)
         process = start(*arguments)
-        os.kill(os.getpid(), signal.SIGINT)  # the same signal, still pending: one is delivered
+        if when == "after":
+            os.kill(os.getpid(), signal.SIGINT)
         return process
 
     monkeypatch.setattr(programs, "start", interrupted)
-    outcome = train.train(own_run)
+    other = threading.Thread(target=over.wait)  # a signal may be given to any thread
+    other.start()
+    try:
+        outcome = train.train(own_run)
+    finally:
+        over.set()
+        other.join()
     assert outcome.state == "interrupted", outcome
     assert own_run.read().train.state == "interrupted"
-    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_caffe_is_started_with_no_signal_held_back(tmp_path):

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from bonecaffe.errors import BonecaffeError
-from bonecaffe.files import write_scratch
+from bonecaffe.files import sha256, write_scratch
 from bonecaffe.hands import images
 from bonecaffe.hands.cases import Case, write_cases
-from bonecaffe.hands.phantom import render, skeleton
+from bonecaffe.hands.phantom import listed, render, skeleton
 from bonecaffe.hands.reference_points import ReferencePoints, write_points
 from bonecaffe.progress import Progress, unseen
 from bonecaffe.workers import in_parallel
@@ -40,6 +40,25 @@ def make(
     ``size`` is (width, height) in pixels, drawn like RSNA's when None; age and sex are drawn when None. Ids begin at
     1001.
     """
+    rng, case, hand, view = _lay_out(seed, number, size, age_months, male)
+    return Phantom(render.render(hand, view, _look(rng), rng), case, _points(case, hand, view))
+
+
+def outlines(
+    seed: int, number: int, size: tuple[int, int] | None = None, age_months: int | None = None, male: bool | None = None
+) -> tuple[Case, ReferencePoints, dict[str, skeleton.Outline]]:
+    """Where the bones of the phantom of the same arguments are: by name, outlines (n, 2) in pixels; nothing is drawn.
+
+    An epiphysis that is not fused yet is a bone of its own: ``metacarpal3 epiphysis``.
+    """
+    _, case, hand, view = _lay_out(seed, number, size, age_months, male)
+    return case, _points(case, hand, view), {bone.name: view.px(bone.outline) for bone in hand.bones}
+
+
+def _lay_out(
+    seed: int, number: int, size: tuple[int, int] | None, age_months: int | None, male: bool | None
+) -> tuple[np.random.Generator, Case, skeleton.Skeleton, render.View]:
+    """A hand and its place on the film, and the generator, from which its look is drawn next."""
     rng = np.random.default_rng([seed, number])
     male_drawn = bool(rng.random() < 0.54)
     age_drawn = int(rng.integers(AGES_MONTHS[0], AGES_MONTHS[1] + 1))
@@ -47,11 +66,12 @@ def make(
     male = male_drawn if male is None else male
     age = age_drawn if age_months is None else age_months
     hand = skeleton.build(age, male, _pose(rng))
-    view = _view(hand, size or size_drawn, rng)
-    picture = render.render(hand, view, _look(rng), rng)
-    case_id = str(1001 + number)
+    return rng, Case(str(1001 + number), float(age), male), hand, _view(hand, size or size_drawn, rng)
+
+
+def _points(case: Case, hand: skeleton.Skeleton, view: render.View) -> ReferencePoints:
     points = tuple((round(float(x), 1), round(float(y), 1)) for x, y in view.px(np.array(hand.points)))
-    return Phantom(picture, Case(case_id, float(age), male), ReferencePoints(case_id, view.width, view.height, points))
+    return ReferencePoints(case.id, view.width, view.height, points)
 
 
 def _size(rng: np.random.Generator) -> tuple[int, int]:
@@ -139,12 +159,13 @@ def _look(rng: np.random.Generator) -> render.Look:
 # ---- a folder of them ------------------------------------------------------------------------------------------
 
 
-def _write_one(task: tuple[int, int, tuple[int, int] | None, str]) -> tuple[Case, ReferencePoints]:
+def _write_one(task: tuple[int, int, tuple[int, int] | None, str]) -> tuple[Case, ReferencePoints, str]:
     seed, number, size, folder = task
     phantom = make(seed, number, size)
     path = os.path.join(folder, f"{phantom.case.id}.png")
-    write_scratch(path, images.encode_png(phantom.image))
-    return phantom.case, phantom.points
+    content = images.encode_png(phantom.image)
+    write_scratch(path, content)
+    return phantom.case, phantom.points, sha256(content)
 
 
 def write(
@@ -154,7 +175,8 @@ def write(
     size: tuple[int, int] | None = None,
     progress: Progress = unseen,
 ) -> None:
-    """Write ``ages.csv`` (RSNA's training header), ``points.csv`` and ``images/`` with ``count`` phantoms.
+    """Write ``ages.csv`` (RSNA's training header), ``points.csv``, ``images/`` with ``count`` phantoms, and the list by
+    which `prepare` knows them for phantoms.
 
     Raises BonecaffeError when the folder holds something else already; images of the same call are made again.
     """
@@ -164,11 +186,12 @@ def write(
     folder = out / "images"
     folder.mkdir(parents=True, exist_ok=True)
     tasks = [(seed, number, size, str(folder)) for number in range(count)]
-    made: list[tuple[Case, ReferencePoints]] = []
+    made: list[tuple[Case, ReferencePoints, str]] = []
     workers = min(len(os.sched_getaffinity(0)), count)
     with contextlib.closing(in_parallel(_write_one, tasks, workers, BonecaffeError)) as phantoms:
         for phantom in phantoms:
             made.append(phantom)
             progress(len(made), count)
-    write_points(out / "points.csv", [points for _, points in made])
-    write_cases(out / "ages.csv", [case for case, _ in made], RSNA_COLUMNS)
+    write_points(out / "points.csv", [points for _, points, _ in made])
+    listed.write(out, seed, {case.id: content for case, _, content in made})
+    write_cases(out / "ages.csv", [case for case, _, _ in made], RSNA_COLUMNS)
