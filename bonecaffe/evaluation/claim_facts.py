@@ -90,6 +90,8 @@ def data_named(run: RunDir) -> str:
     """What the images of a run are, as far as it is on record."""
     prepared = prepared_of(run)
     hands = sum(prepared.records.values())
+    if "phantoms" not in prepared.model_fields_set:  # prepared before they were counted
+        return f"{hands} images of hands; whether they are radiographs or phantoms is not on record"
     if not prepared.phantoms:
         return f"{hands} images of hands; none is listed as a phantom"
     made = "all of them" if prepared.phantoms == hands else f"{prepared.phantoms} of them"

@@ -251,6 +251,23 @@ def test_what_was_trained_counts(evaluated):
     assert "found by a program" in found[10].told and "marked" not in found[10].told
 
 
+def test_data_are_named_as_they_are_on_record(own):
+    """Phantoms, some phantoms, images; a run that was prepared before phantoms were counted."""
+    prepared = own.read().prepare
+    assert prepared.phantoms == 12
+    for count, words in (
+        (12, "12 images, all of them phantoms"),
+        (5, "12 images, 5 of them phantoms"),
+        (0, "12 images of hands; none is listed as a phantom"),
+    ):
+        own.record(prepared.model_copy(update={"phantoms": count}))
+        assert answers_of(facts_of(RunDir(own.path)))[7].told.startswith(words)
+    tree = json.loads(own.manifest_file.read_text())
+    del tree["prepare"]["phantoms"]
+    own.manifest_file.write_text(json.dumps(tree))
+    assert "whether they are radiographs or phantoms is not on record" in answers_of(facts_of(own))[7].told
+
+
 def test_figures_of_another_state_are_not_shown(own):
     """metrics.json edited, of another version, or of predictions that changed: not yet."""
     assert facts_of(own).measured is not None
