@@ -344,6 +344,18 @@ class Manifest(Frozen):
         found = {name: getattr(self, name) for name in STAGES}
         return {name: record for name, record in found.items() if record is not None}
 
+    def is_evaluated(self) -> bool:
+        """Whether the evaluation on record is of these images, of this training's model and of these predictions."""
+        prepared, trained, predicted, evaluated = self.prepare, self.train, self.predict, self.evaluate
+        if prepared is None or trained is None or predicted is None or evaluated is None:
+            return False
+        models = predicted.inputs.items() - {("prepare", prepared.key)}
+        return (
+            evaluated.inputs == predicted.outputs
+            and predicted.inputs["prepare"] == prepared.key
+            and models <= trained.outputs.items()
+        )
+
     def with_record(self, record: Record) -> Manifest:
         """A copy with a stage's record under its seal."""
         seals = {**self.seals, record.stage: seal(record)}

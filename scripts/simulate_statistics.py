@@ -1,7 +1,8 @@
-"""How often the report's intervals and its verdict are right: the figures of docs/STATISTICS.md, by simulation.
+"""How often the report's intervals and its verdict are right: the figures of docs/STATISTICS.md and docs/REVIEWERS.md.
 
     .venv/bin/python scripts/simulate_statistics.py            the tables, in two minutes on one core
     .venv/bin/python scripts/simulate_statistics.py --times 200   sooner, and coarser
+    .venv/bin/python scripts/simulate_statistics.py --sex         only boys against girls
 
 Hands have ages as spread as RSNA's. Predictions regress to the mean as far as their error makes them, and their errors
 are normal, or have heavier tails (Student's t with four degrees of freedom). With the paper's MAD this gives the
@@ -18,6 +19,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from bonecaffe.evaluation.groups import BySex, by_sex, groups
 from bonecaffe.evaluation.metrics import PAPER, PAPER_CASES, ccc, interval, mad, max_error, measure
 from bonecaffe.evaluation.verdict import Hands, Word, judge
 
@@ -83,11 +85,61 @@ def figures_of_the_paper(times: int) -> Iterator[str]:
         )
 
 
+def boys_and_girls(
+    rng: np.random.Generator, boys: int, girls: int, more: float = 0.0, younger: float = 0.0, tails: str = "normal"
+) -> BySex:
+    """A test split of the paper's MAD in which boys are predicted ``more`` months higher, and are ``younger``."""
+    boy = np.arange(boys + girls) < boys
+    x, y = hands(rng, boy.size, 18.9, tails)
+    slope = 1 - (18.9 * math.sqrt(math.pi / 2) / SD_AGE) ** 2
+    return by_sex(x - younger * boy, y - slope * younger * boy + more * boy, [bool(value) for value in boy])
+
+
+def found_by_sex(
+    times: int, boys: int, girls: int, more: float = 0.0, younger: float = 0.0, tails: str = "normal"
+) -> str:
+    """How often a difference is found: in the bias, in the bias at the same age, in the MAD."""
+    rng = np.random.default_rng(SEED)
+    count = np.zeros(3)
+    for _ in range(times):
+        found = boys_and_girls(rng, boys, girls, more, younger, tails)
+        count += [each is not None and each.excludes_zero() for each in (found.bias, found.bias_at_same_age, found.mad)]
+    return "bias {:.1%}, at the same age {:.1%}, MAD {:.1%}".format(*(count / times))
+
+
+def held_bias(cases: int, tails: str, times: int) -> float:
+    """How often the 95 % interval of a group's bias holds the true one, from 0 to 1."""
+    rng = np.random.default_rng(SEED)
+    held = 0
+    for _ in range(times):
+        low, high = groups(*hands(rng, cases, 18.9, tails), [None] * cases)[-1].bias_interval_95 or (math.nan, math.nan)
+        held += low <= 0 <= high
+    return held / times
+
+
+def tables_by_sex(times: int) -> Iterator[str]:
+    """The figures of docs/REVIEWERS.md."""
+    for cases in (10, 20, 100):
+        held = ", ".join(f"{tails} tails {held_bias(cases, tails, times):.1%}" for tails in ("normal", "heavy"))
+        yield f"Coverage of a group's bias, {cases} hands: {held}"
+    for boys, girls in ((10, 10), (30, 90), (100, 100)):
+        for tails in ("normal", "heavy"):
+            yield f"{boys} boys, {girls} girls, no difference, {tails}: {found_by_sex(times, boys, girls, tails=tails)}"
+    yield f"100 and 100, boys 30 months younger: {found_by_sex(times, 100, 100, 0, 30)}"
+    for boys, girls, more in ((100, 100, 6), (100, 100, 12), (30, 30, 12)):
+        yield f"{boys} and {girls}, boys {more} months more: {found_by_sex(times, boys, girls, more)}"
+
+
 def main() -> None:
-    """Print the three tables."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--times", type=int, default=4000, help="simulated studies a figure")
-    times = parser.parse_args().times
+    parser.add_argument("--sex", action="store_true", help="only boys against girls, and the bias of groups")
+    arguments = parser.parse_args()
+    times = arguments.times
+    if arguments.sex:
+        print(*tables_by_sex(times), sep="\n")
+        return
     print("The paper's figures under this model, mean ± SD over studies:")
     print(*figures_of_the_paper(times), sep="\n")
     print("\nCoverage of the 95 % intervals:")

@@ -202,6 +202,11 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
 RUN = click.argument("run", metavar="RUN", type=click.Path(file_okay=False, path_type=Path))
 FILE = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(path_type=Path)
+CLAIM = click.option(
+    "--claim",
+    type=FILE,
+    help="Write the CLAIM 2024 checklist for reviewers here, as Markdown, filled in from the run's records.",
+)
 _WHICH = "A locator by train-locator, which finds the points. [default: the one that comes with bonecaffe]"
 LOCATOR = click.option("--locator", type=FOLDER, help=_WHICH)
 LOCATOR_OR_MODEL = click.option("--locator", "--model", "locator", type=FOLDER, help=_WHICH)

@@ -12,6 +12,7 @@ import click
 from bonecaffe.cli.group import (
     AGES_IN_MONTHS,
     AGES_IN_YEARS,
+    CLAIM,
     ENGINE,
     FILE,
     FOLDER,
@@ -311,14 +312,18 @@ def predict(
     "--all", "every", is_flag=True, help="Measure every snapshot too; the report shows them beside each other."
 )
 @click.option("--gpu", type=click.IntRange(0), help="GPU to compute on. [default: the CPU]")
-def evaluate(run: Path, snapshot: int | None, every: bool, gpu: int | None) -> None:
+@CLAIM
+def evaluate(run: Path, snapshot: int | None, every: bool, gpu: int | None, claim: Path | None) -> None:
     """Predict both splits; print MAD, CCC and maximum beside the paper's; write figures and report.html."""
     from bonecaffe.evaluation import by_snapshot
+    from bonecaffe.evaluation import claim as claim_file
     from bonecaffe.evaluation.evaluate import predict_and_evaluate
     from bonecaffe.run import RunDir
 
     folder = RunDir(run)
     folder.recipe()
+    if claim is not None:
+        claim_file.check_target(claim)
     rows = []
     with folder.lock("evaluate"):
         if every:
@@ -330,6 +335,9 @@ def evaluate(run: Path, snapshot: int | None, every: bool, gpu: int | None) -> N
         _show_snapshots(run, rows)
     _show_evaluation(run, evaluation)
     click.echo(os.fspath(folder.report))
+    if claim is not None:
+        claim_file.write(folder, claim)
+        click.echo(os.fspath(claim))
 
 
 def _show_evaluation(run: Path, evaluation: Any) -> None:
@@ -364,6 +372,7 @@ def _show_evaluation(run: Path, evaluation: Any) -> None:
     click.echo(evaluation.verdict.sentence)
     for remark in evaluation.verdict.remarks:
         click.echo(remark)
+    click.echo(f"test: {evaluation.sex['test'].verdict}")
 
 
 def _show_snapshots(run: Path, rows: list[dict[str, Any]]) -> None:

@@ -12,6 +12,7 @@ import click
 from bonecaffe.cli.group import (
     AGES_IN_MONTHS,
     AGES_IN_YEARS,
+    CLAIM,
     FILE,
     FOLDER,
     RUN,
@@ -262,17 +263,21 @@ def _show_spread(out: Path, results: list[Any]) -> None:
 
 @main.command()
 @RUN
-def repro(run: Path) -> None:
+@CLAIM
+def repro(run: Path, claim: Path | None) -> None:
     """Show how a run differs from the paper: departures (what the paper states is otherwise here) and choices (what
     the paper does not state), each with the reason. Writes departures.json.
 
     While another command works on the run, they are shown, and not written.
     """
+    from bonecaffe.evaluation import claim as claim_file
     from bonecaffe.run import RunDir
     from bonecaffe.studies.repro import comparison_of, write_departures
 
     folder = RunDir(run)
     recipe, (departures, choices) = comparison_of(folder)
+    if claim is not None:
+        claim_file.check_target(claim)
     if departures:
         print_table(
             f"{run}: recipe {recipe.name}: departures from what the paper states",
@@ -289,4 +294,7 @@ def repro(run: Path) -> None:
             for c in choices
         ],
     )
+    if claim is not None:
+        claim_file.write(folder, claim)
+        click.echo(os.fspath(claim))
     write_departures(folder)

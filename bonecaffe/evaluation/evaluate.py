@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from bonecaffe.caffe import environment
 from bonecaffe.errors import EvaluateError
 from bonecaffe.evaluation import by_snapshot, plots, report
-from bonecaffe.evaluation.metrics import PAPER, Group, Metrics, groups, measure
+from bonecaffe.evaluation.groups import BySex, Group, by_sex, groups
+from bonecaffe.evaluation.metrics import PAPER, Metrics, measure
 from bonecaffe.evaluation.predictions import check_cases, read_predictions
 from bonecaffe.evaluation.verdict import Hands, Verdict, judge
 from bonecaffe.files import sha256_file, write_text
@@ -30,11 +31,12 @@ Tables = Mapping[str, "pandas.DataFrame"]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The figures of both splits, whole and by group, and the verdict against the paper."""
+    """The figures of both splits, whole, by group and boys against girls, and the verdict against the paper."""
 
     iteration: int
     splits: dict[str, Metrics]
     groups: dict[str, list[Group]]
+    sex: dict[str, BySex]
     verdict: Verdict
 
 
@@ -61,6 +63,7 @@ def evaluate(run: RunDir) -> Evaluation:
         "paper": PAPER,
         "splits": {split: asdict(metrics) for split, metrics in evaluation.splits.items()},
         "groups": {split: [asdict(group) for group in found] for split, found in evaluation.groups.items()},
+        "sex": {split: asdict(found) for split, found in evaluation.sex.items()},
         "ccc_variance": "ccc: over n (Lin 1989); ccc_n_minus_1: over n - 1",
         "intervals": "95 %; MAD: Student's t on its logarithm; CCC: on Fisher's z, jackknife; see docs/STATISTICS.md",
     }
@@ -91,8 +94,9 @@ def measure_tables(run: RunDir, tables: Tables, iteration: int) -> Evaluation:
         except EvaluateError as error:
             raise EvaluateError(f"{run.predictions(split)}: {error}") from error
     by_group = {split: groups(*given) for split, given in columns.items()}
+    sexes = {split: by_sex(*given) for split, given in columns.items()}
     found = judge(measured, hands_of(run), len(compare(run).departures))
-    return Evaluation(iteration, measured, by_group, found)
+    return Evaluation(iteration, measured, by_group, sexes, found)
 
 
 def hands_of(run: RunDir) -> Hands:

@@ -7,7 +7,6 @@ compared; a figure that is not defined for the data is None in `Metrics`, with t
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +14,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bonecaffe.errors import EvaluateError
-from bonecaffe.hands.cases import MONTHS_LIMIT
 
 Months = ArrayLike
 """Ages or predictions in months, one for each hand: a sequence, a column of a table, an array."""
@@ -241,53 +239,3 @@ def measure(truth: Months, predicted: Months, guess: float) -> Metrics:
         gain_interval_95=_gain(x, y, guess),
         notes=tuple(notes),
     )
-
-
-AGE_BANDS = ((0, 60), (60, 120), (120, 180), (180, MONTHS_LIMIT))
-"""Months: under 5 years, 5 to 10, 10 to 15, 15 and over."""
-
-
-@dataclass(frozen=True)
-class Group:
-    """Some hands of a split, and how wrong it was about them; the CCC is None where it is not defined."""
-
-    name: str
-    cases: int
-    mad_months: float
-    max_error_months: float
-    bias_months: float
-    ccc: float | None
-
-
-def groups(truth: Months, predicted: Months, male: Sequence[bool | None]) -> list[Group]:
-    """The figures by age band, lower end included, and by sex; groups without a case are left out."""
-    x, y = _pair(truth, predicted)
-    sex = np.array(["unknown" if value is None else ("male" if value else "female") for value in male])
-    chosen = [(_band_name(low, high), (x >= low) & ((x < high) | (high == MONTHS_LIMIT))) for low, high in AGE_BANDS]
-    chosen += [(name, sex == name) for name in ("female", "male", "unknown")]
-    found = []
-    for name, which in chosen:
-        if not which.any():
-            continue
-        try:
-            concordance = ccc(x[which], y[which])
-        except EvaluateError:
-            concordance = None
-        bias = float((y[which] - x[which]).mean())
-        found.append(
-            Group(
-                "sex unknown" if name == "unknown" else name,
-                int(which.sum()),
-                mad(x[which], y[which]),
-                max_error(x[which], y[which]),
-                bias,
-                concordance,
-            )
-        )
-    return found
-
-
-def _band_name(low: int, high: int) -> str:
-    if low == 0:
-        return f"under {high // 12} years"
-    return f"{low // 12} to {high // 12} years" if high < MONTHS_LIMIT else f"{low // 12} years and over"

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from bonecaffe.errors import EvaluateError
-from bonecaffe.evaluation.metrics import AGE_BANDS, limits_of_agreement
+from bonecaffe.evaluation.groups import AGE_BANDS
+from bonecaffe.evaluation.metrics import limits_of_agreement
+from bonecaffe.evaluation.words import signed
 from bonecaffe.files import make_folder, read_bytes, writing
 from bonecaffe.run import SPLITS, RunDir
 
@@ -134,7 +136,7 @@ def _bland_altman(table: DataFrame, split: str) -> Figure:
     for value, style, name in ((low, ":", "−1.96 SD"), ((low + high) / 2, "-", "bias"), (high, ":", "+1.96 SD")):
         axes.axhline(value, color=INK, linewidth=1.2, linestyle=style)
         place = axes.get_yaxis_transform()
-        axes.text(0.99, value, f"{name} {value:+.1f}", ha="right", va="bottom", transform=place, fontsize=10)
+        axes.text(0.99, value, f"{name} {signed(value)}", ha="right", va="bottom", transform=place, fontsize=10)
     axes.margins(y=0.12)
     return figure
 

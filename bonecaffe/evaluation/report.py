@@ -11,8 +11,10 @@ import numpy as np
 from bonecaffe import __version__
 from bonecaffe.errors import BonecaffeError
 from bonecaffe.evaluation import by_snapshot
+from bonecaffe.evaluation.groups import FEWEST
 from bonecaffe.evaluation.metrics import PAPER, PAPER_CASES
 from bonecaffe.evaluation.plots import Plot
+from bonecaffe.evaluation.words import between_signed, signed
 from bonecaffe.network import outline
 from bonecaffe.prepare.outputs import read_prepared, view_remarks
 from bonecaffe.recipe import Recipe
@@ -44,7 +46,7 @@ def render(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["months"] = lambda value: f"{value:.1f}"
-    environment.filters["signed"] = lambda value: f"{value:+.1f}".replace("-", "−")
+    environment.filters["signed"] = signed
     template = environment.from_string(
         (resources.files("bonecaffe.evaluation") / "report.html.jinja").read_text(encoding="utf-8")
     )
@@ -60,6 +62,7 @@ def render(
         evaluation=evaluation,
         splits=SPLITS,
         paper=PAPER,
+        fewest=FEWEST,
         rows=_rows(evaluation),
         plots={plot.name: plot for plot in plots},
         steps=outline.steps(recipe),
@@ -102,8 +105,8 @@ def _rows(evaluation: Evaluation) -> dict[str, list[tuple[str, str, str, str]]]:
             ("within 12 months", f"{m.within_12_months:.0%}", "", ""),
             ("within 24 months", f"{m.within_24_months:.0%}", "", ""),
             ("RMSE, months", f"{m.rmse_months:.1f}", "", ""),
-            ("bias, months", f"{m.bias_months:+.1f}".replace("-", "−"), "", ""),
-            ("limits of agreement, months", f"{low:+.1f} to {high:+.1f}".replace("-", "−"), "", ""),
+            ("bias, months", signed(m.bias_months), "", ""),
+            ("limits of agreement, months", between_signed((low, high)), "", ""),
             ("Pearson’s r", "not defined" if m.pearson_r is None else f"{m.pearson_r:.3f}", "", ""),
             ("CCC, variances over n − 1", f"{m.ccc_n_minus_1:.3f}", "", ""),
         ]

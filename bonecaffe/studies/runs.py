@@ -66,16 +66,11 @@ def _recipe(run: RunDir, prepared: Prepared | None) -> Recipe:
 
 def _figures(run: RunDir, manifest: Manifest) -> tuple[int | None, float | None, float | None]:
     """Iteration, MAD and CCC of the evaluation, when it is of this training's model and these predictions."""
-    trained, predicted, evaluated = manifest.train, manifest.predict, manifest.evaluate
-    if trained is None or predicted is None or evaluated is None or evaluated.inputs != predicted.outputs:
-        return None, None, None
-    if manifest.prepare is None or predicted.inputs["prepare"] != manifest.prepare.key:
-        return None, None, None
-    if not predicted.inputs.items() - {("prepare", predicted.inputs["prepare"])} <= trained.outputs.items():
+    if manifest.predict is None or not manifest.is_evaluated():
         return None, None, None
     try:
         test = read_json(run.metrics, "record", RunError)["splits"]["test"]
-        return predicted.iteration, float(test["mad_months"]), float(test["ccc"])
+        return manifest.predict.iteration, float(test["mad_months"]), float(test["ccc"])
     except (OSError, BonecaffeError, ValueError, KeyError, TypeError):
         return None, None, None
 

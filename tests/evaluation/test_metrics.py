@@ -12,7 +12,6 @@ from bonecaffe.evaluation import metrics
 from bonecaffe.evaluation.metrics import (
     ccc,
     ccc_standard_error,
-    groups,
     interval,
     limits_of_agreement,
     mad,
@@ -182,24 +181,3 @@ def test_notes_and_figures_of_a_split():
     assert plain.ccc == pytest.approx(66.5 / 67.5) and plain.ccc_n_minus_1 == pytest.approx(70 / 71)
     assert plain.limits_of_agreement_months == pytest.approx((1, 1)) and plain.guess_mad_months == 9.5
     assert len({plain, measure(x, x + 1, 0)}) == 1  # a value
-
-
-def test_groups_have_their_bounds_and_figures():
-    """The lower end belongs to a band; the last one is open. Errors of 1, 2, 4, … tell the hands of a sum."""
-    ages = [0, 59.5, 60, 119.5, 120, 179.5, 180, 300]
-    errors = [1, -2, 4, -8, 16, -32, 64, -128]
-    sex = [True, True, False, False, None, None, True, False]
-    found = groups(ages, [age + error for age, error in zip(ages, errors, strict=True)], sex)
-    assert [(g.name, g.cases, g.mad_months, g.max_error_months, g.bias_months) for g in found] == [
-        ("under 5 years", 2, 1.5, 2, -0.5),
-        ("5 to 10 years", 2, 6, 8, -2),
-        ("10 to 15 years", 2, 24, 32, -8),
-        ("15 years and over", 2, 96, 128, -32),
-        ("female", 3, 140 / 3, 128, -44),
-        ("male", 3, 67 / 3, 64, 21),
-        ("sex unknown", 2, 24, 32, -8),
-    ]
-    # under 5: ages 0, 59.5, predictions 1, 57.5
-    assert found[0].ccc == pytest.approx(ccc([0, 119], [2, 115]))  # in halves: the same coefficient
-    assert [g.name for g in groups([180], [180], [None])] == ["15 years and over", "sex unknown"]
-    assert groups([180], [180], [None])[0].ccc is None and len(set(found)) == 7

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from bonecaffe.errors import EvaluateError
-from bonecaffe.evaluation.metrics import ccc, groups, interval, limits_of_agreement, measure, pearson
+from bonecaffe.evaluation.metrics import ccc, interval, limits_of_agreement, measure, pearson
 
 # Bland and Altman, Lancet 1986;1:307-310, table 1, first readings: peak expiratory flow by two meters, l/min.
 WRIGHT = [494, 395, 516, 434, 476, 557, 413, 442, 650, 433, 417, 656, 267, 478, 178, 423, 427]
@@ -73,17 +73,6 @@ def test_degenerate_cases_are_said():
         measure([10.0], [12.0], guess=10)
     with pytest.raises(EvaluateError, match="not defined"):
         pearson([1, 2], [3, 3])
-
-
-def test_groups_by_age_and_sex():
-    """Bands with their lower end, the last one open; a group of one has no CCC."""
-    found = {
-        g.name: g for g in groups([59.9, 60, 119, 228, 300], [60, 70, 110, 220, 290], [True, None, False, True, True])
-    }
-    assert list(found) == ["under 5 years", "5 to 10 years", "15 years and over", "female", "male", "sex unknown"]
-    assert found["under 5 years"].ccc is None and found["5 to 10 years"].cases == 2
-    assert found["15 years and over"].mad_months == 9
-    assert sum(g.cases for name, g in found.items() if "year" in name) == 5
 
 
 def test_share_within_a_year_and_two():

@@ -9,19 +9,31 @@ import pytest
 from conftest import tiny
 
 from bonecaffe.evaluation import evaluate, plots
+from bonecaffe.evaluation.groups import by_sex, groups
 from bonecaffe.network import outline
 from bonecaffe.predict import predict_run
 from bonecaffe.recipe import Recipe
 from bonecaffe.run import RunDir
 
+AGES = range(10, 210, 5)
+FORTY = (AGES, [100 - 1.5 * age + 37 * i % 11 for i, age in enumerate(AGES)], [True, False] * 20)
+"""Ages, predictions that are very wrong, sexes."""
+
 
 @pytest.fixture(scope="module")
 def report(trained, tmp_path_factory):
+    """A run's report, with the groups and sexes of more hands than it has, so that their intervals are in it."""
     import shutil
 
     run = RunDir(shutil.copytree(trained.path, tmp_path_factory.mktemp("report") / "run"))
     predict_run(run)
-    evaluate.evaluate(run)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(evaluate, "groups", lambda *given: groups(*FORTY))
+        patched.setattr(evaluate, "by_sex", lambda *given: by_sex(*FORTY))
+        evaluate.evaluate(run)
+    assert (
+        run.report.read_text(encoding="utf-8").count("<small>−239.6 to −101.1</small>") == 2
+    )  # the widest of the small print
     return run.report
 
 

@@ -6,12 +6,13 @@ import html.parser
 import json
 import re
 
+import numpy
 import pandas
 import pytest
 from conftest import with_recipe
 
 from bonecaffe.errors import EvaluateError
-from bonecaffe.evaluation import by_snapshot, evaluate, metrics
+from bonecaffe.evaluation import by_snapshot, evaluate, metrics, plots, report
 from bonecaffe.predict import predict_run
 
 
@@ -51,6 +52,28 @@ def test_metrics_are_those_of_the_predictions(evaluated):
         )
         assert facts["splits"][split]["ccc"] == pytest.approx(metrics.ccc(table.boneage_months, table.predicted_months))
     assert facts["paper"]["test"] == {"mad_months": 18.9, "ccc": 0.78, "max_error_months": 69.2}
+
+
+def test_groups_and_sexes_are_in_what_evaluate_writes(evaluated):
+    """metrics.json has their intervals and the comparison of boys with girls; the report too; no number is NaN."""
+    run, few = evaluated
+    facts = json.loads(run.metrics.read_text())
+    assert facts["sex"]["test"]["bias"] is None and "too few to tell" in facts["sex"]["test"]["verdict"]
+    assert facts["groups"]["test"][0]["bias_interval_95"] is None
+    assert few.sex["test"].verdict in " ".join(run.report.read_text(encoding="utf-8").split())
+    # forty hands, half of them boys, whose predictions are 9 months higher
+    ages = numpy.linspace(20, 200, 40)
+    months = ages + numpy.random.default_rng(1).normal(0, 8, 40) + [9, 0] * 20
+    table = pandas.DataFrame({"boneage_months": ages, "predicted_months": months, "male": ["True", "False"] * 20})
+    many = evaluate.measure_tables(run, {"train": table, "test": table.assign(male=None)}, 12)
+    assert many.sex["train"].bias.excludes_zero() and (many.sex["test"].boys, many.sex["test"].unknown) == (0, 40)
+    tables = {split: pandas.read_csv(run.predictions(split), dtype={"id": str}) for split in ("train", "test")}
+    text = " ".join(report.render(run, many, tables, plots.draw_all(run, tables), []).split())
+    for group in many.groups["train"]:
+        low, high = group.bias_interval_95 if group.cases >= 10 else (0, 0)
+        assert (f"<small>{low:+.1f} to {high:+.1f}</small>".replace("-", "−") in text) == (group.cases >= 10)
+    sex = many.sex["train"]
+    assert f"{sex.verdict.replace('<', '&lt;')} Difference in MAD: {sex.mad}." in text
 
 
 def test_report_is_self_contained(evaluated):
