@@ -202,7 +202,9 @@ class Prepared(Record):
     recipe: str
     """The recipe as YAML, complete."""
     sources: dict[str, Source]
+    """The tables: ``ages``, ``points``, and ``test_ages`` where the test hands have a table of their own."""
     images_folder: str
+    """Its name; of several, their names with commas between."""
     ages_in: Literal["years"] | None = None
     """The unit of the table of ages, where the user stated that it is not months."""
     left_out: dict[str, Count]

@@ -24,6 +24,7 @@ from bonecaffe.cli import main
 from bonecaffe.errors import RepeatError, RepeatInterrupted
 from bonecaffe.evaluation import metrics
 from bonecaffe.files import write_text
+from bonecaffe.hands.phantom import dataset
 from bonecaffe.recipe import Recipe
 from bonecaffe.run import RunDir
 from bonecaffe.studies import repeat, results, verify
@@ -227,6 +228,114 @@ def test_verdict_names_what_the_intervals_are_for(hands, tmp_path):
     assert results.verdict(paper, like[:1]) == ["Fewer than two seeds finished: there is no spread to report."]
     assert "Not comparable" in results.verdict(plan_for(tmp_path, hands), like)[2]
     assert "2 test hands are younger" in results.verdict(paper, [like[0].model_copy(update={"outside": 2})])[-1]
+
+
+# ---- folds -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def thirty(tmp_path_factory) -> Path:
+    """Thirty small phantoms."""
+    out = tmp_path_factory.mktemp("thirty") / "data"
+    dataset.write(out, 30, seed=7, size=(300, 390))
+    return out
+
+
+def test_five_folds_interrupted_and_gone_on_with(thirty, tmp_path):
+    """30 hands, each tested once by a network that was not trained on it; Ctrl-C in fold 3, then on to the end."""
+    recipe = tmp_path / "tiny.yaml"
+    write_text(recipe, tiny().to_yaml())
+    out = tmp_path / "out"
+    data = [f"--images={thirty / 'images'}", f"--ages={thirty / 'ages.csv'}", f"--points={thirty / 'points.csv'}"]
+    command = ["repeat", str(recipe), "--out", str(out), "--folds", "5", "--first-seed", "3", *data, "--cpu"]
+    real, calls = repeat.one, []
+
+    def stopped_in_three(plan, number, watch, say):
+        calls.append(number)
+        if number == 3:
+            stop = iter([True])
+            return real(plan, number, lambda p: next(stop, False) and os.kill(os.getpid(), signal.SIGINT), say)
+        return real(plan, number, watch, say)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(repeat, "one", stopped_in_three)
+        done = CliRunner().invoke(main, command)
+    assert done.exit_code == 130 and calls == [1, 2, 3], done.output
+    assert "2 of 5 folds finished: there are no pooled figures until all have." in done.output
+    assert json.loads((out / "repeat.json").read_text())["pooled"] is None
+    log = (out / "fold-1" / "caffe.log").read_bytes()
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == 0, done.output
+    assert (out / "fold-1" / "caffe.log").read_bytes() == log
+
+    ages = pandas.read_csv(thirty / "ages.csv", dtype={"id": str})
+    pooled = pandas.read_csv(out / "predictions.csv", dtype={"id": str})
+    assert sorted(pooled["id"]) == sorted(ages["id"]) and pooled.fold.value_counts().tolist() == [6] * 5
+    runs = [RunDir(out / f"fold-{number}") for number in range(1, 6)]
+    for number, run in enumerate(runs, start=1):
+        split = run.read().prepare.split
+        assert set(split["test"]) == set(pooled["id"][pooled.fold == number])
+        assert set(split["train"]) | set(split["test"]) == set(ages["id"]) and len(split["train"]) == 24
+        values = run.recipe()
+        assert (values.data.split, values.data.split_seed, values.data.train_cases) == (f"fold {number} of 5", 3, 24)
+        assert values.solver.test_iter * values.network.test_batch == values.data.test_cases == 6
+        assert any(d.field == "data.split" and "--folds 5" in d.reason for d in values.departures())
+        assert verify.first_broken(verify.verify(run)) is None
+    assert len({run.recipe().solver.random_seed for run in runs}) == 1  # the same initial weights
+    facts = json.loads((out / "repeat.json").read_text())
+    assert facts["kind"] == "fold" and facts["pooled"]["cases"] == 30 and facts["spread"] == []
+    assert facts["pooled"]["mad_months"] == pytest.approx(metrics.mad(pooled.boneage_months, pooled.predicted_months))
+    assert facts["pooled"]["ccc"] == pytest.approx(metrics.ccc(pooled.boneage_months, pooled.predicted_months))
+    low, high = facts["pooled"]["mad_interval_95"]
+    assert 0 < low < facts["pooled"]["mad_months"] < high
+    table = pandas.read_csv(out / "repeat.csv")
+    assert table.fold.tolist() == [1, 2, 3, 4, 5] and table.test_cases.tolist() == [6] * 5
+    assert facts["pooled"]["max_error_months"] == pytest.approx(table.test_max.max(), abs=1e-3)
+    assert "5-fold cross-validation, 30 hands, each tested once: MAD" in done.output
+    assert "Not comparable with the paper" in done.output
+
+
+def test_folds_exclude_what_they_decide(hands, tmp_path):
+    """--seeds, --train and --test beside --folds; more folds than hands; a folder of seeds."""
+    recipe = tmp_path / "tiny.yaml"
+    write_text(recipe, tiny().to_yaml())
+    data = [f"--images={hands / 'images'}", f"--ages={hands / 'ages.csv'}", f"--points={hands / 'points.csv'}"]
+    out = tmp_path / "out"
+
+    def call(*options):
+        return CliRunner().invoke(main, ["repeat", str(recipe), f"--out={out}", *data, "--cpu", *options])
+
+    for option in ("--seeds=3", "--train=8", "--test=4"):
+        done = call("--folds=3", option)
+        assert done.exit_code == 2 and f"--folds and {option[:-2]} exclude each other" in done.output
+    assert not out.exists()
+    done = call("--folds=13")
+    assert done.exit_code == 1 and "13" in done.output and "12" in done.output, done.output
+    assert not any(out.glob("fold-*"))
+    plan = plan_for(out, hands)
+    results.write(plan, [finished(1, 18.0)])
+    done = call("--folds=3")
+    assert done.exit_code == 1 and "Give another --out" in done.output
+
+
+def test_groups_stay_together_in_folds_and_intervals(hands, tmp_path):
+    """Three films of each child: whole children are dealt, and the interval counts children, not films.
+
+    With a learning rate of 0 the networks stay as they started: the same in both folds.
+    """
+    table = pandas.read_csv(hands / "ages.csv", dtype=str, keep_default_na=False)
+    table["group"] = [f"child {row // 3}" for row in range(len(table))]
+    table.to_csv(tmp_path / "ages.csv", index=False)
+    plan = replace(plan_for(tmp_path / "out", hands, solver__base_lr=0.0), ages=tmp_path / "ages.csv", folds=2)
+    found = [repeat.one(plan, number) for number in (1, 2)]
+    first, second = (plan.run_of(number).snapshots / "SNAPSHOT_iter_12.caffemodel" for number in (1, 2))
+    assert first.read_bytes() == second.read_bytes()
+    by_fold = [{hand.group for hand in result.hands} for result in found]
+    assert not by_fold[0] & by_fold[1] and len(by_fold[0] | by_fold[1]) == 4
+    assert len(results.measured_of("mad", [*found[0].hands, *found[1].hands]).shares) == 4
+    whole = results.pooled(plan, found)
+    assert whole.cases == 12 and whole.mad_interval_95 is None
+    assert any("No interval over fewer than 10" in line for line in results.verdict(plan, found))
 
 
 # ---- a cluster -------------------------------------------------------------------------------------------------

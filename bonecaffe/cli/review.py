@@ -164,7 +164,13 @@ def runs(folder: Path, as_json: bool) -> None:
     show_default=True,
     help="The first; then one by one. With --folds: of the deal into folds.",
 )
-@click.option("--images", type=FOLDER, required=True, help="Folder of the radiographs, named by id.")
+@click.option(
+    "--images",
+    type=FOLDER,
+    required=True,
+    multiple=True,
+    help="Folder of the radiographs, named by id; may be given more than once.",
+)
 @click.option("--ages", type=FILE, required=True, help="Table of ages, with any of RSNA's headers.")
 @AGES_IN_YEARS
 @AGES_IN_MONTHS
@@ -184,7 +190,7 @@ def repeat(
     seeds: int | None,
     folds: int | None,
     first_seed: int,
-    images: Path,
+    images: tuple[Path, ...],
     ages: Path,
     ages_in: AgeUnit | None,
     points: Path,
@@ -201,7 +207,7 @@ def repeat(
     Each seed is a run, OUT/seed-N, each fold OUT/fold-K. Called again, it goes on where it stopped. One interval is for
     another seed on these hands, the other for the same study on other hands. OUT/predictions.csv has every test hand.
     """
-    from bonecaffe.prepare.inputs import with_split
+    from bonecaffe.prepare.inputs import giver, with_split
     from bonecaffe.recipe import Recipe
     from bonecaffe.studies import repeat as repeats
     from bonecaffe.studies import results as found
@@ -210,11 +216,12 @@ def repeat(
 
     if folds is not None:
         _refuse_beside_folds({"--seeds": seeds, "--train": train_cases, "--test": test_cases})
-    recipe = with_split(Recipe.load(recipe_name), train_cases, test_cases, None, labels)
+    given_by = giver(ages) if folds is None else None
+    recipe = with_split(Recipe.load(recipe_name), train_cases, test_cases, None, labels, given_by=given_by)
     plan = Repetition(
         out.absolute(),
         recipe.to_yaml(),
-        images.absolute(),
+        tuple(folder.absolute() for folder in images),
         ages.absolute(),
         points.absolute(),
         weights.absolute() if weights else None,

@@ -81,7 +81,8 @@ def _tested(run: RunDir) -> tuple[tuple[HandTested, ...], int]:
     split = split_of(run)
     predicted = read_predictions(run, "test").set_index("id")["predicted_months"]
     hands = tuple(
-        HandTested(case.id, case.boneage_months, float(predicted[case.id]), case.male) for case in split["test"]
+        HandTested(case.id, case.boneage_months, float(predicted[case.id]), case.male, case.group)
+        for case in split["test"]
     )
     youngest, oldest = range_of(split["train"])
     return hands, sum(not youngest <= hand.boneage_months <= oldest for hand in hands)

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from bonecaffe.errors import RepeatError
 from bonecaffe.files import sha256, sha256_file
 from bonecaffe.hands.cases import AgeUnit
-from bonecaffe.recipe import Departure, Recipe
+from bonecaffe.recipe import Departure, Fold, Recipe
 from bonecaffe.records import CaseId, Count, Finite, Frozen, State
 from bonecaffe.run import RunDir
 from bonecaffe.studies.spread import Figure, Measured, measured
@@ -27,7 +27,7 @@ class Repetition:
 
     out: Path
     recipe: str  # YAML, complete
-    images: Path
+    images: Path | tuple[Path, ...]
     ages: Path
     points: Path
     weights: Path | None = None
@@ -57,7 +57,9 @@ class Repetition:
         if self.folds is None:
             values = dict.fromkeys(SEEDED, number)
             return self.base().with_values(values, f"repeat: seed {number} of split and initialization")
-        return self.base()
+        fold = {"data.split": str(Fold(number, self.folds))}
+        recipe = self.base().with_values(fold, f"repeat --folds {self.folds}: every hand is tested once", meant=True)
+        return recipe.with_values({"data.split_seed": self.split_seed}, "repeat: seed of the deal into folds")
 
     def departures(self) -> list[Departure]:
         """In what this is not the paper's study, whatever the seeds."""
