@@ -37,14 +37,15 @@ class Pool:
         self.ages = np.clip(dice.normal(127, 41, POOL), 10, 228)
         self.errors = math.sqrt(rho) * dice.standard_t(8, POOL) / math.sqrt(8 / 6)
 
-    def seed(self, tau: float) -> tuple[NDArray[np.int64], Array, Array]:
-        """Which hands one seed tests, their ages, and what it predicts."""
+    def seed(self, tau: float, factor: float = 1.0) -> tuple[NDArray[np.int64], Array, Array]:
+        """Which hands one seed tests, their ages, and what it predicts; ``factor`` makes all its errors larger."""
         drawn = self.dice.permutation(POOL)[:TESTED]
         own = math.sqrt(1 - self.rho) * self.dice.standard_t(8, TESTED) / math.sqrt(8 / 6)
         scale = math.exp(tau * 0.053 * self.dice.standard_normal())  # 0.053: the sampling SD of log MAD at n = 200
         age = self.ages[drawn]
         shift = tau * self.dice.standard_normal()
-        return drawn, age, 0.8 * age + 0.2 * 127 + shift + 23 * scale * (self.errors[drawn] + own)
+        error = 0.2 * (127 - age) + shift + 22.6 * scale * (self.errors[drawn] + own)  # a MAD of 18.9, as the paper's
+        return drawn, age, age + factor * error
 
 
 def interval_of_0_1(values: list[float]) -> tuple[float, float]:
@@ -81,12 +82,27 @@ def study(dice: np.random.Generator, seeds: int, tau: float, rho: float) -> list
     return held
 
 
+def words(dice: np.random.Generator, seeds: int, factor: float) -> list[str]:
+    """What is found of a method whose errors are ``factor`` times the paper's: the word for MAD and for CCC."""
+    pool = Pool(dice, 0.7)
+    tests = [pool.seed(0.5, factor) for _ in range(seeds)]
+    _, ages_of_paper, months_of_paper = Pool(dice, 0.7).seed(0.5)
+    found = []
+    for figure in FIGURES:
+        measured = [spread.measured(figure, [str(n) for n in drawn], *data) for drawn, *data in tests]
+        interval = spread.other_hands([each for each in measured if each is not None])
+        assert interval is not None
+        paper = (mad if figure == "mad" else ccc)(ages_of_paper, months_of_paper)
+        found.append(str(spread.word(figure, (interval[0] - paper, interval[1] - paper))))
+    return found
+
+
 def one_test(dice: np.random.Generator, hands: int, draws: int) -> list[float]:
     """Coverage of the interval over hands of one test, for each figure; the truth is that of 400,000 hands."""
 
     def sample(n: int) -> tuple[Array, Array]:
         ages = np.clip(dice.normal(127, 41, n), 10, 228)
-        return ages, 0.8 * ages + 0.2 * 127 + 23 * dice.standard_t(8, n) / math.sqrt(8 / 6)
+        return ages, 0.8 * ages + 0.2 * 127 + 22.6 * dice.standard_t(8, n) / math.sqrt(8 / 6)
 
     truth = sample(400_000)
     names = [str(n) for n in range(hands)]
@@ -102,7 +118,7 @@ def one_test(dice: np.random.Generator, hands: int, draws: int) -> list[float]:
 
 
 def main() -> None:
-    """Print the shares as two tables of Markdown."""
+    """Print the shares as tables of Markdown."""
     repetitions = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
     print(
         f"{repetitions} studies a row, seed {SEED}; standard error {100 * math.sqrt(0.05 * 0.95 / repetitions):.1f} %\n"
@@ -121,6 +137,16 @@ def main() -> None:
     print("\n| hands in one test | interval over hands: MAD, CCC |\n|---|---|")
     for hands in (20, 50, 200, 600):
         print(f"| {hands} | {', '.join(f'{100 * share:.1f}' for share in one_test(dice, hands, repetitions))} |")
+    print("\n| MAD here (paper 18.9) | seeds | of the MAD: agrees, better, worse, cannot be told | of the CCC |")
+    print("|---|---|---|---|")
+    for months in (18.9, 21.9, 24.9, 12.9):
+        for seeds in (5, 10):
+            found = [words(dice, seeds, months / 18.9) for _ in range(repetitions // 4)]
+            shares = [
+                ", ".join(f"{100 * sum(pair[of] == word for pair in found) / len(found):.0f}" for word in spread.Word)
+                for of in range(len(FIGURES))
+            ]
+            print(f"| {months} | {seeds} | {' | '.join(shares)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -370,15 +370,16 @@ def cluster(workers: int):
 
 
 def test_cluster_loses_a_worker_and_completes(hands, tmp_path):
-    """Two workers, three seeds; one is killed while it trains: its seed goes on with the other, to the end."""
+    """Two workers, three folds; one is killed while it trains: its fold goes on with the other, to the end."""
     plan = plan_for(tmp_path, hands, solver__max_iter=150, solver__snapshot=30, solver__test_interval=50)
+    plan = replace(plan, folds=3)
     with cluster(2) as (address, workers):
         coming = repeat.on_cluster(plan, [1, 2, 3], address)
-        finished_seeds, failed = [], []
+        finished_folds, failed = [], []
 
         def collect():
             try:
-                finished_seeds.extend(coming)
+                finished_folds.extend(coming)
             except Exception as error:
                 failed.append(error)
 
@@ -387,7 +388,7 @@ def test_cluster_loses_a_worker_and_completes(hands, tmp_path):
         deadline = time.monotonic() + 300
         at_work = []
         while not at_work and time.monotonic() < deadline:
-            runs = [RunDir(tmp_path / f"seed-{seed}") for seed in (1, 2, 3)]
+            runs = [plan.run_of(number) for number in (1, 2, 3)]
             at_work = [pid for run in runs if run.curve.is_file() for pid in caffes(run)]
             time.sleep(0.02)
         parent = int(Path(f"/proc/{at_work[0]}/stat").read_text().rsplit(")", 1)[1].split()[1])
@@ -395,9 +396,9 @@ def test_cluster_loses_a_worker_and_completes(hands, tmp_path):
         os.kill(parent, signal.SIGKILL)
         thread.join(600)
     assert not failed and not thread.is_alive(), failed
-    assert sorted(result.number for result in finished_seeds) == [1, 2, 3]
-    assert {(result.state, result.iteration) for result in finished_seeds} == {("finished", 150)}
-    attempts = [len(RunDir(tmp_path / f"seed-{seed}").read().train.attempts) for seed in (1, 2, 3)]
+    assert sorted(result.number for result in finished_folds) == [1, 2, 3]
+    assert {(result.state, result.iteration) for result in finished_folds} == {("finished", 150)}
+    attempts = [len(plan.run_of(number).read().train.attempts) for number in (1, 2, 3)]
     assert max(attempts) == 2, attempts  # the killed worker's
 
 
