@@ -208,6 +208,8 @@ class Prepared(Record):
     ages_in: Literal["years"] | None = None
     """The unit of the table of ages, where the user stated that it is not months."""
     left_out: dict[str, Count]
+    groups: Annotated[int, Field(ge=1)] | None = None
+    """How many groups the hands are in, each on one side of the split; None: the table of ages names none."""
     records: dict[str, Count]
     split: dict[str, tuple[CaseId, ...]]
     cases: dict[CaseId, PreparedCase]

@@ -109,7 +109,8 @@ def prepare(
     what = "prepared" if done.made else "recipe taken up" if done.changes else "nothing changed; prepared already"
     click.echo(f"{run}: {what}: {counts}")
     low, high = map("{:g}".format, done.ages_months)
-    click.echo(f"{ages}: ages {low} to {high} months{' (the table has years)' if ages_in == 'years' else ''}")
+    tables = f"{ages} and {test_ages}" if test_ages else str(ages)
+    click.echo(f"{tables}: ages {low} to {high} months{' (the table has years)' if ages_in == 'years' else ''}")
     for remark in done.remarks:
         click.echo(remark)
 

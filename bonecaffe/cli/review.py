@@ -29,7 +29,13 @@ if TYPE_CHECKING:
 
 @main.command()
 @RUN
-@click.option("--images", type=FOLDER, required=True, help="The radiographs that the run was prepared from.")
+@click.option(
+    "--images",
+    type=FOLDER,
+    required=True,
+    multiple=True,
+    help="The radiographs that the run was prepared from; may be given more than once.",
+)
 @click.option("--points", "table", type=FILE, required=True, help="The points that it was prepared with.")
 @click.option(
     "--again", type=FILE, help="The same hands marked a second time: points are moved as far as the two lie apart."
@@ -49,7 +55,7 @@ if TYPE_CHECKING:
 @click.option("--seed", type=click.IntRange(0), default=2018, show_default=True, help="Of the moves.")
 def sensitivity(
     run: Path,
-    images: Path,
+    images: tuple[Path, ...],
     table: Path,
     again: Path | None,
     found: Path | None,
@@ -100,11 +106,19 @@ def sensitivity(
 
 @main.command()
 @RUN
-@click.option("--images", type=FOLDER, help="The folder of radiographs that the run was prepared from.")
+@click.option(
+    "--images",
+    type=FOLDER,
+    multiple=True,
+    help="The folder of radiographs that the run was prepared from; may be given more than once.",
+)
 @click.option("--ages", type=FILE, help="The table of ages that the run was prepared from.")
+@click.option("--test-ages", type=FILE, help="The table of the test hands, where the run was prepared with one.")
 @click.option("--points", type=FILE, help="The table of points that the run was prepared from.")
 @click.option("--json", "as_json", is_flag=True, help="Print the links as JSON.")
-def verify(run: Path, images: Path | None, ages: Path | None, points: Path | None, as_json: bool) -> None:
+def verify(
+    run: Path, images: tuple[Path, ...], ages: Path | None, test_ages: Path | None, points: Path | None, as_json: bool
+) -> None:
     """Recompute the hashes of a run, from its inputs to its report, and name the first link that broke.
 
     Exits 1 when one did. The inputs lie outside the run; they are looked at when they are given.
@@ -113,7 +127,7 @@ def verify(run: Path, images: Path | None, ages: Path | None, points: Path | Non
     from bonecaffe.studies import verify
 
     with progress_bar("verify") as progress:
-        links = verify.verify(RunDir(run), images, ages, points, progress)
+        links = verify.verify(RunDir(run), images or None, ages, points, progress, test_ages)
     if as_json:
         click.echo(json.dumps([link._asdict() for link in links], indent=2, ensure_ascii=False))
     else:

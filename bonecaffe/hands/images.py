@@ -6,7 +6,7 @@ import io
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,15 +64,24 @@ def find_images(folder: str | Path, refused: dict[Path, str] | None = None) -> d
     return found
 
 
-def find_in_all(folders: Iterable[str | Path]) -> dict[str, Path]:
-    """The images below several folders by id, as `find_images` finds them in one.
+Folders = str | Path | Sequence[str | Path]
+"""Where the images are: in one folder, or in several."""
+
+
+def folders_of(folders: Folders) -> list[Path]:
+    """One folder or several as a list."""
+    return [Path(folders)] if isinstance(folders, str | Path) else [Path(folder) for folder in folders]
+
+
+def find_in_all(folders: Folders) -> dict[str, Path]:
+    """The images below one folder or several by id, as `find_images` finds them in one.
 
     Raises ImageError, naming both paths, when an id is in two folders. A folder inside another, or given twice, is no
     problem.
     """
     found: dict[str, Path] = {}
     problems = Problems()
-    for folder in folders:
+    for folder in folders_of(folders):
         for case_id, path in find_images(folder).items():
             first = found.setdefault(case_id, path)
             if first is not path and os.path.realpath(first) != os.path.realpath(path):
@@ -81,9 +90,9 @@ def find_in_all(folders: Iterable[str | Path]) -> dict[str, Path]:
     return found
 
 
-def listed_folders(folders: Iterable[str | Path]) -> str:
+def listed_folders(folders: Folders) -> str:
     """Folders of images, for a sentence."""
-    return " and ".join(map(str, folders))
+    return " and ".join(map(str, folders_of(folders)))
 
 
 def passed_over(folder: str | Path) -> str:

@@ -48,6 +48,10 @@ class Inputs:
     ages_in: AgeUnit
     remarks: list[str]  # sentences about what is usable, but may not be meant
 
+    def groups(self) -> int | None:
+        """How many groups the chosen hands are in; None when none of them is in one."""
+        return len({case.group for case in self.chosen()} - {None}) or None
+
     def chosen(self) -> Iterator[Case]:
         """All cases of both splits, in order."""
         for split in SPLITS:
@@ -103,15 +107,23 @@ def with_split(
 def giver(ages: Path, test_ages: Path | None = None) -> str | None:
     """What gives a split, in words for a recipe's reason; None when the tables give none."""
     if test_ages is not None:
-        return f"--test-ages {test_ages.name}"
-    return f"the column split of {ages.name}" if has_split_column(ages) else None
+        return f"{_BY_TABLE}{test_ages.name}"
+    return f"{_BY_COLUMN}{ages.name}" if has_split_column(ages) else None
+
+
+_BY_TABLE, _BY_COLUMN = "--test-ages ", "the column split of "
 
 
 def _as_given(recipe: Recipe, given_by: str | None) -> Recipe:
-    """The recipe with the tables' split, where they give one and the recipe asks for no other."""
-    if given_by is None or recipe.is_meant("data.split"):
+    """The recipe with the tables' split, where they give one and the recipe asks for no other.
+
+    A reason that names the tables of an earlier preparation is replaced.
+    """
+    if given_by is None or (
+        recipe.is_meant("data.split") and not recipe.source_of("data.split").startswith((_BY_TABLE, _BY_COLUMN))
+    ):
         return recipe
-    return recipe.with_values({"data.split": "given"}, given_by)
+    return recipe.with_values({"data.split": "given"}, given_by, meant=True)
 
 
 def with_origin(recipe: Recipe, points: Path, origin: str | None = None) -> Recipe:
@@ -130,7 +142,7 @@ def with_origin(recipe: Recipe, points: Path, origin: str | None = None) -> Reci
 
 
 def read_inputs(
-    image_folders: Sequence[Path],
+    images_in: hand_images.Folders,
     ages: Path,
     points: Path,
     recipe: Recipe,
@@ -148,11 +160,11 @@ def read_inputs(
     tables = _read_tables(ages, test_ages, recipe, ages_in)
     cases = [case for table in tables for case in table.cases]
     marked = read_points(points)
-    images = hand_images.find_in_all(image_folders)
+    images = hand_images.find_in_all(images_in)
     usable = [case for case in cases if case.id in marked]
     if missing := hand_images.missing((case.id for case in usable), images):
         raise ImageError(
-            f"{hand_images.listed_folders(image_folders)}: no image for {len(missing)} marked "
+            f"{hand_images.listed_folders(images_in)}: no image for {len(missing)} marked "
             f"case{'s' * (len(missing) > 1)}: {ids.listed(missing, images)}. "
             f"Add the images, or take the rows out of {points}."
         )
@@ -292,19 +304,16 @@ def _counted(recipe: Recipe, train: list[Case], test: list[Case]) -> Recipe:
     if recipe.data.split == "drawn":
         return recipe
     counts = {"data.train_cases": len(train), "data.test_cases": len(test)}
-    reason = recipe.source_of("data.split")
-    counted = recipe.with_values(counts, f"data.split is {recipe.data.split}: {reason}")
-    return counted.with_whole_test_pass()
+    return recipe.with_values(counts, f"follows from data.split: {recipe.data.split}").with_whole_test_pass()
 
 
 def _split_remarks(recipe: Recipe, train: list[Case], test: list[Case]) -> list[str]:
     """What the split is where it is not the paper's, and what was held together."""
     found = []
-    if recipe.data.split != "drawn":
-        found.append(
-            f"the split is {recipe.data.split}, not drawn as in the paper ({recipe.source_of('data.split')}); "
-            "--split drawn would draw it"
-        )
+    if (split := recipe.data.split) != "drawn":
+        why = recipe.source_of("data.split")
+        hint = "; --split drawn does not look at the column" if why.startswith(_BY_COLUMN) else ""
+        found.append(f"the split is {split}, not drawn as in the paper ({why}){hint}")
     if grouped := [case.group for case in (*train, *test) if case.group is not None]:
         found.append(f"{len(grouped)} hands are in {len(set(grouped))} groups, each on one side of the split")
     return found

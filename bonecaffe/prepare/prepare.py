@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ from bonecaffe.caffe import environment
 from bonecaffe.errors import BonecaffeError, PrepareError, RunError
 from bonecaffe.files import folder_made, make_folder, remove, sha256, sha256_file, write_text
 from bonecaffe.hands.cases import AgeUnit, Case, write_cases
+from bonecaffe.hands.images import Folders, folders_of
 from bonecaffe.prepare import duplicates, imageset, outputs
 from bonecaffe.prepare.inputs import Inputs, read_inputs, with_origin
 from bonecaffe.prepare.normalized import PIXELS, Job, NormalizedImage, jobs_of, normalize_all, sources
@@ -49,7 +50,7 @@ class Given(NamedTuple):
 
 def prepare(
     run: RunDir,
-    image_folders: Path | Sequence[Path],
+    images_in: Folders,
     ages: Path,
     points: Path,
     recipe: Recipe,
@@ -73,7 +74,7 @@ def prepare(
     input, and for a change on a run that holds a trained model; nothing half-made is left then.
     """
     recipe = with_origin(recipe, Path(points), origin)
-    folders = [Path(image_folders)] if isinstance(image_folders, str | Path) else list(map(Path, image_folders))
+    folders = folders_of(images_in)
     tables = {"ages": Path(ages), "points": Path(points)} | ({"test_ages": Path(test_ages)} if test_ages else {})
     inputs = read_inputs(folders, tables["ages"], tables["points"], recipe, ages_in, tables.get("test_ages"))
     given, recipe = Given(folders, tables), inputs.recipe
@@ -143,6 +144,7 @@ def _given(inputs: Inputs, given: Given) -> dict[str, Any]:
         "images_folder": ", ".join(folder.name for folder in given.folders),
         "ages_in": "years" if inputs.ages_in == "years" else None,
         "left_out": inputs.left_out,
+        "groups": inputs.groups(),
     }
 
 
