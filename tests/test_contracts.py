@@ -27,6 +27,7 @@ from bonecaffe.recipe import Recipe
 from bonecaffe.records import TRUSTED_FROM, Launch, State, is_current
 from bonecaffe.run import RunDir
 from bonecaffe.studies import repeat, verify
+from bonecaffe.studies.repetition import Repetition
 from bonecaffe.studies.repro import write_departures
 from bonecaffe.training import launch, train
 
@@ -495,7 +496,7 @@ def test_found_points_are_declared_for_python_callers_too(own_hands, tmp_path):
     assert any(d.field == "data.points" and "12 hands" in d.reason for d in launch.departures(run))
     recipe = tiny(solver__max_iter=2, solver__snapshot=2).to_yaml()
     data = [own_hands / name for name in ("images", "ages.csv", "points.csv")]
-    plan = repeat.Repetition(tmp_path / "repeat", recipe, *data, cpu=True)
+    plan = Repetition(tmp_path / "repeat", recipe, *data, cpu=True)
     repeat.one(plan, 1)
     assert RunDir(tmp_path / "repeat" / "seed-1").recipe().data.points == "found"
     declared = prepare_run(tmp_path / "marked", own_hands, origin="marked")

@@ -19,6 +19,7 @@ from bonecaffe.prepare import prepare
 from bonecaffe.prepare.duplicates import groups, refuse_leaks, remarks
 from bonecaffe.run import SPLITS, RunDir
 from bonecaffe.studies import repeat
+from bonecaffe.studies.repetition import Repetition
 from bonecaffe.studies.verify import HOLDS, verify
 from bonecaffe.training import train
 
@@ -250,8 +251,7 @@ def test_repeat_knows_the_unit(own_hands, tmp_path):
     in_years(own_hands)
     places = [own_hands / name for name in ("images", "ages.csv", "points.csv")]
     months, years = (
-        repeat.Repetition(tmp_path / "out", tiny().to_yaml(), *places, cpu=True, ages_in=unit)
-        for unit in (None, "years")
+        Repetition(tmp_path / "out", tiny().to_yaml(), *places, cpu=True, ages_in=unit) for unit in (None, "years")
     )
     assert months.key() != years.key()
     with pytest.raises(CasesError, match="--ages-in-years"):
