@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How often the intervals of `bonecaffe repeat` hold: a seeded simulation, under two minutes on one core.
+"""How often the intervals of `bonecaffe repeat` hold: a seeded simulation, about 100 s of one core.
 
     .venv/bin/python scripts/repeat_coverage.py [REPETITIONS]
 

@@ -227,7 +227,10 @@ def test_verdict_names_what_the_intervals_are_for(hands, tmp_path):
     assert "Another seed" not in two[0] and two[-1].startswith("No intervals: they need three seeds")
     assert results.verdict(paper, like[:1]) == ["Fewer than two seeds finished: there is no spread to report."]
     assert "Not comparable" in results.verdict(plan_for(tmp_path, hands), like)[2]
-    assert "2 test hands are younger" in results.verdict(paper, [like[0].model_copy(update={"outside": 2})])[-1]
+    assert (
+        "2 of 200 predictions are extrapolations"
+        in results.verdict(paper, [like[0].model_copy(update={"outside": 2})])[-1]
+    )
 
 
 # ---- folds -----------------------------------------------------------------------------------------------------
@@ -272,6 +275,7 @@ def test_five_folds_interrupted_and_gone_on_with(thirty, tmp_path):
     pooled = pandas.read_csv(out / "predictions.csv", dtype={"id": str})
     assert sorted(pooled["id"]) == sorted(ages["id"]) and pooled.fold.value_counts().tolist() == [6] * 5
     runs = [RunDir(out / f"fold-{number}") for number in range(1, 6)]
+    outside = 0
     for number, run in enumerate(runs, start=1):
         split = run.read().prepare.split
         assert set(split["test"]) == set(pooled["id"][pooled.fold == number])
@@ -281,6 +285,10 @@ def test_five_folds_interrupted_and_gone_on_with(thirty, tmp_path):
         assert values.solver.test_iter * values.network.test_batch == values.data.test_cases == 6
         assert any(d.field == "data.split" and "--folds 5" in d.reason for d in values.departures())
         assert verify.first_broken(verify.verify(run)) is None
+        of_test = ages["id"].isin(split["test"])
+        trained_on = ages.boneage[~of_test]
+        outside += int((~ages.boneage[of_test].between(trained_on.min(), trained_on.max())).sum())
+    assert outside and f"{outside} of 30 predictions are extrapolations" in done.output
     assert len({run.recipe().solver.random_seed for run in runs}) == 1  # the same initial weights
     facts = json.loads((out / "repeat.json").read_text())
     assert facts["kind"] == "fold" and facts["pooled"]["cases"] == 30 and facts["spread"] == []

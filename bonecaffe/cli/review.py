@@ -286,7 +286,7 @@ def _show_results(plan: Repetition, results: list[Result]) -> None:
         columns = ["figure", "mean", "SD", "lowest", "highest", "another seed, 95 %", "other hands, 95 %", "paper"]
         rows = [
             [
-                each.figure.replace("_", " "),
+                each.figure.replace("_", " ").replace("mad", "MAD").replace("ccc", "CCC"),
                 *(shown(each.figure, v) for v in (each.mean, each.sd, each.lowest, each.highest)),
                 shown_interval(each.figure, each.next_seed_95),
                 shown_interval(each.figure, each.other_hands_95),

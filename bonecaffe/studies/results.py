@@ -258,9 +258,10 @@ def verdict(plan: Repetition, results: Sequence[Result]) -> list[str]:
     if lost:
         lines.append(f"{len(lost)} of {len(results)} {plan.kind}s diverged and are not in these figures.")
     if outside := sum(result.outside for result in results):
+        tested = sum(len(result.hands) for result in results)
         lines.append(
-            f"{outside} test hands are younger or older than every hand that their network was trained on; their "
-            "predictions are extrapolations."
+            f"{outside} of {tested} predictions are extrapolations, of hands younger or older than every hand that "
+            "their network was trained on."
         )
     return lines
 
