@@ -20,12 +20,14 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from bonecaffe.evaluation.metrics import ccc, mad
+from bonecaffe.evaluation.verdict import Word, word_for
 from bonecaffe.studies import spread
 from bonecaffe.studies.spread import Figure, Measured
 
 POOL, TESTED, SEED = 600, 200, 2018
 SETTINGS = [(seeds, tau, rho) for seeds in (3, 5, 10) for tau in (0.0, 1.0) for rho in (0.5, 0.9)]
 FIGURES: tuple[Figure, ...] = ("mad", "ccc")
+WORDS = (Word.AGREES, Word.BETTER, Word.WORSE, Word.CANNOT_BE_TOLD)
 Array = NDArray[np.float64]
 
 
@@ -90,10 +92,12 @@ def words(dice: np.random.Generator, seeds: int, factor: float) -> list[str]:
     found = []
     for figure in FIGURES:
         measured = [spread.measured(figure, [str(n) for n in drawn], *data) for drawn, *data in tests]
-        interval = spread.other_hands([each for each in measured if each is not None])
-        assert interval is not None
+        whole = [each for each in measured if each is not None]
         paper = (mad if figure == "mad" else ccc)(ages_of_paper, months_of_paper)
-        found.append(str(spread.word(figure, (interval[0] - paper, interval[1] - paper))))
+        ninety_five, ninety = spread.other_hands(whole), spread.other_hands(whole, level=0.9)
+        assert ninety_five and ninety
+        less = [(low - paper, high - paper) for low, high in (ninety, ninety_five)]
+        found.append(str(word_for("test", figure, *less)))
     return found
 
 
@@ -143,7 +147,7 @@ def main() -> None:
         for seeds in (5, 10):
             found = [words(dice, seeds, months / 18.9) for _ in range(repetitions // 4)]
             shares = [
-                ", ".join(f"{100 * sum(pair[of] == word for pair in found) / len(found):.0f}" for word in spread.Word)
+                ", ".join(f"{100 * sum(pair[of] == word for pair in found) / len(found):.0f}" for word in WORDS)
                 for of in range(len(FIGURES))
             ]
             print(f"| {months} | {seeds} | {' | '.join(shares)} |", flush=True)

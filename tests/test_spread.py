@@ -13,7 +13,7 @@ from scipy import stats
 from bonecaffe.errors import EvaluateError
 from bonecaffe.evaluation.metrics import ccc, mad
 from bonecaffe.studies import spread
-from bonecaffe.studies.spread import Measured, Word
+from bonecaffe.studies.spread import Measured
 
 OF = {"mad": mad, "ccc": ccc}
 
@@ -102,14 +102,6 @@ def test_other_hands_adds_what_seeds_share():
     assert spread.other_hands(same, 10) == pytest.approx((math.exp(2.95 - more), math.exp(2.95 + more)))
     assert spread.other_hands(same[:2]) is None
     assert spread.other_hands(seeds_of(values, (names[:9],) * 3)) is None
-
-
-def test_words():
-    """Agreement needs the whole interval within the margin; a difference needs 0 outside of it."""
-    assert spread.word("mad", (-3.0, 3.0)) is Word.AGREES and spread.word("mad", (-3.01, 3.0)) is Word.CANNOT_BE_TOLD
-    assert spread.word("mad", (0.1, 3.1)) is Word.WORSE and spread.word("mad", (-9.0, -0.1)) is Word.BETTER
-    assert spread.word("ccc", (0.01, 0.2)) is Word.BETTER and spread.word("ccc", (-0.2, -0.01)) is Word.WORSE
-    assert spread.word("ccc", (0.01, 0.02)) is Word.AGREES and spread.word("ccc", None) is Word.CANNOT_BE_TOLD
 
 
 def test_coverage(monkeypatch):

@@ -127,7 +127,7 @@ def _of_mad(split: str, here: Metrics, paper: Mapping[str, float]) -> Difference
     paper_se, _ = paper_standard_errors(theirs, paper["ccc"], PAPER_CASES[split])
     error, freedom = _summed(here.mad_se_months, here.cases, paper_se, PAPER_CASES[split])
     ninety, ninety_five = (_around(difference, error, freedom, level) for level in (0.90, 0.95))
-    word = _word(ninety, ninety_five, (-margin, margin), higher_is=Word.WORSE)
+    word = word_for(split, "mad", ninety, ninety_five)
     return Difference(split, "mad", here.mad_months, theirs, difference, ninety_five, margin, word)
 
 
@@ -140,10 +140,11 @@ def _of_ccc(split: str, here: Metrics, paper: Mapping[str, float]) -> Difference
     error, freedom = _summed(here.ccc_z_se, here.cases, paper_se, PAPER_CASES[split])
     z = math.atanh(theirs)
     ninety, ninety_five = (_around(math.atanh(here.ccc) - z, error, freedom, level) for level in (0.90, 0.95))
-    same = math.atanh(theirs - margin) - z, math.atanh(min(theirs + margin, 1 - 1e-9)) - z
-    word = _word(ninety, ninety_five, same, higher_is=Word.BETTER)
-    low, high = (math.tanh(z + end) - theirs for end in ninety_five)
-    return Difference(split, "ccc", here.ccc, theirs, difference, (low, high), margin, word)
+    ninety, ninety_five = (
+        (math.tanh(z + low) - theirs, math.tanh(z + high) - theirs) for low, high in (ninety, ninety_five)
+    )
+    word = word_for(split, "ccc", ninety, ninety_five)
+    return Difference(split, "ccc", here.ccc, theirs, difference, ninety_five, margin, word)
 
 
 def _summed(mine: float, my_cases: int, theirs: float, their_cases: int) -> tuple[float, float]:
@@ -159,15 +160,24 @@ def _around(centre: float, error: float, freedom: float, level: float) -> Interv
     return centre - half, centre + half
 
 
-def _word(ninety: Interval, ninety_five: Interval, same: Interval, higher_is: Word) -> Word:
-    """Equivalence first (two one-sided tests at 5 %: the 90 % interval lies within the margin), then difference."""
-    if same[0] <= ninety[0] and ninety[1] <= same[1]:
+def word_for(split: str, figure: Literal["mad", "ccc"], ninety: Interval, ninety_five: Interval) -> Word:
+    """The word for a figure less the paper's, of which these are the 90 % and the 95 % interval.
+
+    Equivalence first: two one-sided tests at 5 %, that is, the 90 % interval lies within the margin. Then difference:
+    the 95 % interval excludes 0.
+
+    >>> for differences in ((-2.0, 2.5), (0.5, 9.0), (-5.0, 2.0)):
+    ...     print(word_for("test", "mad", differences, differences))
+    agrees
+    worse
+    cannot be told
+    """
+    margin = MARGIN[split, figure]
+    if -margin <= ninety[0] and ninety[1] <= margin:
         return Word.AGREES
-    if ninety_five[0] > 0:
-        return higher_is
-    if ninety_five[1] < 0:
-        return Word.BETTER if higher_is is Word.WORSE else Word.WORSE
-    return Word.CANNOT_BE_TOLD
+    if ninety_five[0] <= 0 <= ninety_five[1]:
+        return Word.CANNOT_BE_TOLD
+    return Word.WORSE if (ninety_five[0] > 0) == (figure == "mad") else Word.BETTER
 
 
 def _of_both(words: set[Word]) -> Word:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 from bonecaffe.caffe import snapshots
 from bonecaffe.errors import BonecaffeError, RepeatError, RepeatInterrupted
-from bonecaffe.evaluation.evaluate import predict_and_evaluate
+from bonecaffe.evaluation.evaluate import hands_of, predict_and_evaluate
 from bonecaffe.evaluation.predictions import read_predictions
 from bonecaffe.files import remove
 from bonecaffe.hands.cases import range_of
@@ -72,6 +72,7 @@ def one(
         test_ccc=test.ccc,
         test_max=test.max_error_months,
         outside=outside,
+        phantoms=hands_of(run).phantoms,
         hands=hands,
     )
 

@@ -108,6 +108,8 @@ class Result(Frozen):
     test_max: Mad | None = None
     outside: Count = 0
     """Test hands that are younger or older than all hands of their training."""
+    phantoms: Count = 0
+    """How many of its hands, of both splits, are phantoms."""
     hands: tuple[HandTested, ...] = ()
     """The test hands with their predictions, from which the sampling error comes."""
 

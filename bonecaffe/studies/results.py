@@ -10,18 +10,17 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from bonecaffe.errors import EvaluateError, RepeatError
-from bonecaffe.evaluation.metrics import PAPER, ccc, mad, max_error
+from bonecaffe.evaluation.metrics import PAPER, PAPER_CASES, ccc, mad, max_error
+from bonecaffe.evaluation.verdict import MARGIN, Word, word_for
 from bonecaffe.files import number_text, table_text, write_text
 from bonecaffe.records import Frozen, Sha256
 from bonecaffe.studies import spread
 from bonecaffe.studies.repetition import HandTested, Kind, Repetition, Result, measured_of
-from bonecaffe.studies.spread import Figure, Interval, Word
+from bonecaffe.studies.spread import Figure, Interval
 from bonecaffe.trees import read_json
 
 VERSION: Literal[2] = 2
 """Of the form of repeat.json. The form before it had no number, and not the hands' predictions."""
-PAPER_TEST_HANDS = 200
-"""The paper's figures are those of 200 test images (II.1)."""
 FEW_SEEDS = 5
 """Below this many seeds, the intervals are so wide that the verdict adds a remark."""
 
@@ -155,11 +154,8 @@ class Spread:
     """Where the same study of one seed would be, on other hands of the same kind."""
     less_paper_95: Interval | None
     """The difference: here less the paper, whose hands were others, and 200 for test."""
-
-    @property
-    def word(self) -> Word:
-        """What the difference from the paper comes to."""
-        return spread.word("mad" if self.figure.endswith("mad") else "ccc", self.less_paper_95)
+    word: Word
+    """What the difference from the paper comes to, by the rule of `evaluate`."""
 
 
 def spreads(results: Sequence[Result]) -> list[Spread]:
@@ -178,9 +174,11 @@ def _spread(split: str, figure: Figure, done: Sequence[Result]) -> Spread:
     next_seed = spread.next_seed(figure, [spread.to_scale(figure, float(value)) for value in values])
     tests = [result.measured(figure) for result in done] if split == "test" else []
     whole = [test for test in tests if test is not None]
-    there = least = None
+    there = less = less_90 = None
     if whole and len(whole) == len(done):
-        there, least = spread.other_hands(whole), spread.other_hands(whole, PAPER_TEST_HANDS)
+        there = spread.other_hands(whole)
+        less, less_90 = (_less(spread.other_hands(whole, PAPER_CASES[split], level), paper) for level in (0.95, 0.9))
+    word = word_for(split, figure, less_90, less) if less and less_90 else Word.CANNOT_BE_TOLD
     return Spread(
         f"{split}_{figure}",
         len(done),
@@ -191,8 +189,13 @@ def _spread(split: str, figure: Figure, done: Sequence[Result]) -> Spread:
         paper,
         next_seed,
         there,
-        None if least is None else (least[0] - paper, least[1] - paper),
+        less,
+        word,
     )
+
+
+def _less(interval: Interval | None, paper: float) -> Interval | None:
+    return (interval[0] - paper, interval[1] - paper) if interval else None
 
 
 # ---- over folds --------------------------------------------------------------------------------------------------
@@ -280,7 +283,7 @@ def _of_seeds(plan: Repetition, results: Sequence[Result]) -> list[str]:
         if each.other_hands_95:
             line += f" The same study on other hands: {shown_interval(each.figure, each.other_hands_95)} (95 %)."
         lines.append(line)
-    lines += _against_paper(plan, found)
+    lines += _against_paper(plan, results, found)
     seeds = found[0].seeds
     if seeds < spread.SEEDS_FOR_AN_INTERVAL:
         lines.append("No intervals: they need three seeds. Ask for more with --seeds.")
@@ -292,16 +295,16 @@ def _of_seeds(plan: Repetition, results: Sequence[Result]) -> list[str]:
     return lines
 
 
-def _against_paper(plan: Repetition, found: Sequence[Spread]) -> list[str]:
-    if departures := plan.departures():
-        return [_not_comparable(len(departures))]
+def _against_paper(plan: Repetition, results: Sequence[Result], found: Sequence[Spread]) -> list[str]:
+    if (refusal := _not_comparable(plan, results)) is not None:
+        return [refusal]
     lines = []
     for each in found:
         if each.less_paper_95 is None:
             continue
         name, unit = ("MAD", " months") if each.figure == "test_mad" else ("CCC", "")
         less = f"{each.mean - each.paper:+.{1 if unit else 2}f}".replace("-", "−")
-        margin = shown(each.figure, spread.MARGIN["mad" if unit else "ccc"])
+        margin = shown(each.figure, MARGIN["test", "mad" if unit else "ccc"])
         meaning = {
             Word.AGREES: f"agrees with the paper, to within {margin}{unit}",
             Word.BETTER: "better than the paper",
@@ -315,13 +318,17 @@ def _against_paper(plan: Repetition, found: Sequence[Spread]) -> list[str]:
     return lines
 
 
-def _not_comparable(departures: int) -> str:
-    fields = f"{departures} fields" if departures > 1 else "one field"
+def _not_comparable(plan: Repetition, results: Sequence[Result]) -> str | None:
+    """Why the figures cannot be held against the paper's; None where they can."""
+    reasons = []
+    if any(result.phantoms for result in results):
+        reasons.append("the hands are phantoms")
+    if departures := len(plan.departures()):
+        reasons.append(f"the recipe departs from it in {departures} field{'s' * (departures > 1)}")
+    if not reasons:
+        return None
     paper = PAPER["test"]
-    return (
-        f"Not comparable with the paper’s {paper['mad_months']} months and {paper['ccc']}: the recipe departs from it "
-        f"in {fields}."
-    )
+    return f"Not comparable with the paper’s {paper['mad_months']} months and {paper['ccc']}: {' and '.join(reasons)}."
 
 
 def _of_folds(plan: Repetition, results: Sequence[Result]) -> list[str]:
@@ -340,5 +347,5 @@ def _of_folds(plan: Repetition, results: Sequence[Result]) -> list[str]:
     ]
     if not all(intervals):
         lines.append(f"No interval over fewer than {spread.UNITS_FOR_AN_INTERVAL} hands or groups.")
-    departures = plan.departures()
-    return [*lines, _not_comparable(len(departures))] if departures else lines
+    refusal = _not_comparable(plan, results)
+    return [*lines, refusal] if refusal else lines

@@ -24,7 +24,6 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Literal
 
 import numpy as np
@@ -38,17 +37,6 @@ SEEDS_FOR_AN_INTERVAL = 3
 """With two seeds, one degree of freedom, an interval would be ten times as wide as the difference of the two."""
 UNITS_FOR_AN_INTERVAL = 10
 """Hands, or groups of hands; with fewer, the sampling error cannot be estimated from them."""
-MARGIN: dict[Figure, float] = {"mad": 3.0, "ccc": 0.08}
-"""Months, and units of CCC: a difference that is certainly smaller counts as agreement."""
-
-
-class Word(StrEnum):
-    """What a difference from the paper, with its 95 % interval, comes to."""
-
-    AGREES = "agrees"
-    BETTER = "better"
-    WORSE = "worse"
-    CANNOT_BE_TOLD = "cannot be told"
 
 
 # ---- the scale ---------------------------------------------------------------------------------------------------
@@ -181,11 +169,12 @@ def next_seed(figure: Figure, values: Sequence[float]) -> Interval | None:
     return around(figure, float(np.mean(values)), math.sqrt(_squared_half_of_seeds(values)))
 
 
-def other_hands(seeds: Sequence[Measured], hands: int | None = None) -> Interval | None:
-    """The 95 % prediction interval for one study, of one seed, that draws other hands and tests ``hands`` of them.
+def other_hands(seeds: Sequence[Measured], hands: int | None = None, level: float = 0.95) -> Interval | None:
+    """The prediction interval for one study, of one seed, that draws other hands and tests ``hands`` of them.
 
     Without ``hands``, it tests as many as the seeds here did. With another number, its sampling variance is that of as
-    many hands. None for fewer than three seeds, or fewer than `UNITS_FOR_AN_INTERVAL` hands in a seed's test.
+    many hands. ``level`` is how often it is to hold, from 0 to 1. None for fewer than three seeds, or fewer than
+    `UNITS_FOR_AN_INTERVAL` hands in a seed's test.
     """
     from scipy import stats
 
@@ -196,32 +185,13 @@ def other_hands(seeds: Sequence[Measured], hands: int | None = None) -> Interval
     here = float(np.mean([seed.variance for seed in seeds]))
     there = here if hands is None else float(np.mean([seed.variance * seed.hands / hands for seed in seeds]))
     known = max(0.0, 2 * shared + there - here)
-    squared_half = _squared_half_of_seeds(values) + float(stats.norm.ppf(0.975)) ** 2 * known
+    squared_half = _squared_half_of_seeds(values, level) + float(stats.norm.ppf(0.5 + level / 2)) ** 2 * known
     return around(seeds[0].figure, float(np.mean(values)), math.sqrt(squared_half))
 
 
-def _squared_half_of_seeds(values: Sequence[float]) -> float:
-    """t² s² (1 + 1/S), t of 97.5 % with S - 1 degrees of freedom."""
+def _squared_half_of_seeds(values: Sequence[float], level: float = 0.95) -> float:
+    """t² s² (1 + 1/S), with Student's t of S - 1 degrees of freedom."""
     from scipy import stats
 
     n = len(values)
-    return float(stats.t.ppf(0.975, n - 1)) ** 2 * float(np.var(values, ddof=1)) * (1 + 1 / n)
-
-
-def word(figure: Figure, difference_95: Interval | None) -> Word:
-    """What a difference from the paper comes to; months of MAD or units of CCC, this study less the paper.
-
-    It agrees when the whole interval is within the margin (two one-sided tests at 2.5 %); it is better or worse when
-    the interval leaves out 0 and is not within the margin. All else cannot be told.
-
-    >>> word("mad", (-2.0, 2.5)), word("mad", (0.5, 9.0)), word("ccc", (0.1, 0.2)), word("mad", (-5.0, 2.0))
-    (<Word.AGREES: 'agrees'>, <Word.WORSE: 'worse'>, <Word.BETTER: 'better'>, <Word.CANNOT_BE_TOLD: 'cannot be told'>)
-    """
-    if difference_95 is None:
-        return Word.CANNOT_BE_TOLD
-    low, high = difference_95
-    if -MARGIN[figure] <= low and high <= MARGIN[figure]:
-        return Word.AGREES
-    if low <= 0 <= high:
-        return Word.CANNOT_BE_TOLD
-    return Word.BETTER if (high < 0) == (figure == "mad") else Word.WORSE
+    return float(stats.t.ppf(0.5 + level / 2, n - 1)) ** 2 * float(np.var(values, ddof=1)) * (1 + 1 / n)

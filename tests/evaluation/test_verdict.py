@@ -10,7 +10,7 @@ import pytest
 from conftest import REPOSITORY
 
 from bonecaffe.evaluation.metrics import measure
-from bonecaffe.evaluation.verdict import Hands, Word, judge, paper_standard_errors
+from bonecaffe.evaluation.verdict import Hands, Word, judge, paper_standard_errors, word_for
 
 IMAGES = Hands(400, 200, 0, "train.csv")
 
@@ -77,6 +77,18 @@ def test_paper_is_as_its_model_of_errors_has_it(simulation):
         assert np.arctanh(cccs).std() == pytest.approx(z_se, rel=0.06)
         assert cccs.mean() == pytest.approx(paper["ccc"], abs=0.005)
         assert abs(largest.mean() - paper["max_error_months"]) < largest.std()
+
+
+def test_words_of_an_interval():
+    """Agreement needs the 90 % interval within the margin; a difference, the 95 % interval without 0."""
+    wide = (-9.0, 9.0)
+    assert word_for("test", "mad", (-4.7, 4.7), wide) is Word.AGREES
+    assert word_for("test", "mad", (-4.8, 4.7), wide) is Word.CANNOT_BE_TOLD
+    assert word_for("test", "mad", (0.3, 4.8), (0.1, 5.1)) is Word.WORSE
+    assert word_for("test", "mad", (-8.0, -0.3), (-9.0, -0.1)) is Word.BETTER
+    assert word_for("test", "ccc", (0.02, 0.19), (0.01, 0.2)) is Word.BETTER
+    assert word_for("test", "ccc", (-0.19, -0.02), (-0.2, -0.01)) is Word.WORSE
+    assert word_for("train", "ccc", (-0.015, 0.015), (-0.017, 0.017)) is Word.AGREES
 
 
 # ---- words -----------------------------------------------------------------------------------------------------------
