@@ -77,9 +77,8 @@ def test_repeat_by_command(hands, tmp_path):
     assert (out / "seed-2" / "caffe.log").read_bytes() == log
     links = verify.verify(RunDir(out / "seed-2"))
     assert verify.first_broken(links) is None, links
-    assert any(
-        d.field == "data.split_seed" and "seed 2" in d.reason for d in RunDir(out / "seed-2").recipe().departures()
-    )
+    choices = {choice.field: choice for choice in RunDir(out / "seed-2").recipe().choices()}
+    assert choices["data.split_seed"].here == 2 and "seed 2" in choices["data.split_seed"].reason
 
 
 def test_an_interrupted_first_seed_is_not_gone_on_with_by_another_plan(hands, tmp_path, monkeypatch):
