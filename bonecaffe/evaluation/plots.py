@@ -179,7 +179,9 @@ def _ages(tables: Mapping[str, DataFrame]) -> Figure:
             linestyle="-" if split == "train" else "--",
             label=f"{split}: {len(tables[split])} hands",
         )
-    axes.legend()
+    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.set_ylim(0, axes.get_ylim()[1] * 1.2)  # room for the legend above the lines
+    axes.legend(ncols=2, loc="upper center")
     return figure
 
 
