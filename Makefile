@@ -10,8 +10,8 @@ DEMO    := runs/demo
 
 # Blanks, quotes and $ in what a user gives reach the command as they are. make does not expand a value, but takes $$ for
 # $ as it does elsewhere; $(call quoted,RUN) is the value as one word of the shell, $(call quoted_words,ONLY) each of its words.
-GIVEN := RUN RECIPE IMAGES AGES POINTS WEIGHTS GPU FAST TRAIN TEST SEED LABELS ORIGIN AGES_IN_YEARS AGES_IN_MONTHS SUGGEST \
-  SHEET LOCATOR RESUME FULL ONLY DEMO CAFFE_ROOT CAFFE_SOURCE CUDA_ARCH CUDA_HOME CUDNN_ROOT NCCL_ROOT
+GIVEN := RUN RECIPE IMAGES AGES TEST_AGES POINTS WEIGHTS GPU FAST TRAIN TEST SEED SPLIT LABELS ORIGIN AGES_IN_YEARS \
+  AGES_IN_MONTHS SUGGEST SHEET LOCATOR RESUME FULL ONLY DEMO CAFFE_ROOT CAFFE_SOURCE CUDA_ARCH CUDA_HOME CUDNN_ROOT NCCL_ROOT
 OWN_POINTS := $(filter command environment,$(origin POINTS))
 dollar := $$
 $(foreach name,$(GIVEN),$(eval override $(name) := $$(subst $$(dollar)$$(dollar),$$(dollar),$$(value $(name)))))
@@ -56,9 +56,15 @@ annotate: setup      ## IMAGES POINTS [SUGGEST] -> the seven points, marked in y
 locate: setup        ## IMAGES POINTS [SHEET LOCATOR] -> the seven points, found
 	@$(BONECAFFE) locate $(call quoted,IMAGES) --points $(call quoted,POINTS) $(call option,--sheet,SHEET) $(call option,--locator,LOCATOR)
 
-prepare: setup       ## RUN RECIPE IMAGES AGES POINTS [TRAIN TEST SEED LABELS ORIGIN AGES_IN_YEARS=1] -> LMDBs
-	@$(BONECAFFE) prepare $(call quoted,RUN) --images $(call quoted,IMAGES) --ages $(call quoted,AGES) --points $(call quoted,POINTS) $(call option,--recipe,RECIPE) \
-	  $(call option,--train,TRAIN) $(call option,--test,TEST) $(call option,--seed,SEED) $(call option,--labels,LABELS) $(call option,--origin,ORIGIN) \
+# IMAGES is one folder by its name. Where there is none of this name, it is several as in a shell, if all of them are there.
+prepare: setup       ## RUN RECIPE IMAGES (or several: "a 'b c'") AGES POINTS [TEST_AGES SPLIT TRAIN TEST SEED LABELS ORIGIN AGES_IN_YEARS=1] -> LMDBs
+	@images=$(call quoted,IMAGES); set -- "$$images"; \
+	  if ! [ -e "$$images" ]; then case $$images in *[\`\$$\;\&\|\<\>\(\)\\]*) ;; \
+	    *) if (eval "set -- $$images") 2>/dev/null; then eval "set -- $$images"; fi ;; esac; \
+	    for each do [ -d "$$each" ] || set -- "$$images"; done; [ "$$#" != 0 ] || set -- "$$images"; fi; \
+	  for each do set -- "$$@" --images "$$each"; shift; done; \
+	  $(BONECAFFE) prepare $(call quoted,RUN) "$$@" --ages $(call quoted,AGES) --points $(call quoted,POINTS) $(call option,--recipe,RECIPE) \
+	  $(call option,--test-ages,TEST_AGES) $(call option,--split,SPLIT) $(call option,--train,TRAIN) $(call option,--test,TEST) $(call option,--seed,SEED) $(call option,--labels,LABELS) $(call option,--origin,ORIGIN) \
 	  $(call flag,--ages-in-years,AGES_IN_YEARS) $(call flag,--ages-in-months,AGES_IN_MONTHS)
 
 train: setup         ## RUN [WEIGHTS] [GPU=0 | 0,1 | all | cpu; else as before, or as the recipe says] [RESUME=1] -> snapshots

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import difflib
 import functools
+import re
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from bonecaffe.errors import RecipeError
 from bonecaffe.files import read_text
@@ -31,6 +32,33 @@ FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
+class Fold(NamedTuple):
+    """One fold of several: its hands are the test, the others are trained on. Counted from 1."""
+
+    number: int
+    of: int
+
+    def __str__(self) -> str:
+        return f"fold {self.number} of {self.of}"
+
+
+def fold_of(split: str) -> Fold | None:
+    """The fold that a recipe's ``data.split`` names; None when it is ``drawn`` or ``given``.
+
+    >>> fold_of("fold 2 of 5"), fold_of("drawn")
+    (Fold(number=2, of=5), None)
+    """
+    found = re.fullmatch(r"fold ([1-9]\d{0,5}) of ([1-9]\d{0,5})", split, re.ASCII)
+    return Fold(int(found[1]), int(found[2])) if found else None
+
+
+def _split(split: str) -> str:
+    fold = fold_of(split)
+    if split not in ("drawn", "given") and (fold is None or fold.of < 2 or fold.number > fold.of):
+        raise ValueError(f"{_short(repr(split))} is no split; known are drawn, given, and such as fold 1 of 5")
+    return split
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
 
@@ -40,6 +68,8 @@ class Data(_Frozen):
 
     train_cases: Count
     test_cases: Count
+    split: Annotated[str, AfterValidator(_split)]
+    """``drawn``; ``given`` by the tables of ages; or ``fold 2 of 5`` of a cross-validation (`fold_of`)."""
     split_seed: Seed
     labels: Literal["whole_months", "round", "exact"]
     points: Literal["marked", "boxes", "found"]
@@ -201,13 +231,17 @@ class Recipe(_Frozen):
         values = {"network.test_batch": batch, "solver.test_iter": cases // batch}
         return self.with_values(values, f"one test pass over {cases} test cases")
 
-    def with_values(self, values: dict[str, Any], reason: str) -> Recipe:
-        """A copy with other values, ``{"data.split_seed": 7}``, each departing from the paper for ``reason``."""
+    def with_values(self, values: dict[str, Any], reason: str, meant: bool = False) -> Recipe:
+        """A copy with other values, ``{"data.split_seed": 7}``, each departing from the paper for ``reason``.
+
+        A field that has the value already keeps its note, unless it is ``meant``: then the reason shows that somebody
+        asked for it (`is_meant`).
+        """
         fields = self._fields()
         for dotted, value in values.items():
             if dotted not in fields:
                 raise RecipeError(f"recipe {self.name}: no field {dotted}")
-            if _plain(fields[dotted]["value"]) != _plain(value):
+            if meant or _plain(fields[dotted]["value"]) != _plain(value):
                 fields[dotted] = {"value": value, "reason": reason}
         return _build(fields, {"name": self.name, "description": self.description}, self.name)
 
@@ -245,6 +279,10 @@ class Recipe(_Frozen):
         """Where a field's value comes from: the paper's section, or the reason for departing from it."""
         note = self.notes[field]
         return note.get("source") or note["reason"]
+
+    def is_meant(self, field: str) -> bool:
+        """Whether somebody chose a field's value and gave a reason, be it the paper's own; else it is the default."""
+        return "reason" in self.notes[field]
 
     def value_of(self, field: str) -> Any:
         """The value of ``section.field``."""
@@ -431,6 +469,8 @@ def _build(fields: dict[str, dict[str, Any]], head: dict[str, str], where: str) 
         return Recipe.model_validate({**tree, "notes": notes})
     except ValidationError as error:
         found = error.errors()
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in found[:5])
+        problems = "; ".join(
+            f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}" for e in found[:5]
+        )
         more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
         raise RecipeError(f"recipe {where}: {problems}{more}.") from error

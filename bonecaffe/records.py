@@ -202,10 +202,14 @@ class Prepared(Record):
     recipe: str
     """The recipe as YAML, complete."""
     sources: dict[str, Source]
+    """The tables: ``ages``, ``points``, and ``test_ages`` where the test hands have a table of their own."""
     images_folder: str
+    """Its name; of several, their names with commas between."""
     ages_in: Literal["years"] | None = None
     """The unit of the table of ages, where the user stated that it is not months."""
     left_out: dict[str, Count]
+    groups: Annotated[int, Field(ge=1)] | None = None
+    """How many groups the hands are in, each on one side of the split; None: the table of ages names none."""
     records: dict[str, Count]
     split: dict[str, tuple[CaseId, ...]]
     cases: dict[CaseId, PreparedCase]

@@ -97,10 +97,11 @@ def own_hands(hands, tmp_path) -> Path:
     return Path(shutil.copytree(hands, tmp_path / "data"))
 
 
-def prepare_run(path: Path, data: Path, recipe: Recipe | None = None, **options) -> RunDir:
+def prepare_run(path: Path, data: Path, recipe: Recipe | None = None, images=("images",), **options) -> RunDir:
     """Prepare a run from a folder of phantoms."""
     run = RunDir(path)
-    prepare.prepare(run, data / "images", data / "ages.csv", data / "points.csv", recipe or tiny(), **options)
+    folders = [data / name for name in images]
+    prepare.prepare(run, folders, data / "ages.csv", data / "points.csv", recipe or tiny(), **options)
     return run
 
 

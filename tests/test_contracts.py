@@ -27,6 +27,7 @@ from bonecaffe.recipe import Recipe
 from bonecaffe.records import TRUSTED_FROM, Launch, State, is_current
 from bonecaffe.run import RunDir
 from bonecaffe.studies import repeat, verify
+from bonecaffe.studies.repetition import Repetition
 from bonecaffe.studies.repro import write_departures
 from bonecaffe.training import launch, train
 
@@ -73,7 +74,7 @@ CHANGES = {
     "labels": ({"data__labels": "round"}, None, "data.labels: whole_months before, round now"),
     "margin": ({"preparation__margin": 0.1}, None, "preparation.margin: 0.0 before, 0.1 now"),
     "rate": ({"solver__base_lr": 0.5}, None, "solver.base_lr: 0.001 before, 0.5 now"),
-    "ages": ({}, change_ages, "cases: other hands or ages"),
+    "ages": ({}, change_ages, "cases: other hands, ages, groups or sides of the split"),
     "points": ({}, change_points, "points: other points of the same hands"),
     "images": ({}, change_image, "images: other image files"),
 }
@@ -495,7 +496,7 @@ def test_found_points_are_declared_for_python_callers_too(own_hands, tmp_path):
     assert any(d.field == "data.points" and "12 hands" in d.reason for d in launch.departures(run))
     recipe = tiny(solver__max_iter=2, solver__snapshot=2).to_yaml()
     data = [own_hands / name for name in ("images", "ages.csv", "points.csv")]
-    plan = repeat.Repetition(tmp_path / "repeat", recipe, *data, cpu=True)
+    plan = Repetition(tmp_path / "repeat", recipe, *data, cpu=True)
     repeat.one(plan, 1)
     assert RunDir(tmp_path / "repeat" / "seed-1").recipe().data.points == "found"
     declared = prepare_run(tmp_path / "marked", own_hands, origin="marked")

@@ -34,8 +34,9 @@ OF_TARGET = {  # which variables a target passes on, each as one word after its 
         "RUN": "",
         **{
             name: f"--{name.lower()}"
-            for name in ("IMAGES", "AGES", "POINTS", "RECIPE", "TRAIN", "TEST", "SEED", "LABELS", "ORIGIN")
+            for name in ("IMAGES", "AGES", "POINTS", "RECIPE", "TRAIN", "TEST", "SEED", "SPLIT", "LABELS", "ORIGIN")
         },
+        "TEST_AGES": "--test-ages",
     },
     "train": {"RUN": "", "WEIGHTS": "--weights", "GPU": "--gpu"},
     "evaluate": {"RUN": ""},
@@ -134,6 +135,26 @@ def test_images_to_predict_are_one_file_or_several(clone):
     assert images("none.png") == ["none.png"]
 
 
+def test_folders_to_prepare_are_one_or_several(clone):
+    """A folder with blanks by its name; several as in a shell, if all are there; else the whole, for the error."""
+    for name in ("a b", "c", "it's", "d"):
+        (clone / name).mkdir()
+
+    def folders(given):
+        words = made(clone, "prepare", f"IMAGES={given}", "RUN=r", "AGES=a")
+        given_words = words[2 : words.index("--ages")]
+        assert set(given_words[::2]) == {"--images"}
+        return given_words[1::2]
+
+    assert folders("a b") == ["a b"] and folders("it's") == ["it's"] and folders("c") == ["c"]
+    assert folders("c d") == ["c", "d"] and folders("?") == ["c", "d"]
+    assert folders("'a b' c") == ["a b", "c"] == folders('"a b" c')
+    assert folders("c none") == ["c none"] and folders("none") == ["none"]
+    touched = clone / "touched"
+    for harmful in (f"c `touch {touched}`", f"c; touch {touched}", f'"c" "`touch {touched}`"', f"c 'd' > {touched}"):
+        assert folders(harmful) == [harmful] and not touched.exists()
+
+
 def test_dry_run_shows_what_would_be_called(clone):
     """`make -n`: the values are in it, and each line is one of the shell."""
     shown = subprocess.check_output(["make", "-n", "clean", "DEMO=it's a demo"], cwd=clone, text=True)
@@ -154,11 +175,13 @@ def test_clean_removes_the_demo_alone(clone):
 def test_every_option_that_make_passes_on_has_its_variable():
     """And is an option of a verb; and every variable of the Makefile that is one is explained."""
     text = MAKEFILE.read_text()
-    passed = dict(re.findall(r"\$\(call option,(--[a-z-]+),([A-Z]+)\)", text))
+    passed = dict(re.findall(r"\$\(call option,(--[a-z-]+),([A-Z_]+)\)", text))
     passed |= dict(re.findall(r"(--[a-z-]+) \$\(call quoted,([A-Z]+)\)", text.split("annotate: setup")[1]))
     assert len(passed) >= 13
     assert {option: f"{name}=" for option, name in passed.items()}.items() <= make.VARIABLES.items()
-    assert set(make.VARIABLES) - set(passed) == {"--cpu", "--resume", "--ages-in-years", "--ages-in-months"}
+    assert 'for each do set -- "$$@" --images "$$each"' in text  # several folders, by a loop
+    not_so = {"--images", "--cpu", "--resume", "--ages-in-years", "--ages-in-months"}
+    assert set(make.VARIABLES) - set(passed) == not_so
     options = {name for verb in main.commands.values() for one in verb.params for name in one.opts}
     assert set(make.VARIABLES) <= options
 

@@ -8,6 +8,8 @@ import re
 VARIABLES = {
     "--images": "IMAGES=",
     "--ages": "AGES=",
+    "--test-ages": "TEST_AGES=",
+    "--split": "SPLIT=",
     "--ages-in-years": "AGES_IN_YEARS=1",
     "--ages-in-months": "AGES_IN_MONTHS=1",
     "--points": "POINTS=",

@@ -31,8 +31,21 @@ if TYPE_CHECKING:
 
 @main.command()
 @RUN
-@click.option("--images", type=FOLDER, required=True, help="Folder of the radiographs, named by id.")
-@click.option("--ages", type=FILE, required=True, help="Table of ages, with any of RSNA's headers.")
+@click.option(
+    "--images",
+    type=FOLDER,
+    required=True,
+    multiple=True,
+    help="Folder of the radiographs, named by id; may be given more than once.",
+)
+@click.option(
+    "--ages",
+    type=FILE,
+    required=True,
+    help="Table of ages, with any of RSNA's headers; a column split (train, test) gives the split, and hands of one "
+    "group in a column group are kept on one side.",
+)
+@click.option("--test-ages", type=FILE, help="Table of the test hands; those of --ages are all for training.")
 @AGES_IN_YEARS
 @AGES_IN_MONTHS
 @click.option("--points", type=FILE, required=True, help="Table of the seven reference points.")
@@ -40,6 +53,11 @@ if TYPE_CHECKING:
 @click.option("--train", "train_cases", type=click.IntRange(1), help="Cases for training. [default: the recipe's]")
 @click.option("--test", "test_cases", type=click.IntRange(1), help="Cases for test. [default: the recipe's]")
 @click.option("--seed", type=click.IntRange(0), help="Seed of the split. [default: the recipe's]")
+@click.option(
+    "--split",
+    metavar="drawn | given | 'fold 1 of 5'",
+    help="How hands are split. [default: given, where the tables give it; else the recipe's]",
+)
 @click.option(
     "--labels",
     type=click.Choice(["whole_months", "round", "exact"]),
@@ -55,14 +73,16 @@ if TYPE_CHECKING:
 @click.option("--check", is_flag=True, help="Read every radiograph again, also where its size and time are as before.")
 def prepare(
     run: Path,
-    images: Path,
+    images: tuple[Path, ...],
     ages: Path,
+    test_ages: Path | None,
     ages_in: AgeUnit | None,
     points: Path,
     recipe_name: str | None,
     train_cases: int | None,
     test_cases: int | None,
     seed: int | None,
+    split: str | None,
     labels: str | None,
     origin: str | None,
     jobs: int | None,
@@ -74,13 +94,14 @@ def prepare(
     Run again, it reads what it left and makes again what is damaged.
     """
     from bonecaffe.prepare import prepare
-    from bonecaffe.prepare.inputs import recipe_for, with_split
+    from bonecaffe.prepare.inputs import giver, recipe_for, with_split
     from bonecaffe.run import RunDir
 
     folder = RunDir(run)
-    recipe = with_split(recipe_for(folder, recipe_name), train_cases, test_cases, seed, labels)
+    given_by = giver(ages, test_ages)
+    recipe = with_split(recipe_for(folder, recipe_name), train_cases, test_cases, seed, labels, split, given_by)
     with progress_bar("prepare") as progress:
-        done = prepare.prepare(folder, images, ages, points, recipe, progress, jobs, origin, ages_in, check)
+        done = prepare.prepare(folder, images, ages, points, recipe, progress, jobs, origin, ages_in, check, test_ages)
     record = done.record
     left_out = "".join(f", {count} {reason}" for reason, count in record.left_out.items())
     counts = f"{record.records['train']} hands for training, {record.records['test']} for test{left_out}"
@@ -89,7 +110,8 @@ def prepare(
     what = "prepared" if done.made else "recipe taken up" if done.changes else "nothing changed; prepared already"
     click.echo(f"{run}: {what}: {counts}")
     low, high = map("{:g}".format, done.ages_months)
-    click.echo(f"{ages}: ages {low} to {high} months{' (the table has years)' if ages_in == 'years' else ''}")
+    tables = f"{ages} and {test_ages}" if test_ages else str(ages)
+    click.echo(f"{tables}: ages {low} to {high} months{' (the table has years)' if ages_in == 'years' else ''}")
     for remark in done.remarks:
         click.echo(remark)
 

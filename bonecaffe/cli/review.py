@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -25,11 +25,18 @@ from bonecaffe.errors import RepeatInterrupted
 
 if TYPE_CHECKING:
     from bonecaffe.hands.cases import AgeUnit
+    from bonecaffe.studies.repetition import Repetition, Result
 
 
 @main.command()
 @RUN
-@click.option("--images", type=FOLDER, required=True, help="The radiographs that the run was prepared from.")
+@click.option(
+    "--images",
+    type=FOLDER,
+    required=True,
+    multiple=True,
+    help="The radiographs that the run was prepared from; may be given more than once.",
+)
 @click.option("--points", "table", type=FILE, required=True, help="The points that it was prepared with.")
 @click.option(
     "--again", type=FILE, help="The same hands marked a second time: points are moved as far as the two lie apart."
@@ -49,7 +56,7 @@ if TYPE_CHECKING:
 @click.option("--seed", type=click.IntRange(0), default=2018, show_default=True, help="Of the moves.")
 def sensitivity(
     run: Path,
-    images: Path,
+    images: tuple[Path, ...],
     table: Path,
     again: Path | None,
     found: Path | None,
@@ -100,11 +107,19 @@ def sensitivity(
 
 @main.command()
 @RUN
-@click.option("--images", type=FOLDER, help="The folder of radiographs that the run was prepared from.")
+@click.option(
+    "--images",
+    type=FOLDER,
+    multiple=True,
+    help="The folder of radiographs that the run was prepared from; may be given more than once.",
+)
 @click.option("--ages", type=FILE, help="The table of ages that the run was prepared from.")
+@click.option("--test-ages", type=FILE, help="The table of the test hands, where the run was prepared with one.")
 @click.option("--points", type=FILE, help="The table of points that the run was prepared from.")
 @click.option("--json", "as_json", is_flag=True, help="Print the links as JSON.")
-def verify(run: Path, images: Path | None, ages: Path | None, points: Path | None, as_json: bool) -> None:
+def verify(
+    run: Path, images: tuple[Path, ...], ages: Path | None, test_ages: Path | None, points: Path | None, as_json: bool
+) -> None:
     """Recompute the hashes of a run, from its inputs to its report, and name the first link that broke.
 
     Exits 1 when one did. The inputs lie outside the run; they are looked at when they are given.
@@ -113,7 +128,7 @@ def verify(run: Path, images: Path | None, ages: Path | None, points: Path | Non
     from bonecaffe.studies import verify
 
     with progress_bar("verify") as progress:
-        links = verify.verify(RunDir(run), images, ages, points, progress)
+        links = verify.verify(RunDir(run), images or None, ages, points, progress, test_ages)
     if as_json:
         click.echo(json.dumps([link._asdict() for link in links], indent=2, ensure_ascii=False))
     else:
@@ -153,11 +168,24 @@ def runs(folder: Path, as_json: bool) -> None:
 @main.command()
 @click.argument("recipe_name", metavar="RECIPE")
 @click.option(
-    "--out", type=FOLDER, required=True, help="Folder for the runs, one a seed, and for repeat.csv and repeat.json."
+    "--out", type=FOLDER, required=True, help="Folder for the runs, one a seed or fold, and for the tables of results."
 )
-@click.option("--seeds", type=click.IntRange(2, 1000), default=5, show_default=True, help="How many seeds.")
-@click.option("--first-seed", type=click.IntRange(0), default=1, show_default=True, help="The first; then one by one.")
-@click.option("--images", type=FOLDER, required=True, help="Folder of the radiographs, named by id.")
+@click.option("--seeds", type=click.IntRange(2, 1000), help="How many seeds.  [default: 5]")
+@click.option("--folds", type=click.IntRange(2, 1000), help="Cross-validation instead: every hand is tested once.")
+@click.option(
+    "--first-seed",
+    type=click.IntRange(0),
+    default=1,
+    show_default=True,
+    help="The first; then one by one. With --folds: of the deal into folds.",
+)
+@click.option(
+    "--images",
+    type=FOLDER,
+    required=True,
+    multiple=True,
+    help="Folder of the radiographs, named by id; may be given more than once.",
+)
 @click.option("--ages", type=FILE, required=True, help="Table of ages, with any of RSNA's headers.")
 @AGES_IN_YEARS
 @AGES_IN_MONTHS
@@ -165,7 +193,7 @@ def runs(folder: Path, as_json: bool) -> None:
 @click.option("--train", "train_cases", type=click.IntRange(1), help="Cases for training. [default: the recipe's]")
 @click.option("--test", "test_cases", type=click.IntRange(1), help="Cases for test. [default: the recipe's]")
 @click.option("--labels", type=click.Choice(["whole_months", "round", "exact"]), help="As for prepare.")
-@click.option("--weights", type=FILE, help="The ImageNet caffemodel that each seed starts from.")
+@click.option("--weights", type=FILE, help="The ImageNet caffemodel that each seed or fold starts from.")
 @click.option("--gpu", metavar="0 | 0,1 | all", help="GPUs to train on. [default: 0, when the recipe says GPU]")
 @click.option("--cpu", is_flag=True, help="Train on the CPU whatever the recipe says.")
 @click.option(
@@ -174,9 +202,10 @@ def runs(folder: Path, as_json: bool) -> None:
 def repeat(
     recipe_name: str,
     out: Path,
-    seeds: int,
+    seeds: int | None,
+    folds: int | None,
     first_seed: int,
-    images: Path,
+    images: tuple[Path, ...],
     ages: Path,
     ages_in: AgeUnit | None,
     points: Path,
@@ -188,30 +217,38 @@ def repeat(
     cpu: bool,
     scheduler: str | None,
 ) -> None:
-    """Run RECIPE over several seeds of split and initialization; report the spread of MAD and CCC.
+    """Run RECIPE over several seeds of split and initialization, or over folds; report MAD and CCC with intervals.
 
-    Each seed is a run, OUT/seed-N. Called again, it goes on where it stopped.
+    Each seed is a run, OUT/seed-N, each fold OUT/fold-K. Called again, it goes on where it stopped. One interval is for
+    another seed on these hands, the other for the same study on other hands. OUT/predictions.csv has every test hand.
     """
-    from bonecaffe.prepare.inputs import with_split
+    from bonecaffe.prepare.inputs import giver, with_split
     from bonecaffe.recipe import Recipe
     from bonecaffe.studies import repeat as repeats
+    from bonecaffe.studies import results as found
+    from bonecaffe.studies.repetition import Repetition
     from bonecaffe.training.display import Display
 
-    recipe = with_split(Recipe.load(recipe_name), train_cases, test_cases, None, labels)
-    plan = repeats.Repetition(
+    if folds is not None:
+        _refuse_beside_folds({"--seeds": seeds, "--train": train_cases, "--test": test_cases})
+    given_by = giver(ages) if folds is None else None
+    recipe = with_split(Recipe.load(recipe_name), train_cases, test_cases, None, labels, given_by=given_by)
+    plan = Repetition(
         out.absolute(),
         recipe.to_yaml(),
-        images.absolute(),
+        tuple(folder.absolute() for folder in images),
         ages.absolute(),
         points.absolute(),
         weights.absolute() if weights else None,
         gpu,
         cpu,
         ages_in,
+        folds,
+        first_seed,
     )
-    chosen = list(range(first_seed, first_seed + seeds))
-    results = {result.seed: result for result in repeats.earlier(out, plan)}
-    repeats.write(out, plan, list(results.values()))  # so that no other plan goes on with a seed that is interrupted
+    chosen = list(range(1, folds + 1)) if folds is not None else list(range(first_seed, first_seed + (seeds or 5)))
+    results = {result.number: result for result in found.earlier(plan)}
+    found.write(plan, list(results.values()))  # so that no other plan goes on with a seed that is interrupted
     try:
         with Display("repeat") as display:
             if scheduler:
@@ -219,32 +256,64 @@ def repeat(
             else:
                 coming = repeats.in_sequence(plan, chosen, display.show, display.say)
             for done, result in enumerate(coming, start=1):
-                results[result.seed] = result
-                repeats.write(out, plan, list(results.values()))
+                results[result.number] = result
+                found.write(plan, list(results.values()))
                 mad = "–" if result.test_mad is None else f"{result.test_mad:.1f} months"
-                display.say(f"seed {result.seed}: {result.state}, test MAD {mad} ({done} of {seeds} done)")
+                state = f"{plan.kind} {result.number}: {result.state}, test MAD {mad}"
+                display.say(f"{state} ({done} of {len(chosen)} done)")
     except RepeatInterrupted as error:
         complain(str(error))
         raise click.exceptions.Exit(130) from None
     finally:
-        _show_spread(out, list(results.values()))
+        _show_results(plan, list(results.values()))
 
 
-def _show_spread(out: Path, results: list[Any]) -> None:
-    from bonecaffe.studies import repeat as repeats
+def _refuse_beside_folds(given: dict[str, int | None]) -> None:
+    """A usage error for what folds leave no room for."""
+    for option, value in given.items():
+        if value is not None:
+            why = "Give one of them." if option == "--seeds" else "Every hand is tested once, and trained on otherwise."
+            raise click.UsageError(f"--folds and {option} exclude each other. {why}")
+
+
+def _show_results(plan: Repetition, results: list[Result]) -> None:
+    from bonecaffe.studies import results as found
+    from bonecaffe.studies.results import shown, shown_interval
 
     if not results:
         return
-    print_table(
-        f"{out}: months (paper)",
-        ["figure", "mean", "SD", "lowest", "highest", "paper"],
-        [
-            [s.figure.replace("_", " "), *(f"{v:.3g}" for v in (s.mean, s.sd, s.lowest, s.highest)), str(s.paper)]
-            for s in repeats.spreads(results)
-        ],
-    )
-    click.echo(repeats.verdict(results))
-    click.echo(os.fspath(out / "repeat.csv"))
+    if plan.folds is None:
+        columns = ["figure", "mean", "SD", "lowest", "highest", "another seed, 95 %", "other hands, 95 %", "paper"]
+        rows = [
+            [
+                each.figure.replace("_", " ").replace("mad", "MAD").replace("ccc", "CCC"),
+                *(shown(each.figure, v) for v in (each.mean, each.sd, each.lowest, each.highest)),
+                shown_interval(each.figure, each.next_seed_95),
+                shown_interval(each.figure, each.other_hands_95),
+                str(each.paper),
+            ]
+            for each in found.spreads(results)
+        ]
+    else:
+        columns = ["fold", "hands", "MAD", "CCC", "largest error"]
+        rows = [
+            [
+                str(r.number),
+                str(len(r.hands)),
+                shown("mad", r.test_mad),
+                shown("ccc", r.test_ccc),
+                shown("mad", r.test_max),
+            ]
+            for r in sorted(results, key=lambda result: result.number)
+            if r.test_mad is not None and r.test_ccc is not None and r.test_max is not None
+        ]
+        if w := found.pooled(plan, results):
+            figures = shown("mad", w.mad_months), shown("ccc", w.ccc), shown("mad", w.max_error_months)
+            rows.append(["all", str(w.cases), *figures])
+    print_table(f"{plan.out}: months", columns, rows)
+    for line in found.verdict(plan, results):
+        click.echo(line)
+    click.echo(os.fspath(plan.out / "repeat.csv"))
 
 
 @main.command()

@@ -103,7 +103,8 @@ def hands_of(run: RunDir) -> Hands:
     """What a run was trained and tested on, by its record; RunError when it is not prepared."""
     prepared = prepared_of(run)
     counts = prepared.records
-    return Hands(counts["train"], counts["test"], prepared.phantoms, prepared.sources["ages"].name)
+    tables = [source.name for name, source in prepared.sources.items() if name != "points"]
+    return Hands(counts["train"], counts["test"], prepared.phantoms, " and ".join(tables))
 
 
 def _male(table: pandas.DataFrame) -> list[bool | None]:

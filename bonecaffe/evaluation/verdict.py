@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Literal
 
 from bonecaffe.evaluation.metrics import PAPER, PAPER_CASES, Interval, Metrics
+from bonecaffe.evaluation.words import between, between_signed, signed
 
 MARGIN = {
     ("test", "mad"): 18.9 / 4,
@@ -218,10 +219,10 @@ def judge(
         return Verdict(Word.SUSPICIOUS, f"Suspicious: {figures} (paper 18.9 and 0.78); {hands}.", tuple(remarks), found)
     word = _of_both({each.word for each in found if each.split == "test"})
     remarks = [_said("The training hands", [each for each in found if each.split == "train"]) + ".", *remarks]
-    said = _said("The test hands", [each for each in found if each.split == "test"])
+    said = _said("the test hands", [each for each in found if each.split == "test"])
     return Verdict(
         word,
-        f"{_OPENING[word]}: {said[0].lower()}{said[1:]}; {_guess(test)}. Measured on {hands}. "
+        f"{_OPENING[word]}: {said}; {_guess(test)}. Measured on {hands}. "
         "That they are RSNA’s images cannot be seen from here.",
         tuple(remarks),
         found,
@@ -241,21 +242,17 @@ def _said(subject: str, found: list[Difference]) -> str:
     parts = []
     for each in found:
         digits, unit, name = (1, " months", "MAD") if each.figure == "mad" else (2, "", "CCC")
-        between = (
-            f", 95 % interval of the difference {_signed(each.interval_95[0], digits)} to "
-            f"{_signed(each.interval_95[1], digits)}, counted as the same within {each.margin:.{digits}f}"
+        around = (
+            f", 95 % interval of the difference {between_signed(each.interval_95, digits)}, "
+            f"counted as the same within {each.margin:.{digits}f}"
             if each.interval_95
             else ""
         )
         parts.append(
-            f"{name} {each.here:.{digits}f}{unit} (paper {each.paper:g}; {_signed(each.difference, digits)}{between}): "
+            f"{name} {each.here:.{digits}f}{unit} (paper {each.paper:g}; {signed(each.difference, digits)}{around}): "
             f"{each.word}"
         )
     return f"{subject} have {'; '.join(parts)}"
-
-
-def _signed(value: float, digits: int) -> str:
-    return f"{value:+.{digits}f}".replace("-", "−")
 
 
 def _guess(test: Metrics) -> str:
@@ -277,11 +274,10 @@ def _few_cases(measured: Mapping[str, Metrics]) -> list[str]:
     for split, name in (("test", "test"), ("train", "training")):
         here = measured[split]
         if here.cases < FEW:
-            interval = here.mad_interval_95
-            between = f" (95 % interval {interval[0]:.1f} to {interval[1]:.1f})" if interval else ""
+            around = f" (95 % interval {between(here.mad_interval_95)})" if here.mad_interval_95 else ""
             remarks.append(
                 f"Only {here.cases} {name} hands: their MAD of {here.mad_months:.1f} says little about other hands"
-                f"{between}."
+                f"{around}."
             )
     return remarks
 

@@ -1,11 +1,12 @@
-"""Cases from a table of ages, and the seeded split into training and test (paper II.1)."""
+"""Cases from a table of ages, and their split into training and test: drawn (paper II.1), given, or in folds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -13,14 +14,31 @@ from bonecaffe.errors import CasesError, Problems
 from bonecaffe.files import number, number_text, quoted, read_table, table_text, write_text
 from bonecaffe.hands import ids
 
+Side = Literal["train", "test"]
+
 
 @dataclass(frozen=True)
 class Case:
-    """One hand: its id, its bone age in months, its sex where known."""
+    """One hand: its id, its bone age in months, its sex where known.
+
+    ``group`` is what it shares with other hands that must be on the same side of a split, such as the child; None: a
+    group of its own. ``split`` is the side that a table puts it on; None: none.
+    """
 
     id: str
     boneage_months: float
     male: bool | None = None
+    group: str | None = None
+    split: Side | None = None
+
+
+@dataclass(frozen=True)
+class AgesTable:
+    """The cases of a table of ages, and the row of each id in the file, where the header is row 1."""
+
+    path: str
+    cases: list[Case]
+    rows: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -53,6 +71,8 @@ _SEX = {
     "": None,
 }
 
+_SIDES: dict[str, Side | None] = {"train": "train", "training": "train", "test": "test", "testing": "test", "": None}
+
 MONTHS_LIMIT = 300
 """No bone age is above this; the atlas of Greulich and Pyle ends at 228 months."""
 
@@ -64,38 +84,72 @@ AgeUnit = Literal["months", "years"]
 
 
 def read_cases(path: str | Path, unit: AgeUnit = "months") -> list[Case]:
+    """The cases of `read_ages`."""
+    return read_ages(path, unit).cases
+
+
+def read_ages(path: str | Path, unit: AgeUnit = "months", sides: bool = True) -> AgesTable:
     """Read the ages from any of RSNA's three tables or our own (``id,boneage_months[,male]``).
 
-    ``unit`` is that of the ages; years are made months. Raises CasesError naming the file and every faulty row:
-    no id or none that can name an image, a duplicate id, an age that is no number or not between 0 and 300 months, a
-    sex that is neither male nor female. A row without an age is refused too.
+    Any of them may have the columns ``group`` and ``split``, in capitals or not. ``unit`` is that of the ages; years
+    are made months. Without ``sides`` the column ``split`` is not looked at.
+
+    Raises CasesError naming the file and every faulty row: no id or none that can name an image, a duplicate id, an age
+    that is no number or not between 0 and 300 months, a sex that is neither male nor female, a split that is neither
+    training nor test. A row without an age is refused too, and so is a column ``split`` that is filled in nowhere.
     """
     table = read_table(path, CasesError)
-    id_column, age_column, male_column = _columns(path, table.columns)
+    columns = _columns(path, table.columns)
+    if not sides:
+        columns = columns._replace(split=None)
     cases: list[Case] = []
     first_row: dict[str, int] = {}
     problems = Problems()
+    remedy = "Fix or delete these rows."
     for row_number, row in table.rows():
-        case_id = ids.composed(row[id_column])
+        case_id = ids.composed(row[columns.id])
         where = f"row {row_number} (id {ids.shown(case_id)})"
+        age, male, group, split = (row[name] if name else "" for name in columns[1:])
         try:
-            case = _case(case_id, row[age_column], row[male_column] if male_column else "", unit)
+            case = _case(case_id, age, male, group, split, unit)
         except ValueError as error:
             problems.add(f"{where}: {error}")
+            if split.lower() not in _SIDES:
+                remedy = "Fix or delete these rows; --split drawn does not look at the column split."
             continue
         if case_id in first_row:
             problems.add(f"{where}: the id stands in row {first_row[case_id]} already")
             continue
         first_row[case_id] = row_number
         cases.append(case)
-    problems.raise_if_any(CasesError, str(path), "Fix or delete these rows.")
+    problems.raise_if_any(CasesError, str(path), remedy)
     if not cases:
         raise CasesError(f"{path}: no cases below the header.")
-    return cases
+    if columns.split and not any(case.split for case in cases):
+        raise CasesError(
+            f"{path}: the column {columns.split} is empty in all {len(cases)} rows. Write train or test there, or "
+            "remove the column; --split drawn does not look at it."
+        )
+    return AgesTable(str(path), cases, first_row)
 
 
-def _columns(path: str | Path, columns: Sequence[str]) -> tuple[str, str, str | None]:
-    """The names of the columns of ids, ages and sex (None: there is none) in a table; CasesError when it is none."""
+def has_split_column(path: str | Path) -> bool:
+    """Whether a table of ages has the column ``split``; CasesError when it is no table of ages."""
+    return _columns(path, read_table(path, CasesError).columns).split is not None
+
+
+class _Columns(NamedTuple):
+    """A table's own names of the columns that are read; None: there is none."""
+
+    id: str
+    age: str
+    male: str | None
+    group: str | None
+    split: str | None
+
+
+def _columns(path: str | Path, columns: Sequence[str]) -> _Columns:
+    """The names of the columns in a table; CasesError when it is none of ages."""
     by_lower: dict[str, str] = {}
     for column in columns:
         if column and column.lower() in by_lower:
@@ -116,10 +170,11 @@ def _columns(path: str | Path, columns: Sequence[str]) -> tuple[str, str, str | 
         ages = " and ".join(by_lower[header.age.lower()] for header in known)
         raise CasesError(f"{path}: more than one column of ages: {ages}. Remove all but the one that counts.")
     (header,) = known
-    return by_lower[header.id.lower()], by_lower[header.age.lower()], by_lower.get(header.male.lower())
+    male, group, split = (by_lower.get(name) for name in (header.male.lower(), "group", "split"))
+    return _Columns(by_lower[header.id.lower()], by_lower[header.age.lower()], male, group, split)
 
 
-def _case(case_id: str, age: str, male: str, unit: AgeUnit) -> Case:
+def _case(case_id: str, age: str, male: str, group: str, split: str, unit: AgeUnit) -> Case:
     ids.check(case_id)
     if not age:
         raise ValueError("no age")
@@ -132,7 +187,9 @@ def _case(case_id: str, age: str, male: str, unit: AgeUnit) -> Case:
         raise ValueError(f"the age is {age}, not between 0 and {limit} {unit}")
     if male.lower() not in _SEX:
         raise ValueError(f"the sex is {quoted(male)}; known are True/False, M/F or nothing")
-    return Case(case_id, in_months(value, unit), _SEX[male.lower()])
+    if split.lower() not in _SIDES:
+        raise ValueError(f"the split is {quoted(split)}; known are train, test, or nothing for a hand that is not used")
+    return Case(case_id, in_months(value, unit), _SEX[male.lower()], ids.composed(group) or None, _SIDES[split.lower()])
 
 
 def in_months(age: float, unit: AgeUnit) -> float:
@@ -155,20 +212,192 @@ def looks_like_years(cases: Sequence[Case]) -> bool:
     return range_of(cases)[1] <= YEARS_AT_MOST
 
 
+# ---- the split ---------------------------------------------------------------------------------------------------
+
+
 def split_cases(cases: Sequence[Case], train: int, test: int, seed: int) -> tuple[list[Case], list[Case]]:
     """Draw ``train`` and ``test`` cases at random, without overlap, in the order in which Caffe reads them.
 
-    The draw depends on the set of ids and the seed alone (NumPy's PCG64), not on the order of the table.
-    Raises CasesError when there are too few cases.
+    Whole groups are drawn. The draw depends on the set of ids, the groups and the seed alone (NumPy's PCG64), not on
+    the order of the table. Raises CasesError when there are too few cases, or when whole groups do not add up to these
+    numbers; it names the nearest that they do add up to.
     """
     if train + test > len(cases):
         raise CasesError(
             f"{len(cases)} cases are usable, but {train} for training and {test} for test are {train + test}. "
             "Add cases, or ask for fewer with --train and --test."
         )
-    ordered = sorted(cases, key=lambda case: case.id)
-    drawn = [ordered[i] for i in np.random.default_rng(seed).permutation(len(ordered))]
-    return drawn[:train], drawn[train : train + test]
+    units = _shuffled(cases, seed)
+    if (first := _add_up(units, train)) is not None:
+        trained, rest = first
+        if (second := _add_up(rest, test)) is not None:
+            return _flat(trained), _flat(second[0])
+    return _both_sides(units, train, test)
+
+
+def given_split(cases: Iterable[Case], seed: int) -> tuple[list[Case], list[Case]]:
+    """The cases on the side that each has in ``split``, those without one left out, in a seeded order.
+
+    Caffe reads in this order, and a table may be sorted by age. CasesError when a group is on both sides.
+
+    >>> given_split([Case("1", 9, split="test"), Case("2", 9), Case("3", 9, split="train")], 2018)[1]
+    [Case(id='1', boneage_months=9, male=None, group=None, split='test')]
+    """
+    ordered = _flat(_shuffled([case for case in cases if case.split], seed))
+    if both := groups_on_both_sides(ordered):
+        raise CasesError(f"groups on both sides of the split: {', '.join(map(quoted, both))}.")
+    return [case for case in ordered if case.split == "train"], [case for case in ordered if case.split == "test"]
+
+
+def groups_on_both_sides(cases: Iterable[Case]) -> list[str]:
+    """The groups of which hands are on both sides of a given split, in the order of the cases."""
+    sides: dict[str, set[Side]] = {}
+    for case in cases:
+        if case.group is not None and case.split is not None:
+            sides.setdefault(case.group, set()).add(case.split)
+    return [group for group, found in sides.items() if len(found) > 1]
+
+
+def folds(cases: Sequence[Case], count: int, seed: int) -> list[list[Case]]:
+    """All cases dealt into ``count`` folds of nearly equal size, whole groups together, at random (NumPy's PCG64).
+
+    The folds depend on the set of ids, the groups, the count and the seed. Without groups their sizes differ by one at
+    most. Raises CasesError when there are fewer hands, or groups, than folds.
+    """
+    units = _shuffled(cases, seed)
+    if count > len(units):
+        what = "groups" if any(case.group is not None for case in cases) else "hands"
+        raise CasesError(f"{count} folds need {count} {what} or more; {len(units)} are usable. Ask for fewer folds.")
+    dealt: list[list[Case]] = [[] for _ in range(count)]
+    for unit in sorted(units, key=len, reverse=True):  # the largest first: the small ones level the folds
+        min(dealt, key=len).extend(unit)
+    return dealt
+
+
+def fold_split(cases: Sequence[Case], fold: int, count: int, seed: int) -> tuple[list[Case], list[Case]]:
+    """The cases of every fold but number ``fold`` (from 1) for training, those of this one for test.
+
+    >>> cases = [Case(str(n), 9.0) for n in range(5)]
+    >>> sorted(case.id for fold in (1, 2) for case in fold_split(cases, fold, 2, seed=7)[1])
+    ['0', '1', '2', '3', '4']
+    """
+    test = {case.id for case in folds(cases, count, seed)[fold - 1]}
+    ordered = _flat(_shuffled(cases, seed))
+    return [case for case in ordered if case.id not in test], [case for case in ordered if case.id in test]
+
+
+_Unit = list[Case]
+"""Cases that stay together: a group, or a hand of none."""
+
+
+def _units(cases: Iterable[Case]) -> list[_Unit]:
+    """The groups, and the hands without one, in the order of their first ids."""
+    found: dict[tuple[str, str], _Unit] = {}
+    for case in sorted(cases, key=lambda case: case.id):
+        found.setdefault(("id", case.id) if case.group is None else ("group", case.group), []).append(case)
+    return list(found.values())
+
+
+def _shuffled(cases: Iterable[Case], seed: int) -> list[_Unit]:
+    units = _units(cases)
+    return [units[i] for i in np.random.default_rng(seed).permutation(len(units))]
+
+
+def _flat(units: Iterable[_Unit]) -> list[Case]:
+    return [case for unit in units for case in unit]
+
+
+def _add_up(units: Sequence[_Unit], count: int) -> tuple[list[_Unit], list[_Unit]] | None:
+    """The first units that hold ``count`` cases together, and the others; None when no units do.
+
+    A unit is passed over when those after it could not fill what it leaves open.
+    """
+    within = (1 << (count + 1)) - 1
+    reachable = [1]  # bit n of entry i: the last i units can hold n cases
+    for unit in reversed(units):
+        reachable.append((reachable[-1] | reachable[-1] << len(unit)) & within)
+    if not reachable.pop() >> count & 1:
+        return None
+    taken: list[_Unit] = []
+    others: list[_Unit] = []
+    for unit in units:
+        after = reachable.pop()
+        if len(unit) <= count and after >> (count - len(unit)) & 1:
+            taken.append(unit)
+            count -= len(unit)
+        else:
+            others.append(unit)
+    return taken, others
+
+
+def _both_sides(units: Sequence[_Unit], train: int, test: int) -> tuple[list[Case], list[Case]]:
+    """As `split_cases`, where the first choice for training leaves no whole groups for the test: every choice is seen.
+
+    What can be reached depends on the sizes of the groups alone, so it is worked out size by size.
+    """
+    sizes = Counter(map(len, units))
+    beyond = max(sizes)
+    within = (1 << (test + beyond + 1)) - 1
+    rows = [1] + [0] * (train + beyond)  # bit b of row a: a cases for training and b for test can be had
+    layers = []
+    for size, many in sizes.items():
+        layers.append((size, many, rows))
+        for _ in range(many):
+            more = [row | row << size & within for row in rows]
+            for a in range(size, len(rows)):
+                more[a] |= rows[a - size]
+            if more == rows:
+                break
+            rows = more
+    if not rows[train] >> test & 1:
+        raise CasesError(_not_whole(units, rows, train, test))
+    a, b = train, test
+    places: dict[int, tuple[int, int]] = {}
+    for size, many, before in reversed(layers):
+        x, y = next(
+            (x, y)
+            for x in range(min(many, a // size) + 1)
+            for y in range(min(many - x, b // size) + 1)
+            if before[a - x * size] >> (b - y * size) & 1
+        )
+        places[size] = x, y
+        a, b = a - x * size, b - y * size
+    return _placed(units, places)
+
+
+def _placed(units: Iterable[_Unit], places: Mapping[int, tuple[int, int]]) -> tuple[list[Case], list[Case]]:
+    """Of each size, the first units for training and the next for test, as many as ``places`` has for it."""
+    trained: list[Case] = []
+    tested: list[Case] = []
+    seen: Counter[int] = Counter()
+    for unit in units:
+        for_training, for_test = places[len(unit)]
+        place = seen[len(unit)]
+        seen[len(unit)] += 1
+        if place < for_training:
+            trained += unit
+        elif place < for_training + for_test:
+            tested += unit
+    return trained, tested
+
+
+def _not_whole(units: Sequence[_Unit], rows: Sequence[int], train: int, test: int) -> str:
+    """The refusal of numbers that whole groups do not add up to, with the nearest that they do."""
+    near = [
+        (abs(a - train) + abs(b - test), abs(a - train), a, b)
+        for a, row in enumerate(rows)
+        for b in range(row.bit_length())
+        if a and b and row >> b & 1
+    ]
+    nearest = "; the nearest that can are --train {} --test {}".format(*min(near)[2:]) if near else ""
+    return (
+        f"{train} for training and {test} for test cannot be drawn in whole groups: the column group makes "
+        f"{len(units)} of {sum(map(len, units))} hands, of up to {max(map(len, units))}{nearest}. If the column is not "
+        "about hands that belong together, rename it."
+    )
+
+
+# ---- writing -----------------------------------------------------------------------------------------------------
 
 
 def months_text(months: float) -> str:
@@ -179,6 +408,19 @@ def months_text(months: float) -> str:
 def write_cases(
     path: str | Path, cases: Iterable[Case], header: Sequence[str] = ("id", "boneage_months", "male")
 ) -> None:
-    """Write a table of ages, whole or not at all, under our header or another with the same three columns."""
-    rows = ([c.id, months_text(c.boneage_months), "" if c.male is None else c.male] for c in cases)
-    write_text(Path(path), table_text(header, rows), parents=True)
+    """Write a table of ages, whole or not at all, under our header or another with the same three columns.
+
+    The columns ``group`` and ``split`` follow where a case has them.
+    """
+    cases = list(cases)
+    more = [name for name in ("group", "split") if any(getattr(case, name) for case in cases)]
+    rows = (
+        [
+            case.id,
+            months_text(case.boneage_months),
+            "" if case.male is None else case.male,
+            *(getattr(case, name) or "" for name in more),
+        ]
+        for case in cases
+    )
+    write_text(Path(path), table_text([*header, *more], rows), parents=True)

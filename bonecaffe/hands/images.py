@@ -6,7 +6,7 @@ import io
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,37 @@ def find_images(folder: str | Path, refused: dict[Path, str] | None = None) -> d
     return found
 
 
+Folders = str | Path | Sequence[str | Path]
+"""Where the images are: in one folder, or in several."""
+
+
+def folders_of(folders: Folders) -> list[Path]:
+    """One folder or several as a list."""
+    return [Path(folders)] if isinstance(folders, str | Path) else [Path(folder) for folder in folders]
+
+
+def find_in_all(folders: Folders) -> dict[str, Path]:
+    """The images below one folder or several by id, as `find_images` finds them in one.
+
+    Raises ImageError, naming both paths, when an id is in two folders. A folder inside another, or given twice, is no
+    problem.
+    """
+    found: dict[str, Path] = {}
+    problems = Problems()
+    for folder in folders_of(folders):
+        for case_id, path in find_images(folder).items():
+            first = found.setdefault(case_id, path)
+            if first is not path and os.path.realpath(first) != os.path.realpath(path):
+                problems.add(f"{_in_print(first)} and {_in_print(path)} have the same id")
+    problems.raise_if_any(ImageError, "--images", "Rename or remove one of each two, or give fewer folders.")
+    return found
+
+
+def listed_folders(folders: Folders) -> str:
+    """Folders of images, for a sentence."""
+    return " and ".join(map(str, folders_of(folders)))
+
+
 def passed_over(folder: str | Path) -> str:
     """The files below a folder that `find_images` takes for no images, counted by suffix; empty when there are none.
 
@@ -101,6 +132,10 @@ def _shown(path: Path, folder: Path) -> str:
     """An image's place in its folder, in print: escaped where its name holds what a line of text does not show."""
     name = path.relative_to(folder).as_posix()
     return name if name.isprintable() and ids.flaw(ids.of_file(path)) is None else quoted(name, 255)
+
+
+def _in_print(path: Path) -> str:
+    return str(path) if str(path).isprintable() else quoted(str(path), 255)
 
 
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:

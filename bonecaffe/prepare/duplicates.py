@@ -1,7 +1,7 @@
 """The same image under two ids: on both sides of the split it makes the test worthless, on one side it counts twice.
 
 Compared are decoded pixels, so a copy that was saved again without loss is seen too. Two different images of one child
-are not: RSNA's tables hold no number of the child.
+are not: RSNA's tables hold no number of the child. A table that has one can name it in its column ``group``.
 """
 
 from __future__ import annotations

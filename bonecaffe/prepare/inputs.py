@@ -1,26 +1,45 @@
-"""What a run is prepared from: ages, points and images, read and checked; the recipe with what the user asked for."""
+"""What a run is prepared from: ages, points and images, read and checked; the recipe with what the user asked for.
+
+Who is trained on and tested is one of three things in ``data.split``: drawn at random as in the paper, given by the
+tables of ages, or one fold of several. Where the tables give it, they are followed and the recipe declares it, unless
+the recipe asks for another split with a reason.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bonecaffe.errors import CasesError, ImageError, PointsError, Problems
+from bonecaffe.files import quoted
 from bonecaffe.hands import ids
 from bonecaffe.hands import images as hand_images
-from bonecaffe.hands.cases import AgeUnit, Case, looks_like_years, range_of, read_cases, split_cases
+from bonecaffe.hands.cases import (
+    AgesTable,
+    AgeUnit,
+    Case,
+    fold_split,
+    given_split,
+    groups_on_both_sides,
+    has_split_column,
+    looks_like_years,
+    range_of,
+    read_ages,
+    split_cases,
+)
 from bonecaffe.hands.provenance import count_unmarked
 from bonecaffe.hands.reference_points import ReferencePoints, read_points
 from bonecaffe.prepare.imageset import check_whole_months
-from bonecaffe.recipe import Recipe
+from bonecaffe.recipe import Recipe, fold_of
 from bonecaffe.run import SPLITS, RunDir
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The checked inputs of a run: who is trained on and tested, their points and images."""
+    """The checked inputs of a run: who is trained on and tested, their points and images; the recipe that says so."""
 
+    recipe: Recipe
     split: dict[str, list[Case]]
     points: dict[str, ReferencePoints]
     images: dict[str, Path]
@@ -28,6 +47,10 @@ class Inputs:
     ages_months: tuple[float, float]  # the lowest and the highest in the table
     ages_in: AgeUnit
     remarks: list[str]  # sentences about what is usable, but may not be meant
+
+    def groups(self) -> int | None:
+        """How many groups the chosen hands are in; None when none of them is in one."""
+        return len({case.group for case in self.chosen()} - {None}) or None
 
     def chosen(self) -> Iterator[Case]:
         """All cases of both splits, in order."""
@@ -47,19 +70,60 @@ def recipe_for(run: RunDir, name: str | None) -> Recipe:
 
 
 def with_split(
-    recipe: Recipe, train: int | None, test: int | None, seed: int | None, labels: str | None = None
+    recipe: Recipe,
+    train: int | None = None,
+    test: int | None = None,
+    seed: int | None = None,
+    labels: str | None = None,
+    split: str | None = None,
+    given_by: str | None = None,
 ) -> Recipe:
-    """The recipe with another split or other labels, each declared; the test pass covers each test case once."""
+    """The recipe with another split or other labels, each declared; the test pass covers each test case once.
+
+    ``given_by`` is what gives a split of its own (`giver`). CasesError for numbers or a seed where nothing is drawn.
+    """
+    if split is not None:
+        recipe = recipe.with_values({"data.split": split}, f"prepare --split {split}", meant=True)
+    recipe = _as_given(recipe, given_by)
     given = {
         "data.labels": (labels, "--labels"),
         "data.train_cases": (train, "--train"),
         "data.test_cases": (test, "--test"),
         "data.split_seed": (seed, "--seed"),
     }
+    fixed = {"drawn": (), "given": ("--train", "--test", "--seed")}.get(recipe.data.split, ("--train", "--test"))
+    asked = [option for value, option in given.values() if value is not None and option in fixed]
+    if asked:
+        raise CasesError(
+            f"{', '.join(asked)}: the split is {recipe.data.split} ({recipe.source_of('data.split')}), which leaves "
+            "nothing to ask for. Leave them out, or have it drawn with --split drawn."
+        )
     for field, (value, option) in given.items():
         if value is not None:
             recipe = recipe.with_values({field: value}, f"prepare {option} {value}")
     return recipe.with_whole_test_pass() if test is not None else recipe
+
+
+def giver(ages: Path, test_ages: Path | None = None) -> str | None:
+    """What gives a split, in words for a recipe's reason; None when the tables give none."""
+    if test_ages is not None:
+        return f"{_BY_TABLE}{test_ages.name}"
+    return f"{_BY_COLUMN}{ages.name}" if has_split_column(ages) else None
+
+
+_BY_TABLE, _BY_COLUMN = "--test-ages ", "the column split of "
+
+
+def _as_given(recipe: Recipe, given_by: str | None) -> Recipe:
+    """The recipe with the tables' split, where they give one and the recipe asks for no other.
+
+    A reason that names the tables of an earlier preparation is replaced.
+    """
+    if given_by is None or (
+        recipe.is_meant("data.split") and not recipe.source_of("data.split").startswith((_BY_TABLE, _BY_COLUMN))
+    ):
+        return recipe
+    return recipe.with_values({"data.split": "given"}, given_by, meant=True)
 
 
 def with_origin(recipe: Recipe, points: Path, origin: str | None = None) -> Recipe:
@@ -77,57 +141,182 @@ def with_origin(recipe: Recipe, points: Path, origin: str | None = None) -> Reci
 # ---- the tables and images ---------------------------------------------------------------------------------------
 
 
-def read_inputs(image_folder: Path, ages: Path, points: Path, recipe: Recipe, ages_in: AgeUnit | None = None) -> Inputs:
-    """Read and check the three inputs and draw the split; write nothing.
+def read_inputs(
+    images_in: hand_images.Folders,
+    ages: Path,
+    points: Path,
+    recipe: Recipe,
+    ages_in: AgeUnit | None = None,
+    test_ages: Path | None = None,
+) -> Inputs:
+    """Read and check the inputs and split the hands; write nothing.
 
     A case is usable when it is marked. Cases without points are left out and counted; a marked case without an
     image, an image of another size than its points have, a fractional age are errors naming the case. So are ages that
-    may be years, unless ``ages_in`` states what they are.
+    may be years, unless ``ages_in`` states what they are; an id in both tables of ages; a group on both sides of a
+    split. With ``test_ages``, the hands of ``ages`` are for training and those of ``test_ages`` for test.
     """
-    cases = read_cases(ages, ages_in or "months")
-    if ages_in is None and looks_like_years(cases):
-        raise _may_be_years(ages, cases)
+    recipe = _as_given(recipe, giver(ages, test_ages))
+    tables = _read_tables(ages, test_ages, recipe, ages_in)
+    cases = [case for table in tables for case in table.cases]
     marked = read_points(points)
-    images = hand_images.find_images(image_folder)
+    images = hand_images.find_in_all(images_in)
     usable = [case for case in cases if case.id in marked]
     if missing := hand_images.missing((case.id for case in usable), images):
         raise ImageError(
-            f"{image_folder}: no image for {len(missing)} marked case{'s' * (len(missing) > 1)}: "
-            f"{ids.listed(missing, images)}. "
+            f"{hand_images.listed_folders(images_in)}: no image for {len(missing)} marked "
+            f"case{'s' * (len(missing) > 1)}: {ids.listed(missing, images)}. "
             f"Add the images, or take the rows out of {points}."
         )
-    needed = recipe.data.train_cases + recipe.data.test_cases
     unmarked = [case.id for case in cases if case.id not in marked]
     without_age = marked.keys() - {case.id for case in cases}
     alike = list(ids.nearest(unmarked, without_age))
+    needed, why = _needed(recipe)
     if len(usable) < needed:
         first = ids.listed(alike[:1] or unmarked[:1], without_age)
         remedy = "Write the ids alike in both tables" if alike else "Mark more hands"
+        fewer = ", or ask for fewer with --train and --test" if recipe.data.split == "drawn" else ""
         raise CasesError(
-            f"{ages}: {len(cases)} cases, of which {len(usable)} are marked in {points}"
-            f"{f'; first without points: {first}' if first else ''}. "
-            f"{recipe.data.train_cases} for training and {recipe.data.test_cases} for test are needed. "
-            f"{remedy}, or ask for fewer with --train and --test."
+            f"{_names(tables)}: {len(cases)} cases, of which {len(usable)} are marked in {points}"
+            f"{f'; first without points: {first}' if first else ''}. {why}. {remedy}{fewer}."
         )
+    train, test = _split(usable, tables, recipe)
     if recipe.data.labels == "whole_months":
-        check_whole_months(usable)
-    train, test = split_cases(usable, recipe.data.train_cases, recipe.data.test_cases, recipe.data.split_seed)
+        check_whole_months(usable if recipe.data.split == "drawn" else [*train, *test])
     left_out = {
         "without points": len(unmarked),
         "without an age": len(without_age),
-        "not drawn": len(usable) - needed,
+        "without a split": sum(case.split is None for case in usable) if recipe.data.split == "given" else 0,
+        "not drawn": len(usable) - len(train) - len(test) if recipe.data.split == "drawn" else 0,
     }
+    alike_remark = f"{_names(tables)}: left out, because {points} has no such id: {ids.listed(alike, without_age)}"
     inputs = Inputs(
+        _counted(recipe, train, test),
         {"train": train, "test": test},
         marked,
         images,
         {reason: n for reason, n in left_out.items() if n},
         range_of(cases),
         ages_in or "months",
-        [f"{ages}: left out, because {points} has no such id: {ids.listed(alike, without_age)}"] if alike else [],
+        [*_split_remarks(recipe, train, test), *([alike_remark] if alike else [])],
     )
     _check_sizes(inputs, points)
     return inputs
+
+
+def _read_tables(ages: Path, test_ages: Path | None, recipe: Recipe, ages_in: AgeUnit | None) -> list[AgesTable]:
+    """The tables of ages; each hand on its side when there are two, or the split is given; else on none."""
+    split = recipe.data.split
+    if test_ages is not None and split != "given":
+        raise CasesError(
+            f"--test-ages {test_ages}: gives each hand its side, but the recipe's data.split is {split} "
+            f"({recipe.source_of('data.split')}). Leave --test-ages out, or add --split given."
+        )
+    if split == "given" and giver(ages, test_ages) is None:
+        raise CasesError(
+            f"{ages}: no column split, but the recipe's data.split is given ({recipe.source_of('data.split')}). Add "
+            "the column, give --test-ages, or have the split drawn with --split drawn."
+        )
+    tables = [
+        read_ages(path, ages_in or "months", sides=split == "given" and test_ages is None)
+        for path in (ages, test_ages)
+        if path is not None
+    ]
+    for table in tables:
+        if ages_in is None and looks_like_years(table.cases):
+            raise _may_be_years(Path(table.path), table.cases)
+    if test_ages is None:
+        return tables
+    first, second = tables
+    problems = Problems()
+    for case_id in first.rows.keys() & second.rows.keys():
+        problems.add(f"id {case_id}: row {first.rows[case_id]} of {ages} and row {second.rows[case_id]} of {test_ages}")
+    problems.found.sort(key=lambda line: int(line.split(": row ")[1].split()[0]))
+    problems.raise_if_any(
+        CasesError, f"{test_ages}: hands that are in {ages}, too", "Take each out of one of the two tables."
+    )
+    return [
+        replace(first, cases=[replace(case, split="train") for case in first.cases]),
+        replace(second, cases=[replace(case, split="test") for case in second.cases]),
+    ]
+
+
+def _names(tables: Sequence[AgesTable]) -> str:
+    return " and ".join(table.path for table in tables)
+
+
+def _needed(recipe: Recipe) -> tuple[int, str]:
+    """How many marked hands a split needs at least, and a sentence that asks for them."""
+    data = recipe.data
+    if data.split == "drawn":
+        needed = data.train_cases + data.test_cases
+        return needed, f"{data.train_cases} for training and {data.test_cases} for test are needed"
+    if fold := fold_of(data.split):
+        return fold.of, f"{fold.of} or more are needed for {data.split}"
+    return 2, "One or more for training and for test are needed"
+
+
+def _split(usable: list[Case], tables: Sequence[AgesTable], recipe: Recipe) -> tuple[list[Case], list[Case]]:
+    """The cases of training and test, as the recipe splits them; CasesError naming the table."""
+    data, names = recipe.data, _names(tables)
+    if data.split == "given":
+        _check_groups(usable, tables)
+        train, test = given_split(usable, data.split_seed)
+        for side, cases in (("training", train), ("test", test)):
+            if not cases:
+                raise CasesError(
+                    f"{names}: the given split ({recipe.source_of('data.split')}) has no marked hand for {side}. "
+                    "Mark hands of this side, or have the split drawn with --split drawn."
+                )
+        return train, test
+    try:
+        if fold := fold_of(data.split):
+            return fold_split(usable, fold.number, fold.of, data.split_seed)
+        return split_cases(usable, data.train_cases, data.test_cases, data.split_seed)
+    except CasesError as error:
+        raise CasesError(f"{names}: {error}") from None
+
+
+def _check_groups(usable: Sequence[Case], tables: Sequence[AgesTable]) -> None:
+    """CasesError that names the rows of groups that a given split has on both sides."""
+    places = {case_id: f"row {row} of {table.path}" for table in tables for case_id, row in table.rows.items()}
+    problems = Problems()
+    for group in groups_on_both_sides(usable):
+        by_side = [
+            (
+                side,
+                [f"{places[case.id]} (id {case.id})" for case in usable if (case.group, case.split) == (group, side)],
+            )
+            for side in SPLITS
+        ]
+        words = ("training" if side == "train" else side for side, _ in by_side)
+        named = (f"{word}: {ids.listed(rows, at_most=3)}" for word, (_, rows) in zip(words, by_side, strict=True))
+        problems.add(f"group {quoted(group)} is on both sides: {'; '.join(named)}")
+    problems.raise_if_any(
+        CasesError,
+        _names(tables),
+        "A test on hands of a group that was trained on shows nothing. Give each group one side.",
+    )
+
+
+def _counted(recipe: Recipe, train: list[Case], test: list[Case]) -> Recipe:
+    """The recipe with the numbers of cases that a split which is not drawn has, and a test pass over them."""
+    if recipe.data.split == "drawn":
+        return recipe
+    counts = {"data.train_cases": len(train), "data.test_cases": len(test)}
+    return recipe.with_values(counts, f"follows from data.split: {recipe.data.split}").with_whole_test_pass()
+
+
+def _split_remarks(recipe: Recipe, train: list[Case], test: list[Case]) -> list[str]:
+    """What the split is where it is not the paper's, and what was held together."""
+    found = []
+    if (split := recipe.data.split) != "drawn":
+        why = recipe.source_of("data.split")
+        hint = "; --split drawn does not look at the column" if why.startswith(_BY_COLUMN) else ""
+        found.append(f"the split is {split}, not drawn as in the paper ({why}){hint}")
+    if grouped := [case.group for case in (*train, *test) if case.group is not None]:
+        found.append(f"{len(grouped)} hands are in {len(set(grouped))} groups, each on one side of the split")
+    return found
 
 
 def _may_be_years(ages: Path, cases: list[Case]) -> CasesError:

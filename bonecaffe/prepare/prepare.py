@@ -20,6 +20,7 @@ from bonecaffe.caffe import environment
 from bonecaffe.errors import BonecaffeError, PrepareError, RunError
 from bonecaffe.files import folder_made, make_folder, remove, sha256, sha256_file, write_text
 from bonecaffe.hands.cases import AgeUnit, Case, write_cases
+from bonecaffe.hands.images import Folders, folders_of
 from bonecaffe.hands.phantom import listed
 from bonecaffe.prepare import duplicates, imageset, outputs
 from bonecaffe.prepare.inputs import Inputs, read_inputs, with_origin
@@ -41,9 +42,16 @@ class PrepareOutcome(NamedTuple):
     remarks: list[str]
 
 
+class Given(NamedTuple):
+    """Where the inputs are: the folders of images; the tables by the names that the record has for them."""
+
+    folders: list[Path]
+    tables: dict[str, Path]
+
+
 def prepare(
     run: RunDir,
-    image_folder: Path,
+    images_in: Folders,
     ages: Path,
     points: Path,
     recipe: Recipe,
@@ -52,20 +60,25 @@ def prepare(
     origin: str | None = None,
     ages_in: AgeUnit | None = None,
     check: bool = False,
+    test_ages: Path | None = None,
 ) -> PrepareOutcome:
     """Prepare a run; do nothing when it is prepared already with the same inputs and recipe.
 
     Everything that it left in the run is read again, and made again where it is damaged. A radiograph whose size and
     time are as before is taken for unchanged, unless ``check`` asks for it to be read.
 
-    ``origin`` says where the points come from (``marked, boxes, found``); without it, points that `locate` found or
-    suggested are noticed and declared. ``ages_in`` is the unit of the ages; without it they are months, and ages that
-    may be years are refused. Raises a BonecaffeError naming the file, row and remedy for bad input, and for a
-    change on a run that holds a trained model; nothing half-made is left then.
+    The images are in one folder or several. With ``test_ages``, a second table, the hands of ``ages`` are for training
+    and those of ``test_ages`` for test; else a column ``split`` of ``ages`` decides, unless the recipe asks for another
+    split with a reason. ``origin`` says where the points come from (``marked, boxes, found``); without it, points that
+    `locate` found or suggested are noticed and declared. ``ages_in`` is the unit of the ages; without it they are
+    months, and ages that may be years are refused. Raises a BonecaffeError naming the file, row and remedy for bad
+    input, and for a change on a run that holds a trained model; nothing half-made is left then.
     """
     recipe = with_origin(recipe, Path(points), origin)
-    inputs = read_inputs(Path(image_folder), Path(ages), Path(points), recipe, ages_in)
-    given = {"images": Path(image_folder), "ages": Path(ages), "points": Path(points)}
+    folders = folders_of(images_in)
+    tables = {"ages": Path(ages), "points": Path(points)} | ({"test_ages": Path(test_ages)} if test_ages else {})
+    inputs = read_inputs(folders, tables["ages"], tables["points"], recipe, ages_in, tables.get("test_ages"))
+    given, recipe = Given(folders, tables), inputs.recipe
     with folder_made(run.path), run.lock("prepare"):  # what is removed below is removed by its owner alone
         record, made, changes, remarks = _prepare(run, inputs, given, recipe, progress, workers, check)
     hashes = {case_id: case.image_sha256 or "" for case_id, case in record.cases.items()}
@@ -81,7 +94,7 @@ def prepare(
 def _prepare(
     run: RunDir,
     inputs: Inputs,
-    given: dict[str, Path],
+    given: Given,
     recipe: Recipe,
     progress: Progress,
     workers: int | None,
@@ -125,27 +138,27 @@ def _without_stats(before: Prepared) -> Prepared:
     return before.model_copy(update={"cases": cases})
 
 
-def _given(inputs: Inputs, given: dict[str, Path]) -> dict[str, Any]:
+def _given(inputs: Inputs, given: Given) -> dict[str, Any]:
     """What a record tells of the tables and the folder as they were given, whatever was drawn from them."""
     return {
-        "sources": {
-            name: Source(name=given[name].name, sha256=sha256_file(given[name])) for name in ("ages", "points")
-        },
-        "images_folder": given["images"].name,
+        "sources": {name: Source(name=path.name, sha256=sha256_file(path)) for name, path in given.tables.items()},
+        "images_folder": ", ".join(folder.name for folder in given.folders),
         "ages_in": "years" if inputs.ages_in == "years" else None,
         "left_out": inputs.left_out,
+        "groups": inputs.groups(),
     }
 
 
 def _renewed(
-    run: RunDir, record: Prepared, inputs: Inputs, given: dict[str, Path], jobs: list[Job]
+    run: RunDir, record: Prepared, inputs: Inputs, given: Given, jobs: list[Job]
 ) -> tuple[Prepared, list[str]]:
     """The record with the tables as they are now, and remarks: rows of other hands may come and go, under a model too.
 
     Otherwise `verify --ages` would call the table another one for ever, with no command that could help.
     """
     now = _given(inputs, given)
-    other = [given[name].name for name in ("ages", "points") if now["sources"][name] != record.sources[name]]
+    other = [path.name for name, path in given.tables.items() if now["sources"][name] != record.sources.get(name)]
+    other += [record.sources[name].name for name in record.sources if name not in given.tables]
     stats = {job.id: job.source_stat for job in jobs}
     cases = {name: case.model_copy(update={"source_stat": stats[name]}) for name, case in record.cases.items()}
     renewed = record.model_copy(update={**now, "cases": cases})
@@ -196,7 +209,7 @@ def _would_orphan(run: RunDir, other: list[str], changes: list[Change]) -> RunEr
 
 
 _WORDS = {
-    "cases": "other hands or ages than those that were drawn",
+    "cases": "other hands, ages, groups or sides of the split",
     "points": "other points of the same hands",
     "images": "other image files",
     "settings": "other crop, equalization or size",
@@ -208,7 +221,7 @@ def _hashes(inputs: Inputs, recipe: Recipe, image_hashes: Mapping[str, str]) -> 
     chosen = list(inputs.chosen())
     ids = sorted(case.id for case in chosen)
     facts = {
-        "cases": [[asdict(case) for case in chosen], len(inputs.split["train"]), recipe.data.labels],
+        "cases": [[_facts(case) for case in chosen], len(inputs.split["train"]), recipe.data.labels],
         "points": [asdict(inputs.points[case_id]) for case_id in ids],
         "images": [[case_id, image_hashes[case_id]] for case_id in ids],
         "settings": [PIXELS, recipe.preparation.model_dump()],
@@ -216,11 +229,16 @@ def _hashes(inputs: Inputs, recipe: Recipe, image_hashes: Mapping[str, str]) -> 
     return {name: sha256(json.dumps(fact)) for name, fact in facts.items()}
 
 
+def _facts(case: Case) -> dict[str, Any]:
+    """A case as it is hashed: columns that its table does not have make no other hash."""
+    return {name: value for name, value in asdict(case).items() if value is not None or name not in ("group", "split")}
+
+
 def _make(
     run: RunDir,
     before: Prepared | None,
     inputs: Inputs,
-    given: dict[str, Path],
+    given: Given,
     jobs: list[Job],
     recipe: Recipe,
     progress: Progress,
@@ -231,7 +249,8 @@ def _make(
 
     A failure removes the work folder. A refusal before it does not: after a kill in the swap it holds files of before.
     """
-    phantoms = listed.known(given["images"], given["images"].parent, given["ages"].parent)
+    beside = [folder for images in given.folders for folder in (images, images.parent)]
+    phantoms = listed.known(*beside, *(table.parent for table in given.tables.values()))
     try:
         _check_space(run, jobs)
         if check:  # what an interrupted prepare noted of the radiographs is not believed either
@@ -305,7 +324,7 @@ def _pack(
     staged: RunDir,
     normalized: Iterator[tuple[str, dict[str, NormalizedImage]]],
     inputs: Inputs,
-    given: dict[str, Path],
+    given: Given,
     recipe: Recipe,
 ) -> tuple[dict[str, NormalizedImage], dict[str, int]]:
     """Pack each split as soon as its images are there, and audit what came of it: outcomes by id, records by split."""
@@ -320,7 +339,8 @@ def _pack(
                 staged.images, staged.list_file(split), staged.lmdb(split), recipe.preparation
             )
         hashes = {case_id: outcome.image_sha256 for case_id, outcome in outcomes.items()}
-        duplicates.refuse_leaks(hashes, [case.id for case in inputs.split["train"]], str(given["ages"]))
+        tables = " or ".join(str(path) for name, path in given.tables.items() if name != "points")
+        duplicates.refuse_leaks(hashes, [case.id for case in inputs.split["train"]], tables)
         return outcomes, {split: _audited(staged, split, running[split], inputs, outcomes, recipe) for split in SPLITS}
     finally:
         for conversion in running.values():

@@ -82,7 +82,7 @@ class Study:
 
 def study(
     run: RunDir,
-    images: Path,
+    images: hand_images.Folders,
     points: Mapping[str, ReferencePoints],
     others: Mapping[str, Mapping[str, ReferencePoints]],
     percents: Sequence[float] = PERCENT,
@@ -100,7 +100,7 @@ def study(
     run.recipe()  # raises for a folder that is no run, which gets no lock file
     percents = tuple(dict.fromkeys(percents))  # one level each: the hands of two equal ones would be pooled
     with run.lock("sensitivity"):
-        looks = _Looks(Predictor(run), split_of(run)[split], hand_images.find_images(images), points, others)
+        looks = _Looks(Predictor(run), split_of(run)[split], hand_images.find_in_all(images), points, others)
         looks.check(images)
         base: dict[str, float] = {}
         moved: list[Moved] = []
@@ -140,7 +140,7 @@ class _Looks:
     points: Mapping[str, ReferencePoints]
     others: Mapping[str, Mapping[str, ReferencePoints]]
 
-    def check(self, images: Path) -> None:
+    def check(self, images: hand_images.Folders) -> None:
         """PointsError or EvaluateError when a hand has no points or no image."""
         run = self.predictor.run
         if missing := [case.id for case in self.cases if case.id not in self.points]:
@@ -148,7 +148,8 @@ class _Looks:
                 f"no points of {', '.join(missing[:5])}, cases of {run}. Give the table that it was prepared with."
             )
         if missing := [case.id for case in self.cases if case.id not in self.files]:
-            raise EvaluateError(f"{images}: no image of {', '.join(missing[:5])}, cases of {run}.")
+            where = hand_images.listed_folders(images)
+            raise EvaluateError(f"{where}: no image of {', '.join(missing[:5])}, cases of {run}.")
 
     def count(self, percents: Sequence[float], repeats: int) -> int:
         """How many predictions there will be."""

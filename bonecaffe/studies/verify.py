@@ -14,7 +14,7 @@ from bonecaffe.errors import BonecaffeError, RunError
 from bonecaffe.evaluation.evaluate import measure_tables
 from bonecaffe.evaluation.predictions import read_predictions
 from bonecaffe.files import read_text, sha256, sha256_file
-from bonecaffe.hands.images import find_images, read_image
+from bonecaffe.hands.images import Folders, find_in_all, read_image
 from bonecaffe.network import definitions
 from bonecaffe.prepare import outputs
 from bonecaffe.progress import Progress, unseen
@@ -46,10 +46,11 @@ def _nothing(run: RunDir) -> Check:
 
 def verify(
     run: RunDir,
-    images: Path | None = None,
+    images: Folders | None = None,
     ages: Path | None = None,
     points: Path | None = None,
     progress: Progress = unseen,
+    test_ages: Path | None = None,
 ) -> list[Link]:
     """Recompute the chain from the inputs to the report, in order. RunError when the folder holds no run.
 
@@ -60,8 +61,14 @@ def verify(
     if prepared is None:
         raise RunError(f"{run}: no manifest of a prepared run here, so there is nothing to verify.")
 
-    def given(name: str, path: Path | None, check: Callable[[Path], Check]) -> Link:
-        return _link(name, check(path)) if path else Link(name, UNSEEN, f"outside the run; give --{name}")
+    if test_ages is not None and "test_ages" not in prepared.sources:
+        raise RunError(f"{run}: was prepared without --test-ages. Leave it out.")
+
+    def given(name: str, check: Check | None) -> Link:
+        return Link(name, UNSEEN, f"outside the run; give --{name}") if check is None else _link(name, check)
+
+    def table(name: str, path: Path | None) -> Link:
+        return given(name, _same(path, prepared.sources[name.replace("-", "_")].sha256) if path else None)
 
     def recorded(name: str, record: Record | None, stage: str, check: Callable[[], Check]) -> Link:
         return _link(name, check()) if record else Link(name, UNSEEN, f"{stage} has not been done")
@@ -71,9 +78,10 @@ def verify(
 
     return [
         _link("manifest", _seals(manifest)),
-        given("ages", ages, lambda path: _same(path, prepared.sources["ages"].sha256)),
-        given("points", points, lambda path: _same(path, prepared.sources["points"].sha256)),
-        given("images", images, lambda folder: _sources(prepared, folder)),
+        table("ages", ages),
+        *([table("test-ages", test_ages)] if "test_ages" in prepared.sources else []),
+        table("points", points),
+        given("images", _sources(prepared, images) if images else None),
         _link("split", _split(run, prepared)),
         _link("recipe", _recipe(run, prepared)),
         _link("prepared images", _images(run, prepared, progress)),
@@ -90,6 +98,7 @@ def verify(
 
 _REMEDIES = {
     "ages": "prepare again with this table: it names what changed, or renews its record",
+    "test-ages": "prepare again with this table: it names what changed, or renews its record",
     "points": "prepare again with this table: it names what changed, or renews its record",
     "images": "prepare again with --check: it names what changed, or makes the run's images again",
     "split": "run bonecaffe prepare again; it is repaired",
@@ -171,8 +180,8 @@ def _chained(run: RunDir, manifest: Manifest, record: Record | None, check: Call
 # ---- of prepare --------------------------------------------------------------------------------------------------
 
 
-def _sources(prepared: Prepared, folder: Path) -> Check:
-    found = find_images(folder)
+def _sources(prepared: Prepared, folders: Folders) -> Check:
+    found = find_in_all(folders)
     for case_id, case in prepared.cases.items():
         if case_id not in found:
             yield f"{case_id}: no image"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import unicodedata
 
 import cv2
@@ -13,12 +15,14 @@ from conftest import REPOSITORY, prepare_run, tiny
 
 from bonecaffe.caffe import lmdb
 from bonecaffe.cli import main
-from bonecaffe.errors import CasesError, ImageError, PrepareError
+from bonecaffe.errors import BonecaffeError, CasesError, ImageError, PrepareError
 from bonecaffe.evaluation.evaluate import predict_and_evaluate
 from bonecaffe.prepare import prepare
 from bonecaffe.prepare.duplicates import groups, refuse_leaks, remarks
+from bonecaffe.recipe import Recipe
 from bonecaffe.run import SPLITS, RunDir
 from bonecaffe.studies import repeat
+from bonecaffe.studies.repetition import Repetition
 from bonecaffe.studies.verify import HOLDS, verify
 from bonecaffe.training import train
 
@@ -250,11 +254,45 @@ def test_repeat_knows_the_unit(own_hands, tmp_path):
     in_years(own_hands)
     places = [own_hands / name for name in ("images", "ages.csv", "points.csv")]
     months, years = (
-        repeat.Repetition(tmp_path / "out", tiny().to_yaml(), *places, cpu=True, ages_in=unit)
-        for unit in (None, "years")
+        Repetition(tmp_path / "out", tiny().to_yaml(), *places, cpu=True, ages_in=unit) for unit in (None, "years")
     )
     assert months.key() != years.key()
     with pytest.raises(CasesError, match="--ages-in-years"):
         repeat.one(months, 1)
     assert repeat.one(years, 1).state == "finished"
     assert RunDir(tmp_path / "out" / "seed-1").read().prepare.ages_in == "years"
+
+
+# ---- phantoms and images ---------------------------------------------------------------------------------------------
+
+
+def test_phantoms_are_known_by_their_list(hands, tmp_path):
+    """All, some or none of the hands: by the hash of each file, not by the recipe's name or the folder's."""
+    data = tmp_path / "demo-data"
+    shutil.copytree(hands, data)
+    assert prepare_run(tmp_path / "all", data).read().prepare.phantoms == 12
+    path = data / "phantoms.json"
+    listed = json.loads(path.read_text())
+    path.write_text(json.dumps({**listed, "images": dict(list(listed["images"].items())[:5])}))
+    assert prepare_run(tmp_path / "some", data).read().prepare.phantoms == 5
+    path.unlink()
+    assert prepare_run(tmp_path / "none", data).read().prepare.phantoms == 0
+
+
+@pytest.mark.parametrize("text", ["[]", '{"images": [1]}', '{"images": {"1": 2}}', "{"])
+def test_a_list_of_phantoms_that_is_none_is_refused(hands, tmp_path, text):
+    """Named, with the remedy; nothing is prepared."""
+    data = tmp_path / "data"
+    shutil.copytree(hands, data)
+    (data / "phantoms.json").write_text(text)
+    with pytest.raises(BonecaffeError, match=r"phantoms\.json: not "):
+        prepare_run(tmp_path / "run", data)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", Recipe.names())
+def test_no_recipe_claims_what_the_hands_are(name):
+    """A recipe may be used on anything; 0.1's demo told of phantoms three times, on real hands too."""
+    recipe = Recipe.load(name)
+    own = [departure.reason for departure in recipe.departures()] + [choice.reason for choice in recipe.choices()]
+    assert not [text for text in (recipe.name, recipe.description, *own) if "phantom" in text.lower()]

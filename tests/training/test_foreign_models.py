@@ -15,6 +15,7 @@ from bonecaffe.predict import Predictor, predict_run
 from bonecaffe.progress import unseen
 from bonecaffe.records import State
 from bonecaffe.studies import repeat, verify
+from bonecaffe.studies.repetition import Repetition
 from bonecaffe.studies.repro import write_departures
 from bonecaffe.training import train
 from bonecaffe.training.launch import departures
@@ -180,7 +181,7 @@ def test_repeat_does_not_mix_weights(own_trained, hands, tmp_path):
     shutil.copytree(own_trained.path, tmp_path / "out" / "seed-1")
     common = {"images": hands / "images", "ages": hands / "ages.csv", "points": hands / "points.csv", "cpu": True}
     recipe = own_trained.recipe().to_yaml()
-    plan = repeat.Repetition(out=tmp_path / "out", recipe=recipe, weights=weights, gpu=None, **common)
+    plan = Repetition(out=tmp_path / "out", recipe=recipe, weights=weights, gpu=None, **common)
     with pytest.raises(RepeatError, match=r"seed-1: was trained from the fillers, and is asked for from w\.caffemodel"):
         repeat._check_weights(type(own_trained)(tmp_path / "out" / "seed-1"), plan)
 

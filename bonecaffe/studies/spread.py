@@ -1,0 +1,227 @@
+"""How far MAD and CCC would move with another seed, and with other hands: intervals for `repeat`.
+
+Both figures are worked with on a scale where their errors are nearly normal, and on which no interval can leave the
+possible values: the MAD as its logarithm, the CCC as Fisher's z = atanh(CCC) (Lin, Biometrics 1989;45:255-268).
+
+The seeds of one `repeat` draw from one pool of hands, so two seeds test some of the same hands. Seen between seeds is
+therefore too little of the sampling error: the part through shared hands is the same in both. It is measured here: the
+jackknife (Tukey, Ann Math Stat 1958;29:614) gives each hand its share in the sampling error of a figure, by how the
+figure moves without it. The covariance of two seeds is the sum, over the hands that both tested, of the products of the
+two shares. With s² the variance between S seeds, and c the mean covariance of two of them:
+
+- another seed on these hands differs from the mean of the S seeds with variance s² (1 + 1/S);
+- a study on other hands differs from it with variance s² (1 + 1/S) + 2 c: once for the hands here, once for the others.
+
+The first has S - 1 degrees of freedom; c rests on hundreds of hands. The half-width of the second interval is therefore
+the root of the sum of squares of two half-widths, Student's t for s² and the normal for c (the "modified large sample"
+way: Graybill and Wang, J Am Stat Assoc 1980;75:869-873). `scripts/repeat_coverage.py` measures how often the intervals
+hold; docs/STATISTICS_REPEAT.md has its figures.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from bonecaffe.evaluation.metrics import ccc, mad
+
+Figure = Literal["mad", "ccc"]
+Interval = tuple[float, float]
+SEEDS_FOR_AN_INTERVAL = 3
+"""With two seeds, one degree of freedom, an interval would be ten times as wide as the difference of the two."""
+UNITS_FOR_AN_INTERVAL = 10
+"""Hands, or groups of hands; with fewer, the sampling error cannot be estimated from them."""
+MARGIN: dict[Figure, float] = {"mad": 3.0, "ccc": 0.08}
+"""Months, and units of CCC: a difference that is certainly smaller counts as agreement."""
+
+
+class Word(StrEnum):
+    """What a difference from the paper, with its 95 % interval, comes to."""
+
+    AGREES = "agrees"
+    BETTER = "better"
+    WORSE = "worse"
+    CANNOT_BE_TOLD = "cannot be told"
+
+
+# ---- the scale ---------------------------------------------------------------------------------------------------
+
+
+def to_scale(figure: Figure, value: float) -> float:
+    """The logarithm of a MAD in months; Fisher's z of a CCC. Infinite where the figure is perfect.
+
+    >>> round(to_scale("mad", 18.9), 4), round(to_scale("ccc", 0.78), 4), to_scale("mad", 0.0)
+    (2.9392, 1.0454, -inf)
+    """
+    if figure == "mad":
+        return math.log(value) if value > 0 else -math.inf
+    return math.atanh(value) if abs(value) < 1 else math.copysign(math.inf, value)
+
+
+def from_scale(figure: Figure, value: float) -> float:
+    """Back from the scale: a MAD above 0, a CCC within -1 and 1; a MAD too large for a number is infinite."""
+    if figure == "ccc":
+        return math.tanh(value)
+    return math.exp(value) if value < 700 else math.inf
+
+
+def around(figure: Figure, centre: float, half: float) -> Interval:
+    """The interval of ``centre`` ± ``half`` on the scale, as MADs in months or CCCs."""
+    return from_scale(figure, centre - half), from_scale(figure, centre + half)
+
+
+# ---- one test set ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A figure of one test set on its scale, and what each unit (hand, or group of hands) has in its sampling error."""
+
+    figure: Figure
+    value: float
+    """On the scale."""
+    shares: Mapping[str, float]
+    """By unit: how far the figure falls, on the scale, when it is left out, less the mean of that. They add up to 0."""
+    hands: int
+
+    @property
+    def variance(self) -> float:
+        """The sampling variance on the scale, of as many hands drawn from all there might be."""
+        units = len(self.shares)
+        return math.fsum(share**2 for share in self.shares.values()) * units / (units - 1) if units > 1 else math.nan
+
+    @property
+    def interval_95(self) -> Interval | None:
+        """Where the figure of this model would be over all hands of the kind: 95 %, by Student's t on the scale.
+
+        None for fewer than `UNITS_FOR_AN_INTERVAL`.
+        """
+        from scipy import stats
+
+        if len(self.shares) < UNITS_FOR_AN_INTERVAL:
+            return None
+        half = float(stats.t.ppf(0.975, len(self.shares) - 1)) * math.sqrt(self.variance)
+        return around(self.figure, self.value, half)
+
+
+def measured(figure: Figure, units: Sequence[str], truth: ArrayLike, predicted: ArrayLike) -> Measured | None:
+    """The figure of a test set with its sampling error, by the jackknife over units.
+
+    None for fewer than three units, and where the figure, with all or without one of them, is perfect: it has no place
+    on the scale.
+
+    ``units`` names the sampling unit of each hand: its id, or its group, whose hands are drawn together. ``truth`` and
+    ``predicted`` are months, one for each hand. Raises EvaluateError for what cannot be compared.
+
+    >>> found = measured("mad", ["a", "b", "c"], [100, 120, 90], [110, 116, 97])  # |errors| 10, 4 and 7, mean 7
+    >>> round(found.value, 4), {unit: round(share, 4) for unit, share in found.shares.items()}
+    (1.9459, {'a': 0.1503, 'b': -0.1399, 'c': -0.0104})
+    """
+    x, y = np.asarray(truth, float), np.asarray(predicted, float)
+    value = to_scale(figure, mad(x, y) if figure == "mad" else ccc(x, y))
+    numbers = {unit: number for number, unit in enumerate(dict.fromkeys(units))}
+    count = len(numbers)
+    if count < 3 or not math.isfinite(value):
+        return None
+    of_unit = np.array([numbers[unit] for unit in units])
+    without = _log_mads_without(x, y, of_unit) if figure == "mad" else _z_cccs_without(x, y, of_unit)
+    if not np.isfinite(without).all():
+        return None
+    shares = (count - 1) / count * (without.mean() - without)
+    return Measured(figure, value, dict(zip(numbers, shares.tolist(), strict=True)), int(x.size))
+
+
+def _means_without(values: NDArray[np.float64], of_unit: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The mean of the hands' values without each unit in turn."""
+    return (values.sum() - np.bincount(of_unit, values)) / (values.size - np.bincount(of_unit))
+
+
+def _log_mads_without(
+    x: NDArray[np.float64], y: NDArray[np.float64], of_unit: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.log(_means_without(np.abs(x - y), of_unit))
+
+
+def _z_cccs_without(x: NDArray[np.float64], y: NDArray[np.float64], of_unit: NDArray[np.int64]) -> NDArray[np.float64]:
+    """z = ½ ln((Q + 4 A) / Q), with Q the mean squared error and A the covariance over n.
+
+    The CCC is 2 A / (Q + 2 A), because its denominator s_x² + s_y² + (mean x - mean y)² is Q + 2 A.
+    """
+    shift = x.mean()  # of both: small numbers lose fewer digits in products, and neither Q nor A changes
+    x, y = x - shift, y - shift
+    q = _means_without((x - y) ** 2, of_unit)
+    a = _means_without(x * y, of_unit) - _means_without(x, of_unit) * _means_without(y, of_unit)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.log((q + 4 * a) / q) / 2
+
+
+def shared_variance(a: Measured, b: Measured) -> float:
+    """The covariance of a figure of two test sets through the units that are in both, on the scale."""
+    return math.fsum(share * b.shares[unit] for unit, share in a.shares.items() if unit in b.shares)
+
+
+# ---- several seeds -----------------------------------------------------------------------------------------------
+
+
+def next_seed(figure: Figure, values: Sequence[float]) -> Interval | None:
+    """The 95 % prediction interval for one more seed on the same hands; ``values`` are on the scale.
+
+    Student's t on the scale: mean ± t s √(1 + 1/S). None for fewer than three seeds, or values that are not finite.
+    """
+    if len(values) < SEEDS_FOR_AN_INTERVAL or not np.isfinite(values).all():
+        return None
+    return around(figure, float(np.mean(values)), math.sqrt(_squared_half_of_seeds(values)))
+
+
+def other_hands(seeds: Sequence[Measured], hands: int | None = None) -> Interval | None:
+    """The 95 % prediction interval for one study, of one seed, that draws other hands and tests ``hands`` of them.
+
+    Without ``hands``, it tests as many as the seeds here did. With another number, its sampling variance is that of as
+    many hands. None for fewer than three seeds, or fewer than `UNITS_FOR_AN_INTERVAL` hands in a seed's test.
+    """
+    from scipy import stats
+
+    values = [seed.value for seed in seeds]
+    if len(seeds) < SEEDS_FOR_AN_INTERVAL or min(len(seed.shares) for seed in seeds) < UNITS_FOR_AN_INTERVAL:
+        return None
+    shared = max(0.0, float(np.mean([shared_variance(a, b) for a, b in itertools.combinations(seeds, 2)])))
+    here = float(np.mean([seed.variance for seed in seeds]))
+    there = here if hands is None else float(np.mean([seed.variance * seed.hands / hands for seed in seeds]))
+    known = max(0.0, 2 * shared + there - here)
+    squared_half = _squared_half_of_seeds(values) + float(stats.norm.ppf(0.975)) ** 2 * known
+    return around(seeds[0].figure, float(np.mean(values)), math.sqrt(squared_half))
+
+
+def _squared_half_of_seeds(values: Sequence[float]) -> float:
+    """t² s² (1 + 1/S), t of 97.5 % with S - 1 degrees of freedom."""
+    from scipy import stats
+
+    n = len(values)
+    return float(stats.t.ppf(0.975, n - 1)) ** 2 * float(np.var(values, ddof=1)) * (1 + 1 / n)
+
+
+def word(figure: Figure, difference_95: Interval | None) -> Word:
+    """What a difference from the paper comes to; months of MAD or units of CCC, this study less the paper.
+
+    It agrees when the whole interval is within the margin (two one-sided tests at 2.5 %); it is better or worse when
+    the interval leaves out 0 and is not within the margin. All else cannot be told.
+
+    >>> word("mad", (-2.0, 2.5)), word("mad", (0.5, 9.0)), word("ccc", (0.1, 0.2)), word("mad", (-5.0, 2.0))
+    (<Word.AGREES: 'agrees'>, <Word.WORSE: 'worse'>, <Word.BETTER: 'better'>, <Word.CANNOT_BE_TOLD: 'cannot be told'>)
+    """
+    if difference_95 is None:
+        return Word.CANNOT_BE_TOLD
+    low, high = difference_95
+    if -MARGIN[figure] <= low and high <= MARGIN[figure]:
+        return Word.AGREES
+    if low <= 0 <= high:
+        return Word.CANNOT_BE_TOLD
+    return Word.BETTER if (high < 0) == (figure == "mad") else Word.WORSE
