@@ -345,8 +345,9 @@ def test_what_authors_wrote_is_not_lost(own, tmp_path):
     (tmp_path / "folder.md").mkdir()
     with pytest.raises(EvaluateError, match="a folder"):
         check_target(tmp_path / "folder.md")
-    monkey = pytest.MonkeyPatch()
-    with monkey.context() as patched:  # another program writes between the look and the write
+    with pytest.raises(EvaluateError, match="a file, not a folder"):
+        check_target(tmp_path / "real.md" / "claim.md")
+    with pytest.MonkeyPatch.context() as patched:  # another program writes between the look and the write
         patched.setattr(claim, "write_if_unchanged", lambda *given: False)
         with pytest.raises(EvaluateError, match="another program"):
             write(own, tmp_path / "real.md")
