@@ -138,7 +138,8 @@ def main() -> None:
     arguments = parser.parse_args()
     times = arguments.times
     if arguments.sex:
-        print(*tables_by_sex(times), sep="\n")
+        for line in tables_by_sex(times):
+            print(line, flush=True)
         return
     print("The paper's figures under this model, mean ± SD over studies:")
     print(*figures_of_the_paper(times), sep="\n")

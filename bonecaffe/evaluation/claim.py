@@ -4,7 +4,7 @@ Tejani AS, Klontzas ME, Gatti AA, Mongan JT, Moy L, Park SH, Kahn CE Jr. Checkli
 Medical Imaging (CLAIM): 2024 Update. Radiology: Artificial Intelligence 2024;6(4):e240300.
 
 The topics are our words for its 44 items. Their numbers, sections and topics were compared with two public
-transcriptions of the checklist, which agree in all 44; the published page itself was not at hand.
+transcriptions of the checklist, which agree in all 44; the published page itself was not available to us.
 """
 
 from __future__ import annotations
@@ -132,8 +132,10 @@ def check_target(path: Path) -> bytes | None:
         raise EvaluateError(f"--claim {path}: the checklist is Markdown. Give a file that ends in .md.")
     try:
         content = read_bytes(path, "table", EvaluateError)
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         return None
+    except NotADirectoryError:
+        raise EvaluateError(f"--claim {path}: {path.parent} is a file, not a folder. Give another place.") from None
     text, _, seal = content.decode("utf-8", "replace").rpartition(_SEAL)
     if seal != _seal(text):
         raise EvaluateError(

@@ -14,6 +14,7 @@ from bonecaffe.evaluation.groups import FEWEST, Group
 from bonecaffe.evaluation.metrics import Metrics
 from bonecaffe.evaluation.words import between, between_signed, signed
 from bonecaffe.network import mean, outline
+from bonecaffe.recipe import fold_of
 from bonecaffe.records import Attempt, MadeWith, Prepared, State, Trained
 from bonecaffe.run import SPLITS
 
@@ -85,7 +86,7 @@ def _introduction(facts: Facts) -> dict[int, Answer]:
 
 def _data(facts: Facts) -> dict[int, Answer]:
     prepared, preparation = facts.prepared, facts.recipe.preparation
-    tables = ", ".join(f"{kind}: {plain(source.name)}" for kind, source in prepared.sources.items())
+    tables = ", ".join(f"{kind.replace('_', ' ')}: {plain(source.name)}" for kind, source in prepared.sources.items())
     left_out = _left_out(prepared)
     unknown = sum(partition.unknown for partition in facts.partitions.values())
     turned = sum(case.quarters is not None for case in prepared.cases.values())
@@ -113,7 +114,7 @@ def _data(facts: Facts) -> dict[int, Answer]:
             ("recipe.yaml", "manifest.json", "example/"),
         ),
         10: Answer(
-            f"{_drawn(facts)}. In an image, the rectangle around the points; the points are {_points(facts)}",
+            f"{_split(facts)}. In an image, the rectangle around the points; the points are {_points(facts)}",
             ("recipe.yaml", "cases.csv"),
             authors="how the hands in the tables were chosen, and who placed the points",
         ),
@@ -133,13 +134,20 @@ def _left_out(prepared: Prepared) -> str:
     return ", ".join(f"{count} {plain(reason)}" for reason, count in prepared.left_out.items()) or "none"
 
 
-def _drawn(facts: Facts) -> str:
-    """How the hands of the two splits were chosen from the tables."""
-    counts = facts.prepared.records
-    return (
-        f"{counts['train']} hands for training and {counts['test']} for test were drawn at random from those that can "
-        f"be used, seed {facts.recipe.data.split_seed}"
-    )
+def _split(facts: Facts) -> str:
+    """How the hands came to the two splits."""
+    counts, data = facts.prepared.records, facts.recipe.data
+    hands = f"{counts['train']} hands for training and {counts['test']} for test"
+    if fold := fold_of(data.split):
+        return f"{hands}: {fold}, dealt at random with seed {data.split_seed}; its hands are the test"
+    if data.split == "given":
+        return f"{hands}, as the tables give it; bonecaffe drew none of them"
+    return f"{hands} were drawn at random from those that can be used, seed {data.split_seed}"
+
+
+def _tables_of_ages(facts: Facts) -> str:
+    sources = facts.prepared.sources
+    return " and ".join(plain(sources[kind].name) for kind in ("ages", "test_ages") if kind in sources)
 
 
 def _points(facts: Facts) -> str:
@@ -152,7 +160,7 @@ def _points(facts: Facts) -> str:
 
 
 def _reference(facts: Facts) -> dict[int, Answer]:
-    table = plain(facts.prepared.sources["ages"].name)
+    own = "test_ages" in facts.prepared.sources
     unit = ", given in years and converted" if facts.prepared.ages_in == "years" else ""
     kept = {
         "whole_months": "whole months",
@@ -161,14 +169,14 @@ def _reference(facts: Facts) -> dict[int, Answer]:
     }[facts.recipe.data.labels]
     return {
         14: Answer(
-            f"The age in months in the table of ages ({table}){unit}; {kept}",
+            f"The age in months in the table of ages ({_tables_of_ages(facts)}){unit}; {kept}",
             ("manifest.json", "cases.csv"),
             authors="what these ages are: read by whom from which atlas, or the age at the examination",
         ),
         15: Answer(authors="why these ages, where there are others (another atlas, several readers)"),
         16: Answer(authors="number, qualification and training of the readers who gave the ages"),
         17: Answer(
-            "The ages of the test split come from the same table as those of the training split",
+            f"The ages of the test split come from {'a table of their own' if own else 'that table, too'}",
             ("cases.csv",),
             authors="how the test hands were read, with which tools, and whether by other readers",
         ),
@@ -178,20 +186,29 @@ def _reference(facts: Facts) -> dict[int, Answer]:
 
 def _partitions(facts: Facts) -> dict[int, Answer]:
     solver = facts.recipe.solver
+    groups = facts.prepared.groups
+    held = f". Hands of a group are on one side: {groups} groups, by the tables' column group" if groups else ""
+    grouped = (
+        "what the groups are, such as children, and whether they are complete"
+        if groups
+        else "whether several images are of one child; the tables hold no number of the child"
+    )
     compared = all(case.image_sha256 for case in facts.prepared.cases.values())
+    same = ", and no identical image (decoded pixels were compared)" if compared else ""
     tested = (
         f"No partition for tuning: the test split's loss is computed every {solver.test_interval} iterations and shown "
         "in the curve; it changes no weight"
     )
     return {
-        19: Answer(f"{_drawn(facts)}. {tested}", ("recipe.yaml", "train.txt", "test.txt", "manifest.json")),
+        19: Answer(f"{_split(facts)}. {tested}", ("recipe.yaml", "train.txt", "test.txt", "manifest.json")),
         20: Answer(
-            f"Images: no id is on both sides{', and no identical image (decoded pixels were compared)' * compared}",
+            f"Images: no id is on both sides{same}{held}",
             ("manifest.json",),
-            authors="whether several images are of one child; the tables hold no number of the child",
+            authors=grouped,
         ),
         21: Answer(
-            f"{facts.recipe.data.train_cases} for training and {facts.recipe.data.test_cases} for test were asked for",
+            f"{facts.recipe.data.train_cases} for training and {facts.recipe.data.test_cases} for test "
+            f"{'were asked for' if facts.recipe.data.split == 'drawn' else 'follow from the split'}",
             ("recipe.yaml",),
             authors="why so many: how precise the figures were meant to be",
         ),
@@ -359,11 +376,13 @@ def _evaluation(facts: Facts) -> dict[int, Answer]:
         else Answer(missing="not yet: run `bonecaffe sensitivity`", authors="other analyses"),
         31: Answer(authors="whether any was used; none is on record"),
         32: Answer(
-            f"The test split: {facts.partitions['test'].hands} hands of the same tables as the training split",
+            f"The test split: {facts.partitions['test'].hands} hands that were not trained on",
             ("test.txt",),
             missing=missing,
         ),
-        33: Answer(authors="whether the model was tested on data from elsewhere; none is on record"),
+        33: Answer(
+            authors="whether the model was tested on data from elsewhere; where hands are from is not on record"
+        ),
         34: Answer(authors="number and registry, or that it is no clinical trial"),
     }
 

@@ -165,6 +165,8 @@ def _by_age(tables: Mapping[str, DataFrame]) -> Figure:
 
 
 def _ages(tables: Mapping[str, DataFrame]) -> Figure:
+    from matplotlib import ticker
+
     figure, axes = _axes("true bone age, months", "hands")
     top = max(float(table["boneage_months"].max()) for table in tables.values())
     bins = np.arange(0, top + 24, 12).tolist()
@@ -179,7 +181,9 @@ def _ages(tables: Mapping[str, DataFrame]) -> Figure:
             linestyle="-" if split == "train" else "--",
             label=f"{split}: {len(tables[split])} hands",
         )
-    axes.legend()
+    axes.yaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+    axes.set_ylim(0, axes.get_ylim()[1] * 1.2)  # room for the legend above the lines
+    axes.legend(ncols=2, loc="upper center")
     return figure
 
 

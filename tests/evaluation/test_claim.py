@@ -268,6 +268,29 @@ def test_data_are_named_as_they_are_on_record(own):
     assert "whether they are radiographs or phantoms is not on record" in answers_of(facts_of(own))[7].told
 
 
+def test_a_split_is_told_as_it_was_made(own_hands, tmp_path):
+    """Given by a column with groups, by two tables, one fold: never as drawn at random from one table."""
+    table = pandas.read_csv(own_hands / "ages.csv", dtype=str)
+    table["split"] = ["train"] * 7 + ["test"] * 5
+    table["group"] = [f"child{number // 2}" for number in range(6)] + ["", "a", "", "", "b", "b"]
+    table.to_csv(own_hands / "ages.csv", index=False)
+    given = answers_of(facts_of(prepare_run(tmp_path / "given", own_hands)))
+    assert given[19].told.startswith("7 hands for training and 5 for test, as the tables give it")
+    assert "5 groups, by the tables' column group" in given[20].told and "what the groups are" in given[20].authors
+    assert given[21].told == "7 for training and 5 for test follow from the split"
+    assert not any("random" in given[number].told or "child1" in given[number].told for number in given if number < 22)
+    train, test = (table[table["split"] == side].drop(columns=["split", "group"]) for side in ("train", "test"))
+    train.to_csv(own_hands / "ages.csv", index=False)
+    test.to_csv(own_hands / "others.csv", index=False)
+    two = answers_of(facts_of(prepare_run(tmp_path / "two", own_hands, test_ages=own_hands / "others.csv")))
+    assert "(ages.csv and others.csv)" in two[14].told and "a table of their own" in two[17].told
+    assert "test ages: others.csv" in two[7].told and "as the tables give it" in two[10].told
+    table.drop(columns=["split", "group"]).to_csv(own_hands / "ages.csv", index=False)
+    fold = answers_of(facts_of(prepare_run(tmp_path / "fold", own_hands, tiny(data__split="fold 2 of 3"))))
+    assert "8 hands for training and 4 for test: fold 2 of 3, dealt at random with seed 2018" in fold[19].told
+    assert fold[20].authors.startswith("whether several images are of one child")
+
+
 def test_figures_of_another_state_are_not_shown(own):
     """metrics.json edited, of another version, or of predictions that changed: not yet."""
     assert facts_of(own).measured is not None
@@ -322,8 +345,9 @@ def test_what_authors_wrote_is_not_lost(own, tmp_path):
     (tmp_path / "folder.md").mkdir()
     with pytest.raises(EvaluateError, match="a folder"):
         check_target(tmp_path / "folder.md")
-    monkey = pytest.MonkeyPatch()
-    with monkey.context() as patched:  # another program writes between the look and the write
+    with pytest.raises(EvaluateError, match="a file, not a folder"):
+        check_target(tmp_path / "real.md" / "claim.md")
+    with pytest.MonkeyPatch.context() as patched:  # another program writes between the look and the write
         patched.setattr(claim, "write_if_unchanged", lambda *given: False)
         with pytest.raises(EvaluateError, match="another program"):
             write(own, tmp_path / "real.md")
