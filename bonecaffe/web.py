@@ -31,6 +31,9 @@ from bonecaffe.files import check_tree, open_regular, remove, write_secret
 
 ADDRESS = "127.0.0.1"
 LARGEST_BODY = 64 * 1024
+LARGEST_READ = 4 * LARGEST_BODY
+"""A body up to this size is read before it is refused, so that its sender is there to hear it. Of a larger one the
+connection is closed at once, and the answer may be lost."""
 LARGEST_HEADER = 16 * 1024
 CONNECTIONS = 256
 STRANGERS = 128
@@ -166,7 +169,7 @@ class Listener(TcpWSGIServer):
             ident=None,
             connection_limit=CONNECTIONS,
             cleanup_interval=1,
-            max_request_body_size=LARGEST_BODY,
+            max_request_body_size=LARGEST_READ,
             max_request_header_size=LARGEST_HEADER,
             asyncore_use_poll=True,  # select() ends at file 1024
             log_socket_errors=False,

@@ -193,15 +193,16 @@ def test_diverged_seed_is_counted_not_averaged(hands, tmp_path):
 def test_verdict_names_what_the_intervals_are_for(hands, tmp_path):
     """MAD and CCC; another seed, other hands; the paper's recipe is compared with the paper, others are not."""
     dice = np.random.default_rng(4)
-    ages, hand_errors = dice.uniform(20, 220, 600), dice.normal(0, 21, 600)
+    ages, hand_errors = dice.normal(125, 40, 600), dice.normal(0, 21, 600)
 
-    def seeds(count, bias):
+    def seeds(count, bias, factor=1.0, tested=200):
         for number in range(1, count + 1):
-            drawn = dice.permutation(600)[:200]
-            months = ages[drawn] * 0.8 + 25 + bias + hand_errors[drawn] + dice.normal(0, 8, 200)
-            tested = tuple(HandTested(str(n), float(ages[n]), float(m)) for n, m in zip(drawn, months, strict=True))
+            drawn = dice.permutation(600)[:tested]
+            errors = 25 - 0.2 * ages[drawn] + bias + hand_errors[drawn] + dice.normal(0, 8, tested)
+            months = ages[drawn] + factor * errors
+            of_test = tuple(HandTested(str(n), float(ages[n]), float(m)) for n, m in zip(drawn, months, strict=True))
             yield finished(number, metrics.mad(ages[drawn], months), metrics.ccc(ages[drawn], months)).model_copy(
-                update={"hands": tested}
+                update={"hands": of_test}
             )
 
     paper = replace(plan_for(tmp_path, hands), recipe=Recipe.load("paper").to_yaml())
@@ -210,8 +211,10 @@ def test_verdict_names_what_the_intervals_are_for(hands, tmp_path):
     assert mad_line.startswith("Test MAD over 5 seeds: ") and ccc_line.startswith("Test CCC over 5 seeds: ")
     for line in (mad_line, ccc_line):
         assert " Another seed on these hands: " in line and " The same study on other hands: " in line
-    assert less_mad.startswith("Test MAD less the paper’s 18.9: ") and "cannot be told" in less_mad
-    assert less_ccc.startswith("Test CCC less the paper’s 0.78: ")
+    assert less_mad.startswith("Test MAD less the paper’s 18.9: ") and less_mad.endswith(
+        "agrees with the paper, to within 4.7 months."
+    )
+    assert less_ccc.startswith("Test CCC less the paper’s 0.78: ") and less_ccc.endswith("to within 0.12.")
     found = {each.figure: each for each in results.spreads(like)}
     for figure in ("test_mad", "test_ccc"):
         each = found[figure]
@@ -226,6 +229,12 @@ def test_verdict_names_what_the_intervals_are_for(hands, tmp_path):
     assert "Another seed" not in two[0] and two[-1].startswith("No intervals: they need three seeds")
     assert results.verdict(paper, like[:1]) == ["Fewer than two seeds finished: there is no spread to report."]
     assert "Not comparable" in results.verdict(plan_for(tmp_path, hands), like)[2]
+    few = results.verdict(paper, list(seeds(5, 0, tested=30)))
+    assert few[2].endswith("cannot be told: neither a difference nor agreement to within 4.7 months.")
+    far = list(seeds(5, 0, factor=0.2))
+    assert "suspicious" in results.verdict(paper, far)[2] and results.spreads(far)[0].word == "suspicious"
+    phantoms = results.verdict(paper, [each.model_copy(update={"phantoms": 600}) for each in like])
+    assert phantoms[2] == "Not comparable with the paper’s 18.9 months and 0.78: the hands are phantoms."
     assert (
         "2 of 200 predictions are extrapolations"
         in results.verdict(paper, [like[0].model_copy(update={"outside": 2})])[-1]

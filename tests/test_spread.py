@@ -11,6 +11,7 @@ from conftest import REPOSITORY
 from scipy import stats
 
 from bonecaffe.errors import EvaluateError
+from bonecaffe.evaluation import metrics
 from bonecaffe.evaluation.metrics import ccc, mad
 from bonecaffe.studies import spread
 from bonecaffe.studies.spread import Measured
@@ -44,6 +45,12 @@ def test_shares_are_those_of_leaving_each_unit_out(test_set, figure, sizes):
     jackknife = (count - 1) / count * sum((each - np.mean(without)) ** 2 for each in without)
     assert found.variance == pytest.approx(jackknife)
     assert found.hands == 12
+
+
+def test_sampling_error_is_that_of_evaluate(test_set):
+    """Each hand a unit: the standard error of Fisher's z that `evaluate` uses, by the same jackknife."""
+    found = spread.measured("ccc", [str(n) for n in range(12)], *test_set)
+    assert math.sqrt(found.variance) == pytest.approx(metrics.ccc_standard_error(*test_set))
 
 
 def test_figures_without_a_place_on_the_scale():
@@ -100,6 +107,8 @@ def test_other_hands_adds_what_seeds_share():
         assert spread.other_hands(seeds) == pytest.approx((math.exp(2.95 - half), math.exp(2.95 + half)))
     more = math.sqrt(of_seeds + z**2 * (2 * 0.002 + 0.002 * 20 / 19 * (2 - 1)))  # ten hands have twice the variance
     assert spread.other_hands(same, 10) == pytest.approx((math.exp(2.95 - more), math.exp(2.95 + more)))
+    ninety = math.sqrt((stats.t.ppf(0.95, 2) / t) ** 2 * of_seeds + stats.norm.ppf(0.95) ** 2 * 2 * 0.002)
+    assert spread.other_hands(same, level=0.9) == pytest.approx((math.exp(2.95 - ninety), math.exp(2.95 + ninety)))
     assert spread.other_hands(same[:2]) is None
     assert spread.other_hands(seeds_of(values, (names[:9],) * 3)) is None
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from bonecaffe.errors import EvaluateError, RepeatError
 from bonecaffe.evaluation.metrics import PAPER, PAPER_CASES, ccc, mad, max_error
-from bonecaffe.evaluation.verdict import MARGIN, Word, word_for
+from bonecaffe.evaluation.verdict import FAR_BETTER, MARGIN, Word, word_for
 from bonecaffe.files import number_text, table_text, write_text
 from bonecaffe.records import Frozen, Sha256
 from bonecaffe.studies import spread
@@ -179,6 +179,8 @@ def _spread(split: str, figure: Figure, done: Sequence[Result]) -> Spread:
         there = spread.other_hands(whole)
         less, less_90 = (_less(spread.other_hands(whole, PAPER_CASES[split], level), paper) for level in (0.95, 0.9))
     word = word_for(split, figure, less_90, less) if less and less_90 else Word.CANNOT_BE_TOLD
+    if split == "test" and figure == "mad" and there and there[1] < FAR_BETTER * paper:
+        word = Word.SUSPICIOUS
     return Spread(
         f"{split}_{figure}",
         len(done),
@@ -308,6 +310,8 @@ def _against_paper(plan: Repetition, results: Sequence[Result], found: Sequence[
         meaning = {
             Word.AGREES: f"agrees with the paper, to within {margin}{unit}",
             Word.BETTER: "better than the paper",
+            Word.SUSPICIOUS: "suspicious, because it is more than this method can be expected to do. Look for test "
+            "hands among the training hands",
             Word.WORSE: "worse than the paper",
             Word.CANNOT_BE_TOLD: f"cannot be told: neither a difference nor agreement to within {margin}{unit}",
         }[each.word]
