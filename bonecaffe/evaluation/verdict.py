@@ -150,6 +150,8 @@ def _of_ccc(split: str, here: Metrics, paper: Mapping[str, float]) -> Difference
 def _summed(mine: float, my_cases: int, theirs: float, their_cases: int) -> tuple[float, float]:
     """The standard error of a difference, and Welch's degrees of freedom."""
     square = mine**2 + theirs**2
+    if square == 0:  # errors that are all the same
+        return 0.0, 1.0
     return math.sqrt(square), square**2 / (mine**4 / (my_cases - 1) + theirs**4 / (their_cases - 1))
 
 
@@ -307,7 +309,8 @@ def _not_learned(train: Metrics, test: Metrics) -> Word | None:
     if _beats_the_guess(test):
         return None
     if not _beats_the_guess(train):
-        return Word.LEARNED_NOTHING
+        nearly = any(each.mad_months < 0.9 * each.guess_mad_months for each in (train, test))
+        return Word.CANNOT_BE_TOLD if nearly else Word.LEARNED_NOTHING
     return Word.CANNOT_BE_TOLD if test.mad_months < test.guess_mad_months else Word.MEMORIZED
 
 
@@ -327,8 +330,8 @@ _NOT_LEARNED = {
         f"{_figures_of_both(train, test)}; {hands}."
     ),
     Word.CANNOT_BE_TOLD: lambda train, test, hands: (
-        "Whether what the network learned holds for other hands cannot be told, because the test hands are too few or "
-        f"the gain is too small: {_figures_of_both(train, test)}; {hands}."
+        "What the network has learned cannot be told, because the hands are too few or the gain is too small: "
+        f"{_figures_of_both(train, test)}; {hands}."
     ),
 }
 
