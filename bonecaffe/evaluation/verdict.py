@@ -183,7 +183,7 @@ def word_for(split: str, figure: Literal["mad", "ccc"], ninety: Interval, ninety
 
 
 def _of_both(words: set[Word]) -> Word:
-    """The word for MAD and CCC together: what speaks against agreement counts."""
+    """The word for MAD and CCC together: a word against agreement counts."""
     for word in (Word.WORSE, Word.BETTER, Word.CANNOT_BE_TOLD):
         if word in words:
             return word
@@ -230,11 +230,11 @@ def judge(
             ]
         return Verdict(Word.SUSPICIOUS, f"Suspicious: {figures} (paper 18.9 and 0.78); {hands}.", tuple(remarks), found)
     word = _of_both({each.word for each in found if each.split == "test"})
-    remarks = [_said("The training hands", [each for each in found if each.split == "train"]) + ".", *remarks]
-    said = _said("the test hands", [each for each in found if each.split == "test"])
+    remarks = [_in_words("The training hands", [each for each in found if each.split == "train"]) + ".", *remarks]
+    of_test = _in_words("the test hands", [each for each in found if each.split == "test"])
     return Verdict(
         word,
-        f"{_OPENING[word]}: {said}; {_guess(test)}. Measured on {hands}. "
+        f"{_OPENING[word]}: {of_test}; {_guess(test)}. Measured on {hands}. "
         "That they are RSNA’s images cannot be seen from here.",
         tuple(remarks),
         found,
@@ -249,7 +249,7 @@ _OPENING = {
 }
 
 
-def _said(subject: str, found: list[Difference]) -> str:
+def _in_words(subject: str, found: list[Difference]) -> str:
     """The differences of a split in words."""
     parts = []
     for each in found:
