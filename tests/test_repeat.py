@@ -233,6 +233,10 @@ def test_verdict_names_what_the_intervals_are_for(hands, tmp_path):
     assert few[2].endswith("cannot be told: neither a difference nor agreement to within 4.7 months.")
     far = list(seeds(5, 0, factor=0.2))
     assert "suspicious" in results.verdict(paper, far)[2] and results.spreads(far)[0].word == "suspicious"
+    by_launch = results.verdict(paper, [each.model_copy(update={"departures": 1}) for each in like])
+    assert "the runs depart from it in 1 field." in by_launch[2]
+    leaking = results.verdict(paper, [like[0].model_copy(update={"word": "suspicious"}), *like[1:]])
+    assert leaking[0].startswith("1 of 5 seeds: suspicious.")
     phantoms = results.verdict(paper, [each.model_copy(update={"phantoms": 600}) for each in like])
     assert phantoms[2] == "Not comparable with the paper’s 18.9 months and 0.78: the hands are phantoms."
     assert (

@@ -150,11 +150,12 @@ def _difference(months: float, half: float, p: float) -> Difference | None:
 
 
 def _welch(boys: Errors, girls: Errors) -> Difference | None:
-    """Welch's unequal-variances t test; None where no error varies. Source: Biometrika 1947;34:28-35."""
+    """Welch's unequal-variances t test; None where errors are all the same. Source: Biometrika 1947;34:28-35."""
     from scipy import stats
 
     if max(np.ptp(boys), np.ptp(girls)) < NEGLIGIBLE:
-        return None
+        rest = round(float(boys.mean() - girls.mean()), 6)
+        return Difference(rest, (rest, rest)) if rest else None
     with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
         warnings.simplefilter("ignore")  # one of the two does not vary
         found = stats.ttest_ind(boys, girls, equal_var=False)

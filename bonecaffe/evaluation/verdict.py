@@ -31,6 +31,10 @@ FAR_BETTER = 0.5
 """A test MAD whose interval ends below this share of the paper's is suspicious."""
 
 
+NOTHING = 0.1
+"""A gain below this share of the guess's MAD, and a CCC below this, are nothing."""
+
+
 class Word(StrEnum):
     """What came of a comparison with the paper."""
 
@@ -70,8 +74,13 @@ class Hands:
 
     @property
     def are_phantoms(self) -> bool:
-        """Whether any of them is: then nothing is shown about radiographs."""
+        """Whether any of them is: then the paper is no yardstick."""
         return self.phantoms > 0
+
+    @property
+    def are_all_phantoms(self) -> bool:
+        """Whether all of them are: phantoms are easy, so good figures are not suspicious."""
+        return self.phantoms >= self.train + self.test
 
     def __str__(self) -> str:
         total = self.train + self.test
@@ -205,12 +214,19 @@ def judge(
     remarks = _few_cases(measured)
     if (word := _not_learned(train, test)) is not None:
         return Verdict(word, _NOT_LEARNED[word](train, test, hands), (*remarks,), found)
-    too_good = _as_good_as_training(train, test) and not hands.are_phantoms
+    too_good = _as_good_as_training(train, test) and not hands.are_all_phantoms
+    far = _far_better(test, paper) and not hands.are_all_phantoms
     figures = f"MAD {test.mad_months:.1f} months, CCC {test.ccc:.2f} on the test hands, {_guess(test)}"
     if too_good:
         remarks = [
             f"The test hands are predicted as well as the training hands (MAD {train.mad_months:.1f}). Look for the "
             "same child, or the same image, on both sides.",
+            *remarks,
+        ]
+    if far:
+        remarks = [
+            "A test MAD under half of the paper’s is more than its method can be expected to do with its 400 hands. "
+            "Look for test hands among the training hands.",
             *remarks,
         ]
     if departures or hands.are_phantoms:
@@ -221,13 +237,7 @@ def judge(
             tuple(remarks),
             found,
         )
-    if (far := _far_better(test, paper)) or too_good:
-        if far:
-            remarks = [
-                "A test MAD under half of the paper’s is more than this method can be expected to do. "
-                "Look for test hands among the training hands.",
-                *remarks,
-            ]
+    if far or too_good:
         return Verdict(Word.SUSPICIOUS, f"Suspicious: {figures} (paper 18.9 and 0.78); {hands}.", tuple(remarks), found)
     word = _of_both({each.word for each in found if each.split == "test"})
     remarks = [_in_words("The training hands", [each for each in found if each.split == "train"]) + ".", *remarks]
@@ -297,21 +307,27 @@ def _few_cases(measured: Mapping[str, Metrics]) -> list[str]:
 # ---- what is wrong, whatever the paper has -----------------------------------------------------------------------
 
 
-def _beats_the_guess(metrics: Metrics) -> bool:
-    """Whether the split is predicted better than by one answer for every hand, beyond chance."""
-    return metrics.gain_interval_95 is not None and metrics.gain_interval_95[0] > 0
+def _learned(metrics: Metrics) -> bool:
+    """Whether the split is predicted better than by one answer for every hand, and in its order, beyond chance."""
+    return metrics.gain_interval_95 is not None and metrics.gain_interval_95[0] > 0 and _in_order(metrics)
+
+
+def _in_order(metrics: Metrics) -> bool:
+    """Whether predictions follow the ages: a CCC above 0 beyond chance; above a half where it has no interval."""
+    return metrics.ccc_interval_95[0] > 0 if metrics.ccc_interval_95 else metrics.ccc > 0.5
 
 
 def _not_learned(train: Metrics, test: Metrics) -> Word | None:
     """Learned nothing, memorized the training hands, or too few test hands to tell; None for a net that learned."""
     if train.gain_interval_95 is None or test.gain_interval_95 is None:
         return Word.CANNOT_BE_TOLD
-    if _beats_the_guess(test):
-        return None
-    if not _beats_the_guess(train):
-        nearly = any(each.mad_months < 0.9 * each.guess_mad_months for each in (train, test))
-        return Word.CANNOT_BE_TOLD if nearly else Word.LEARNED_NOTHING
-    return Word.CANNOT_BE_TOLD if test.mad_months < test.guess_mad_months else Word.MEMORIZED
+    if _learned(train):
+        if _learned(test):
+            return None
+        hopeless = test.gain_interval_95[1] < NOTHING * test.guess_mad_months and not _in_order(test)
+        return Word.MEMORIZED if hopeless else Word.CANNOT_BE_TOLD
+    promising = any(m.mad_months < (1 - NOTHING) * m.guess_mad_months and m.ccc > NOTHING for m in (train, test))
+    return Word.CANNOT_BE_TOLD if promising else Word.LEARNED_NOTHING
 
 
 def _figures_of_both(train: Metrics, test: Metrics) -> str:

@@ -58,6 +58,10 @@ class Inputs:
             yield from self.split[split]
 
 
+FEWEST = 2
+"""Hands of a given side or a fold: the CCC of one hand is not defined, so it could be trained, but not evaluated."""
+
+
 # ---- the recipe --------------------------------------------------------------------------------------------------
 
 
@@ -252,8 +256,8 @@ def _needed(recipe: Recipe) -> tuple[int, str]:
         needed = data.train_cases + data.test_cases
         return needed, f"{data.train_cases} for training and {data.test_cases} for test are needed"
     if fold := fold_of(data.split):
-        return fold.of, f"{fold.of} or more are needed for {data.split}"
-    return 2, "One or more for training and for test are needed"
+        return fold.of * FEWEST, f"{fold.of * FEWEST} or more are needed for {data.split}, two a fold"
+    return 2 * FEWEST, "Two or more for training and for test are needed"
 
 
 def _split(usable: list[Case], tables: Sequence[AgesTable], recipe: Recipe) -> tuple[list[Case], list[Case]]:
@@ -263,10 +267,11 @@ def _split(usable: list[Case], tables: Sequence[AgesTable], recipe: Recipe) -> t
         _check_groups(usable, tables)
         train, test = given_split(usable, data.split_seed)
         for side, cases in (("training", train), ("test", test)):
-            if not cases:
+            if len(cases) < FEWEST:
+                found = "only one marked hand" if cases else "no marked hand"
                 raise CasesError(
-                    f"{names}: the given split ({recipe.source_of('data.split')}) has no marked hand for {side}. "
-                    "Mark hands of this side, or have the split drawn with --split drawn."
+                    f"{names}: the given split ({recipe.source_of('data.split')}) has {found} for {side}; the CCC "
+                    "needs two. Mark hands of this side, or have the split drawn with --split drawn."
                 )
         return train, test
     try:

@@ -149,6 +149,12 @@ def _given(inputs: Inputs, given: Given) -> dict[str, Any]:
     }
 
 
+def _phantoms(given: Given) -> frozenset[str]:
+    """The hashes of the phantoms that are listed beside the images and tables."""
+    beside = [folder for images in given.folders for folder in (images, images.parent)]
+    return listed.known(*beside, *(table.parent for table in given.tables.values()))
+
+
 def _renewed(
     run: RunDir, record: Prepared, inputs: Inputs, given: Given, jobs: list[Job]
 ) -> tuple[Prepared, list[str]]:
@@ -161,7 +167,9 @@ def _renewed(
     other += [record.sources[name].name for name in record.sources if name not in given.tables]
     stats = {job.id: job.source_stat for job in jobs}
     cases = {name: case.model_copy(update={"source_stat": stats[name]}) for name, case in record.cases.items()}
-    renewed = record.model_copy(update={**now, "cases": cases})
+    phantoms = _phantoms(given)
+    count = sum(case.source_sha256 in phantoms for case in record.cases.values())
+    renewed = record.model_copy(update={**now, "cases": cases, "phantoms": count})
     if renewed != record:
         run.record(renewed)
     what = f"{' and '.join(other)}: changed, but not for the hands of this run; the record names the new content"
@@ -249,8 +257,7 @@ def _make(
 
     A failure removes the work folder. A refusal before it does not: after a kill in the swap it holds files of before.
     """
-    beside = [folder for images in given.folders for folder in (images, images.parent)]
-    phantoms = listed.known(*beside, *(table.parent for table in given.tables.values()))
+    phantoms = _phantoms(given)
     try:
         _check_space(run, jobs)
         if check:  # what an interrupted prepare noted of the radiographs is not believed either

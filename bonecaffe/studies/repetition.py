@@ -110,6 +110,10 @@ class Result(Frozen):
     """Test hands that are younger or older than all hands of their training."""
     phantoms: Count = 0
     """How many of its hands, of both splits, are phantoms."""
+    departures: Count = 0
+    """In how many fields its run departs from the paper, by recipe, launch and edited files."""
+    word: str = ""
+    """Of the verdict on its run."""
     hands: tuple[HandTested, ...] = ()
     """The test hands with their predictions, from which the sampling error comes."""
 

@@ -259,6 +259,9 @@ def shown_interval(figure: str, interval: Interval | None) -> str:
 def verdict(plan: Repetition, results: Sequence[Result]) -> list[str]:
     """What the results come to, in sentences."""
     lines = _of_seeds(plan, results) if plan.folds is None else _of_folds(plan, results)
+    for word in (Word.SUSPICIOUS, Word.MEMORIZED, Word.LEARNED_NOTHING):
+        if count := sum(result.word == word for result in results):
+            lines.insert(0, f"{count} of {len(results)} {plan.kind}s: {word}. See the reports of their runs.")
     lost = [result for result in results if not result.finished]
     if lost:
         lines.append(f"{len(lost)} of {len(results)} {plan.kind}s diverged and are not in these figures.")
@@ -327,8 +330,8 @@ def _not_comparable(plan: Repetition, results: Sequence[Result]) -> str | None:
     reasons = []
     if any(result.phantoms for result in results):
         reasons.append("the hands are phantoms")
-    if departures := len(plan.departures()):
-        reasons.append(f"the recipe departs from it in {departures} field{'s' * (departures > 1)}")
+    if departures := max([len(plan.departures()), *(result.departures for result in results)]):
+        reasons.append(f"the runs depart from it in {departures} field{'s' * (departures > 1)}")
     if not reasons:
         return None
     paper = PAPER["test"]

@@ -119,7 +119,12 @@ def _edited_choices(name: str, fields: Mapping[str, tuple[str, str]]) -> dict[st
     """The fields of an edited file that the paper does not state."""
     paper = Recipe.load("paper")
     return {
-        dotted: Choice(dotted, paper.value_of(dotted), here, f"{name} was edited by hand; the recipe gives {ours}")
+        dotted: Choice(
+            dotted,
+            default := paper.value_of(dotted),
+            default if _same_value(here, default) else here,
+            f"{name} was edited by hand; the recipe gives {ours}",
+        )
         for field, (ours, here) in fields.items()
         if (dotted := f"solver.{field}") in paper.notes and not stated(dotted)
     }

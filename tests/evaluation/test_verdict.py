@@ -177,6 +177,39 @@ def test_learned_nothing_memorized_or_too_few_to_tell():
     assert word(near).word is not Word.LEARNED_NOTHING
 
 
+def test_one_answer_for_every_hand_is_learned_nothing():
+    """Also where it is nearer to most hands than the mean training age, with some noise, or for older test hands."""
+    rng = np.random.default_rng(3)
+    ages = np.where(rng.random(200) < 0.75, 150.0, 40.0) + rng.normal(0, 10, 200)
+    for noise in (0.0, 0.01, 1.0):
+        answers = 150 + rng.normal(0, noise, 200)
+        figures = {split: measure(ages, answers, float(ages.mean())) for split in ("train", "test")}
+        assert judge(figures, IMAGES, 0).word is Word.LEARNED_NOTHING, noise
+    older = {"train": measure(ages, np.full(200, 140.0), 122.0), "test": measure(ages + 30, np.full(200, 140.0), 122.0)}
+    assert judge(older, IMAGES, 0).word is Word.LEARNED_NOTHING
+
+
+@pytest.mark.parametrize("cases", [3, 5, 8, 12])
+def test_few_test_hands_do_not_make_a_good_method_memorized(simulation, cases):
+    """The paper's own method, tested on a few hands: seldom called so."""
+    rng = np.random.default_rng(5)
+    train = measure(*simulation.hands(rng, 400, 6.4), 127.0)
+    words = [
+        judge({"train": train, "test": measure(*simulation.hands(rng, cases, 18.9), 127.0)}, IMAGES, 3).word
+        for _ in range(300)
+    ]
+    assert words.count(Word.MEMORIZED) <= 3
+
+
+def test_leakage_is_hinted_at_beside_departures(simulation):
+    """A test MAD of 2.5 with a departure, or with a phantom among images: a remark, whatever the word."""
+    figures = measured(simulation, test=2.5, train=1.0)
+    for hands in (IMAGES, Hands(400, 200, 1, "a.csv")):
+        verdict = judge(figures, hands, 1)
+        assert verdict.word is Word.NOT_COMPARABLE and "Look for test hands among" in verdict.remarks[0]
+    assert "Look for" not in str(judge(figures, Hands(400, 200, 600, "a.csv"), 1))
+
+
 def test_three_hands_predicted_well_are_not_learned_nothing():
     """Chance cannot be excluded, but neither can learning."""
     figures = {split: measure([60, 120, 200], [61, 118, 203], 120.0) for split in ("train", "test")}

@@ -276,7 +276,10 @@ def test_phantoms_are_known_by_their_list(hands, tmp_path):
     path.write_text(json.dumps({**listed, "images": dict(list(listed["images"].items())[:5])}))
     assert prepare_run(tmp_path / "some", data).read().prepare.phantoms == 5
     path.unlink()
-    assert prepare_run(tmp_path / "none", data).read().prepare.phantoms == 0
+    run = prepare_run(tmp_path / "none", data)
+    assert run.read().prepare.phantoms == 0
+    path.write_text(json.dumps(listed))  # a list that comes later is taken up
+    assert prepare_run(run.path, data).read().prepare.phantoms == 12
 
 
 @pytest.mark.parametrize("text", ["[]", '{"images": [1]}', '{"images": {"1": 2}}', "{"])

@@ -301,10 +301,11 @@ def test_folds_are_prepared(own_hands, tmp_path):
         tested += sorted(hands["test"])
     assert sorted(tested) == sorted(pandas.read_csv(own_hands / "ages.csv", dtype=str)["id"])
     assert prepare_run(tmp_path / "5", own_hands, recipe).read().prepare.inputs == run.read().prepare.inputs
-    with pytest.raises(CasesError, match="13 or more are needed for fold 1 of 13"):
+    with pytest.raises(CasesError, match="26 or more are needed for fold 1 of 13, two a fold"):
         prepare_run(tmp_path / "13", own_hands, tiny(data__split="fold 1 of 13"))
-    with pytest.raises(CasesError, match=r"ages\.csv: 9 folds need 9 groups or more; 7 are usable"):
-        prepare_run(tmp_path / "9", own_hands, tiny(data__split="fold 1 of 9"))
+    change(own_hands / "ages.csv", group=["a"] * 8 + [""] * 4)
+    with pytest.raises(CasesError, match=r"ages\.csv: 6 folds need 6 groups or more; 5 are usable"):
+        prepare_run(tmp_path / "6", own_hands, tiny(data__split="fold 1 of 6"))
 
 
 def test_fold_by_command(own_hands, tmp_path):
