@@ -128,12 +128,18 @@ def takes(schema: dict[str, Any]) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as a recipe file has it."""
+    """A value as a recipe file has it.
+
+    >>> shown(0.000003), shown((1.0, True))
+    ('0.000003', '[1, true]')
+    """
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(shown, value))}]"
-    return f"{value:.10g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):  # never 3e-06, which YAML reads as text
+        return f"{value:.12f}".rstrip("0").rstrip(".")
+    return str(value)
 
 
 # ---- Markdown ----------------------------------------------------------------------------------------------------

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 
 import pytest
-import reference
 from click.testing import CliRunner
 from conftest import REPOSITORY
 
+import reference
 from bonecaffe import Recipe
 from bonecaffe.cli import main
 
