@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import doctest
 import re
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from conftest import REPOSITORY
+from conftest import REPOSITORY, tiny
 
+import bonecaffe
 import reference
 from bonecaffe import Recipe
 from bonecaffe.cli import main
+from bonecaffe.records import STAGES
+from bonecaffe.run import SPLITS, RunDir
 
 FOLDER = REPOSITORY / "docs" / "reference"
 
@@ -63,3 +68,32 @@ def test_no_line_is_wider_than_120_columns():
     for page in FOLDER.glob("*.md"):
         for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
             assert len(line) <= 120, f"{page.name}:{number}"
+
+
+def test_files_of_a_run_are_named(trained):
+    """Each path that RunDir knows, each file of a trained run and each record is on the page."""
+    text = (FOLDER / "run-files.md").read_text(encoding="utf-8")
+    run = RunDir("run")
+    known = [value for value in vars(run).values() if isinstance(value, Path)]
+    known += [of(split) for of in (run.list_file, run.lmdb, run.labels_lmdb, run.predictions) for split in SPLITS]
+    names = {path.relative_to(run.path).as_posix() for path in known if path != run.path}
+    assert len(names) > 25
+    names |= {path.name for path in trained.path.iterdir()}
+    assert not [name for name in sorted(names) if not re.search(rf"`{re.escape(name)}[/`]", text)]
+    assert not [stage for stage in STAGES if f"| `{stage}` |" not in text]
+
+
+def test_python_page_runs(hands, tmp_path, monkeypatch):
+    """Its examples, from data to a prediction, do what they show; every public name is in its table."""
+    text = (FOLDER / "python.md").read_text(encoding="utf-8")
+    assert {name for name in bonecaffe.__all__ if name != "__version__"} <= set(re.findall(r"`(\w+)`", text))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    Path("data").symlink_to(hands)
+    Path("mine.yaml").write_text(tiny().to_yaml(), encoding="utf-8")
+    first = min(path.stem for path in (hands / "images").iterdir())
+    code = "\n".join(re.findall(r"(?s)```python\n(.*?)```", text)).replace("1001", first)
+    test = doctest.DocTestParser().get_doctest(code, {}, "python.md", None, 0)
+    printed: list[str] = []
+    result = doctest.DocTestRunner(verbose=False).run(test, out=printed.append)
+    assert result.attempted > 20 and not result.failed, "".join(printed)
