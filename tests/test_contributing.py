@@ -41,10 +41,9 @@ def test_links_and_names_exist(name):
         for word in target.split():
             assert re.search(rf"(?m)^{word}:", MAKEFILE), f"make {word}"
     if name in ("CONTRIBUTING.md", "RELEASING.md"):
-        for path in re.findall(r"\b(?:bonecaffe|tests|scripts|docs|training|hands)/[\w./-]*\w", text):
-            inside = REPOSITORY / "bonecaffe" / path
-            if "NAME" not in path:
-                assert (REPOSITORY / path).exists() or inside.exists(), path
+        for path in re.findall(r"[\w-]+/[\w./-]*\w\.(?:py|md|sh|yaml)\b", text):
+            places = [REPOSITORY / folder / path for folder in ("", "bonecaffe", "tests")]
+            assert "NAME" in path or any(place.exists() for place in places), path
 
 
 def test_hooks_are_those_of_make_lint():
