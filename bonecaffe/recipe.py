@@ -1,7 +1,7 @@
 """What a run will be: a frozen, validated model read from YAML, and how it departs from the paper.
 
 In a recipe file every field is ``{value: …, source: …}`` or ``{value: …, reason: …}``. ``paper.yaml`` states
-all fields with their source. Any other recipe says ``extends: paper`` and holds only what differs, each with
+all fields with their source. Any other recipe has ``extends: paper`` and holds only what differs, each with
 the reason for it: a difference without a reason is refused, and so is a field the paper's recipe does not have.
 
 A difference in a field that the paper states is a *departure*. Where the paper is silent (its source in
@@ -375,7 +375,7 @@ def _plain(value: Any) -> Any:
 
 
 def _find(name_or_path: str | Path, beside: Path | None = None) -> Path:
-    """The file of a recipe: one of ours by name, else a path, from the working folder or beside another recipe."""
+    """The file of a recipe: by name, if it comes with bonecaffe; else a path, from here or beside another recipe."""
     text = str(name_or_path)
     if text in Recipe.names():
         return Path(str(resources.files("bonecaffe") / "recipes" / f"{text}.yaml"))

@@ -484,7 +484,10 @@ def found_by_locate(data):
     table = data / "points.csv"
     write_found(
         table,
-        {h.id: FoundHand(h.id, h.width, h.height, h.points, 0.99, "sure", "k") for h in read_points(table).values()},
+        {
+            h.id: FoundHand(h.id, h.width, h.height, h.points, 0.99, "confident", "k")
+            for h in read_points(table).values()
+        },
     )
 
 

@@ -298,7 +298,7 @@ class Marking:
             width, height = self.size(case_id) if any(marks.points) else (1, 1)  # an unreadable one can be skipped
             for name, place in zip(POINT_NAMES, marks.points, strict=True):
                 if place and not (0 <= place[0] <= width - 1 and 0 <= place[1] <= height - 1):
-                    raise AnnotateError(f"id {case_id}: {name} lies outside the image of {width} x {height}")
+                    raise AnnotateError(f"id {case_id}: {name} is outside the image of {width} x {height}")
             reason = "".join(character if character.isprintable() else " " for character in marks.skipped)
             marks = replace(marks, skipped=" ".join(reason.split()))
             points = _rounded(marks.points)

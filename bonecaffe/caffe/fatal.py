@@ -1,4 +1,4 @@
-"""What Caffe says when it dies, in plain words with a remedy, where we know it. Pure: text in, text out."""
+"""Caffe's last message when it dies, in plain words with a remedy, where we know it. Pure: text in, text out."""
 
 from __future__ import annotations
 

@@ -272,9 +272,11 @@ def annotate(images: Path, table: Path, suggest: Path | None, recipe_name: str, 
 
 @main.command()
 @click.argument("images", metavar="IMAGES", type=FOLDER)
-@click.option("--points", "table", type=FILE, required=True, help="The points.csv to write: the hands that are sure.")
+@click.option(
+    "--points", "table", type=FILE, required=True, help="The points.csv to write: the hands found with confidence."
+)
 @LOCATOR_OR_MODEL
-@click.option("--sheet", type=FILE, help="Write the hands that are not sure, with the guesses, side by side as a PNG.")
+@click.option("--sheet", type=FILE, help="Write the uncertain hands, with the guesses, side by side as a PNG.")
 @click.option("--jobs", type=click.IntRange(1), help="Processes. [default: one a core]")
 @ENGINE
 def locate(images: Path, table: Path, locator: Path | None, sheet: Path | None, jobs: int | None, engine: Any) -> None:
@@ -294,11 +296,11 @@ def locate(images: Path, table: Path, locator: Path | None, sheet: Path | None, 
         results, new = locate.locate(images, table, locator or MODEL, progress, jobs, engine)
     if others := passed_over(images):
         click.echo(f"{images}: no images, passed over: {others}")
-    doubtful = [result for result in results if not result.sure]
+    doubtful = [result for result in results if not result.confident]
     for result in doubtful:
         click.echo(on_one_line(f"{result.id}: {result.verdict}"))
     for result in results:
-        if result.sure and result.remarks:
+        if result.confident and result.remarks:
             click.echo(on_one_line(f"{result.id}: {result.remarks}"))
     guesses = [hand for result in doubtful if (hand := result.hand())]
     if sheet is not None and guesses:
@@ -308,9 +310,8 @@ def locate(images: Path, table: Path, locator: Path | None, sheet: Path | None, 
     elif sheet is not None:
         click.echo(f"{sheet}: not written, because there is no guess in doubt to show")
     seen = "nothing changed" if not new else f"{new} looked at"
-    click.echo(
-        f"{table}: {seen}; {len(results) - len(doubtful)} hands sure, {len(doubtful)} not; all in {found_file(table)}"
-    )
+    counts = f"{len(results) - len(doubtful)} confident, {len(doubtful)} uncertain"
+    click.echo(f"{table}: {seen}; {counts}; all in {found_file(table)}")
 
 
 @main.command("train-locator")

@@ -175,7 +175,7 @@ def prototxt(run: Path | None, out: Path | None, recipe_name: str | None, verbat
 @RUN
 @click.option("--weights", type=FILE, help="The caffemodel that training will start from, as Caffe would get it.")
 @click.option("--snapshot", type=FILE, help="The solverstate that training will continue from.")
-@click.option("--gpu", metavar="0 | 0,1 | all", help="GPUs to train on. [default: as the solver says]")
+@click.option("--gpu", metavar="0 | 0,1 | all", help="GPUs to train on. [default: as the solver has it]")
 def preflight(run: Path, weights: Path | None, snapshot: Path | None, gpu: str | None) -> None:
     """Name what Caffe would die of, or silently do wrong, before it is asked.
 
@@ -213,7 +213,7 @@ def _absolute(path: Path | None) -> str | None:
     metavar="0 | 0,1 | all",
     help="GPUs to train on. [default: as it was trained before, else 0 when the recipe has GPU]",
 )
-@click.option("--cpu", is_flag=True, help="Train on the CPU whatever the recipe says.")
+@click.option("--cpu", is_flag=True, help="Train on the CPU, whatever the recipe has.")
 @click.option("--resume", is_flag=True, help="Go on from the newest complete snapshot.")
 def train(run: Path, weights: Path | None, gpu: str | None, cpu: bool, resume: bool) -> None:
     """Drive `caffe train` to the last iteration, and say truly whether it got there.

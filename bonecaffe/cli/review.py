@@ -194,8 +194,8 @@ def runs(folder: Path, as_json: bool) -> None:
 @click.option("--test", "test_cases", type=click.IntRange(1), help="Cases for test. [default: the recipe's]")
 @click.option("--labels", type=click.Choice(["whole_months", "round", "exact"]), help="As for prepare.")
 @click.option("--weights", type=FILE, help="The ImageNet caffemodel that each seed or fold starts from.")
-@click.option("--gpu", metavar="0 | 0,1 | all", help="GPUs to train on. [default: 0, when the recipe says GPU]")
-@click.option("--cpu", is_flag=True, help="Train on the CPU whatever the recipe says.")
+@click.option("--gpu", metavar="0 | 0,1 | all", help="GPUs to train on. [default: 0, when the recipe has GPU]")
+@click.option("--cpu", is_flag=True, help="Train on the CPU, whatever the recipe has.")
 @click.option(
     "--scheduler", metavar="ADDRESS", help="A Dask scheduler, such as tcp://host:8786. [default: here, in sequence]"
 )

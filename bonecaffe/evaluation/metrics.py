@@ -132,7 +132,8 @@ def ccc_standard_error(truth: Months, predicted: Months) -> float | None:
     with np.errstate(invalid="ignore", divide="ignore"):
         z = np.arctanh(np.clip(_ccc_without_each(x - x.mean(), y - x.mean()), -1, 1))
         error = np.sqrt((n - 1) / n * ((z - z.mean()) ** 2).sum())
-    return float(error) if np.isfinite(error) and np.isfinite(np.arctanh(ccc(x, y))) else None
+        whole = np.arctanh(ccc(x, y))
+    return float(error) if np.isfinite([error, whole]).all() else None
 
 
 def _ccc_without_each(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:

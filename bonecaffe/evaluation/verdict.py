@@ -150,6 +150,8 @@ def _of_ccc(split: str, here: Metrics, paper: Mapping[str, float]) -> Difference
 def _summed(mine: float, my_cases: int, theirs: float, their_cases: int) -> tuple[float, float]:
     """The standard error of a difference, and Welch's degrees of freedom."""
     square = mine**2 + theirs**2
+    if square == 0:  # errors that are all the same
+        return 0.0, 1.0
     return math.sqrt(square), square**2 / (mine**4 / (my_cases - 1) + theirs**4 / (their_cases - 1))
 
 
@@ -181,7 +183,7 @@ def word_for(split: str, figure: Literal["mad", "ccc"], ninety: Interval, ninety
 
 
 def _of_both(words: set[Word]) -> Word:
-    """The word for MAD and CCC together: what speaks against agreement counts."""
+    """The word for MAD and CCC together: a word against agreement counts."""
     for word in (Word.WORSE, Word.BETTER, Word.CANNOT_BE_TOLD):
         if word in words:
             return word
@@ -228,11 +230,11 @@ def judge(
             ]
         return Verdict(Word.SUSPICIOUS, f"Suspicious: {figures} (paper 18.9 and 0.78); {hands}.", tuple(remarks), found)
     word = _of_both({each.word for each in found if each.split == "test"})
-    remarks = [_said("The training hands", [each for each in found if each.split == "train"]) + ".", *remarks]
-    said = _said("the test hands", [each for each in found if each.split == "test"])
+    remarks = [_in_words("The training hands", [each for each in found if each.split == "train"]) + ".", *remarks]
+    of_test = _in_words("the test hands", [each for each in found if each.split == "test"])
     return Verdict(
         word,
-        f"{_OPENING[word]}: {said}; {_guess(test)}. Measured on {hands}. "
+        f"{_OPENING[word]}: {of_test}; {_guess(test)}. Measured on {hands}. "
         "That they are RSNA’s images cannot be seen from here.",
         tuple(remarks),
         found,
@@ -247,7 +249,7 @@ _OPENING = {
 }
 
 
-def _said(subject: str, found: list[Difference]) -> str:
+def _in_words(subject: str, found: list[Difference]) -> str:
     """The differences of a split in words."""
     parts = []
     for each in found:
@@ -307,7 +309,8 @@ def _not_learned(train: Metrics, test: Metrics) -> Word | None:
     if _beats_the_guess(test):
         return None
     if not _beats_the_guess(train):
-        return Word.LEARNED_NOTHING
+        nearly = any(each.mad_months < 0.9 * each.guess_mad_months for each in (train, test))
+        return Word.CANNOT_BE_TOLD if nearly else Word.LEARNED_NOTHING
     return Word.CANNOT_BE_TOLD if test.mad_months < test.guess_mad_months else Word.MEMORIZED
 
 
@@ -327,8 +330,8 @@ _NOT_LEARNED = {
         f"{_figures_of_both(train, test)}; {hands}."
     ),
     Word.CANNOT_BE_TOLD: lambda train, test, hands: (
-        "Whether what the network learned holds for other hands cannot be told, because the test hands are too few or "
-        f"the gain is too small: {_figures_of_both(train, test)}; {hands}."
+        "What the network has learned cannot be told, because the hands are too few or the gain is too small: "
+        f"{_figures_of_both(train, test)}; {hands}."
     ),
 }
 

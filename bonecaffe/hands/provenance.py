@@ -24,8 +24,8 @@ FOUND_COLUMNS = (*COLUMNS, "confidence", "verdict", "key", "remarks")
 class FoundHand:
     """One image looked at by `locate`: points, confidence, verdict.
 
-    The points are a guess where the verdict is not ``sure``, and None where there are none. ``key`` names image and
-    model. ``remarks`` tells what is unusual about a hand that can be used: turned, dark bones.
+    The points are a guess where the verdict is not ``confident``, and None where there are none. ``key`` names image
+    and model. ``remarks`` tells what is unusual about a hand that can be used: turned, dark bones.
     """
 
     id: str
@@ -38,9 +38,9 @@ class FoundHand:
     remarks: str = ""
 
     @property
-    def sure(self) -> bool:
+    def confident(self) -> bool:
         """Whether the points are good enough to be used unseen."""
-        return self.verdict == "sure"
+        return self.verdict == "confident"
 
     def hand(self) -> ReferencePoints | None:
         """The points as points.csv has them; None when there are none."""

@@ -84,7 +84,7 @@ class ReferencePoints:
         found = []
         for name, (x, y) in zip(POINT_NAMES, self.points, strict=True):
             if not (0 <= x <= self.width - 1 and 0 <= y <= self.height - 1):
-                found.append(f"{name} at ({x:g}, {y:g}) lies outside the image of {self.width} x {self.height}")
+                found.append(f"{name} at ({x:g}, {y:g}) is outside the image of {self.width} x {self.height}")
         if not found:  # as a table keeps it, to a tenth: what is read and written again can be read again
             tenths = tuple((round(x, 1), round(y, 1)) for x, y in self.points)
             rectangle = replace(self, points=tenths).rectangle()
@@ -117,8 +117,8 @@ def read_points(
     table = read_points_table(path)
     if "verdict" in table.columns and not guesses:
         raise PointsError(
-            f"{path}: all that bonecaffe locate found, the unsure too; these are no marked points. "
-            "Give the table that it wrote beside it, which holds the sure ones."
+            f"{path}: all that bonecaffe locate found, the uncertain too; these are not marked points. "
+            "Give the table that it wrote beside it, which holds the confident ones."
         )
     hands: dict[str, ReferencePoints] = {}
     first_row: dict[str, int] = {}

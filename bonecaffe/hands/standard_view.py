@@ -69,13 +69,13 @@ def pose(points: Sequence[Sequence[float]]) -> list[str]:
 def askew(points: Sequence[Sequence[float]]) -> list[str]:
     """How far a hand is from upright and from every quarter turn, in words; empty up to `TILT` degrees."""
     off = abs((tilt(points) + 45) % 90 - 45)
-    return [f"the hand lies {off:.0f} degrees askew; its crop holds much that is no hand"] if off > TILT else []
+    return [f"the hand is tilted by {off:.0f} degrees; much of its crop is not hand"] if off > TILT else []
 
 
 def turn_remarks(count: int) -> list[str]:
     """What so many quarter turns counter-clockwise undo, in words; empty for none."""
     how = {1: "90 degrees clockwise", 2: "180 degrees", 3: "90 degrees counter-clockwise"}
-    return [f"the hand lies turned by {how[count]}; it is turned upright for the crop"] if count else []
+    return [f"the hand is turned by {how[count]}; it is set upright for the crop"] if count else []
 
 
 def turned(hand: ReferencePoints, count: int) -> ReferencePoints:

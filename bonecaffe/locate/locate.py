@@ -29,13 +29,14 @@ from bonecaffe.hands.provenance import FoundHand, appending_found, found_file, r
 from bonecaffe.hands.reference_points import COLUMNS, ReferencePoints, lock_file, read_points
 from bonecaffe.hands.standard_view import Polarity, polarity_of, polarity_remarks, quarters, turn_remarks
 from bonecaffe.locate.locator import MODEL, Found, Locator
-from bonecaffe.locate.verdict import SURE, inside
+from bonecaffe.locate.verdict import CONFIDENT, inside
 from bonecaffe.predict import Hand, Refused, points_for, refusal
 from bonecaffe.progress import Progress, unseen
 from bonecaffe.workers import in_parallel
 
-FINDS = 2
-"""Raised when the same nets find other points in the same image: results of before are not kept."""
+FINDS = 3
+"""Raised when the same nets find other points in the same image, or their verdict has other words: earlier results are
+not kept."""
 
 
 def judge(
@@ -47,10 +48,10 @@ def judge(
     points = inside(found.points, shape)
     usable = not ReferencePoints(case_id, width, height, points).problems()
     verdict, remarks = found.verdict, turn_remarks(quarters(points)) if usable else []
-    if usable and image is not None and verdict == SURE:
+    if usable and image is not None and verdict == CONFIDENT:
         polarity = polarity_of(image, points)
         if polarity in (Polarity.DOUBTFUL, Polarity.UNSEEN):
-            verdict = f"unsure: {polarity_remarks(polarity)[0]}"
+            verdict = f"uncertain: {polarity_remarks(polarity)[0]}"
         else:
             remarks += polarity_remarks(polarity)
     confidence = round(found.confidence, 3)
@@ -68,9 +69,9 @@ def find_hand(image: Path, locator: Locator) -> Hand | Refused:
     except Exception as error:
         return refusal(image, error, "found")
     points = result.hand()
-    if result.sure and points is not None:
+    if result.confident and points is not None:
         return Hand(image, points, "found", result.confidence, pixels=pixels)
-    reason = result.verdict.removeprefix("unsure: ")
+    reason = result.verdict.removeprefix("uncertain: ")
     uncertain = LocateError(f"{image}: the seven points found are uncertain: {reason}. Mark them, and give --points.")
     return refusal(image, uncertain, "found", result.confidence)
 
@@ -208,7 +209,7 @@ def locate(
 ) -> tuple[list[FoundHand], int]:
     """Find the points of every hand in a folder; the folder's results, by id, and how many are new.
 
-    ``table`` gets the hands that are sure, the others as empty rows; `found_file` gets everything. What was found
+    ``table`` gets the hands found with confidence, the others as empty rows; `found_file` gets all. What was found
     before in the same image by the same model is not looked for again, and what was found in another folder stays.
     Raises LocateError rather than write over a table that is not its own work, untouched, or is being marked.
     """
@@ -304,7 +305,7 @@ def _own_work(table: Path, found: Mapping[str, FoundHand]) -> bool:
     """
     for _, row in read_table(table, LocateError).rows():
         result = found.get(row.get("id", ""))
-        expected = dict(zip(COLUMNS, result.row(), strict=True)) if result and result.sure else {}
+        expected = dict(zip(COLUMNS, result.row(), strict=True)) if result and result.confident else {}
         if any(row.get(column) for column in COLUMNS[1:]) and row != expected:
             return False
     return found_file(table).exists()
@@ -333,6 +334,8 @@ def _write_points(table: Path, results: Mapping[str, FoundHand]) -> None:
 
 
 def _points_text(results: Mapping[str, FoundHand]) -> str:
-    """points.csv: the sure ones; a row without points for the others, as for hands not marked yet."""
-    rows = [results[case_id].row() if results[case_id].sure else [case_id, *[""] * 16] for case_id in sorted(results)]
+    """points.csv: the confident ones; a row without points for the others, as for hands not marked yet."""
+    rows = [
+        results[case_id].row() if results[case_id].confident else [case_id, *[""] * 16] for case_id in sorted(results)
+    ]
     return table_text(COLUMNS, rows)

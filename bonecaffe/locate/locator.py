@@ -22,7 +22,7 @@ from bonecaffe.hands.images import Image, read_image
 from bonecaffe.locate import frames
 from bonecaffe.locate.frames import Frame, Picture, Places, Pyramid
 from bonecaffe.locate.network import OUTPUTS
-from bonecaffe.locate.verdict import SURE, verdict, wrist_to_knuckles
+from bonecaffe.locate.verdict import CONFIDENT, verdict, wrist_to_knuckles
 from bonecaffe.trees import read_json
 
 MODEL = Path(__file__).parent / "model"
@@ -78,13 +78,13 @@ class Found(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """``sure``, or why the points should not be used unseen; the command line refuses what is not sure."""
+        """``confident``, or why the points need a look first; the command line refuses what is not confident."""
         return verdict(self.points, self.confidence, self.shape, len(self.others))
 
     @property
-    def sure(self) -> bool:
+    def confident(self) -> bool:
         """Whether the points are good enough to be used unseen."""
-        return self.verdict == SURE
+        return self.verdict == CONFIDENT
 
 
 class Locator:
@@ -109,7 +109,7 @@ class Locator:
     def find(self, image: str | os.PathLike[str] | Image) -> Found:
         """The seven points of the hand in a radiograph, a file or uint8 (height, width).
 
-        Look at `Found.sure` before you use them. Raises ImageError for a file that cannot be read.
+        Look at `Found.confident` before you use them. Raises ImageError for a file that cannot be read.
         """
         pixels = image if isinstance(image, np.ndarray) else read_image(image)
         film = Pyramid(pixels)

@@ -8,7 +8,7 @@ from bonecaffe.hands.reference_points import POINT_NAMES, ReferencePoints
 from bonecaffe.hands.standard_view import askew
 from bonecaffe.locate.frames import Places
 
-SURE = "sure"
+CONFIDENT = "confident"
 _OUTSIDE = 0.02
 """Of the image's height: the hand of a point found further outside is taken for cut off."""
 _AT_BORDER = 0.10
@@ -33,19 +33,19 @@ def inside(points: Places, shape: tuple[int, int]) -> tuple[tuple[float, float],
 
 
 def verdict(points: Places, confidence: float, shape: tuple[int, int], others: int = 0) -> str:
-    """``sure``, or why not, for points (7, 2) found in an image (height, width) that shows ``others`` besides."""
+    """``confident``, or why not, for points (7, 2) found in an image (height, width) that shows ``others`` besides."""
     height, width = shape
     x, y = points[:, 0], points[:, 1]
     beyond = np.maximum.reduce([-x, -y, x - (width - 1), y - (height - 1)])
     outermost = POINT_NAMES[int(beyond.argmax())]
     problems = ReferencePoints("", width, height, inside(points, shape)).problems()
     if confidence < 0.5:
-        return "unsure: looks at it from several sides disagree; perhaps not a hand, or not as one lies on a film"
+        return "uncertain: the points found from several views disagree; perhaps no hand, or not in the usual position"
     if others:
-        return f"unsure: {others + 1} hands on one film; cut the image so that it shows one"
+        return f"uncertain: {others + 1} hands on one film; cut the image so that it shows one"
     if beyond.max() > _OUTSIDE * height:
         return f"cut off: {outermost} would lie outside the image"
     if beyond.max() > -_AT_BORDER * wrist_to_knuckles(points):
-        return f"unsure: {outermost} lies at the image's border; perhaps the hand is cut off there"
+        return f"uncertain: {outermost} is at the image's border; perhaps the hand is cut off there"
     problems += askew(points.tolist())
-    return f"unsure: {problems[0]}" if problems else SURE
+    return f"uncertain: {problems[0]}" if problems else CONFIDENT

@@ -547,7 +547,7 @@ def test_nonsense_is_refused(client, marking):
         answer = client.put("/secret/hands/1001", json=spoiled, headers=HOST)
         assert answer.status_code == 400 and answer.get_json()["error"], spoiled
     outside = client.put("/secret/hands/1001", json={**good, "points": [[999, 5], *[None] * 6]}, headers=HOST)
-    assert outside.status_code == 422 and "ulna lies outside the image" in outside.get_json()["error"]
+    assert outside.status_code == 422 and "ulna is outside the image" in outside.get_json()["error"]
     for asked in ("", "points=1,2", "points=a,b;c,d", "points=1,1;900,900", "points=" + "5,5;" * 7 + "6,6"):
         assert client.get(f"/secret/thumbnails/1001?{asked}", headers=HOST).status_code == 422, asked
     assert not marking.table.exists()
@@ -577,9 +577,7 @@ def test_dark_bones_and_turned_hands_are_remarked(hands, tmp_path):
         other = standard_view.turned(marked, 2).points
         assert pictures.remarks("1", marked.points) == ["Bones are dark; the image is inverted for the crop."]
         assert pictures.remarks("2", other) == pictures.remarks("3", marked.points) == []
-        assert marking.remarks("2", other) == [
-            "The hand lies turned by 180 degrees; it is turned upright for the crop."
-        ]
+        assert marking.remarks("2", other) == ["The hand is turned by 180 degrees; it is set upright for the crop."]
         assert pictures.remarks("1", (*marked.points[:6], None)) == []
         crops = [pictures.thumbnail("1", marked.points), pictures.thumbnail("2", other)]
         assert crops == [pictures.thumbnail("3", marked.points)] * 2

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -173,6 +175,25 @@ def test_learned_nothing_memorized_or_too_few_to_tell():
     assert word(little).word in (Word.CANNOT_BE_TOLD, Word.MEMORIZED)
     near = {"train": by_heart["train"], "test": guess + 0.4 * (ages["test"] - guess) + rng.normal(0, 40, 20)}
     assert word(near).word is not Word.LEARNED_NOTHING
+
+
+def test_three_hands_predicted_well_are_not_learned_nothing():
+    """Chance cannot be excluded, but neither can learning."""
+    figures = {split: measure([60, 120, 200], [61, 118, 203], 120.0) for split in ("train", "test")}
+    assert judge(figures, Hands(3, 3, 0, "own.csv"), 0).word is Word.CANNOT_BE_TOLD
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("train", [0, 1, 2, 3, 4])
+@pytest.mark.parametrize("test", [0, 1, 2, 3, 4])
+def test_odd_figures_get_a_word(train, test):
+    """Perfect, constant, reversed: a verdict, whose differences are numbers of JSON."""
+    ages = np.linspace(20, 200, 30)
+    odd = [(ages, ages), (ages, np.full(30, 100.0)), (ages, ages[::-1]), (np.full(30, 90.0), ages), (ages, ages + 1)]
+    verdict = judge(
+        {"train": measure(*odd[train], 110.0), "test": measure(*odd[test], 110.0)}, Hands(30, 30, 0, "own.csv"), 0
+    )
+    assert json.dumps([asdict(each) for each in verdict.differences], allow_nan=False) and str(verdict).endswith(".")
 
 
 def test_two_hands_are_too_few():

@@ -50,7 +50,7 @@ def test_empty_row_is_a_hand_not_marked_yet(tmp_path):
     [
         (ROW.replace("99.9,240", ",240"), "missing phalanx5_x"),
         (ROW.replace("450.5", ""), "missing ulna_y"),
-        (ROW.replace("450.5", "499.5"), r"ulna at \(120, 499.5\) lies outside the image of 400 x 500"),
+        (ROW.replace("450.5", "499.5"), r"ulna at \(120, 499.5\) is outside the image of 400 x 500"),
         (ROW.replace("330.2", "-1"), "phalanx1 .* outside"),
         (ROW.replace("330.2", "left"), "phalanx1_x is 'left', not a number"),
         (ROW.replace("330.2", "inf"), "phalanx1_x is 'inf', not a number"),
@@ -102,7 +102,7 @@ def test_points_on_the_border_are_inside():
         assert ReferencePoints("1", 100, 50, (corner, (50, 30), *rest)).problems() == []
     for outside in ((-0.5, 0), (0, -0.5), (99.5, 0), (0, 49.5)):
         assert ReferencePoints("1", 100, 50, (outside, (50, 30), *rest)).problems() == [
-            f"ulna at ({outside[0]:g}, {outside[1]:g}) lies outside the image of 100 x 50"
+            f"ulna at ({outside[0]:g}, {outside[1]:g}) is outside the image of 100 x 50"
         ]
 
 
@@ -178,8 +178,8 @@ def test_rows_after_a_bad_one_are_looked_at(tmp_path):
 def test_guesses_are_read_only_where_they_may_be(tmp_path):
     """The table of all that was found has a verdict of each; it is no table of marked points."""
     path = tmp_path / "found.csv"
-    path.write_text(",".join([*COLUMNS, "verdict"]) + f"\n{ROW},unsure\n")
-    with pytest.raises(PointsError, match="these are no marked points"):
+    path.write_text(",".join([*COLUMNS, "verdict"]) + f"\n{ROW},uncertain\n")
+    with pytest.raises(PointsError, match="these are not marked points"):
         read_points(path)
     assert read_points(path, guesses=True) == {"9": HAND}
 

@@ -100,7 +100,7 @@ def test_turn_is_told_from_points(degrees):
     assert tilt(moved) == pytest.approx(degrees, abs=1e-6)
     assert quarters(moved) == round(degrees / 90) % 4
     assert bool(quarters(moved)) == any("turned by" in text for text in pose(moved))
-    assert any("askew" in text for text in pose(moved)) == (abs((degrees + 45) % 90 - 45) > 35)
+    assert any("tilted" in text for text in pose(moved)) == (abs((degrees + 45) % 90 - 45) > 35)
 
 
 def test_four_quarters_are_none():

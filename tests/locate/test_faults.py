@@ -147,7 +147,7 @@ def test_an_image_that_kills_a_worker_costs_itself(own_hands, tmp_path, monkeypa
     assert [each.id for each in results if each.verdict.startswith("unreadable: the process")] == ["1005"]
     assert len(read_points(table)) >= 10
     results, new = finding.locate(images, table, MODEL, unseen, jobs)
-    assert new == 1 and all(each.sure for each in results if each.id == "1005")
+    assert new == 1 and all(each.confident for each in results if each.id == "1005")
     with monkeypatch.context() as patched, pytest.raises(LocateError, match="a worker process was killed"):
         patched.setattr(finding, "_work", dies_always)
         finding.locate(images, tmp_path / "other.csv", MODEL, unseen, jobs)

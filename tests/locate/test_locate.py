@@ -47,15 +47,15 @@ def test_what_is_shipped_is_small_and_learnt_from_phantoms_alone():
 
 def test_unseen_phantoms(locator):
     """Median overlap of the rectangle 0.92 on phantoms of another seed."""
-    overlaps, sure = [], 0
+    overlaps, confident = [], 0
     for number in range(40):
         phantom = dataset.make(77, number, (500, 650))
         result = look(locator, phantom.image)
         overlaps.append(iou(result, phantom.points))
-        sure += result.sure
+        confident += result.confident
     assert np.median(overlaps) >= 0.92
     assert np.mean(np.array(overlaps) > 0.7) >= 0.95
-    assert sure >= 36
+    assert confident >= 36
 
 
 TURNS = {
@@ -127,7 +127,7 @@ def no_hands():
 def test_what_is_no_hand_is_said_to_be_none(locator):
     """Nothing is guessed into pictures without a whole hand."""
     said = {name: look(locator, image).verdict for name, image in no_hands()}
-    assert all(not verdict.startswith("sure") for verdict in said.values()), said
+    assert all(not verdict.startswith("confident") for verdict in said.values()), said
 
 
 def test_a_hand_cut_off_is_said_to_be(locator):
@@ -137,14 +137,14 @@ def test_a_hand_cut_off_is_said_to_be(locator):
         phantom = dataset.make(79, number, (400, 520))
         ys = [y for _, y in phantom.points.points]
         upper = phantom.image[: int(min(ys[:2]) - 0.25 * (min(ys[:2]) - min(ys)))]
-        refused += not look(locator, np.ascontiguousarray(upper)).sure
+        refused += not look(locator, np.ascontiguousarray(upper)).confident
     assert refused >= 8
 
 
 @pytest.mark.parametrize("by", [0.1, 0.2, 0.35])
 @pytest.mark.parametrize("side", ["thumb", "little finger", "wrist"])
 def test_cut_off_at_any_side_is_said_to_be(locator, side, by):
-    """A point outside the image by a part of the palm: the guess clings to the border there, and is not called sure."""
+    """A point outside the image by a part of the palm: the guess clings to the border, and is not confident."""
     refused = 0
     for number in range(8):
         phantom = dataset.make(80, number, (400, 520))
@@ -157,7 +157,7 @@ def test_cut_off_at_any_side_is_said_to_be(locator, side, by):
             image = phantom.image[:, : int(point[0] - by * palm)]
         else:
             image = phantom.image[:, int(point[0] + by * palm) :]
-        refused += not look(locator, np.ascontiguousarray(image)).sure
+        refused += not look(locator, np.ascontiguousarray(image)).confident
     assert refused >= 6
 
 
@@ -167,16 +167,16 @@ def test_verdicts():
     Looks that disagree: uncertain.
     """
     points = np.array([(40.0, 191.0), (60, 180), (90, 120), (70, 80), (55, 75), (40, 80), (30, 95)])
-    assert finding.judge("a", (210, 120), Found(points, 0.01, 0.0)).sure
+    assert finding.judge("a", (210, 120), Found(points, 0.01, 0.0)).confident
     for height in (191, 195):
         at = finding.judge("a", (height, 120), Found(points, 0.01, 0.0))
-        assert at.verdict.startswith("unsure: ulna lies at the image's border") and at.points[0] == (
+        assert at.verdict.startswith("uncertain: ulna is at the image's border") and at.points[0] == (
             40.0,
             min(191.0, height - 1),
         )
     assert finding.judge("a", (160, 120), Found(points, 0.01, 0.0)).verdict.startswith("cut off: ulna")
     doubtful = finding.judge("a", (300, 120), Found(points, 0.3, 0.0))
-    assert doubtful.verdict.startswith("unsure") and doubtful.confidence < 0.1
+    assert doubtful.verdict.startswith("uncertain") and doubtful.confidence < 0.1
 
 
 # ---- a folder -----------------------------------------------------------------------------------------------------
@@ -196,7 +196,7 @@ def test_a_folder_by_command(own_hands, tmp_path):
     (images / "torn.png").write_bytes((images / "1001.png").read_bytes()[:900])
     done = locate(images, table, "--sheet", tmp_path / "sheet.png")
     assert done.exit_code == 0, done.output
-    assert "noise: unsure" in done.output and "torn: unreadable" in done.output and "15 looked at" in done.output
+    assert "noise: uncertain" in done.output and "torn: unreadable" in done.output and "15 looked at" in done.output
     found, truth = read_points(table), read_points(own_hands / "points.csv")
     assert len(found) >= 10 and set(found) <= set(truth)
     assert np.median([overlap(found[i].rectangle(), truth[i].rectangle()) for i in found]) > 0.85
@@ -251,7 +251,7 @@ def test_two_folders_one_table(own_hands, tmp_path):
     assert locate(own_hands / "images", table).exit_code == 0
     first = set(read_points(table))
     done = locate(second, table)
-    assert done.exit_code == 0 and "2 looked at; 2 hands sure" in done.output, done.output
+    assert done.exit_code == 0 and "2 looked at; 2 confident" in done.output, done.output
     assert set(read_points(table)) == first | {"1001", "1002"}
     with marking.opened(second, table):
         refused = locate(second, table)

@@ -103,8 +103,8 @@ def test_two_hands_on_one_film_are_noticed(locator, how):
     for number in range(6):
         a, b = (dataset.make(92, 2 * number + which, (400, 520)) for which in (0, 1))
         found = locator.find(pair(a, b, how))
-        assert not found.sure
-        assert found.verdict.startswith("unsure: 2 hands on one film"), (number, found.verdict)
+        assert not found.confident
+        assert found.verdict.startswith("uncertain: 2 hands on one film"), (number, found.verdict)
 
 
 def test_one_hand_is_one_hand(locator, phantoms):
@@ -141,11 +141,11 @@ def test_locate_tells_how_hands_are_stored(hands, tmp_path):
         cv2.imwrite(str(images / f"{case_id}.png"), change(read_image(files[case_id])))
     done = CliRunner().invoke(main, ["locate", str(images), "--points", str(tmp_path / "points.csv")])
     assert done.exit_code == 0, done.output
-    assert "1002: bones are dark" in done.output and "1003: the hand lies turned by 180 degrees" in done.output
+    assert "1002: bones are dark" in done.output and "1003: the hand is turned by 180 degrees" in done.output
     assert "1001:" not in done.output
     kept = read_found(tmp_path / "points.csv")
     assert [bool(kept[case_id].remarks) for case_id in ("1001", "1002", "1003")] == [False, True, True]
     assert found_file(tmp_path / "points.csv").is_file()
     checked = CliRunner().invoke(main, ["points", "check", str(tmp_path / "points.csv"), "--images", str(images)])
     assert checked.exit_code == 1 and "1001" not in checked.output
-    assert "1002: bones are dark" in checked.output and "1003: the hand lies turned" in checked.output
+    assert "1002: bones are dark" in checked.output and "1003: the hand is turned" in checked.output

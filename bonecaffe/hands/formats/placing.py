@@ -105,7 +105,7 @@ def place(hand: Hand, images: ImageNames | None) -> tuple[ReferencePoints, list[
         x, y = hand.points[name][0] * width / units[0], hand.points[name][1] * height / units[1]
         inside = min(max(x, 0.0), width - 1.0), min(max(y, 0.0), height - 1.0)
         if max(abs(inside[0] - x), abs(inside[1] - y)) > _BORDER_PX + 1e-6:
-            raise ValueError(f"{name} at ({x:g}, {y:g}) lies outside the image of {width} x {height}")
+            raise ValueError(f"{name} at ({x:g}, {y:g}) is outside the image of {width} x {height}")
         if inside != (x, y) and MOVED_IN not in notes:
             notes.append(MOVED_IN)
         points.append(image.turn(inside) if unrotated else inside)
