@@ -25,7 +25,7 @@ VENV      := .venv
 BONECAFFE := BONECAFFE_MAKE=1 $(VENV)/bin/bonecaffe
 PYTHON    := $(VENV)/bin/python
 
-.PHONY: help setup caffe caffe-check demo smoke annotate locate prepare train evaluate predict test sweep lint mutants bench prototxt pictures clean
+.PHONY: help setup caffe caffe-check demo smoke annotate locate prepare train evaluate predict test sweep lint mutants bench prototxt pictures reference clean
 .DEFAULT_GOAL := help
 
 help:                ## this list
@@ -83,6 +83,9 @@ prototxt: setup      ## write prototxt/ again from the recipes
 
 pictures: setup      ## draw the pictures of README and docs again
 	@$(PYTHON) scripts/pictures.py
+
+reference: setup     ## write docs/reference/cli.md and recipe.md again from --help and the recipe's fields
+	@$(PYTHON) scripts/reference.py
 
 test: setup          ## all tests, on the real Caffe and in a real browser
 	@scripts/setup.sh browser

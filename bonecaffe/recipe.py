@@ -60,54 +60,87 @@ def _split(split: str) -> str:
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+    # the docstrings of the fields are their descriptions in docs/reference/recipe.md
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, use_attribute_docstrings=True)
 
 
 class Data(_Frozen):
     """Which cases, and how they are split into training and test (paper II.1)."""
 
     train_cases: Count
+    """How many hands are trained on."""
     test_cases: Count
+    """How many hands are tested on."""
     split: Annotated[str, AfterValidator(_split)]
-    """``drawn``; ``given`` by the tables of ages; or ``fold 2 of 5`` of a cross-validation (`fold_of`)."""
+    """``drawn``; ``given`` by the tables of ages; or one fold of a cross-validation, such as ``fold 2 of 5``."""
     split_seed: Seed
+    """Seed of the random draw."""
     labels: Literal["whole_months", "round", "exact"]
+    """How ages become labels: ``whole_months`` refuses a fractional age, ``round`` rounds it, ``exact`` keeps it in a
+    database of its own. Evaluation uses the exact ages in any case."""
     points: Literal["marked", "boxes", "found"]
+    """Where the reference points come from: marked by hand, the centres of boxes, or found by ``bonecaffe locate``."""
 
 
 class Preparation(_Frozen):
     """From a hand to the image that Caffe packs (paper II.1)."""
 
     margin: Annotated[float, Field(ge=0, le=1)]
+    """How far each side of the rectangle is moved outward, as a fraction of its width or height."""
     equalization: Literal["matlab_histeq"]
+    """How grey levels are spread after the crop; docs/HISTEQ.md has the rule."""
     histeq_levels: Annotated[int, Field(ge=2, le=256)]
+    """Into how many grey levels ``histeq`` maps: its second argument in MATLAB."""
     height: Count
+    """Height of the image that the network gets, in pixels."""
     width: Count
+    """Width of the image that the network gets, in pixels."""
 
 
 class Network(_Frozen):
     """CaffeNet with a regression head (paper II.3, appendix 1)."""
 
     name: str
+    """The net's name in the definition files."""
     train_batch: Count
+    """Images in a training batch."""
     test_batch: Count
+    """Images in a test batch."""
     mirror: bool
+    """Whether Caffe mirrors training images at random."""
     mean: Annotated[str, Field(pattern=r"^(imagenet_values|none|dataset|file:.+)$")]
+    """What is subtracted from the pixels: ``imagenet_values`` takes ``mean_value``, ``dataset`` the mean image of the
+    training images, ``file:NAME`` a binaryproto of your own, ``none`` nothing."""
     mean_value: tuple[float, float, float]
+    """Blue, green and red, in grey levels of 0 to 255; used when ``mean`` is ``imagenet_values``."""
     conv_outputs: tuple[Count, Count, Count, Count, Count]
+    """Outputs (channels) of conv1 to conv5."""
     conv_groups: tuple[Count, Count, Count, Count, Count]
+    """Groups of conv1 to conv5."""
     conv1_stride: Count
+    """Stride of conv1, in pixels."""
     fc_outputs: tuple[Count, Count]
+    """Outputs of fc6 and fc7."""
     weight_filler: Literal["stock", "msra", "xavier"]
+    """How weights start where none are copied: ``stock`` is the Gaussians of the CaffeNet file."""
     bias_filler: Literal["stock", "zero"]
+    """How biases start where none are copied: ``stock`` is the constants of the CaffeNet file."""
     dropout: Annotated[float, Field(ge=0, lt=1)]
+    """Share of the outputs of fc6 and fc7 that is dropped in training."""
     fc8_name: str
+    """Name of the last layer. Caffe copies weights by name."""
     fc8_outputs: Count
+    """Outputs of the last layer: one, the age in months."""
     fc8_lr_mult: tuple[Rate, Rate]
+    """Factors on the learning rate for the last layer's weights and bias."""
     fc8_decay_mult: tuple[Rate, Rate]
+    """Factors on the weight decay for the last layer's weights and bias."""
     fc8_weight_std: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    """Standard deviation of the Gaussian that the last layer's weights start from."""
     fc8_bias: float
+    """Value that the last layer's bias starts from, in months."""
     loss: Literal["EuclideanLoss"]
+    """Layer of the loss: half the mean squared error of a batch, in squared months."""
 
 
 class Solver(_Frozen):
@@ -116,27 +149,44 @@ class Solver(_Frozen):
     net: Literal["train_val.prototxt"]
     """The file that bonecaffe writes, checks and records."""
     type: Literal["SGD", "Nesterov", "Adam"]
+    """Caffe's solver."""
     test_iter: Count
+    """Batches in a test pass. It fits ``data.test_cases`` by itself unless a recipe gives it."""
     test_interval: Count
+    """Iterations between test passes."""
     base_lr: Rate
+    """Learning rate at the start."""
     lr_policy: Literal["step", "fixed"]
+    """``step`` multiplies the learning rate by ``gamma`` every ``stepsize`` iterations; ``fixed`` keeps it."""
     gamma: Rate
+    """Factor on the learning rate at each step."""
     stepsize: Count
+    """Iterations between steps of the learning rate."""
     display: Count
+    """Iterations between lines with the loss in the log."""
     max_iter: Count
+    """Iterations of the whole training."""
     iter_size: Count
+    """Batches whose gradients make one step of the solver."""
     momentum: Rate
+    """Momentum; Adam's first decay rate."""
     weight_decay: Rate
+    """Weight decay (L2)."""
     snapshot: Count
+    """Iterations between snapshots."""
     snapshot_prefix: FileName
+    """How the snapshots' file names begin."""
     solver_mode: Literal["GPU", "CPU"]
+    """Where it is computed unless ``train --gpu`` or ``--cpu`` is given."""
     random_seed: Seed
+    """Caffe's seed: of the weights that start at random, of dropout and of mirroring."""
 
 
 class Training(_Frozen):
     """Where the weights start (paper II.3)."""
 
     initial_weights: Literal["imagenet", "given", "none"]
+    """What weights start from: CaffeNet's ImageNet weights, other weights (``train --weights``), or none."""
 
 
 NOT_STATED = "not stated"
