@@ -88,7 +88,7 @@ class Preparation(_Frozen):
     margin: Annotated[float, Field(ge=0, le=1)]
     """How far each side of the rectangle is moved outward, as a fraction of its width or height."""
     equalization: Literal["matlab_histeq"]
-    """How grey levels are spread after the crop; docs/HISTEQ.md has the rule."""
+    """How grey levels are spread after the crop; docs/explanation/HISTEQ.md has the rule."""
     histeq_levels: Annotated[int, Field(ge=2, le=256)]
     """Into how many grey levels ``histeq`` maps: its second argument in MATLAB."""
     height: Count

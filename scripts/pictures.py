@@ -68,7 +68,7 @@ def equalizations(image: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def comparison(equalized: Mapping[str, np.ndarray]) -> list[str]:
-    """The table of docs/HISTEQ.md, a line each: levels, least, mean, mean and largest difference from the first."""
+    """The table of docs/explanation/HISTEQ.md, a line each: levels, least, mean, mean and largest difference."""
     first = next(iter(equalized.values())).astype(int)
     lines = []
     for name, result in equalized.items():

@@ -1,4 +1,6 @@
-"""How often the report's intervals and its verdict are right: the figures of docs/STATISTICS.md and docs/REVIEWERS.md.
+"""How often the report's intervals and its verdict are right: the figures of two documents.
+
+They are docs/explanation/STATISTICS.md and docs/explanation/REVIEWERS.md.
 
     .venv/bin/python scripts/simulate_statistics.py            the tables, in two minutes on one core
     .venv/bin/python scripts/simulate_statistics.py --times 200   sooner, and coarser
@@ -118,7 +120,7 @@ def held_bias(cases: int, tails: str, times: int) -> float:
 
 
 def tables_by_sex(times: int) -> Iterator[str]:
-    """The figures of docs/REVIEWERS.md."""
+    """The figures of docs/explanation/REVIEWERS.md."""
     for cases in (10, 20, 100):
         held = ", ".join(f"{tails} tails {held_bias(cases, tails, times):.1%}" for tails in ("normal", "heavy"))
         yield f"Coverage of a group's bias, {cases} hands: {held}"

@@ -1,4 +1,4 @@
-"""docs/REPRODUCTION.md: every statement has its place in the code, and the place exists."""
+"""docs/explanation/REPRODUCTION.md: every statement has its place in the code, and the place exists."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bonecaffe.network import appendices
 from bonecaffe.recipe import Recipe
 from bonecaffe.run import RunDir
 
-DOCUMENT = REPOSITORY / "docs" / "REPRODUCTION.md"
+DOCUMENT = REPOSITORY / "docs" / "explanation" / "REPRODUCTION.md"
 ROWS = [
     [cell.strip() for cell in line.strip("|\n ").split(" | ")]
     for line in DOCUMENT.read_text().splitlines()

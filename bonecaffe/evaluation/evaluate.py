@@ -65,7 +65,8 @@ def evaluate(run: RunDir) -> Evaluation:
         "groups": {split: [asdict(group) for group in found] for split, found in evaluation.groups.items()},
         "sex": {split: asdict(found) for split, found in evaluation.sex.items()},
         "ccc_variance": "ccc: over n (Lin 1989); ccc_n_minus_1: over n - 1",
-        "intervals": "95 %; MAD: Student's t on its logarithm; CCC: on Fisher's z, jackknife; see docs/STATISTICS.md",
+        "intervals": "95 %; MAD: Student's t on its logarithm; CCC: on Fisher's z, jackknife; "
+        "see docs/explanation/STATISTICS.md",
     }
     write_text(run.metrics, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
     drawn = plots.draw_all(run, tables)

@@ -120,7 +120,10 @@ class BySex:
     bias_at_same_age: Difference | None
     """The same, adjusted for age: the errors' regression on sex and true age."""
     mad: Difference | None
-    """Of the mean absolute errors, by Welch's test: it covers better than the bootstrap, see docs/REVIEWERS.md."""
+    """Of the mean absolute errors, by Welch's test: it covers better than the bootstrap.
+
+    See docs/explanation/REVIEWERS.md.
+    """
     verdict: str
     """What came of it, in a sentence."""
 

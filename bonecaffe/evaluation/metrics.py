@@ -149,8 +149,8 @@ def interval(truth: Months, predicted: Months, figure: Literal["mad", "ccc"]) ->
     """The 95 % interval of MAD or CCC, for other hands of the same kind.
 
     Student's t on the logarithm of the MAD (delta method) and on Fisher's z of the CCC. Of the intervals compared in
-    docs/STATISTICS.md, these two cover best. None where it is not defined: fewer than three cases, a MAD of 0, and
-    where `ccc_standard_error` is not.
+    docs/explanation/STATISTICS.md, these two cover best. None where it is not defined: fewer than three cases, a MAD of
+    0, and where `ccc_standard_error` is not.
     """
     from scipy import stats
 

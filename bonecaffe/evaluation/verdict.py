@@ -1,7 +1,7 @@
 """The figures of a run held against the paper's: by how much they differ, and in one word what that means.
 
-The rules, where they come from and how often they err stand in docs/STATISTICS.md. The functions are pure: figures in,
-words out.
+The rules, where they come from and how often they err are in docs/explanation/STATISTICS.md. The functions are pure:
+figures in, words out.
 """
 
 from __future__ import annotations

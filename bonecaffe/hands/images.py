@@ -155,9 +155,9 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
 def read_image(path: str | os.PathLike[str]) -> Image:
     """Read a radiograph from a PNG, JPEG, TIFF or BMP file as uint8, shape (height, width), upright.
 
-    Taken are 8-bit grey, colour files that are really grey, and 16-bit grey, which is stretched from its own
-    smallest and largest value to 0…255 (the paper's images are 8-bit; see README). The orientation that a camera or
-    scanner noted is applied, and a TIFF file that stores white as zero comes out as it is meant to be seen.
+    Taken are 8-bit grey, colour files that are really grey, and 16-bit grey, which is stretched from its own smallest
+    and largest value to 0…255 (the paper's images are 8-bit; see docs/guide/images.md). The orientation that a camera
+    or scanner noted is applied, and a TIFF file that stores white as zero comes out as it is meant to be seen.
     Raises ImageError naming the file for one that is missing, a named pipe or a device, too large
     (`image_headers.PIXELS_AT_MOST`), cut off, damaged, of another format, in colour, or transparent.
     """

@@ -1,7 +1,8 @@
-"""The rule of MATLAB's ``histeq(I)`` for uint8 images (paper II.1); docs/HISTEQ.md names the source of each part.
+"""The rule of MATLAB's ``histeq(I)`` for uint8 images (paper II.1).
 
-It is neither ``cv2.equalizeHist``, which leaves out the first occupied bin and uses 256 levels, nor
-``skimage.exposure.equalize_hist``, which maps through the plain cumulative histogram to floats.
+docs/explanation/HISTEQ.md names the source of each part. It is neither ``cv2.equalizeHist``, which leaves out the first
+occupied bin and uses 256 levels, nor ``skimage.exposure.equalize_hist``, which maps through the plain cumulative
+histogram to floats.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ two shares. With s² the variance between S seeds, and c the mean covariance of 
 The first has S - 1 degrees of freedom; c rests on hundreds of hands. The half-width of the second interval is therefore
 the root of the sum of squares of two half-widths, Student's t for s² and the normal for c (the "modified large sample"
 way: Graybill and Wang, J Am Stat Assoc 1980;75:869-873). `scripts/repeat_coverage.py` measures how often the intervals
-hold; docs/STATISTICS.md has its figures.
+hold; docs/explanation/STATISTICS.md has its figures.
 """
 
 from __future__ import annotations

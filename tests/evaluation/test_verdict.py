@@ -50,7 +50,10 @@ def measured(simulation, test=18.9, train=6.4, cases=(400, 200), seed=1):
     ],
 )
 def test_rates_of_the_words(simulation, worse_by, least, most):
-    """An equal method seldom is called worse or better; one at the margin agrees in 5 % at most; docs/STATISTICS.md."""
+    """An equal method seldom is called worse or better; one at the margin agrees in 5 % at most.
+
+    See docs/explanation/STATISTICS.md.
+    """
     found = simulation.rates(worse_by, times=300, seed=7)
     for word, rate in least.items():
         assert found.get(word, 0) >= rate, found

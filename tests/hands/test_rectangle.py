@@ -1,6 +1,6 @@
 """What the rectangle of the seven points holds of a hand (paper II.1): measured on phantoms, whose bones are known.
 
-``pytest -s tests/hands/test_rectangle.py`` prints the table. docs/REPRODUCTION.md states its figures.
+``pytest -s tests/hands/test_rectangle.py`` prints the table. docs/explanation/REPRODUCTION.md states its figures.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def measured():
 
 
 def table_lines(measured):
-    """The table of docs/REPRODUCTION.md, a line each part: whole inside, of all hands that have it and by age."""
+    """The table of docs/explanation/REPRODUCTION.md, a line each part: whole inside, of all hands and by age."""
     lines = []
     for part, row in measured.items():
         by_age = [row[(low <= row[:, 0]) & (row[:, 0] < high), 1] for low, high in pairwise((0, 60, 120, 180, 240))]
@@ -72,10 +72,10 @@ def test_outlines_belong_to_the_phantom_that_is_drawn():
 
 
 def test_rectangle_holds_what_the_document_states(measured):
-    """The table in docs/REPRODUCTION.md, worked out again."""
+    """The table in docs/explanation/REPRODUCTION.md, worked out again."""
     lines = table_lines(measured)
     print("", *lines, sep="\n")
-    text = (REPOSITORY / "docs" / "REPRODUCTION.md").read_text(encoding="utf-8")
+    text = (REPOSITORY / "docs" / "explanation" / "REPRODUCTION.md").read_text(encoding="utf-8")
     assert "\n".join(lines) in text and f"\n{COUNT} phantoms of 12 to 228 months" in text
 
 

@@ -152,14 +152,14 @@ def test_wrong_arrays_are_refused(image):
 
 
 def test_documented_comparison_is_true():
-    """docs/HISTEQ.md: its table, and what it says of a large background, worked out again."""
+    """docs/explanation/HISTEQ.md: its table, and what it says of a large background, worked out again."""
     import importlib.util
 
     import cv2
     from conftest import REPOSITORY
     from skimage.exposure import equalize_hist
 
-    text = (REPOSITORY / "docs" / "HISTEQ.md").read_text()
+    text = (REPOSITORY / "docs" / "explanation" / "HISTEQ.md").read_text()
     spec = importlib.util.spec_from_file_location("pictures", REPOSITORY / "scripts" / "pictures.py")
     pictures = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(pictures)
@@ -192,13 +192,13 @@ def by_the_page(counts, n):
 
 
 def test_document_states_both_readings_rightly():
-    """docs/HISTEQ.md: the worked examples, by the rule and by the page alone, and how far apart they are on a crop."""
+    """docs/explanation/HISTEQ.md: the worked examples, by the rule and by the page alone, and their distance."""
     from conftest import REPOSITORY
 
     from bonecaffe.hands.phantom import dataset
     from bonecaffe.prepare.crop import crop
 
-    text = " ".join((REPOSITORY / "docs" / "HISTEQ.md").read_text().split())
+    text = " ".join((REPOSITORY / "docs" / "explanation" / "HISTEQ.md").read_text().split())
     three, one = np.zeros(256, int), np.zeros(256, int)
     three[[50, 51, 52]], one[100] = 100, 63
     rule, page = transform(three)[[50, 51, 52]].tolist(), by_the_page(three, 64)[[50, 51, 52]].tolist()
@@ -220,20 +220,20 @@ def test_document_states_both_readings_rightly():
 
 
 def test_output_is_never_midway_with_64_levels():
-    """docs/HISTEQ.md: how halves are rounded matters for other numbers of levels only."""
+    """docs/explanation/HISTEQ.md: how halves are rounded matters for other numbers of levels only."""
     assert not any(255 * k % 63 * 2 == 63 for k in range(64))
     assert any(255 * k % 2 * 2 == 2 for k in range(3))
 
 
 def test_command_of_the_document_runs(tmp_path):
-    """docs/HISTEQ.md: the line that writes T.csv and J.png for MATLAB, of a sample that is in the repository."""
+    """docs/explanation/HISTEQ.md: the line that writes T.csv and J.png for MATLAB, of a sample in the repository."""
     from click.testing import CliRunner
     from conftest import REPOSITORY
 
     from bonecaffe.cli import main
     from bonecaffe.hands.images import read_image
 
-    text = (REPOSITORY / "docs" / "HISTEQ.md").read_text()
+    text = (REPOSITORY / "docs" / "explanation" / "HISTEQ.md").read_text()
     line = re.search(r"^    \.venv/bin/bonecaffe (histeq (\S+) --table T\.csv --out J\.png)$", text, re.MULTILINE)
     assert f"imread('{line[2]}')" in text
     arguments = [
