@@ -35,7 +35,7 @@ def test_every_part_is_a_module_that_measures(bench):
 
 def test_documented_parts_exist(bench):
     """Every ``ONLY=`` that the Makefile and the documents show names parts of the benchmark."""
-    documents = [REPOSITORY / "Makefile", REPOSITORY / "README.md", REPOSITORY / "CHANGELOG.md"]
+    documents = [REPOSITORY / "Makefile", *REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")]
     lines = [line for path in documents for line in path.read_text(encoding="utf-8").splitlines()]
     text = "\n".join(line for line in lines if "mutants" not in line)  # whose ONLY= names modules
     shown = re.findall(r'ONLY=(?:"([^"]*)"|([a-z]+))', text)

@@ -48,7 +48,7 @@ def test_readme_names_every_verb_and_target():
         assert f"bonecaffe {verb}" in readme or f"make {verb}" in readme, verb
     for target in re.findall(r"`?make ([a-z-]+)", readme):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
-    promised = re.findall(r"(?:bin/|`)bonecaffe ([a-z]+)", readme)
+    promised = re.findall(r"(?m)(?:bin/|`|^ +)bonecaffe ([a-z-]+)", readme)
     assert len(promised) > 5
     for verb in promised:
         assert verb in VERBS, verb
