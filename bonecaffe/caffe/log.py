@@ -88,13 +88,20 @@ def _integer(digits: str) -> int:
     return int(digits[:18])
 
 
+ROUNDING = 1e-3
+"""How far below 0 a smoothed loss may come out, in squared months."""
+
+
 def rmse_months(loss: float) -> float:
     """Root mean squared error in months of an EuclideanLoss, which is the sum of d² over 2N.
 
-    >>> rmse_months(200.0)
-    20.0
+    The training loss that Caffe prints is smoothed by adding and subtracting, so that it can come out a little below 0:
+    that is 0. nan for any other loss below 0.
+
+    >>> rmse_months(200.0), rmse_months(-1.7e-06)
+    (20.0, 0.0)
     """
-    return math.sqrt(2 * loss) if loss >= 0 else math.nan
+    return math.sqrt(2 * max(loss, 0.0)) if loss >= -ROUNDING else math.nan
 
 
 @dataclass(frozen=True)
