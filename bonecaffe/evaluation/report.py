@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from datetime import UTC, datetime
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +61,8 @@ def render(
         departures=compared.departures,
         choices=compared.choices,
         evaluation=evaluation,
+        comparable=not compared.departures and not (manifest.prepare and manifest.prepare.phantoms),
+        today=datetime.now(UTC).date().isoformat(),
         splits=SPLITS,
         paper=PAPER,
         fewest=FEWEST,

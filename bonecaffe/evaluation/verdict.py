@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal
 
@@ -230,6 +230,7 @@ def judge(
             *remarks,
         ]
     if departures or hands.are_phantoms:
+        found = tuple(replace(each, word=Word.NOT_COMPARABLE) for each in found)
         return Verdict(
             Word.SUSPICIOUS if too_good else Word.NOT_COMPARABLE,
             f"{'Suspicious, and not' if too_good else 'Not'} comparable with the paper: {_why_not(hands, departures)}. "

@@ -91,6 +91,11 @@ def test_report_is_self_contained(evaluated):
     assert "no medical device" in words
     for row in (*run.recipe().departures(), *run.recipe().choices()):
         assert row.field in text and row.reason in words
+    assert (
+        set(re.findall(r'href="#([a-z]+)"', text)) == set(re.findall(r'<h2 id="([a-z]+)"', text)) >= {"paper", "hands"}
+    )
+    assert text.count('<table class="muted">') == 2 and "The paper’s column is muted" in words  # phantoms
+    assert re.search(r"Evaluated on \d{4}-\d\d-\d\d\.", words)
     assert run.report.stat().st_size < 3e6
     assert sorted(path.name for path in run.figures.iterdir()) == [
         "ages.png",
