@@ -202,6 +202,13 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
 RUN = click.argument("run", metavar="RUN", type=click.Path(file_okay=False, path_type=Path))
 FILE = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(path_type=Path)
+IMAGES = click.option(
+    "--images",
+    type=FOLDER,
+    required=True,
+    multiple=True,
+    help="Folder of the radiographs, named by id; may be given more than once.",
+)
 CLAIM = click.option(
     "--claim",
     type=FILE,

@@ -16,6 +16,7 @@ from bonecaffe.cli.group import (
     ENGINE,
     FILE,
     FOLDER,
+    IMAGES,
     LOCATOR,
     RUN,
     complain,
@@ -31,13 +32,7 @@ if TYPE_CHECKING:
 
 @main.command()
 @RUN
-@click.option(
-    "--images",
-    type=FOLDER,
-    required=True,
-    multiple=True,
-    help="Folder of the radiographs, named by id; may be given more than once.",
-)
+@IMAGES
 @click.option(
     "--ages",
     type=FILE,

@@ -15,6 +15,7 @@ from bonecaffe.cli.group import (
     CLAIM,
     FILE,
     FOLDER,
+    IMAGES,
     RUN,
     complain,
     main,
@@ -179,13 +180,7 @@ def runs(folder: Path, as_json: bool) -> None:
     show_default=True,
     help="The first; then one by one. With --folds: of the deal into folds.",
 )
-@click.option(
-    "--images",
-    type=FOLDER,
-    required=True,
-    multiple=True,
-    help="Folder of the radiographs, named by id; may be given more than once.",
-)
+@IMAGES
 @click.option("--ages", type=FILE, required=True, help="Table of ages, with any of RSNA's headers.")
 @AGES_IN_YEARS
 @AGES_IN_MONTHS

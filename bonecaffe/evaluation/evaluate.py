@@ -20,7 +20,7 @@ from bonecaffe.prepare.outputs import prepared_of, split_of
 from bonecaffe.progress import Progress, unseen
 from bonecaffe.records import Evaluated, outputs_of
 from bonecaffe.run import SPLITS, RunDir
-from bonecaffe.training.launch import compare
+from bonecaffe.training.launch import departures
 
 if TYPE_CHECKING:
     import pandas
@@ -96,7 +96,7 @@ def measure_tables(run: RunDir, tables: Tables, iteration: int) -> Evaluation:
             raise EvaluateError(f"{run.predictions(split)}: {error}") from error
     by_group = {split: groups(*given) for split, given in columns.items()}
     sexes = {split: by_sex(*given) for split, given in columns.items()}
-    found = judge(measured, hands_of(run), len(compare(run).departures))
+    found = judge(measured, hands_of(run), len(departures(run)))
     return Evaluation(iteration, measured, by_group, sexes, found)
 
 

@@ -16,9 +16,9 @@ from bonecaffe.evaluation.metrics import PAPER, PAPER_CASES, Interval, Metrics
 from bonecaffe.evaluation.words import between, between_signed, signed
 
 MARGIN = {
-    ("test", "mad"): 18.9 / 4,
+    ("test", "mad"): PAPER["test"]["mad_months"] / 4,
     ("test", "ccc"): 0.12,
-    ("train", "mad"): 6.4 / 4,
+    ("train", "mad"): PAPER["train"]["mad_months"] / 4,
     ("train", "ccc"): 0.02,
 }
 """What counts as the same, in months and in units of the CCC: a quarter of the paper's MAD, and for the CCC no more
@@ -29,7 +29,6 @@ FEW = 50
 
 FAR_BETTER = 0.5
 """A test MAD whose interval ends below this share of the paper's is suspicious."""
-
 
 NOTHING = 0.1
 """A gain below this share of the guess's MAD, and a CCC below this, are nothing."""
@@ -84,8 +83,9 @@ class Hands:
 
     def __str__(self) -> str:
         total = self.train + self.test
-        kind = "images" if not self.phantoms else "phantoms" if self.phantoms == total else "images and phantoms"
-        among = f", {self.phantoms} of them phantoms" if 0 < self.phantoms < total else ""
+        mixed = self.are_phantoms and not self.are_all_phantoms
+        kind = "images and phantoms" if mixed else "phantoms" if self.are_phantoms else "images"
+        among = f", {self.phantoms} of them phantoms" if mixed else ""
         return f"{total} {kind} from {self.table} ({self.train} for training, {self.test} for test{among})"
 
 
@@ -213,7 +213,7 @@ def judge(
     found = tuple(differences(measured, paper))
     remarks = _few_cases(measured)
     if (word := _not_learned(train, test)) is not None:
-        return Verdict(word, _NOT_LEARNED[word](train, test, hands), (*remarks,), found)
+        return Verdict(word, f"{_NOT_LEARNED[word]}: {_figures_of_both(train, test)}; {hands}.", tuple(remarks), found)
     too_good = _as_good_as_training(train, test) and not hands.are_all_phantoms
     far = _far_better(test, paper) and not hands.are_all_phantoms
     figures = f"MAD {test.mad_months:.1f} months, CCC {test.ccc:.2f} on the test hands, {_guess(test)}"
@@ -239,7 +239,8 @@ def judge(
             found,
         )
     if far or too_good:
-        return Verdict(Word.SUSPICIOUS, f"Suspicious: {figures} (paper 18.9 and 0.78); {hands}.", tuple(remarks), found)
+        theirs = f"paper {paper['test']['mad_months']:g} and {paper['test']['ccc']:g}"
+        return Verdict(Word.SUSPICIOUS, f"Suspicious: {figures} ({theirs}); {hands}.", tuple(remarks), found)
     word = _of_both({each.word for each in found if each.split == "test"})
     remarks = [_in_words("The training hands", [each for each in found if each.split == "train"]) + ".", *remarks]
     of_test = _in_words("the test hands", [each for each in found if each.split == "test"])
@@ -285,7 +286,7 @@ def _guess(test: Metrics) -> str:
 def _why_not(hands: Hands, departures: int) -> str:
     reasons = []
     if hands.are_phantoms:
-        reasons.append("the hands are phantoms" if hands.phantoms == hands.train + hands.test else "some are phantoms")
+        reasons.append("the hands are phantoms" if hands.are_all_phantoms else "some are phantoms")
     if departures:
         reasons.append(f"the run departs from it in {departures} field{'s' * (departures > 1)}")
     return " and ".join(reasons)
@@ -339,17 +340,10 @@ def _figures_of_both(train: Metrics, test: Metrics) -> str:
 
 
 _NOT_LEARNED = {
-    Word.LEARNED_NOTHING: lambda train, test, hands: (
-        f"The network has learned nothing that shows: {_figures_of_both(train, test)}; {hands}."
-    ),
-    Word.MEMORIZED: lambda train, test, hands: (
-        "The network has memorized its training hands and learned nothing that holds for others: "
-        f"{_figures_of_both(train, test)}; {hands}."
-    ),
-    Word.CANNOT_BE_TOLD: lambda train, test, hands: (
-        "What the network has learned cannot be told, because the hands are too few or the gain is too small: "
-        f"{_figures_of_both(train, test)}; {hands}."
-    ),
+    Word.LEARNED_NOTHING: "The network has learned nothing that shows",
+    Word.MEMORIZED: "The network has memorized its training hands and learned nothing that holds for others",
+    Word.CANNOT_BE_TOLD: "What the network has learned cannot be told, because the hands are too few or the gain is "
+    "too small",
 }
 
 

@@ -23,7 +23,7 @@ from bonecaffe.records import GivenWeights, State
 from bonecaffe.run import RunDir
 from bonecaffe.studies.repetition import HandTested, Repetition, Result
 from bonecaffe.training.drive import Watcher
-from bonecaffe.training.launch import as_launched, compare, given_weights, gpus_for, start_of
+from bonecaffe.training.launch import as_launched, departures, given_weights, gpus_for, start_of
 from bonecaffe.training.train import train
 
 WAIT_S = 300.0
@@ -73,7 +73,7 @@ def one(
         test_max=test.max_error_months,
         outside=outside,
         phantoms=hands_of(run).phantoms,
-        departures=len(compare(run).departures),
+        departures=len(departures(run)),
         word=evaluation.verdict.word,
         hands=hands,
     )

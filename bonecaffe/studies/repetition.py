@@ -62,8 +62,8 @@ class Repetition:
         return recipe.with_values({"data.split_seed": self.split_seed}, "repeat: seed of the deal into folds")
 
     def departures(self) -> list[Departure]:
-        """In what this is not the paper's study, whatever the seeds."""
-        return [departure for departure in self.recipe_for(1).departures() if departure.field not in SEEDED]
+        """In what this is not the paper's study; seeds are choices, and no departures."""
+        return self.recipe_for(1).departures()
 
     def key(self) -> str:
         """What is repeated, as a hash: recipe, ages, points, weights and folds, wherever the files are."""

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from bonecaffe.errors import EvaluateError, RepeatError
 from bonecaffe.evaluation.metrics import PAPER, PAPER_CASES, ccc, mad, max_error
 from bonecaffe.evaluation.verdict import FAR_BETTER, MARGIN, Word, word_for
+from bonecaffe.evaluation.words import signed
 from bonecaffe.files import number_text, table_text, write_text
 from bonecaffe.records import Frozen, Sha256
 from bonecaffe.studies import spread
@@ -308,7 +309,7 @@ def _against_paper(plan: Repetition, results: Sequence[Result], found: Sequence[
         if each.less_paper_95 is None:
             continue
         name, unit = ("MAD", " months") if each.figure == "test_mad" else ("CCC", "")
-        less = f"{each.mean - each.paper:+.{1 if unit else 2}f}".replace("-", "−")
+        less = signed(each.mean - each.paper, 1 if unit else 2)
         margin = shown(each.figure, MARGIN["test", "mad" if unit else "ccc"])
         meaning = {
             Word.AGREES: f"agrees with the paper, to within {margin}{unit}",
