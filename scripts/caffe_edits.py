@@ -60,6 +60,12 @@ EDITS = [
     _opencv4_include("src/caffe/layers/window_data_layer.cpp", '#include "opencv2/highgui/highgui.hpp"\n', '""'),
     Edit(
         "cmake/Dependencies.cmake",
+        "find_package(Boost 1.54 REQUIRED COMPONENTS system thread filesystem)",
+        "find_package(Boost 1.54 REQUIRED COMPONENTS thread filesystem OPTIONAL_COMPONENTS system)",
+        "Boost 1.89 dropped the library system, which had been empty since 1.69",
+    ),
+    Edit(
+        "cmake/Dependencies.cmake",
         """boost_py_version ${version} )
     find_package(Boost 1.46 COMPONENTS "python-py${boost_py_version}")
     set(Boost_PYTHON_FOUND ${Boost_PYTHON-PY${boost_py_version}_FOUND})

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Provisions a Debian machine: packages, .venv on the distribution's own Python, this project, Caffe (build_caffe.py).
+# Provisions a machine: packages, .venv on the distribution's own Python, this project, Caffe (build_caffe.py).
+# On Debian and Ubuntu it installs what is missing; elsewhere it needs a Caffe in CAFFE_ROOT or on PATH.
 # Run again with nothing changed, it does nothing; `setup.sh caffe` looks again, for another GPU, cuDNN or NCCL.
 # `setup.sh browser` installs the browser of the tests.
 set -euo pipefail
@@ -7,16 +8,14 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 venv=.venv
 stamp=$venv/share/bonecaffe/setup.done
-python=/usr/bin/python3 # the distribution's: Boost.Python is built for that one
 run_time=(python3 python3-venv)
-build_time=(python3-dev g++ make cmake pkg-config dpkg-dev ca-certificates
-  libboost-python-dev libboost-filesystem-dev libboost-thread-dev libboost-system-dev
+build_time=(python3-dev g++ make cmake pkg-config ca-certificates
+  libboost-python-dev libboost-filesystem-dev libboost-thread-dev 'libboost-system-dev?'
   libopencv-dev libprotobuf-dev protobuf-compiler
   libgoogle-glog-dev libgflags-dev libhdf5-dev liblmdb-dev libopenblas-dev)
 
 browser=(chromium chromium-driver) # Debian's; the tests of web pages are skipped without it
-
-say() { printf 'setup: %s\n' "$*"; }
+. scripts/machine.sh
 
 # Whether Caffe is built for a GPU: as last asked for with `make caffe GPU=…`, else by what the machine has.
 export BONECAFFE_GPU=${BONECAFFE_GPU:-$(cat "$venv/share/bonecaffe/gpu" 2>/dev/null || echo auto)}
@@ -24,61 +23,38 @@ export BONECAFFE_GPU=${BONECAFFE_GPU:-$(cat "$venv/share/bonecaffe/gpu" 2>/dev/n
 export BONECAFFE_FAST=${BONECAFFE_FAST:-$(cat "$venv/share/bonecaffe/fast" 2>/dev/null || echo 1)}
 
 state() { # all that a finished setup depends on
-  sha256sum pyproject.toml requirements.txt scripts/{setup.sh,build_caffe.py} scripts/builder/*.py \
+  sha256sum pyproject.toml requirements.txt scripts/{setup.sh,machine.sh,build_caffe.py} scripts/builder/*.py \
     scripts/caffe_edits.py scripts/caffe_parallel.{py,hpp} scripts/caffe_cuda.h
   echo "gpu=$BONECAFFE_GPU fast=$BONECAFFE_FAST arch=${CUDA_ARCH:-} cuda=${CUDA_HOME:-${CUDA_PATH:-}}"
   echo "cudnn=${CUDNN:-}${CUDNN_ROOT:-} nccl=${NCCL:-}${NCCL_ROOT:-${NCCL_DIR:-}}"
   if [ "$BONECAFFE_GPU" != 0 ]; then
-    echo "nvcc=$(command -v nvcc || true) driver=$(head -n 1 /proc/driver/nvidia/version 2>/dev/null || true)"
+    echo "nvcc=$(command -v nvcc || true) $(echo /usr/local/cuda*)"
+    echo "driver=$(head -n 1 /proc/driver/nvidia/version 2>/dev/null || true) $(echo /dev/dx[g])"
   fi
-  echo "root=${CAFFE_ROOT:-} source=${CAFFE_SOURCE:-} cache=${BONECAFFE_CACHE:-} here=$PWD"
+  echo "python=${PYTHON:-} root=${CAFFE_ROOT:-} source=${CAFFE_SOURCE:-} cache=${BONECAFFE_CACHE:-} here=$PWD"
 }
 has_caffe() { "$venv/bin/python" -c 'from bonecaffe.caffe import installation; installation.find()' 2>/dev/null; }
 if [ -z "${1:-}" ] && [ -f "$stamp" ] && [ "$(state)" = "$(cat "$stamp")" ] && has_caffe; then exit 0; fi
 
-packages() { # installs the packages that are missing; where it may not, prints the command that does
-  local -a missing=()
-  local package
-  for package in "$@"; do
-    dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
-  done
-  [ ${#missing[@]} -eq 0 ] && return 0
-  command -v apt-get >/dev/null || { say "these packages are missing, and this is not Debian: ${missing[*]}"; exit 1; }
-  local -a as_root=()
-  if [ "$(id -u)" -ne 0 ]; then
-    if command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
-      as_root=(sudo)
-    else
-      say "packages are missing, and this user may not install them. Have them installed, and run this again:"
-      say "  apt-get install --no-install-recommends ${missing[*]}"
-      exit 1
-    fi
-  fi
-  say "installing ${#missing[@]} Debian packages: ${missing[*]}"
-  local log
-  log=$(mktemp)
-  if ! { "${as_root[@]}" apt-get update && "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
-    apt-get install -y --no-install-recommends "${missing[@]}"; } > "$log" 2>&1; then
-    tail -n 15 "$log"
-    say "apt-get failed; the whole log: $log"
-    exit 1
-  fi
-  rm -f "$log"
-}
-
 if [ "${1:-}" = browser ]; then
-  (packages "${browser[@]}") || say "continuing without a browser; the tests of web pages will be skipped"
+  if command -v chromium >/dev/null && command -v chromedriver >/dev/null; then exit 0; fi
+  (is_debian && packages "${browser[@]}") || say "continuing without a browser; the tests of web pages will be skipped"
   exit 0
 fi
 
 began=$SECONDS
+refuse_old_ubuntu
+install() { packages "$@" || { [ $? = 1 ] || say "$ways_without_packages"; exit 1; }; }
 # Who seems to have a Caffe needs no packages to build one; build_caffe.py looks properly, below.
 if [ -n "${CAFFE_ROOT:-}" ] || command -v caffe >/dev/null; then
-  packages "${run_time[@]}"
+  has_venv() { "$(choose_python)" -c 'import ensurepip, venv'; }
+  has_venv >/dev/null 2>&1 || ! is_debian || install "${run_time[@]}"
+  python=$(choose_python)
 else
-  packages "${run_time[@]}" "${build_time[@]}"
+  is_debian || stop "$(name_of_system): packages can be installed on Debian and Ubuntu alone. $ways_without_packages"
+  install "${run_time[@]}" "${build_time[@]}"
+  python=$(choose_python build)
 fi
-version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])'; }
 is_usable() { [ -x "$1" ] && "$1" -m pip --version >/dev/null 2>&1 && [ "$(version "$1")" = "$(version "$python")" ]; }
 if ! is_usable "$venv/bin/python"; then
   say "making $venv on $($python --version)"
@@ -92,7 +68,8 @@ say "installing bonecaffe and its pinned dependencies"
 choose_caffe() { "$PWD/$venv/bin/python" scripts/build_caffe.py --note "$@"; }
 given=$(choose_caffe --given)
 if [ -z "$given" ]; then
-  packages "${build_time[@]}"
+  is_debian || stop "the caffe on PATH does not work. $ways_without_packages"
+  install "${build_time[@]}"
   choose_caffe > /dev/null
 fi
 mkdir -p "$venv/share/bonecaffe"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shutil
 from dataclasses import dataclass
@@ -12,9 +13,10 @@ from bonecaffe.errors import CaffeError
 from builder.settings import Settings
 from builder.steps import ask, say
 
-DRIVER = Path("/proc/driver/nvidia/version")
 OLDEST_CUDA = 11
 """Debian's protobuf needs C++17, which nvcc knows from CUDA 11 on."""
+NEW_GLIBC, NEEDS_CUDA = "2.43", "13.2"
+"""Headers of glibc from this version on (Ubuntu 26.04) are not accepted by an older CUDA; reported, not tried here."""
 HOST_COMPILERS = ("g++", "g++-14", "g++-13", "g++-12", "g++-11", "g++-10")
 """The newest first: an old CUDA refuses a new g++."""
 ONE_AT_A_TIME = "no NCCL: one card at a time"
@@ -131,7 +133,9 @@ def _listed(numbers: tuple[int, ...]) -> str:
 
 def examine(settings: Settings, work: Path) -> Gpu | None:
     """What this machine has for a GPU build; None for a build for the CPU, CaffeError where a GPU build cannot be."""
-    if not is_for_gpu(settings):
+    choice = choose_kind(settings)
+    say(f"building for {'a GPU' if choice.for_gpu else 'the CPU'}: {choice.reason}")
+    if not choice.for_gpu:
         return None
     toolkit = find_toolkit(settings.cuda)
     architectures = choose(capabilities(settings.architectures or _installed_gpus()), toolkit)
@@ -144,19 +148,90 @@ def examine(settings: Settings, work: Path) -> Gpu | None:
     return gpu
 
 
-def is_for_gpu(settings: Settings) -> bool:
-    """Whether to build for a GPU: as asked, else where a GPU's driver and a compiler for it are present."""
+@dataclass(frozen=True)
+class Choice:
+    """Whether Caffe is built for a GPU, and why, in a sentence."""
+
+    for_gpu: bool
+    reason: str
+
+
+def choose_kind(settings: Settings, root: Path = Path("/")) -> Choice:
+    """Build for a GPU or for the CPU: as asked, else by what this machine has. ``root`` is /, but in tests.
+
+    A GPU, its driver and a compiler for it are looked for; when one of them is missing, the build is for the CPU, and
+    the reason names what is missing.
+    """
     if settings.gpu != "auto":
-        return settings.gpu == "1"
-    return shutil.which("nvcc") is not None and DRIVER.exists()
+        return Choice(settings.gpu == "1", "as asked for with GPU=" + settings.gpu)
+    toolkit = toolkit_folder(settings.cuda, root)
+    driver = _driver(root)
+    if driver and toolkit:
+        return Choice(True, f"{driver} and CUDA in {toolkit} were found; make caffe GPU=0 builds for the CPU")
+    if driver:
+        return Choice(
+            False,
+            f"{driver} was found, but no CUDA toolkit (no nvcc on PATH or in /usr/local/cuda). To use the GPU, "
+            "install CUDA 11.8, 12 or 13 and run make caffe GPU=1",
+        )
+    if _has_nvidia_device(root):
+        return Choice(
+            False, "an NVIDIA GPU is in this machine, but its driver is not installed (nvidia-smi lists none)"
+        )
+    if toolkit:
+        return Choice(
+            False, f"CUDA in {toolkit} was found, but no NVIDIA driver; make caffe GPU=1 builds for a GPU anyway"
+        )
+    return Choice(False, "no NVIDIA GPU was found")
+
+
+def _driver(root: Path) -> str:
+    """NVIDIA's driver, in words; empty where there is none. Under WSL2 the driver is Windows' own."""
+    if (root / "proc/driver/nvidia/version").exists():
+        return "NVIDIA's driver"
+    if (root / "dev/dxg").exists() and any((root / "usr/lib/wsl/lib").glob("libcuda.so*")):
+        return "NVIDIA's driver of Windows (WSL2)"
+    return ""
+
+
+def _has_nvidia_device(root: Path) -> bool:
+    """Whether a display or compute device of NVIDIA's is on the PCI bus."""
+    for device in (root / "sys/bus/pci/devices").glob("*"):
+        try:
+            vendor, kind = (device / "vendor").read_text().strip(), (device / "class").read_text().strip()
+        except OSError:
+            continue
+        if vendor == "0x10de" and kind.startswith("0x03"):
+            return True
+    return False
 
 
 # ---- CUDA --------------------------------------------------------------------------------------------------------
 
 
+def toolkit_folder(asked: str, root: Path = Path("/")) -> str:
+    """Where CUDA's toolkit is: the folder asked for, that of the nvcc on PATH, /usr/local/cuda; empty if nowhere."""
+    if asked:
+        return asked
+    if shutil.which("nvcc"):
+        return _folder_of_nvcc()
+    places = [root / "usr/local/cuda", *sorted((root / "usr/local").glob("cuda-*"), key=_version_in_name, reverse=True)]
+    return next((str(place) for place in places if os.access(place / "bin" / "nvcc", os.X_OK)), "")
+
+
+def _version_in_name(folder: Path) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", folder.name)))
+
+
 def find_toolkit(folder: str) -> Toolkit:
-    """The toolkit in a folder, or without one the toolkit of the nvcc on PATH."""
-    toolkit = Path(folder or _folder_of_nvcc())
+    """The toolkit in a folder, or without one the toolkit of the nvcc on PATH or in /usr/local/cuda."""
+    found = toolkit_folder(folder)
+    if not found:
+        raise CaffeError(
+            "a build for a GPU is asked for, but no nvcc is on PATH or in /usr/local/cuda. Install NVIDIA's CUDA "
+            "toolkit (11.8, 12 or 13), or set CUDA_HOME."
+        )
+    toolkit = Path(found)
     nvcc = toolkit / "bin" / "nvcc"
     if not os.access(nvcc, os.X_OK):
         raise CaffeError(f"{toolkit}: no bin/nvcc there. Set CUDA_HOME to the toolkit's folder.")
@@ -197,13 +272,22 @@ def check_parts(toolkit: Toolkit) -> None:
         )
 
 
+def glibc_version() -> str:
+    """This system's glibc, such as 2.36; 0 for another C library."""
+    return platform.libc_ver()[1] or "0"
+
+
+def _is_before(version: str, other: str) -> bool:
+    """Whether a version is older than another; text would put 2.9 after 2.36.
+
+    >>> _is_before("2.9", "2.36"), _is_before("13.2", "13.2")
+    (True, False)
+    """
+    return [int(part) for part in version.split(".")] < [int(part) for part in other.split(".")]
+
+
 def _folder_of_nvcc() -> str:
-    nvcc = shutil.which("nvcc")
-    if nvcc is None:
-        raise CaffeError(
-            "a build for a GPU is asked for, but no nvcc is on PATH. Install NVIDIA's CUDA toolkit (11.8, 12 or 13), "
-            "or set CUDA_HOME."
-        )
+    nvcc = str(shutil.which("nvcc"))
     done = ask([nvcc, "--dryrun", "-x", "cu", "-c", os.devnull])  # nvcc may be a script that starts the real one
     top = re.search(r"^#\$ TOP=(.*)$", done.stdout + done.stderr, flags=re.MULTILINE)
     return os.path.abspath(top[1] if top else os.path.join(os.path.dirname(os.path.realpath(nvcc)), ".."))
@@ -223,6 +307,11 @@ def host_compiler(toolkit: Toolkit, asked: str, work: Path) -> str:
         if done.returncode == 0:
             return compiler
         reason = ((done.stdout + done.stderr).strip().splitlines() or ["it prints no reason"])[-1]
+    if _is_before(toolkit.version, NEEDS_CUDA) and not _is_before(glibc_version(), NEW_GLIBC):
+        raise CaffeError(
+            f"CUDA {toolkit.version} does not compile with this system's glibc {glibc_version()}: {reason}. Install "
+            f"CUDA {NEEDS_CUDA} or newer."
+        )
     raise CaffeError(
         f"CUDA {toolkit.version} accepts none of the C++ compilers here: {reason}. Install an older one "
         "(CUDA 11.8 needs g++-11 or older), or name one: CUDAHOSTCXX=g++-11"
@@ -234,7 +323,8 @@ def host_compiler(toolkit: Toolkit, asked: str, work: Path) -> str:
 
 def _installed_gpus() -> str:
     """The compute capabilities of the installed GPUs; nvidia-smi prints a sentence on stdout where there is none."""
-    lines = ask(["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]).stdout.splitlines()
+    program = shutil.which("nvidia-smi") or "/usr/lib/wsl/lib/nvidia-smi"  # Windows' own, under WSL2
+    lines = ask([program, "--query-gpu=compute_cap", "--format=csv,noheader"]).stdout.splitlines()
     return " ".join(line.strip() for line in lines if re.fullmatch(r"\d+\.\d+", line.strip()))
 
 

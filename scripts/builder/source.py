@@ -1,31 +1,72 @@
-"""Caffe's source: the user's own, Debian's source package, or a git clone.
+"""Caffe's source at upstream's COMMIT, from wherever this machine can have it, or the user's own.
 
-Debian bullseye's source package equals BVLC/caffe at COMMIT (compared file by file); its chain of trust is apt's own.
+Every path gives the same tree (compared with the upstream commit, file by file), and `TREE_SHA256` proves it after the
+unpacking. So a build does not depend on the path, and one that closes later is no loss.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+import tarfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from bonecaffe import files
-from bonecaffe.errors import CaffeError
+from bonecaffe.errors import BonecaffeError, CaffeError
+from builder.download import download
 from builder.settings import Settings
 from builder.steps import Steps, ask, say
 
 COMMIT = "99bd99795dcdf0b1d3086a8d67ab1782a8a08383"
-VERSION = "1.0.0+git20180821.99bd997-8"
-DSC = f"caffe_{VERSION}.dsc"
-SHA256 = {
-    "caffe_1.0.0+git20180821.99bd997.orig.tar.gz": "e0eb3f06794f7402c77b7dec8e8480273ee1a1bb192e9122b621a69d4147ad0c",
-    f"caffe_{VERSION}.debian.tar.xz": "07cf073227494a6b07234e40cb5df91db566616593eef9baafdc4d06ad159f21",
-}
-"""The package's tarballs, with the sums that they must have."""
-KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
-UPSTREAM = "https://github.com/BVLC/caffe.git"
+TREE_SHA256 = "ac773979b13f4dad5bac4912a04829b22c79bdfcd0858003c0465c7c80dd3ad2"
+"""`tree_sha256` of Caffe's source at COMMIT."""
+UPSTREAM = "https://github.com/BVLC/caffe"
+TARBALL = f"{UPSTREAM}/archive/{COMMIT}.tar.gz"
+CACHED = f"caffe-{COMMIT[:9]}.tar.gz"
+"""The name in the cache of a tarball of the source, wherever it came from."""
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A distribution's archive that has Caffe's source package: its ``Origin`` in apt, a release, a section, a version.
+
+    The package's tarball is upstream's tree. apt checks its signatures by ``keyring``; we check the tree.
+    """
+
+    origin: str
+    release: str
+    section: str
+    version: str
+    keyring: str
+
+    @property
+    def words(self) -> str:
+        """What the user is told."""
+        return f"{self.origin} {self.release}'s source package"
+
+
+ARCHIVES = (
+    Archive(
+        "Debian",
+        "bullseye",
+        "main",
+        "1.0.0+git20180821.99bd997-8",
+        "/usr/share/keyrings/debian-archive-keyring.gpg",
+    ),
+    Archive(
+        "Ubuntu",
+        "focal",
+        "universe",
+        "1.0.0+git20180821.99bd997-5build3",
+        "/usr/share/keyrings/ubuntu-archive-keyring.gpg",
+    ),
+)
+"""Those that still carry it."""
+ORIGINAL = "caffe_1.0.0+git20180821.99bd997.orig.tar.gz"
+"""Upstream's tarball, as both archives name it."""
 
 BUILT_FROM = ("CMakeLists.txt", "cmake", "include", "src", "python", "tools")
 """What a build reads of a source folder; these files decide its key."""
@@ -46,29 +87,6 @@ class Source:
         raise NotImplementedError
 
 
-class DebianPackage(Source):
-    """Debian's source package; its patches are applied."""
-
-    def unpack(self, target: Path, steps: Steps) -> None:
-        """See `Source.unpack`."""
-        steps.run(["dpkg-source", "--no-check", "-x", str(self.path / DSC), str(target)])
-
-
-class Clone(Source):
-    """A git clone of BVLC/caffe, made when it is unpacked."""
-
-    def unpack(self, target: Path, steps: Steps) -> None:
-        """See `Source.unpack`."""
-        try:
-            steps.run(["git", "clone", "--quiet", UPSTREAM, str(target)])
-            steps.run(["git", "-C", str(target), "checkout", "--quiet", COMMIT])
-        except CaffeError as error:
-            raise CaffeError(
-                f"{error}\ncaffe: Caffe's source could not be downloaded. Give one with "
-                "CAFFE_SOURCE=folder-or-tarball, or an installed Caffe with CAFFE_ROOT."
-            ) from None
-
-
 class Folder(Source):
     """The user's source folder; it is copied, and stays as it is."""
 
@@ -83,48 +101,83 @@ class Folder(Source):
 
 
 class Tarball(Source):
-    """The user's tarball, whether or not it holds everything in one folder of its own."""
+    """A tarball, whether or not it holds everything in one folder of its own."""
 
     def unpack(self, target: Path, steps: Steps) -> None:
         """See `Source.unpack`."""
-        target.mkdir()
-        if ask(["tar", "-xf", str(self.path), "-C", str(target)]).returncode:
-            raise CaffeError(f"CAFFE_SOURCE={self.path}: not a readable tarball.")
-        folders = [folder for folder in target.iterdir() if folder.is_dir()]
-        if not (target / "CMakeLists.txt").is_file() and len(folders) == 1:
-            outer = target.rename(target.with_name(target.name + ".outer"))
-            (outer / folders[0].name).rename(target)
-            shutil.rmtree(outer)
-        _check(self.path, target)
+        unpack(self.path, target)
+        if tree_sha256(target) != self.sha256:
+            raise CaffeError(f"{self.path} has changed since it was examined. Run this again.")
+
+
+def unpack(tarball: Path, target: Path) -> None:
+    """Unpack Caffe's tarball into a new folder ``target``; CaffeError when it is not a readable tarball."""
+    target.mkdir()
+    if ask(["tar", "-xf", str(tarball), "-C", str(target)]).returncode:
+        raise CaffeError(f"{tarball}: not a readable tarball")
+    folders = [folder for folder in target.iterdir() if folder.is_dir()]
+    if not (target / "CMakeLists.txt").is_file() and len(folders) == 1:
+        outer = target.rename(target.with_name(target.name + ".outer"))
+        (outer / folders[0].name).rename(target)
+        shutil.rmtree(outer)
 
 
 def find_source(settings: Settings, cache: Path, work: Path) -> Source:
-    """The source to build from: CAFFE_SOURCE, else Debian's package, else a git clone; CaffeError when there is none.
+    """The source to build from: CAFFE_SOURCE, the cache, an archive of the distribution, else upstream.
 
-    ``cache`` keeps what is downloaded, ``work`` is a folder for what is not kept.
+    ``cache`` keeps what is downloaded, ``work`` is a folder for what is not kept. CaffeError when there is none, with
+    what was tried.
     """
     if settings.source:
-        return _given(Path(settings.source))
-    if _fetch_package(cache, work):
-        return DebianPackage(
-            f"Debian bullseye's source package, upstream {COMMIT[:9]}", "+".join(SHA256.values()), cache
-        )
-    if not shutil.which("git"):
-        raise CaffeError(
-            "no source of Caffe: Debian's package could not be downloaded, and git is missing for a clone. "
-            "Install git, or give a source with CAFFE_SOURCE."
-        )
-    say("using a git clone of BVLC/caffe instead")
-    return Clone(f"git clone of BVLC/caffe, {COMMIT[:9]}", COMMIT, Path())
+        return _given(Path(settings.source), work / "given")
+    cached = cache / CACHED
+    if not cached.is_file() or not _is_upstream(cached, work / "cached"):
+        origin = _fetch(cached, work)
+        say(f"Caffe's source: {origin}")
+        return Tarball(f"{origin}, upstream {COMMIT[:9]}", TREE_SHA256, cached)
+    return Tarball(f"upstream {COMMIT[:9]}, from the cache", TREE_SHA256, cached)
 
 
-def _given(path: Path) -> Source:
+def _fetch(cached: Path, work: Path) -> str:
+    """Put upstream's tree into the cache, as a tarball, and return where it came from. CaffeError with all that failed."""
+    failures = []
+    for number, (words, fetch) in enumerate(_ways(work)):
+        try:
+            tarball = fetch()
+            if not _is_upstream(tarball, work / f"tree{number}"):
+                raise CaffeError(f"another tree than upstream's at {COMMIT[:9]}")
+        except BonecaffeError as error:
+            failures.append(f"{words}: {error}")
+            continue
+        files.move(tarball, cached)
+        return words
+    tried = "\n".join(f"  {line}" for failure in failures for line in failure.splitlines())
+    raise CaffeError(
+        f"Caffe's source could not be downloaded:\n{tried}\nGive it with CAFFE_SOURCE=folder-or-tarball (for example "
+        f"{TARBALL}, downloaded elsewhere), or an installed Caffe with CAFFE_ROOT."
+    )
+
+
+def _given(path: Path, scratch: Path) -> Source:
+    """The user's own source; ``scratch`` is a folder to unpack a tarball into."""
     if path.is_dir():
         _check(path, path)
-        return Folder("CAFFE_SOURCE", tree_sha256(path), path.absolute())
-    if path.is_file():
-        return Tarball("CAFFE_SOURCE", files.sha256_file(path), path.absolute())
-    raise CaffeError(f"CAFFE_SOURCE={path}: no such folder or tarball.")
+        sha256 = tree_sha256(path)
+        return Folder(_given_words(sha256), sha256, path.absolute())
+    if not path.is_file():
+        raise CaffeError(f"CAFFE_SOURCE={path}: no such folder or tarball.")
+    try:
+        unpack(path, scratch)
+    except CaffeError:
+        raise CaffeError(f"CAFFE_SOURCE={path}: not a readable tarball.") from None
+    _check(path, scratch)
+    sha256 = tree_sha256(scratch)
+    shutil.rmtree(scratch)
+    return Tarball(_given_words(sha256), sha256, path.absolute())
+
+
+def _given_words(sha256: str) -> str:
+    return f"CAFFE_SOURCE, {'upstream' if sha256 == TREE_SHA256 else 'another tree than'} {COMMIT[:9]}"
 
 
 def _check(path: Path, folder: Path) -> None:
@@ -147,56 +200,85 @@ def _regular_files(folder: Path) -> Iterator[str]:
                 yield os.fspath(path.relative_to(folder))
 
 
-# ---- Debian's package --------------------------------------------------------------------------------------------
+# ---- ways to upstream's tarball ----------------------------------------------------------------------------------
 
 
-def _fetch_package(cache: Path, work: Path) -> bool:
-    """Have Debian's source package in the cache: apt checks its signatures, we its sums. False if that fails."""
-    if _is_complete(cache):
-        return True
-    if not shutil.which("apt-get"):
+def _ways(work: Path) -> Iterator[tuple[str, Callable[[], Path]]]:
+    """What this machine can try, in order: words for it, and a function that fetches a tarball into ``work``."""
+    for archive in ARCHIVES:
+        for address in _addresses(archive.origin):
+            yield archive.words, partial(_from_archive, archive, address, work)
+    yield f"upstream's tarball, {COMMIT[:9]}", partial(_from_upstream, work)
+    if shutil.which("git"):
+        yield f"a git clone of {UPSTREAM}, {COMMIT[:9]}", partial(_from_git, work)
+
+
+def _from_archive(archive: Archive, address: str, work: Path) -> Path:
+    """The source package's tarball, by apt, which checks its signature."""
+    fetched = work / f"fetch-{archive.origin}"
+    fetched.mkdir(exist_ok=True)
+    apt = ["apt-get", *_isolated(archive, address, work / f"apt-{archive.origin}")]
+    for command in ([*apt, "update"], [*apt, "source", "--download-only", f"caffe={archive.version}"]):
+        done = ask(command, cwd=fetched)
+        if done.returncode:
+            errors = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith(("E:", "Err:"))]
+            raise CaffeError("; ".join(errors[-2:]) or f"apt-get failed with exit status {done.returncode}")
+    return fetched / ORIGINAL
+
+
+def _from_upstream(work: Path) -> Path:
+    """The tarball of the commit."""
+    target = work / "upstream.tar.gz"
+    download(TARBALL, target, lambda path: "" if tarfile.is_tarfile(path) else "not a tarball")
+    return target
+
+
+def _from_git(work: Path) -> Path:
+    """The commit alone, without its history."""
+    clone, target = work / "clone", work / "clone.tar.gz"
+    for command in (
+        ["init", "--quiet"],
+        ["fetch", "--quiet", "--depth", "1", f"{UPSTREAM}.git", COMMIT],
+        ["archive", "--format=tar.gz", "-o", str(target), "FETCH_HEAD"],
+    ):
+        clone.mkdir(exist_ok=True)
+        done = ask(["git", "-C", str(clone), *command])
+        if done.returncode:
+            raise CaffeError((done.stderr.strip().splitlines() or [f"git {command[0]} failed"])[-1])
+    return target
+
+
+def _is_upstream(tarball: Path, scratch: Path) -> bool:
+    """Whether a tarball holds exactly upstream's tree; ``scratch`` is a folder to unpack into."""
+    try:
+        unpack(tarball, scratch)
+    except CaffeError:
         return False
-    fetched, answers = work / "fetch", ""
-    fetched.mkdir()
-    for address in _addresses():
-        apt = ["apt-get", *_isolated(address, work)]
-        for command in ([*apt, "update"], [*apt, "source", "--download-only", f"caffe={VERSION}"]):
-            done = ask(command, cwd=fetched)
-            answers += done.stdout + done.stderr
-            if done.returncode:
-                break
-        if _is_complete(fetched):
-            for path in fetched.iterdir():
-                path.replace(cache / path.name)
-            return True
-    say("Debian bullseye's source package of Caffe could not be downloaded:")
-    for line in answers.splitlines()[-4:] or ["no address of a Debian archive in apt's sources"]:
-        say(f"  {line}")
-    return False
+    try:
+        return tree_sha256(scratch) == TREE_SHA256
+    finally:
+        shutil.rmtree(scratch)
 
 
-def _is_complete(folder: Path) -> bool:
-    paths = {folder / name: sha256 for name, sha256 in SHA256.items()}
-    return (folder / DSC).is_file() and all(
-        path.is_file() and files.sha256_file(path) == sha256 for path, sha256 in paths.items()
-    )
-
-
-def _addresses() -> list[str]:
-    """The addresses of Debian's main archive, from the machine's own apt configuration."""
-    done = ask(["apt-get", "indextargets", "--format", "$(REPO_URI) $(COMPONENT)", "Created-By: Packages"])
-    pairs = [line.split() for line in done.stdout.splitlines()]
+def _addresses(origin: str) -> list[str]:
+    """The addresses of a distribution's main archive, from the machine's own apt configuration; none on another."""
+    done = ask(["apt-get", "indextargets", "--format", "$(ORIGIN)|$(REPO_URI)|$(COMPONENT)", "Created-By: Packages"])
+    rows = [line.split("|") for line in done.stdout.splitlines()]
     return list(
-        dict.fromkeys(pair[0] for pair in pairs if len(pair) == 2 and pair[1] == "main" and "security" not in pair[0])
+        dict.fromkeys(
+            row[1]
+            for row in rows
+            if len(row) == 3 and row[0] == origin and row[2] == "main" and "security" not in row[1]
+        )
     )
 
 
-def _isolated(address: str, work: Path) -> list[str]:
-    """Options that have apt-get use one source of ours and leave the machine's own lists alone."""
-    apt = work / "apt"
+def _isolated(archive: Archive, address: str, apt: Path) -> list[str]:
+    """Options that have apt-get use this one source and leave the machine's own lists alone."""
     for folder in ("lists/partial", "archives/partial"):
         (apt / folder).mkdir(parents=True, exist_ok=True)
-    files.write_text(apt / "sources.list", f"deb-src [signed-by={KEYRING}] {address} bullseye main\n")
+    line = f"deb-src [signed-by={archive.keyring}] {address} {archive.release} {archive.section}\n"
+    files.write_text(apt / "sources.list", line)
     options = {
         "Dir::Etc::sourcelist": apt / "sources.list",
         "Dir::Etc::sourceparts": "/dev/null",
