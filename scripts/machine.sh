@@ -63,7 +63,9 @@ choose_python() {
 }
 
 is_installed() { dpkg-query -W -f '${Status}' "$1" 2>/dev/null | grep -q 'ok installed'; }
-is_offered() { apt-cache show --no-all-versions "$1" >/dev/null 2>&1; }
+is_offered() { # prints nothing for a name that others only refer to, and succeeds
+  [ -n "$(apt-cache show --no-all-versions "$1" 2>/dev/null)" ]
+}
 
 as_root() { # COMMAND...: run as root; sudo asks for the password at a terminal
   if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi

@@ -175,13 +175,9 @@ def choose_kind(settings: Settings, root: Path = Path("/")) -> Choice:
             "install CUDA 11.8, 12 or 13 and run make caffe GPU=1",
         )
     if _has_nvidia_device(root):
-        return Choice(
-            False, "an NVIDIA GPU is in this machine, but its driver is not installed (nvidia-smi lists none)"
-        )
+        return Choice(False, "this machine has an NVIDIA GPU, but its driver is not installed")
     if toolkit:
-        return Choice(
-            False, f"CUDA in {toolkit} was found, but no NVIDIA driver; make caffe GPU=1 builds for a GPU anyway"
-        )
+        return Choice(False, f"CUDA in {toolkit}, but no NVIDIA driver, was found; make caffe GPU=1 builds for a GPU")
     return Choice(False, "no NVIDIA GPU was found")
 
 

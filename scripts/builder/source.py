@@ -139,7 +139,7 @@ def find_source(settings: Settings, cache: Path, work: Path) -> Source:
 
 
 def _fetch(cached: Path, work: Path) -> str:
-    """Put upstream's tree into the cache, as a tarball, and return where it came from. CaffeError with all that failed."""
+    """Put a tarball of upstream's tree into the cache and return where it came from; CaffeError if no way works."""
     failures = []
     for number, (words, fetch) in enumerate(_ways(work)):
         try:
