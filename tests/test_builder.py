@@ -253,17 +253,6 @@ def test_installed_gpus_are_read(programs, monkeypatch):
     assert gpu._installed_gpus() == ""
 
 
-def test_a_gpu_build_needs_a_driver_and_a_compiler(programs, tmp_path, monkeypatch):
-    """Unless it is asked for, or asked not to be."""
-    monkeypatch.setattr(gpu, "DRIVER", tmp_path / "version")
-    programs("nvcc", "exit 0")
-    assert not gpu.is_for_gpu(Settings.read({}))
-    (tmp_path / "version").touch()
-    assert gpu.is_for_gpu(Settings.read({})) and not gpu.is_for_gpu(Settings.read({"BONECAFFE_GPU": "0"}))
-    monkeypatch.setenv("PATH", "/nonexistent")
-    assert not gpu.is_for_gpu(Settings.read({})) and gpu.is_for_gpu(Settings.read({"BONECAFFE_GPU": "1"}))
-
-
 def test_cudnn_and_nccl_are_found_with_header_and_library(tmp_path):
     """In the folder given, then in CUDA's; one without the other is none."""
     cuda, own = tmp_path / "cuda", tmp_path / "own"
@@ -319,8 +308,8 @@ def steps(tmp_path):
         yield Steps(tmp_path / "build.log", lock.fileno())
 
 
-def given(path):
-    return source.find_source(Settings.read({"CAFFE_SOURCE": str(path)}), Path("/nonexistent"), Path("/nonexistent"))
+def given(path, scratch=Path("/nonexistent")):
+    return source.find_source(Settings.read({"CAFFE_SOURCE": str(path)}), Path("/nonexistent"), scratch)
 
 
 def test_a_source_folder_is_copied_without_its_own_build(folder, steps, tmp_path):
@@ -346,46 +335,140 @@ def test_a_tarball_is_unpacked_with_or_without_a_folder_of_its_own(folder, steps
     """GitHub's has one, Debian's has none."""
     with tarfile.open(tmp_path / "caffe.tar.gz", "w:gz") as archive:
         archive.add(folder, arcname=inside)
-    given(tmp_path / "caffe.tar.gz").unpack(tmp_path / "source", steps)
+    (tmp_path / "work").mkdir()
+    found = given(tmp_path / "caffe.tar.gz", tmp_path / "work")
+    assert found.sha256 == given(folder).sha256 and "another tree than 99bd99795" in found.origin
+    assert list((tmp_path / "work").iterdir()) == []
+    found.unpack(tmp_path / "source", steps)
     assert (tmp_path / "source" / "src" / "caffe" / "proto" / "caffe.proto").is_file()
     assert sorted(path.name for path in tmp_path.glob("source*")) == ["source"]
 
 
-def test_a_tarball_that_is_none_or_of_something_else_is_refused(steps, tmp_path):
+def test_a_tarball_that_is_none_or_of_something_else_is_refused(tmp_path):
     """Named as the user named it."""
     (tmp_path / "page.tar.gz").write_text("<html>")
     with pytest.raises(CaffeError, match=r"CAFFE_SOURCE=.*page\.tar\.gz: not a readable tarball"):
-        given(tmp_path / "page.tar.gz").unpack(tmp_path / "a", steps)
+        given(tmp_path / "page.tar.gz", tmp_path / "work" / "a")
     with tarfile.open(tmp_path / "other.tar", "w") as archive:
         archive.add(__file__, arcname="other/test.py")
-    with pytest.raises(CaffeError, match="not Caffe's source"):
-        given(tmp_path / "other.tar").unpack(tmp_path / "b", steps)
+    with pytest.raises(CaffeError, match=r"other\.tar has no src.*not Caffe's source"):
+        given(tmp_path / "other.tar", tmp_path / "work" / "b")
 
 
-def test_debian_address_is_read_from_apt(programs):
-    """The main archive's, once, without the security archive's."""
+def test_tarball_that_changes_before_it_is_unpacked_is_refused(folder, steps, tmp_path):
+    """Its key was made of another tree."""
+    with tarfile.open(tmp_path / "caffe.tar.gz", "w:gz") as archive:
+        archive.add(folder, arcname="caffe")
+    (tmp_path / "work").mkdir()
+    found = given(tmp_path / "caffe.tar.gz", tmp_path / "work")
+    (folder / "include" / "a.hpp").write_text("changed")
+    with tarfile.open(tmp_path / "caffe.tar.gz", "w:gz") as archive:
+        archive.add(folder, arcname="caffe")
+    with pytest.raises(CaffeError, match="has changed since it was examined"):
+        found.unpack(tmp_path / "source", steps)
+
+
+def test_an_archives_address_is_read_from_apt(programs):
+    """The main archive's of this distribution, once, without the security archive's; none on another distribution."""
     programs(
         "apt-get",
-        "printf '%s\\n' 'http://a/debian/ main' 'http://a/debian/ main' 'http://a/debian/ contrib' "
-        "'http://a/debian-security/ main' 'http://b/debian/ main'",
+        "printf '%s\\n' 'Debian|http://a/debian/|main' 'Debian|http://a/debian/|main' "
+        "'Debian|http://a/debian/|contrib' 'Debian|http://a/debian-security/|main' 'Else|http://c/|main' 'Debian|http://b/debian/|main'",
     )
-    assert source._addresses() == ["http://a/debian/", "http://b/debian/"]
+    assert source._addresses("Debian") == ["http://a/debian/", "http://b/debian/"]
+    assert source._addresses("Ubuntu") == []
 
 
-def test_without_debian_package_and_git_the_remedy_is_named(programs, tmp_path, monkeypatch, capfd):
-    """apt's last words are shown; a git clone is used where git is present."""
-    programs(
-        "apt-get", "case $1 in indextargets) echo 'http://a/debian/ main' ;; *) echo 'E: gone' >&2; exit 100 ;; esac"
-    )
-    monkeypatch.setenv("PATH", str(tmp_path / "programs"))
+@pytest.fixture
+def upstream(folder, tmp_path, monkeypatch):
+    """Pretends that ``folder`` is upstream's tree. Gives a function that looks for it, with a tarball of it."""
+    tarball = tmp_path / "served" / source.ORIGINAL
+    tarball.parent.mkdir()
+    with tarfile.open(tarball, "w:gz") as archive:
+        archive.add(folder, arcname=".")
+    monkeypatch.setattr(source, "TREE_SHA256", source.tree_sha256(folder))
+    monkeypatch.setattr(source, "TARBALL", "http://127.0.0.1:1/nothing")  # no server there
     (tmp_path / "cache").mkdir()
-    (tmp_path / "work").mkdir()
-    with pytest.raises(CaffeError, match="git is missing"):
-        source.find_source(Settings.read({}), tmp_path / "cache", tmp_path / "work")
-    assert "E: gone" in capfd.readouterr().err
-    programs("git", "exit 1")
-    (tmp_path / "another").mkdir()
-    assert isinstance(source.find_source(Settings.read({}), tmp_path / "cache", tmp_path / "another"), source.Clone)
+
+    def find():
+        work = tmp_path / f"work{len(list(tmp_path.glob('work*')))}"
+        work.mkdir()
+        return source.find_source(Settings.read({}), tmp_path / "cache", work)
+
+    find.tarball = tarball
+    return find
+
+
+APT = """case $1 in
+  indextargets) echo '{origin}|http://a/|main'; exit ;;
+  -o) ;;
+esac
+case $* in
+  *update*) ;;
+  *"source --download-only caffe={version}") {answer} ;;
+  *) echo "E: asked for something else: $*" >&2; exit 100 ;;
+esac"""
+
+
+@pytest.mark.parametrize("number", range(len(source.ARCHIVES)))
+def test_source_comes_from_the_distributions_own_archive(upstream, programs, number, capfd):
+    """Debian's or Ubuntu's, by apt; it is checked, kept in the cache, and its origin reported. Both give one build."""
+    archive = source.ARCHIVES[number]
+    answer = f"cp {upstream.tarball} ."
+    programs("apt-get", APT.format(origin=archive.origin, version=archive.version, answer=answer))
+    found = upstream()
+    assert found.origin == f"{archive.origin} {archive.release}'s source package, upstream 99bd99795"
+    assert f"{archive.origin} {archive.release}" in capfd.readouterr().err
+    assert found.sha256 == source.TREE_SHA256
+    programs("apt-get", "echo 'E: nobody asks' >&2; exit 100")
+    again = upstream()
+    assert (again.origin, again.sha256) == ("upstream 99bd99795, from the cache", found.sha256)
+
+
+def test_source_that_the_archive_has_no_more_comes_from_upstream(upstream, programs, tmp_path, monkeypatch, capfd):
+    """The archive's error is not shown when another way works; a damaged tarball in the cache is replaced."""
+    archive = source.ARCHIVES[0]
+    programs(
+        "apt-get",
+        APT.format(origin=archive.origin, version=archive.version, answer="echo 'E: no longer there' >&2; exit 100"),
+    )
+    (tmp_path / "cache" / source.CACHED).write_text("damaged")
+    monkeypatch.setattr(source, "TARBALL", upstream.tarball.as_uri())
+    found = upstream()
+    assert found.origin == "upstream's tarball, 99bd99795, upstream 99bd99795"
+    assert "no longer there" not in capfd.readouterr().err
+
+
+def test_source_comes_from_git_as_the_last(upstream, programs, folder, tmp_path, monkeypatch):
+    """One commit, without its history."""
+    programs("apt-get", "exit 1")
+    git = ["git", "-C", str(folder), "-c", "user.name=x", "-c", "user.email=x"]
+    for command in (["init", "-q"], ["add", "-f", "-A"], ["commit", "-q", "-m", "x"]):
+        subprocess.run([*git, *command], check=True)
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    folder.rename(tmp_path / "caffe.git")
+    monkeypatch.setattr(source, "COMMIT", commit)
+    monkeypatch.setattr(source, "UPSTREAM", str(tmp_path / "caffe"))
+    assert upstream().origin.startswith("a git clone of ")
+
+
+def test_without_any_way_each_is_named_with_its_reason(upstream, programs, tmp_path, monkeypatch):
+    """Another tree than upstream's is a reason too; the remedy is CAFFE_SOURCE or CAFFE_ROOT."""
+    archive = source.ARCHIVES[0]
+    (upstream.tarball.parent / "x").write_text("x")
+    with tarfile.open(upstream.tarball, "w:gz") as changed:
+        changed.add(__file__, arcname="caffe/include/x")
+        changed.add(__file__, arcname="caffe/CMakeLists.txt")
+    answer = f"cp {upstream.tarball} ."
+    programs("apt-get", APT.format(origin=archive.origin, version=archive.version, answer=answer))
+    programs("git", "echo 'fatal: no route' >&2; exit 128")
+    with pytest.raises(CaffeError) as error:
+        upstream()
+    message = str(error.value)
+    assert "Debian bullseye's source package: another tree than upstream's at 99bd99795" in message
+    assert "upstream's tarball, 99bd99795: " in message and "fatal: no route" in message
+    assert "CAFFE_SOURCE" in message and "CAFFE_ROOT" in message
+    assert list((tmp_path / "cache").iterdir()) == []
 
 
 # ---- steps -------------------------------------------------------------------------------------------------------

@@ -62,7 +62,7 @@ def test_an_edit_fits_exactly_once_or_stops(tmp_path):
 
 def test_edits_fit_the_upstream_source(tmp_path):
     """Every edit fits BVLC's own tarball once, and a second pass changes nothing."""
-    tarballs = sorted(SOURCES.glob("*.orig.tar.gz"))
+    tarballs = sorted(SOURCES.glob("*.tar.gz"))
     if not tarballs:
         pytest.skip("Caffe was not built here from source")
     shutil.unpack_archive(tarballs[0], tmp_path)
@@ -155,7 +155,7 @@ def test_source_that_is_none_is_refused(tmp_path):
 
 def test_interrupted_build_leaves_nothing_that_looks_finished(tmp_path):
     """Killed in the middle: no finished folder, and the lock is free again."""
-    tarballs = sorted(SOURCES.glob("*.orig.tar.gz"))
+    tarballs = sorted(SOURCES.glob("*.tar.gz"))
     if not tarballs:
         pytest.skip("Caffe was not built here from source")
     process = started_build(tarballs[0], tmp_path)
@@ -176,7 +176,7 @@ def test_interrupted_build_leaves_nothing_that_looks_finished(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_build_leaves_nothing_half_made(tmp_path, number):
     """Ctrl-C, or a SIGTERM to the builder alone: exit 130 soon, its compilers ended, no folder but the downloads'."""
-    tarballs = sorted(SOURCES.glob("*.orig.tar.gz"))
+    tarballs = sorted(SOURCES.glob("*.tar.gz"))
     if not tarballs:
         pytest.skip("Caffe was not built here from source")
     process = started_build(tarballs[0], tmp_path, "CMakeFiles", stderr=subprocess.PIPE)
@@ -245,11 +245,11 @@ def pretended_cuda(tmp_path):
     return make
 
 
-@pytest.mark.skipif(not list(SOURCES.glob("*.orig.tar.gz")), reason="Caffe was not built here from source")
+@pytest.mark.skipif(not list(SOURCES.glob("*.tar.gz")), reason="Caffe was not built here from source")
 def test_gpu_builds_that_cannot_be_are_refused(pretended_cuda, tmp_path):
     """CUDA too old; a GPU too old for it, with the remedy; no architecture; no nvcc; a setting that is none."""
     tarball = {
-        "CAFFE_SOURCE": str(sorted(SOURCES.glob("*.orig.tar.gz"))[0]),
+        "CAFFE_SOURCE": str(sorted(SOURCES.glob("*.tar.gz"))[0]),
         "BONECAFFE_CACHE": str(tmp_path / "cache"),
     }
 

@@ -112,7 +112,7 @@ class Tarball(Source):
 
 def unpack(tarball: Path, target: Path) -> None:
     """Unpack Caffe's tarball into a new folder ``target``; CaffeError when it is not a readable tarball."""
-    target.mkdir()
+    target.mkdir(parents=True)
     if ask(["tar", "-xf", str(tarball), "-C", str(target)]).returncode:
         raise CaffeError(f"{tarball}: not a readable tarball")
     folders = [folder for folder in target.iterdir() if folder.is_dir()]
