@@ -91,3 +91,16 @@ def test_changelog_keeps_its_form():
             assert re.search(r"(?m)^- \S", section)
     entries = re.findall(r"(?m)^- (.*)$", text)
     assert len(entries) == len(set(entries))
+
+
+@pytest.mark.parametrize("name", ["ci.yml", "nightly.yml"])
+def test_workflows_run_what_a_person_runs(name):
+    """Their commands are make targets, but for a container's git and make; each job has a system and steps."""
+    jobs = yaml.safe_load(read(f".github/workflows/{name}"))["jobs"]
+    commands = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
+    for command in commands:
+        target = re.fullmatch(r"make ([a-z-]+)", command)
+        assert target or command.endswith("install -y --no-install-recommends git make ca-certificates"), command
+        assert not target or re.search(rf"(?m)^{target[1]}:", MAKEFILE), command
+    assert {"ci.yml": "make smoke", "nightly.yml": "make test"}[name] in commands
+    assert all(job["runs-on"] == "ubuntu-24.04" for job in jobs.values())
