@@ -27,7 +27,7 @@ state() { # all that a finished setup depends on
     scripts/caffe_edits.py scripts/caffe_parallel.{py,hpp} scripts/caffe_cuda.h
   echo "gpu=$BONECAFFE_GPU fast=$BONECAFFE_FAST arch=${CUDA_ARCH:-} cuda=${CUDA_HOME:-${CUDA_PATH:-}}"
   echo "cudnn=${CUDNN:-}${CUDNN_ROOT:-} nccl=${NCCL:-}${NCCL_ROOT:-${NCCL_DIR:-}}"
-  if [ "$BONECAFFE_GPU" != 0 ]; then
+  if [ "$BONECAFFE_GPU" != 0 ] && [ -z "${CAFFE_ROOT:-}" ]; then # a given Caffe is not built again
     echo "nvcc=$(command -v nvcc || true) $(echo /usr/local/cuda*)"
     echo "driver=$(head -n 1 /proc/driver/nvidia/version 2>/dev/null || true) $(echo /dev/dx[g])"
   fi
