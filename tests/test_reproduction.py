@@ -16,10 +16,12 @@ from bonecaffe.recipe import Recipe
 from bonecaffe.run import RunDir
 
 DOCUMENT = REPOSITORY / "docs" / "explanation" / "REPRODUCTION.md"
-ROWS = [
-    [cell.strip() for cell in line.strip("|\n ").split(" | ")]
-    for line in DOCUMENT.read_text().splitlines()
-    if re.match(r"\| \d+ \|", line)
+ENTRIES = [  # number, statement, verdict with its reason, place in the project
+    [" ".join(part.split()) for part in entry]
+    for entry in re.findall(
+        r"(?ms)^\*\*(\d+)\.\*\* (.+?)\n\n- (\*\*\w+\*\*.*?)\n- Here: (.+?)\n(?=\n|\Z)",
+        DOCUMENT.read_text(encoding="utf-8"),
+    )
 ]
 VERDICTS = ("**verbatim**", "**departed**", "**choice**", "**misprint**")
 
@@ -35,17 +37,17 @@ def names_in(path):
     return found
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
-def test_every_statement_has_its_place(row):
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry[0])
+def test_every_statement_has_its_place(entry):
     """The file, function or field named exists, and the verdict is one of four, with its reason."""
-    assert len(row) == 4, row
-    assert row[3].startswith(VERDICTS), row[3]
-    if not row[3].startswith("**verbatim**"):
-        assert len(row[3]) > 30
-    places = re.findall(r"`([^`]+)`", row[2])
+    _, _, verdict, here = entry
+    assert verdict.startswith(VERDICTS), verdict
+    if not verdict.startswith("**verbatim**"):
+        assert len(verdict) > 30
+    places = re.findall(r"`([^`]+)`", here)
     assert places
     fields = Recipe.load("paper").notes
-    for place in [*places, *re.findall(r"`((?:docs|tests|data|prototxt)/[^`]+)`", row[3])]:
+    for place in [*places, *re.findall(r"`((?:docs|tests|data|prototxt)/[^`]+)`", verdict)]:
         file, _, name = place.partition(":")
         if "/" not in file:
             assert place in fields, f"no field {place}"
@@ -55,29 +57,33 @@ def test_every_statement_has_its_place(row):
 
 
 def test_statements_are_numbered_and_many():
-    """Without gaps; every field of the paper's recipe is accounted for."""
-    assert [int(row[0]) for row in ROWS] == list(range(1, len(ROWS) + 1))
-    named = {field for row in ROWS for field in fields_of(row)}
+    """Without gaps, none overlooked by the pattern; every field of the paper's recipe is accounted for."""
+    assert [int(entry[0]) for entry in ENTRIES] == list(range(1, len(ENTRIES) + 1))
+    assert len(ENTRIES) == len(re.findall(r"(?m)^\*\*\d", DOCUMENT.read_text(encoding="utf-8"))) > 80
+    named = {field for entry in ENTRIES for field in fields_of(entry)}
     assert named == set(Recipe.load("paper").notes)
 
 
-def fields_of(row):
-    """The fields of the recipe that a row names as its place."""
-    return re.findall(r"`((?:data|preparation|network|solver|training)\.[a-z0-9_]+)`", row[2])
+def fields_of(entry):
+    """The fields of the recipe that an entry names as its place."""
+    return re.findall(r"`((?:data|preparation|network|solver|training)\.[a-z0-9_]+)`", entry[3])
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if fields_of(row)], ids=lambda row: row[0])
-def test_choices_are_what_the_recipe_does_not_state(row):
-    """Recipe and document draw one line: a field is a choice exactly where its source begins with "not stated"."""
+@pytest.mark.parametrize("entry", [entry for entry in ENTRIES if fields_of(entry)], ids=lambda entry: entry[0])
+def test_choices_are_what_the_recipe_does_not_state(entry):
+    """Recipe and document agree: a field is a choice exactly where its source begins with "not stated"."""
     paper = Recipe.load("paper")
-    silent = {paper.source_of(field).startswith("not stated") for field in fields_of(row)}
-    assert silent == {row[3].startswith("**choice**")}, (row[0], fields_of(row))
+    silent = {paper.source_of(field).startswith("not stated") for field in fields_of(entry)}
+    assert silent == {entry[2].startswith("**choice**")}, (entry[0], fields_of(entry))
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if row[3].startswith("**choice**")], ids=lambda row: row[0])
-def test_a_choice_names_its_reason(row):
+CHOICES = [entry for entry in ENTRIES if entry[2].startswith("**choice**")]
+
+
+@pytest.mark.parametrize("entry", CHOICES, ids=lambda entry: entry[0])
+def test_a_choice_names_its_reason(entry):
     """As in the recipe: "not stated", then what was chosen."""
-    assert row[3].startswith("**choice**: not stated")
+    assert entry[2].startswith("**choice**: not stated")
 
 
 def test_caffe_averages_over_the_batch(tmp_path):

@@ -213,7 +213,7 @@ def render(skeleton: Skeleton, view: View, look: Look, rng: np.random.Generator)
 
 
 def _positive(picture: Picture) -> Picture:
-    return np.asarray(cv2.max(picture, 0.0), np.float32)  # type: ignore[call-overload]  # the stubs know no numbers here
+    return np.asarray(cv2.max(picture, 0.0), np.float32)  # type: ignore[call-overload]  # the stubs lack numbers
 
 
 def _film(attenuation: Picture, gamma: float) -> Picture:
