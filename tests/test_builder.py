@@ -373,7 +373,8 @@ def test_an_archives_address_is_read_from_apt(programs):
     programs(
         "apt-get",
         "printf '%s\\n' 'Debian|http://a/debian/|main' 'Debian|http://a/debian/|main' "
-        "'Debian|http://a/debian/|contrib' 'Debian|http://a/debian-security/|main' 'Else|http://c/|main' 'Debian|http://b/debian/|main'",
+        "'Debian|http://a/debian/|contrib' 'Debian|http://a/debian-security/|main' "
+        "'Else|http://c/|main' 'Debian|http://b/debian/|main'",
     )
     assert source._addresses("Debian") == ["http://a/debian/", "http://b/debian/"]
     assert source._addresses("Ubuntu") == []

@@ -26,6 +26,8 @@ OF_OTHERS = {  # options that the documents name, of programs other than bonecaf
     *("--solver", "--weights", "--snapshot", "--gpu"),  # caffe train
     *("--no-install-recommends", "--nthreads", "--upgrade", "--constraint"),  # apt-get, dask worker, pip
     *("--times", "--sex"),  # scripts/simulate_statistics.py
+    "--url",  # scripts/fetch_caffenet.py
+    *("--rm", "--user", "--userns", "--build-arg", "--device", "--gpus", "--network"),  # podman, docker
 }
 OF_CAFFE = {"all", "runtest"}  # targets of Caffe's own Makefile, which the paper names
 
@@ -234,7 +236,10 @@ def messages() -> list[str]:
                     found.append("".join(map(str, parts)))
                 elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                     found.append(node.value)
-    return [*found, (REPOSITORY / "scripts" / "setup.sh").read_text(encoding="utf-8")]
+    for name in ("setup.sh", "machine.sh"):
+        text = (REPOSITORY / "scripts" / name).read_text(encoding="utf-8")
+        found.append(text.replace("$fewest", re.findall(r'(?m)^fewest="(.*?)"', text)[0] if "$fewest" in text else ""))
+    return found
 
 
 def test_troubleshooting_quotes_real_messages():

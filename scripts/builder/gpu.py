@@ -134,7 +134,7 @@ def _listed(numbers: tuple[int, ...]) -> str:
 def examine(settings: Settings, work: Path) -> Gpu | None:
     """What this machine has for a GPU build; None for a build for the CPU, CaffeError where a GPU build cannot be."""
     choice = choose_kind(settings)
-    say(f"building for {'a GPU' if choice.for_gpu else 'the CPU'}: {choice.reason}")
+    say(f"building for a GPU: {choice.reason}" if choice.for_gpu else f"building for the CPU: {choice.reason}")
     if not choice.for_gpu:
         return None
     toolkit = find_toolkit(settings.cuda)
