@@ -4,7 +4,7 @@
 #     scripts/try_container.sh [SUITE]     Debian's suite, from debootstrap as base image (default: bookworm)
 #     BASE=IMAGE scripts/try_container.sh  another base image
 #
-# Needs root, podman and debootstrap. No registry of images is asked without BASE. 20 minutes on two cores, 4 GB.
+# Needs root, podman, buildah (whose chroot isolation works inside another container) and debootstrap. No registry of images is asked without BASE. 20 minutes on two cores, 4 GB.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 suite=${1:-bookworm}
@@ -35,11 +35,15 @@ podman image inspect --format 'container: size {{.Size}} bytes' "$image"
 
 mkdir "$work/runs"
 chmod a+rwx "$work/runs"
-inside() { podman run --rm "${options[@]}" -v "$work/runs:/opt/bonecaffe/runs" "$image" "$@"; }
+container=$(buildah from "$image")
+trap 'buildah rm "$container" > /dev/null; rm -rf --one-file-system "$work"' EXIT
+inside() { # USER COMMAND...
+  local user=$1; shift
+  buildah run --isolation chroot "${options[@]}" --user "$user" -v "$work/runs:/opt/bonecaffe/runs" "$container" -- "$@"
+}
 say "make smoke"
-inside make smoke
+inside 1000:1000 make smoke
 say "make demo, and a prediction of an image, as another user"
-options+=(--user 12345:12345)
-inside make demo
-inside sh -c 'bonecaffe predict runs/demo "$(ls runs/demo-data/images/*.png | head -n 1)" && id -u && bonecaffe doctor'
+inside 12345:12345 make demo
+inside 12345:12345 sh -c 'id; bonecaffe predict runs/demo "$(ls runs/demo-data/images/*.png | head -n 1)"; bonecaffe doctor'
 say "all of it worked"
