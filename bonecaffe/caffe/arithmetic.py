@@ -1,0 +1,67 @@
+"""How a GPU computes: with TF32 or not, with which of cuDNN's algorithms. Three variables; each training records them.
+
+The paper's GPU, a GTX 1060, had no TF32: a multiplication keeps 10 bits of 23. On newer GPUs cuDNN's convolutions use
+it unless they are told not to, so bonecaffe tells them. The variables about algorithms are read by the Caffe that
+bonecaffe builds (scripts/caffe_cuda.h), not by another one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from bonecaffe.errors import CaffeError
+
+TF32 = "BONECAFFE_TF32"
+CUDNN = "BONECAFFE_CUDNN"
+EXCLUDE = "BONECAFFE_CUDNN_EXCLUDE"
+_EXCLUDED = re.compile(r"(?:(?:forward|filter|data):\d+(?:,\d+)*(?: +|$))*")
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """The settings of a training on a GPU."""
+
+    tf32: bool = False
+    fastest: bool = False
+    """cuDNN's fastest algorithms, not only those that give the same sum each time."""
+    excluded: str = ""
+    """Algorithms that are not used, such as "forward:6 filter:0,3"."""
+
+    @classmethod
+    def read(cls, environment: Mapping[str, str] = os.environ) -> Arithmetic:
+        """The settings of an environment; CaffeError, with the variable, for a value that is none.
+
+        >>> Arithmetic.read({"BONECAFFE_TF32": "1"})
+        Arithmetic(tf32=True, fastest=False, excluded='')
+        """
+        tf32, cudnn = environment.get(TF32) or "0", environment.get(CUDNN) or "deterministic"
+        if tf32 not in ("0", "1"):
+            raise CaffeError(f"{TF32}={tf32}: expected 1 (TF32 allowed) or 0 (the default).")
+        if cudnn not in ("deterministic", "fast"):
+            raise CaffeError(f"{CUDNN}={cudnn}: expected fast or deterministic (the default).")
+        excluded = " ".join((environment.get(EXCLUDE) or "").split())
+        if not _EXCLUDED.fullmatch(excluded):
+            raise CaffeError(f"{EXCLUDE}={excluded}: expected numbers by direction, such as forward:6 filter:0,3 data:0.")
+        return cls(tf32 == "1", cudnn == "fast", excluded)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What CUDA's libraries are told; this overrides their own defaults and a variable of the user's."""
+        return {} if self.tf32 else {"NVIDIA_TF32_OVERRIDE": "0"}
+
+    @property
+    def words(self) -> str:
+        """The settings in words, for the records.
+
+        >>> Arithmetic().words, Arithmetic(True, True, "forward:6").words
+        ('float32; deterministic algorithms', 'TF32; fastest algorithms; without forward:6')
+        """
+        parts = [
+            "TF32" if self.tf32 else "float32",
+            "fastest algorithms" if self.fastest else "deterministic algorithms",
+            *([f"without {self.excluded}"] if self.excluded else []),
+        ]
+        return "; ".join(parts)

@@ -1,0 +1,67 @@
+"""Which files of CUDA's libraries Caffe is linked with, and their versions, for `doctor` and for bug reports.
+
+cuDNN loads its parts (libcudnn_ops, libcudnn_cnn, …) itself, from the folder of libcudnn or from the library path. Parts
+of another version end in CUDNN_STATUS_SUBLIBRARY_VERSION_MISMATCH, so they are named here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+NAMES = {"libcudart": "CUDA runtime", "libcublas": "cuBLAS", "libcudnn": "cuDNN", "libnccl": "NCCL"}
+
+
+class Library(NamedTuple):
+    """A library: its name, the file that is loaded, its version as far as the file's name has it, what is wrong."""
+
+    name: str
+    file: str
+    version: str
+    problem: str = ""
+
+
+def resolved(libraries: Mapping[str, str], library_path: str = "") -> list[Library]:
+    """The libraries of CUDA among those of a program; ``library_path`` is the folders of LD_LIBRARY_PATH.
+
+    ``libraries`` has a file for each name, as `installation.Caffe.libraries`.
+    """
+    found = []
+    for prefix, name in NAMES.items():
+        file = next((path for library, path in sorted(libraries.items()) if re.fullmatch(f"{prefix}(-.*)?", library)), "")
+        if not file:
+            continue
+        real = os.path.realpath(file)
+        problem = "" if os.path.exists(real) else "not found by the loader"
+        found.append(Library(name, real if not problem else file, version_of(real), problem))
+    cudnn = next((library for library in found if library.name == "cuDNN" and not library.problem), None)
+    if cudnn:
+        others = _other_parts(Path(cudnn.file), cudnn.version, library_path)
+        if others:
+            mixed = f"parts of another version are found too, and may be loaded with it: {', '.join(others)}"
+            found[found.index(cudnn)] = cudnn._replace(problem=mixed)
+    return found
+
+
+def version_of(file: str) -> str:
+    """The version in a library's file name; empty where there is none.
+
+    >>> version_of("/usr/lib/libcudnn.so.9.1.0"), version_of("/opt/libcublas.so")
+    ('9.1.0', '')
+    """
+    return re.sub(r"^.*\.so\.?", "", os.path.basename(file))
+
+
+def _other_parts(cudnn: Path, version: str, library_path: str) -> list[str]:
+    """Parts of cuDNN with another version than ``version``: in libcudnn's folder and on the library path."""
+    folders = [cudnn.parent, *(Path(folder) for folder in library_path.split(os.pathsep) if folder)]
+    parts = {path.resolve() for folder in folders for path in folder.glob("libcudnn*.so.*")}
+    count = version.count(".")  # a file may be named by its major version alone
+    return sorted(
+        str(part)
+        for part in parts
+        if version and version_of(str(part)).split(".")[: count + 1] != version.split(".")[: version_of(str(part)).count(".") + 1]
+    )
