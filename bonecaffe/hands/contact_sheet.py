@@ -1,4 +1,4 @@
-"""Contact sheets: hands side by side, each with its points and rectangle, to be looked over."""
+"""Contact sheets: hands side by side, each with its points and rectangle, for a quick check by eye."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def write_sheet(
 ) -> None:
     """Write hands as one PNG, cropped to what their points span, each under its id and caption.
 
-    Points are yellow dots, those of ``others`` blue crosses. Raises PointsError when there is no hand to show.
+    Points are yellow dots, those of ``others`` blue crosses. Raises PointsError when no hand to show.
     """
     others = others or {}
     cells = [_cell(_image(images[hand.id]), hand, others.get(hand.id), captions.get(hand.id, "")) for hand in hands]
     if not cells:
-        raise PointsError(f"{path}: there is no hand to show.")
+        raise PointsError(f"{path}: no hand to show.")
     columns = min(columns, len(cells))
     cells += [np.full_like(cells[0], _GROUND)] * (-len(cells) % columns)
     rows = [np.hstack(cells[i : i + columns]) for i in range(0, len(cells), columns)]

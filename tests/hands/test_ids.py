@@ -46,10 +46,10 @@ def test_name_of_any_language_is_an_id(text):
 
 FLAWED = {
     "": "empty",
-    " lead": "begins or ends with a blank",
-    "lead ": "begins or ends with a blank",
-    "\u3000lead": "begins or ends with a blank",
-    "lead\xa0": "begins or ends with a blank",
+    " lead": "begins or ends with a space",
+    "lead ": "begins or ends with a space",
+    "\u3000lead": "begins or ends with a space",
+    "lead\xa0": "begins or ends with a space",
     ".lead": "dot",
     "..": "dot",
     "a/b": "slash",

@@ -119,8 +119,8 @@ def test_no_flipped_byte_changes_a_pixel(tmp_path):
     assert refused > 0.9 * len(content)
 
 
-def png_that_promises(width, height):
-    """A PNG whose sound header promises an image of this size, and little after it."""
+def png_that_declares(width, height):
+    """A PNG with a valid header that declares this size, and little after it."""
     content = bytearray(encode_png(GREY))
     content[16:24] = struct.pack(">II", width, height)
     content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
@@ -128,12 +128,12 @@ def png_that_promises(width, height):
 
 
 def test_size_is_read_from_the_header(tmp_path):
-    """Of PNG and JPEG; a header that is damaged, or promises more than memory holds, is refused."""
+    """Of PNG and JPEG; a header that is damaged, or declares more than fits into memory, is refused."""
     for suffix in (".png", ".jpg"):
         assert image_size(write(tmp_path / f"a{suffix}", GREY)) == (40, 60)
-    (tmp_path / "b.png").write_bytes(png_that_promises(80, 60))
+    (tmp_path / "b.png").write_bytes(png_that_declares(80, 60))
     assert image_size(tmp_path / "b.png") == (80, 60)
-    (tmp_path / "huge.png").write_bytes(png_that_promises(1 << 30, 1 << 30))
+    (tmp_path / "huge.png").write_bytes(png_that_declares(1 << 30, 1 << 30))
     (tmp_path / "damaged.png").write_bytes(encode_png(GREY).replace(b"IHDR\0\0\0", b"IHDR\0\0\1"))
     for name in ("huge", "damaged"):
         for read in (image_size, read_image):

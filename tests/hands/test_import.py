@@ -121,7 +121,7 @@ def test_two_markings_of_one_image_are_refused(tmp_path):
     )
     first, second = write(tmp_path / "b.json", coco.tree([A, B])), write(tmp_path / "c.xml", voc(A))
     again = formats.read([first, second, first])
-    assert ids(again) == [A.id, B.id] and not again.errors and again.counts() == "1 read already, the same"
+    assert ids(again) == [A.id, B.id] and not again.errors and again.counts() == "1 identical to one already read"
 
 
 # ---- COCO --------------------------------------------------------------------------------------------------------
@@ -201,7 +201,9 @@ def test_label_studio_counts_the_last_annotation_that_was_not_cancelled(tmp_path
     assert ids(found) == sorted([A.id, B.id]) and not found.errors
     (hand_b,) = [one for one in found.hands if one.id == B.id]
     assert abs(hand_b.points[0][0] - B.points[0][0]) < 0.1
-    counted = "2 cancelled, 1 with a later annotation of the same task, 1 not marked, 1 only predicted, not marked"
+    counted = (
+        "2 cancelled, 1 replaced by a later annotation of the same task, 1 not marked, 1 only predicted, not marked"
+    )
     assert found.counts() == counted
 
 
@@ -518,7 +520,7 @@ def test_other_labels_are_evidence(tmp_path):
         found.counts() == "1 with other labels only (Elle, Speiche, Knochen 1, Knochen 2, Knochen 3 …)"
         and not found.errors
     )
-    with pytest.raises(PointsError, match=r"not marked: ulna, radius \(other labels there: Elle, Speiche\)"):
+    with pytest.raises(PointsError, match=r"not marked: ulna, radius \(other labels: Elle, Speiche\)"):
         formats.read([write(tmp_path / "a.json", foreign)])
 
 

@@ -109,7 +109,7 @@ def test_folder_in_use_is_refused(hands):
     """Nothing is overwritten."""
     from bonecaffe.errors import BonecaffeError
 
-    with pytest.raises(BonecaffeError, match="holds a data set already"):
+    with pytest.raises(BonecaffeError, match="already contains a data set"):
         dataset.write(hands, 2, 1)
 
 

@@ -72,7 +72,7 @@ def test_all_bad_rows_are_named_at_once(tmp_path):
     path = table(tmp_path, ROW, ROW, ROW.replace("9,", "8,", 1).replace("450.5", "900"))
     with pytest.raises(PointsError) as error:
         read_points(path)
-    assert "row 3 (id 9): the id stands in row 2 already" in str(error.value)
+    assert "row 3 (id 9): the id is already in row 2" in str(error.value)
     assert "row 4 (id 8): ulna" in str(error.value)
 
 
@@ -138,8 +138,8 @@ def test_margin_by_hand():
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        (ROW.replace("9,400", "a/9,400", 1), "the id cannot be the name of an image: it holds a slash"),
-        (ROW.replace("9,400", "a\\9,400", 1), "the id cannot be the name of an image: it holds a slash"),
+        (ROW.replace("9,400", "a/9,400", 1), "the id cannot be the name of an image: it contains a slash"),
+        (ROW.replace("9,400", "a\\9,400", 1), "the id cannot be the name of an image: it contains a slash"),
         (ROW.replace("400", "0", 1), "width is '0', not a number of pixels"),
         (ROW.replace("500", "-1", 1), "height is '-1', not a number of pixels"),
         (ROW.replace("500", "499.5", 1), "height is '499.5', not a number of pixels"),

@@ -81,7 +81,7 @@ def test_numbers_that_whole_groups_add_up_to_are_reached(seed):
             with pytest.raises(CasesError, match="cannot be drawn in whole groups") as refused:
                 split_cases(cases, train, test, draw)
             distance = {abs(a - train) + abs(b - test): (a, b) for a, b in reachable if a and b}
-            named = str(refused.value).partition("nearest that can are --train ")[2]
+            named = str(refused.value).partition("nearest possible numbers are --train ")[2]
             a, b = (int(word.strip(".,")) for word in named.replace("--test ", "").split()[:2])
             assert (a, b) in reachable and abs(a - train) + abs(b - test) == min(distance)
 
@@ -97,7 +97,7 @@ def test_first_choice_that_leaves_no_groups_for_the_test_is_given_up():
 def test_pairs_make_no_odd_number():
     """Named: how many groups, how large, and what to ask for; and that the column may mean something else."""
     with pytest.raises(
-        CasesError, match=r"5 for training and 4 .*6 of 12 hands, of up to 2; .*--train 4 --test 4.*rename"
+        CasesError, match=r"5 for training and 4 .*12 hands into 6 groups of up to 2; .*--train 4 --test 4.*rename"
     ):
         split_cases(grouped([2] * 6), 5, 4, 1)
 

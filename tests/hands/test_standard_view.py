@@ -81,7 +81,7 @@ def test_no_hand_is_not_inverted():
         assert (
             view.polarity is Polarity.UNSEEN
             and np.array_equal(view.image, image)
-            and "hardly be seen" in view.remarks[0]
+            and "hardly visible" in view.remarks[0]
         )
     changed = 0
     for _ in range(50):

@@ -44,7 +44,7 @@ def test_badly_named_and_lost_files_cost_themselves(own_hands, tmp_path):
     assert done.exit_code == 0 and (tmp_path / "sheet.png").stat().st_size > 1000, done.output
     for words in (
         " lead.png: unreadable: ",
-        "it begins or ends with a blank",
+        "it begins or ends with a space",
         "not UTF-8",
         "control character",
         "two images have the id twice",
@@ -62,7 +62,7 @@ def test_badly_named_and_lost_files_cost_themselves(own_hands, tmp_path):
     (tmp_path / "bad" / " lead.png").write_bytes(some)
     for _ in range(2):
         refused = locate(tmp_path / "bad", tmp_path / "new.csv")
-        assert refused.exit_code == 1 and "begins or ends with a blank" in refused.output
+        assert refused.exit_code == 1 and "begins or ends with a space" in refused.output
 
 
 def test_killed_before_the_first_hand(own_hands, tmp_path):
@@ -176,4 +176,4 @@ def test_nothing_is_passed_over_in_silence(hands, tmp_path):
     assert done.exit_code == 0 and f"{images}: no images, passed over: 2 .dcm, 1 without suffix\n" in done.output
     next(images.glob("10*.png")).unlink()
     done = CliRunner().invoke(main, ["locate", str(images), "--points", str(tmp_path / "points.csv")])
-    assert done.exit_code == 1 and "What is there: 2 .dcm, 1 without suffix." in done.output
+    assert done.exit_code == 1 and "Found instead: 2 .dcm, 1 without suffix." in done.output

@@ -145,7 +145,7 @@ def test_databases_hold_hand_and_label_together(tmp_path):
     for square, label in expected:
         assert seen[square.tobytes()] == pytest.approx(label, abs=1e-4)
     learn.prepare(out, TINY, say=said.append)
-    assert said == ["what is learnt from is there already"]
+    assert said == ["the training data already exists"]
 
 
 def test_goes_on_from_a_snapshot(tmp_path, monkeypatch):
@@ -156,7 +156,7 @@ def test_goes_on_from_a_snapshot(tmp_path, monkeypatch):
     learn.train_view(out, "near", replace(TINY, iterations=(16, 8)))
     learn.train_view(out, "whole", TINY, say=said.append)
     learn.train_view(out, "near", TINY, say=said.append)
-    assert said == ["near: goes on from iteration 8"]
+    assert said == ["near: continues from iteration 8"]
     log = (out / learn.WORK / "near" / "caffe.log").read_text()
     assert "--snapshot snapshots/SNAPSHOT_iter_8.solverstate" in log and "Iteration 16" in log
 
@@ -198,7 +198,7 @@ def test_made_better_with_own_hands_by_one_command(hands, tiny, tmp_path):
 
     assert error(out) < 0.95 * error(tiny)
     again = CliRunner().invoke(main, ["train-locator", str(out), *map(str, arguments)])
-    assert again.exit_code == 1 and "holds a locator already" in again.output
+    assert again.exit_code == 1 and "already contains a locator" in again.output
 
 
 def test_own_hands_are_read_from_their_files(hands):

@@ -86,7 +86,7 @@ def test_near_misses_of_ages_and_points_are_named(own_hands, tmp_path):
     edit(ages, lambda table: table.__setitem__("id", table["id"] + ".0"))
     with pytest.raises(
         CasesError,
-        match=r"0 are marked in .*first without points: 1001.0 \(did you mean 1001\?\)\. .*Write the ids alike",
+        match=r"0 are marked in .*first without points: 1001.0 \(did you mean 1001\?\)\. .*Write the ids the same way",
     ):
         prepare_run(tmp_path / "run", own_hands)
     edit(ages, lambda table: table.__setitem__("id", [*table["id"][:1], *table["id"][1:].str.removesuffix(".0")]))
@@ -215,7 +215,7 @@ def test_images_twice_on_one_side_are_named(own_hands, prepared, tmp_path):
     for _ in range(2):
         done = prepare_by_command(tmp_path / "run", own_hands)
         assert done.exit_code == 0
-        assert f"1 image is there under more than one id: {first} = {second}\n" in done.output
+        assert f"1 image has more than one id: {first} = {second}\n" in done.output
     record = RunDir(tmp_path / "run").read().prepare
     assert record.cases[first].image_sha256 == record.cases[second].image_sha256
     assert record.cases[first].source_sha256 != record.cases[second].source_sha256
@@ -225,19 +225,17 @@ def test_groups_of_duplicates():
     """Three of one image are one group; a hash that is not known is nobody's."""
     assert groups({"a": "1", "b": "2", "c": "1", "d": "2", "e": "1", "f": "", "g": ""}) == [("a", "c", "e"), ("b", "d")]
     assert remarks({"a": "1", "b": "2"}) == []
-    assert remarks({"a": "1", "b": "1", "c": "2", "d": "2"}) == [
-        "2 images are there under more than one id: a = b, c = d"
-    ]
+    assert remarks({"a": "1", "b": "1", "c": "2", "d": "2"}) == ["2 images have more than one id: a = b, c = d"]
 
 
 def test_leak_rule():
-    """Three of one image, two of them trained on, are one problem; those on one side alone are none."""
+    """Three ids of one image, two of them in training, are one problem; several ids on one side are none."""
     refuse_leaks({"a": "1", "b": "1", "c": "2", "d": "2", "e": ""}, ["a", "b", "e"], "ages.csv")
     with pytest.raises(PrepareError) as error:
         refuse_leaks({"a": "1", "b": "1", "c": "1", "d": "2"}, ["a", "b", "d"], "ages.csv")
     assert str(error.value) == (
-        "split: a (training) and b (training) and c (test) are the same image. A test on images that were trained on "
-        "shows nothing. Keep one id of each image in ages.csv."
+        "split: a (training) and b (training) and c (test) are the same image. A test on training images is not a "
+        "test. Keep one id of each image in ages.csv."
     )
 
 
@@ -246,7 +244,7 @@ def test_groups_that_are_named():
     hashes = {f"{letter}{copy}": letter for letter in "abcdef" for copy in (1, 2)}
     assert remarks(hashes)[0].endswith("a1 = a2, b1 = b2, c1 = c2, d1 = d2, e1 = e2, …")
     assert remarks({name: letter for name, letter in hashes.items() if letter != "f"})[0].endswith("e1 = e2")
-    assert remarks({"a": "1", "b": "1"}) == ["1 image is there under more than one id: a = b"]
+    assert remarks({"a": "1", "b": "1"}) == ["1 image has more than one id: a = b"]
 
 
 def test_repeat_knows_the_unit(own_hands, tmp_path):

@@ -200,7 +200,7 @@ def test_column_can_be_ignored_for_good(own_hands, prepared, tmp_path):
     change(own_hands / "ages.csv", split=["1", "2", "3"] * 4)
     run = RunDir(tmp_path / "run")
     refused = command(run.path, own_hands, code=1)
-    assert "the split is '1'" in refused and "--split drawn does not look at the column" in refused
+    assert "the split is '1'" in refused and "--split drawn ignores the column" in refused
     command(run.path, own_hands, "--split", "drawn")
     assert hands_of(run) == hands_of(prepared) and "data.split" not in reasons(run.recipe())
     assert "nothing changed" in command(run.path, own_hands)
@@ -237,7 +237,7 @@ def test_given_without_anything_that_gives_is_refused(own_hands, tmp_path):
         output = command(
             tmp_path / "run", own_hands, f"--split={split}", f"--test-ages={own_hands / 'ages.csv'}", code=1
         )
-        assert f"gives each hand its side, but the recipe's data.split is {split}" in output
+        assert f"puts each hand on a side, but the recipe's data.split is {split}" in output
     assert "known are drawn, given, and such as fold 1 of 5" in command(
         tmp_path / "run", own_hands, "--split=half", code=1
     )
@@ -249,7 +249,7 @@ PAIRS = ["a", "a", "b", "b", "c", "c", "d", "d", "e", "e", "", ""]
 
 
 def test_groups_are_drawn_whole(own_hands, tmp_path):
-    """Kept in the run, printed; numbers that whole groups cannot reach are refused with the nearest that can."""
+    """Kept in the run, printed; numbers that whole groups cannot reach are refused with the nearest possible ones."""
     change(own_hands / "ages.csv", Group=PAIRS)
     run = RunDir(tmp_path / "run")
     assert "10 hands are in 5 groups, each on one side of the split" in command(run.path, own_hands)
@@ -260,7 +260,7 @@ def test_groups_are_drawn_whole(own_hands, tmp_path):
     change(own_hands / "ages.csv", Group=[*PAIRS[:10], "f", "f"])
     refused = command(tmp_path / "other", own_hands, "--train=7", "--test=4", code=1)
     assert "ages.csv: 7 for training and 4 for test cannot be drawn in whole groups" in refused
-    assert "the nearest that can are --train 6 --test 4" in refused or "--train 8 --test 4" in refused
+    assert "the nearest possible numbers are --train 6 --test 4" in refused or "--train 8 --test 4" in refused
 
 
 def test_group_on_both_sides_is_refused(own_hands, official, tmp_path):
@@ -275,7 +275,7 @@ def test_group_on_both_sides_is_refused(own_hands, official, tmp_path):
         "group 'child 7' is on both sides",
         f"training: row 2 of {data / 'ages.csv'} (id {ids['ages.csv'][0]})",
         f"test: row 3 of {data / 'test.csv'} (id {ids['test.csv'][1]})",
-        "Give each group one side",
+        "Put each group on one side",
     ):
         assert part in refused
     points = pandas.read_csv(data / "points.csv", dtype=str)
@@ -301,7 +301,7 @@ def test_folds_are_prepared(own_hands, tmp_path):
         tested += sorted(hands["test"])
     assert sorted(tested) == sorted(pandas.read_csv(own_hands / "ages.csv", dtype=str)["id"])
     assert prepare_run(tmp_path / "5", own_hands, recipe).read().prepare.inputs == run.read().prepare.inputs
-    with pytest.raises(CasesError, match="26 or more are needed for fold 1 of 13, two a fold"):
+    with pytest.raises(CasesError, match="26 or more are needed for fold 1 of 13, two per fold"):
         prepare_run(tmp_path / "13", own_hands, tiny(data__split="fold 1 of 13"))
     change(own_hands / "ages.csv", group=["a"] * 8 + [""] * 4)
     with pytest.raises(CasesError, match=r"ages\.csv: 6 folds need 6 groups or more; 5 are usable"):

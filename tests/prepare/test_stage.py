@@ -156,10 +156,10 @@ def test_bad_image_is_named_and_nothing_is_left(own_hands, tmp_path, how):
     [
         ("ages.csv", {"boneage": "126.5"}, PrepareError, r"1 of 12 ages are not whole months: 1001 \(126.5\)"),
         ("ages.csv", {"boneage": "abc"}, CasesError, "row 2"),
-        ("ages.csv", {"id": "1002"}, CasesError, "stands in row 2 already"),
+        ("ages.csv", {"id": "1002"}, CasesError, "is already in row 2"),
         ("points.csv", {"radius_x": ""}, PointsError, "row 2.*missing radius_x"),
         ("points.csv", {"radius_x": "4000"}, PointsError, "row 2.*outside"),
-        ("points.csv", {"id": "1002"}, PointsError, "stands in row 2 already"),
+        ("points.csv", {"id": "1002"}, PointsError, "is already in row 2"),
         ("points.csv", {"width": "301"}, PointsError, "1001"),
         ("points.csv", {"id": "77"}, CasesError, "first without points: 1001"),
     ],
@@ -188,7 +188,7 @@ def test_half_written_lmdb_is_replaced(own_run, hands):
     data.write_bytes(data.read_bytes()[:5000])
     assert prepare.prepare(own_run, hands / "images", hands / "ages.csv", hands / "points.csv", tiny()).made is True
     assert len(list(lmdb.records(own_run.lmdb("train")))) == 8
-    with pytest.raises(PrepareError, match="exists already"):
+    with pytest.raises(PrepareError, match="already exists"):
         imageset.convert(own_run.images, own_run.list_file("train"), own_run.lmdb("train"), tiny().preparation)
 
 
@@ -235,7 +235,7 @@ def test_every_wrong_record_is_noticed(own_run):
     path, label = lines[2].rsplit(" ", 1)
     wrong = {
         "label": (packed("label", [*lines[:2], f"{path} {int(label) + 1}", *lines[3:]]), "has label"),
-        "order": (packed("order", [lines[1], lines[0], *lines[2:]]), "stands where another"),
+        "order": (packed("order", [lines[1], lines[0], *lines[2:]]), "is where another record was expected"),
         "more": (packed("more", [*lines, lines[0]]), "holds 9 records for 8"),
         "size": (packed("size", lines, size=tiny(preparation__height=100).preparation), "not \\(3, 224, 224\\)"),
     }
