@@ -1,4 +1,4 @@
-"""Fingers told apart by position: hands laid out by hand, in a frame where the answer is known."""
+"""Fingers distinguished by position: hands laid out by hand, in a frame where the answer is known."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_wide_hand_has_its_corners_at_right_angles():
 
 
 def test_thumb_must_stand_further_apart_than_the_little_finger():
-    """The same distance, sqrt(800), at both ends of a symmetric fan: refused; one pixel more: told."""
+    """The same distance, sqrt(800), at both ends of a symmetric fan: refused; one pixel more: accepted."""
     fan = [(40, 60), (20, 80), (0, 90), (-20, 80), (-40, 60)]
     with pytest.raises(ValueError, match="too close to its neighbour"):
         order(ULNA, RADIUS, fan)
@@ -76,7 +76,7 @@ def test_wrist_is_between_ulna_and_radius():
     assert order((-1, 0), (1, 0), near[::-1]) == near
 
 
-def test_positions_that_tell_nothing_are_refused():
+def test_ambiguous_positions_are_refused():
     """Radius on the ulna, a joint on a joint, joints around the wrist; a difference of one pixel is enough."""
     with pytest.raises(ValueError, match="radius and ulna are at the same place"):
         order((5, 5), (5, 5), FAN)
@@ -95,7 +95,7 @@ NAMED = [("Ulna", ULNA), ("Radius", RADIUS), *[("MCP", joint) for joint in FAN]]
 
 
 def test_seven_boxes_become_seven_points():
-    """By name, however it is written; other bones are passed over."""
+    """By name, in any spelling; other bones are ignored."""
     expected = dict(zip(POINT_NAMES, [ULNA, RADIUS, *FAN], strict=True))
     assert boxes_to_points(NAMED[::-1]) == expected
     names = ["ULNA", "radius ", "MCP-First", "mcp 2", "MCP3", "Mcp_4", "MCP"]
@@ -116,7 +116,7 @@ def test_seven_boxes_become_seven_points():
         ([*NAMED[:5], ("MCPFirst", FAN[3]), ("MCPFirst", FAN[4])], "3 MCP and 2 MCPFirst"),
     ],
 )
-def test_missing_or_doubled_bones_are_counted(boxes, message):
+def test_missing_or_duplicate_bones_are_counted(boxes, message):
     """A hand of impossible shape is left out, not guessed."""
     with pytest.raises(Incomplete, match=message):
         boxes_to_points(boxes)
