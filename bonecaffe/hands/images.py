@@ -96,8 +96,7 @@ def listed_folders(folders: Folders) -> str:
 
 
 def passed_over(folder: str | Path) -> str:
-    """The files below a folder that `find_images` does not take for images, counted by suffix; empty when there are
-    none.
+    """The files below a folder that `find_images` ignores because of their suffix, counted; empty when there are none.
 
     For a sentence, as in ``12 .dcm, 1 .csv``.
     """
@@ -130,8 +129,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _shown(path: Path, folder: Path) -> str:
-    """An image's path in its folder, for print: escaped where its name has characters that a line of text cannot
-    show."""
+    """An image's path in its folder, for print: quoted and escaped where its name is not one line of visible text."""
     name = path.relative_to(folder).as_posix()
     return name if name.isprintable() and ids.flaw(ids.of_file(path)) is None else quoted(name, 255)
 

@@ -139,8 +139,7 @@ def suggested_text(places: Iterable[Place]) -> str:
 
 
 def suggested_places(text: str, row: Mapping[str, str]) -> list[Place]:
-    """The places that `suggested_text` wrote; for a note of version 0.1, which is ``yes``, all points of the hand's
-    row."""
+    """The places that `suggested_text` wrote; for a note of 0.1, which is ``yes``, all points of the hand's row."""
     if text == "yes":
         return [place for place in _places(row) if place]
     try:

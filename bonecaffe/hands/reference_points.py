@@ -106,8 +106,7 @@ def read_points_table(path: str | Path) -> Table:
 def read_points(
     path: str | Path, guesses: bool = False, faulty: dict[str, str] | None = None
 ) -> dict[str, ReferencePoints]:
-    """Read ``points.csv``: the marked hands by id. Rows without any coordinate are hands that are not marked yet; they
-    are left out.
+    """Read ``points.csv``: the marked hands by id. Rows without any coordinate are not marked yet, and left out.
 
     The table of everything that `locate` found, with its verdicts, is read only with ``guesses``. Raises PointsError
     naming the file and every faulty row: a missing column, a duplicate id, some but not all coordinates, a text that is

@@ -90,7 +90,7 @@ def halves(shape: tuple[int, int]) -> list[Frame]:
     return found
 
 
-def beside(shape: tuple[int, int], points: Places) -> list[Frame]:
+def surroundings(shape: tuple[int, int], points: Places) -> list[Frame]:
     """The frames of the parts of an image (height, width) left, right, above and below a hand, where there is room.
 
     They are turned like the hand. There is room from half the width and height of the rectangle of the hand's points.
@@ -155,7 +155,7 @@ def even(square: Picture) -> Picture:
 
 
 def _wide_blur(square: Picture, spread: float) -> Picture:
-    """A Gaussian blur by many pixels, computed at half the size: the same to within a grey level, in a quarter of the
+    """A Gaussian blur by many pixels, computed at half the size: within a grey level of the same, in a quarter of the
     time."""
     half = cv2.GaussianBlur(cv2.resize(square, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA), (0, 0), spread / 2)
     return np.asarray(cv2.resize(half, square.shape[::-1], interpolation=cv2.INTER_LINEAR), np.float32)

@@ -88,8 +88,7 @@ class Found(NamedTuple):
 
 
 class Locator:
-    """A trained locator: two nets in a folder. Raises LocateError when the folder has none, CaffeError without
-    Caffe."""
+    """A trained locator: two nets in a folder. LocateError when the folder has none, CaffeError without Caffe."""
 
     def __init__(self, model: Path = MODEL, engine: engines.Kind = "caffe") -> None:
         try:
@@ -133,8 +132,7 @@ class Locator:
         return self._best(film, self._answers("whole", frames.cut(film, places), places))
 
     def _best(self, film: Pyramid, guesses: Places) -> Places:
-        """The best of guesses (n, 7, 2), after two looks at each from near: its points are in order, and it moves
-        least."""
+        """The best of guesses (n, 7, 2), after two looks at each from near: in order, and moving least."""
         before = guesses
         for _ in range(2):
             before, places = guesses, [frames.near(points) for points in guesses]
@@ -160,7 +158,7 @@ class Locator:
     def _others(self, film: Pyramid, points: Places) -> tuple[Places, ...]:
         """Other hands left, right, above or below the first one, if they are found with confidence."""
         found: list[Places] = []
-        for place in frames.beside(film.shape, points):
+        for place in frames.surroundings(film.shape, points):
             guess = self._guess(film, [place])
             size = wrist_to_knuckles(guess) / wrist_to_knuckles(points)
             if _strange(guess) or not _OTHER_SIZE[0] <= size <= _OTHER_SIZE[1] or _share(guess, points) > 0.2:

@@ -33,8 +33,7 @@ def inside(points: Places, shape: tuple[int, int]) -> tuple[tuple[float, float],
 
 
 def verdict(points: Places, confidence: float, shape: tuple[int, int], others: int = 0) -> str:
-    """``confident``, or why not, for points (7, 2) found in an image (height, width) that shows ``others`` more
-    hands."""
+    """``confident``, or why not, for points (7, 2) found in an image (height, width) with ``others`` more hands."""
     height, width = shape
     x, y = points[:, 0], points[:, 1]
     beyond = np.maximum.reduce([-x, -y, x - (width - 1), y - (height - 1)])

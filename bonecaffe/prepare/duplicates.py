@@ -25,7 +25,8 @@ def groups(hashes: Mapping[str, str]) -> list[tuple[str, ...]]:
 
 
 def refuse_leaks(hashes: Mapping[str, str], train: Sequence[str], tables: str) -> None:
-    """PrepareError, naming them, when images of the training split are in the test split too, under other ids.
+    """PrepareError that names them, when images of the training split are in the test split too, under other ids.
+
     ``hashes`` are those of all images by id, ``train`` the ids of the training split, ``tables`` the tables to correct.
     """
     problems = Problems()

@@ -37,8 +37,7 @@ from bonecaffe.run import SPLITS, RunDir
 
 @dataclass(frozen=True)
 class Inputs:
-    """The checked inputs of a run: the cases of training and test, their points and images; the recipe with this
-    split."""
+    """The checked inputs of a run: cases of training and test, their points and images; the recipe with this split."""
 
     recipe: Recipe
     split: dict[str, list[Case]]
@@ -67,7 +66,7 @@ FEWEST = 2
 
 
 def recipe_for(run: RunDir, name: str | None) -> Recipe:
-    """The recipe of this name or file; without one, the run's own, edits of recipe.yaml included; else the paper's."""
+    """The recipe of this name or file; without one, the run's own, with edits of recipe.yaml, or the paper's."""
     if name:
         return Recipe.load(name)
     run.check()
@@ -132,8 +131,7 @@ def _as_given(recipe: Recipe, given_by: str | None) -> Recipe:
 
 
 def with_origin(recipe: Recipe, points: Path, origin: str | None = None) -> Recipe:
-    """The recipe with the points' origin declared: as the user states it, otherwise from the files next to the
-    table."""
+    """The recipe with the points' origin declared: as stated by the user, or from the files next to the table."""
     if origin is not None:
         return recipe.with_values({"data.points": origin}, f"prepare --origin {origin}")
     if found := count_unmarked(points):

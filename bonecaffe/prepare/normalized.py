@@ -44,8 +44,10 @@ class Job:
 
 @dataclass(frozen=True)
 class NormalizedImage:
-    """The result of a job: hashes of the source file, of the pixels and the file made, and of the image as read; how
-    the hand was turned upright, and its polarity; or the problem."""
+    """The result of a job, or its problem.
+
+    Hashes of the source file, of the pixels and the file made, and of the image as read; how the hand was turned
+    upright, and its polarity."""
 
     id: str
     source_stat: tuple[int, int]
@@ -131,7 +133,7 @@ def _outcomes(todo: list[Job], workers: int | None) -> Generator[NormalizedImage
 
 
 def normalize_file(job: Job) -> NormalizedImage:
-    """Read one image, normalize it, write it beside its target and move it into place. Runs in a worker process."""
+    """Read one image, normalize it, write it next to its target and move it into place. Runs in a worker process."""
     try:
         content = read_bytes(job.source, "image", ImageError)
         image = hand_images.decode(content, job.source)

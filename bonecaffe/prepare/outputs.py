@@ -1,5 +1,4 @@
-"""The files that prepare writes into a run: moved into place together, and checked for changes when later stages read
-them."""
+"""The files that prepare writes into a run: moved into place together, and checked when later stages read them."""
 
 from __future__ import annotations
 

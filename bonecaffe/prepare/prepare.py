@@ -32,8 +32,10 @@ from bonecaffe.run import SPLITS, RunDir
 
 
 class PrepareOutcome(NamedTuple):
-    """What prepare did: the record; whether images, lists or LMDBs were made; what changed in the recipe; the lowest
-    and the highest age in the table, in months; sentences about what may not be intended."""
+    """What prepare did.
+
+    The record; whether images, lists or LMDBs were made; what changed in the recipe; the lowest and the highest age in
+    the table, in months; sentences about what may not be intended."""
 
     record: Prepared
     made: bool
@@ -210,7 +212,7 @@ def _would_orphan(run: RunDir, other: list[str], changes: list[Change]) -> RunEr
         if not any(change.field.startswith(explained.get(name, "?")) for change in changes)
     ]
     return RunError(
-        f"{run}: holds a trained model, which would no longer belong to it. Changed since it was prepared:"
+        f"{run}: holds a trained model, which would no longer match its preparation. Changed since it was prepared:"
         + "".join(f"\n  {line}" for line in lines)
         + f"\nPrepare another run folder, or remove {run.snapshots} to give the model up."
     )
@@ -319,8 +321,7 @@ def _drop_stale(run: RunDir, prepared: Prepared) -> None:
 
 @contextlib.contextmanager
 def _put_back(run: RunDir, before: Prepared | None) -> Iterator[None]:
-    """Record the preparation of before again, with its recipe, when the new one fails; its files have been restored
-    before."""
+    """Record the earlier preparation again, with its recipe, when the new one fails; its files are already restored."""
     try:
         yield
     except BaseException:

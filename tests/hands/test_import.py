@@ -166,8 +166,7 @@ def test_coco_ids_may_be_texts_in_one_place(tmp_path):
 
 
 def test_coco_of_label_studio_loses_its_prefix(tmp_path):
-    """Its export names the tool; another tool's name is used unchanged, unless only the image without the prefix
-    exists."""
+    """Its export names the tool; another tool's name is unchanged, unless only the name without prefix exists."""
     tree = coco.tree([hand("1001")], {"1001": "images/0a1b2c3d-1001.png"})
     path = write(tmp_path / "a.json", tree)
     assert ids(formats.read([path])) == ["0a1b2c3d-1001"]
@@ -331,8 +330,7 @@ def test_cvat_two_hands_on_one_image_are_an_error(tmp_path):
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
 @pytest.mark.parametrize("declared", ["", '<?xml version="1.0"?>', '<?xml version="1.0" encoding="utf-8"?>'])
 def test_xml_and_json_in_every_unicode_encoding(tmp_path, encoding, declared):
-    """With and without byte order mark, whatever the file declares: programs that convert it do not change the
-    declaration."""
+    """With and without byte order mark, whatever the file declares: a converter may leave the declaration unchanged."""
     one = hand("손1001")
     for name, text in (("a.xml", declared + cvat(one)), ("b.xml", declared + voc(one))):
         assert ids(formats.read([write(tmp_path / name, text, encoding=encoding)])) == [one.id]
@@ -417,8 +415,7 @@ BAD_IDS = [" 1001", "1001 ", "\u20281001", "10\x0b01", "10\x8501", "", ".1001", 
 
 @pytest.mark.parametrize("bad", BAD_IDS, ids=map(ascii, BAD_IDS))
 def test_nothing_is_written_that_cannot_be_read_back(tmp_path, bad):
-    """An id that a table or file would change is that hand's error; the message can be printed; the table is read
-    back."""
+    """An id that a table or file would change is that hand's error; message and table can be printed and read back."""
     tree = coco.tree([A, B])
     tree["images"][1]["file_name"] = f"{bad}.png" if bad not in ("", "..") else bad
     done = command("import", write(tmp_path / "a.json", tree), "--out", tmp_path / "points.csv")
@@ -513,8 +510,7 @@ def test_an_image_that_is_nearly_square(tmp_path):
 
 
 def test_other_labels_are_evidence(tmp_path):
-    """Only points with unknown labels: counted, with the labels. Together with known ones: an error, with the
-    labels."""
+    """Only points with unknown labels: counted, with the labels. With known ones too: an error, with the labels."""
     foreign = (
         json.dumps(labelme.tree(A)).replace("phalanx", "Finger ").replace("ulna", "Elle").replace("radius", "Speiche")
     )

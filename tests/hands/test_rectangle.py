@@ -1,5 +1,4 @@
-"""The part of a hand inside the rectangle of the seven points (paper II.1): measured on phantoms, whose bones are
-known.
+"""The part of a hand inside the rectangle of the seven points (paper II.1), measured on phantoms, with known bones.
 
 ``pytest -s tests/hands/test_rectangle.py`` prints the table. docs/explanation/REPRODUCTION.md states its figures.
 """

@@ -95,8 +95,7 @@ def test_first_choice_that_leaves_no_groups_for_the_test_is_given_up():
 
 
 def test_pairs_make_no_odd_number():
-    """The error names the number and size of the groups, what to ask for, and that the column may mean something
-    else."""
+    """The error names the groups' number and size, possible numbers, and that the column may mean something else."""
     with pytest.raises(
         CasesError, match=r"5 for training and 4 .*12 hands into 6 groups of up to 2; .*--train 4 --test 4.*rename"
     ):

@@ -29,8 +29,7 @@ def stored(image, hand, count, inverted):
 @pytest.mark.parametrize("inverted", [False, True])
 @pytest.mark.parametrize("count", range(4))
 def test_however_it_is_stored_the_crop_is_the_same(phantoms, count, inverted):
-    """All four turns and both polarities of 40 hands give exactly the pixels and points of the hand in the standard
-    view."""
+    """All four turns and both polarities of 40 hands give exactly the pixels and points of the standard view."""
     for phantom in phantoms:
         image, hand = stored(phantom.image, phantom.points, count, inverted)
         view = standard_view(image, hand)

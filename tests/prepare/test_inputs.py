@@ -81,8 +81,7 @@ def edit(path, change):
 
 
 def test_near_misses_of_ages_and_points_are_named(own_hands, tmp_path):
-    """All ids as a spreadsheet changed them: refused, with the ids that were meant. One of them: left out, with a
-    remark."""
+    """All ids changed by a spreadsheet: refused, with the ids that were meant. One of them: left out, with a remark."""
     ages = own_hands / "ages.csv"
     edit(ages, lambda table: table.__setitem__("id", table["id"] + ".0"))
     with pytest.raises(

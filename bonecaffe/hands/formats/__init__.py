@@ -1,5 +1,4 @@
-"""Read the seven points from other tools' files, and write them: VOC boxes, COCO keypoints, labelme, Label Studio,
-CVAT.
+"""Read and write the seven points in other tools' files: VOC boxes, COCO keypoints, labelme, Label Studio, CVAT.
 
 One module per tool turns a parsed file into `Hand`s and what was left out of it, each with a reason (``marks.py``).
 ``parsing.py`` finds out which tool wrote a file, ``names.py`` which image is meant, ``placing.py`` converts the points

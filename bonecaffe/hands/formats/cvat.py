@@ -18,8 +18,8 @@ class _Group(NamedTuple):
 
 
 def read(tree: Element) -> Reading:
-    """The hands of all images: seven <points> by label, in a skeleton or not, or one <points> of seven in bonecaffe's
-    order.
+    """The hands of all images: seven <points> by label, in a skeleton or not, or one <points> of seven, as in
+    points.csv.
 
     Each skeleton, and each <points> of seven, is one hand. What CVAT marks as outside is not in the image.
     """

@@ -50,8 +50,7 @@ class Imported:
         return REMEDY_INCOMPLETE if any(one.kind is Kind.INCOMPLETE for one in self.errors) else REMEDY
 
     def counts(self) -> str:
-        """What was left out, counted by reason, with evidence for what is not reported one by one; empty for
-        nothing."""
+        """What was left out, counted by reason, with evidence for what is not listed one by one; may be empty."""
         by_reason: dict[str, list[LeftOut]] = {}
         for one in self.left_out:
             by_reason.setdefault(one.reason, []).append(one)

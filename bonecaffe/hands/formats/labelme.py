@@ -41,8 +41,7 @@ def _read(tree: dict[str, Any], file_name: str) -> Iterator[Hand]:
 
 
 def tree(hand: ReferencePoints, image: str | None = None) -> dict[str, Any]:
-    """A hand in labelme's format, without the image itself. ``image`` is its file's name, by default the id and
-    .png."""
+    """A hand in labelme's format, without its image. ``image`` is the image's file name, by default the id and .png."""
     shapes: list[dict[str, Any]] = [
         {"label": name, "points": [[x, y]], "group_id": None, "shape_type": "point", "flags": {}}
         for name, (x, y) in zip(POINT_NAMES, hand.points, strict=True)

@@ -102,8 +102,7 @@ def _xml(content: bytes | str) -> Element:
 
 
 def _json(tree: Any, name: str) -> Reading:
-    """The content of a parsed JSON file; ValueError when no reader knows the format. ``name`` is the file's without
-    suffix."""
+    """The content of a parsed JSON file; ValueError for an unknown format. ``name`` is the file's without suffix."""
     if isinstance(tree, dict):
         if "shapes" in tree:
             return labelme.read(tree, name)

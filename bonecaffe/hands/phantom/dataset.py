@@ -175,10 +175,11 @@ def write(
     size: tuple[int, int] | None = None,
     progress: Progress = unseen,
 ) -> None:
-    """Write ``ages.csv`` (RSNA's training header), ``points.csv``, ``images/`` with ``count`` phantoms, and the list by
-    which `prepare` recognizes phantoms.
+    """Write ``ages.csv`` (RSNA's training header), ``points.csv``, ``images/`` of ``count`` phantoms, and
+    phantoms.json.
 
-    Raises BonecaffeError when the folder already contains a data set; images of an interrupted call are rewritten.
+    `prepare` recognizes phantoms by phantoms.json. Raises BonecaffeError when the folder already contains a data set;
+    images of an interrupted call are rewritten.
     """
     out = Path(out)
     if (out / "ages.csv").exists() or (out.exists() and not out.is_dir()):

@@ -223,8 +223,7 @@ def _film(attenuation: Picture, gamma: float) -> Picture:
 
 
 def _stamp(picture: Picture, look: Look, marker: tuple[str, str], flesh: Picture) -> None:
-    """A lead letter with the radiographer's initials, on its plate, turned by an angle, where it covers least of the
-    hand."""
+    """A lead letter with the radiographer's initials, on its plate, turned, where it covers least of the hand."""
     height, width = picture.shape
     letter, initials = marker
     size = max(24, int(look.marker_size * width))
