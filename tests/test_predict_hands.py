@@ -73,7 +73,7 @@ def test_a_fault_of_one_hand_costs_that_hand(trained, own_hands, tmp_path):
         "1003": "the image is 300 x 389, but its points were marked in 300 x 390",
         "1004": "cut off",
         "1005": f"{table}: row 5 (id 1005): ulna at (-",
-        "1006": "the id stands in row",
+        "1006": "the id is already in row",
         "1007": "missing phalanx5_y",
         "1008": "No such file",
         "1009": "named pipe",
