@@ -133,10 +133,10 @@ def verify(
     if as_json:
         click.echo(json.dumps([link._asdict() for link in links], indent=2, ensure_ascii=False))
     else:
-        print_table(str(run), ["link", "", "what"], [[link.name, link.state, link.said] for link in links])
+        print_table(str(run), ["link", "", "what"], [[link.name, link.state, link.message] for link in links])
     broken = verify.first_broken(links)
     if broken:
-        click.echo(f"bonecaffe: {run}: the first link that broke: {broken.name}: {broken.said}", err=True)
+        click.echo(f"bonecaffe: {run}: the first link that broke: {broken.name}: {broken.message}", err=True)
         raise click.exceptions.Exit(1)
     if not as_json:
         click.echo(f"{run}: every link looked at holds")

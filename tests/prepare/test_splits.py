@@ -90,9 +90,9 @@ def test_official_tables_in_two_folders(official, tmp_path):
     assert run.read().prepare == record
     folders, tables = [data / name for name in TWO], (data / "ages.csv", data / "points.csv")
     links = verify.verify(run, folders, *tables, test_ages=data / "test.csv")
-    looked_at = {link.name: link.state for link in links if link.state != verify.UNSEEN}
-    assert {"ages", "test-ages", "points", "images", "split"} <= set(looked_at)
-    assert set(looked_at.values()) == {verify.HOLDS}
+    checked = {link.name: link.state for link in links if link.state != verify.UNCHECKED}
+    assert {"ages", "test-ages", "points", "images", "split"} <= set(checked)
+    assert set(checked.values()) == {verify.HOLDS}
     places = [f"--images={folder}" for folder in folders]
     done = CliRunner().invoke(main, ["verify", str(run.path), *places, option, "--json"])
     assert done.exit_code == 0, done.output
@@ -238,7 +238,7 @@ def test_given_split_without_a_table_is_refused(own_hands, tmp_path):
             tmp_path / "run", own_hands, f"--split={split}", f"--test-ages={own_hands / 'ages.csv'}", code=1
         )
         assert f"puts each hand on a side, but the recipe's data.split is {split}" in output
-    assert "known are drawn, given, and such as fold 1 of 5" in command(
+    assert "write drawn, given, or a fold such as fold 1 of 5" in command(
         tmp_path / "run", own_hands, "--split=half", code=1
     )
 
@@ -334,7 +334,7 @@ def test_fold_by_command(own_hands, tmp_path):
 def test_unknown_split_is_refused(split):
     """The error names its value and the known splits."""
     with pytest.raises(
-        RecipeError, match=r"data\.split: .* is no split; known are drawn, given, and such as fold 1 of 5"
+        RecipeError, match=r"data\.split: .* is not a split; write drawn, given, or a fold such as fold 1 of 5"
     ):
         tiny(data__split=split)
 
