@@ -91,7 +91,7 @@ def test_readme_is_a_first_page():
 
 @pytest.mark.parametrize("document", CURRENT, ids=name_of)
 def test_lines_are_short(document):
-    """At most 120 characters, but for a table's row and a long address, which cannot be broken."""
+    """At most 120 characters, except a table's row and a long address, which cannot be broken."""
     lines = document.read_text(encoding="utf-8").splitlines()
     long = [line for line in lines if len(line) > 120 and not line.lstrip().startswith("|") and "](http" not in line]
     assert long == []
@@ -109,7 +109,7 @@ def test_index_names_every_document():
 
 
 def code_in(text: str) -> Iterator[str]:
-    """The code of a document: lines of blocks, joined where a backslash goes on, and code spans."""
+    """The code of a document: lines of blocks, joined after a backslash, and code spans."""
     text = re.sub(r"\\\n\s*", " ", text)
     fenced = False
     prose = []
