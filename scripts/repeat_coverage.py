@@ -6,8 +6,8 @@
 A study has 600 marked hands. Each seed tests 200 of them, so two seeds share a third of their test hands. A prediction
 is pulled towards the mean age. It has an error that stays with the hand (share RHO of the variance), one that is new
 with each seed, and two that a training gives all its hands: a shift, and a factor on the errors (standard deviation
-TAU, in units of the MAD's sampling error). The questions: does the interval hold the figure of one more seed on the same 600
-hands, and the figure of the same study, with one seed, on 600 other hands?
+TAU, in units of the MAD's sampling error). The questions: does the interval hold the figure of one more seed on the
+same 600 hands, and the figure of the same study, with one seed, on 600 other hands?
 """
 
 from __future__ import annotations

@@ -49,8 +49,9 @@ class _Boundary(click.Group):
         try:
             return super().invoke(ctx)
         except click.UsageError as error:
-            if (message := make.explained(error.format_message())) != error.format_message():
-                raise click.UsageError(message, error.ctx) from None
+            explained = make.explained(error.format_message())
+            if explained != error.format_message():
+                raise click.UsageError(explained, error.ctx) from None
             raise
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise

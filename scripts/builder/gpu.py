@@ -266,8 +266,8 @@ def choose(asked: list[int], toolkit: Toolkit) -> Architectures:
         return Architectures(known[:1], known[0])
     if asked[0] < known[0]:
         raise CaffeError(
-            f"compute capability {asked[0]}: {cuda} supports {known[0]} and newer. For a GPU this old (a GTX 1060 is 61), "
-            "install CUDA 12 or 11.8."
+            f"compute capability {asked[0]}: {cuda} supports {known[0]} and newer. For a GPU this old "
+            "(a GTX 1060 is 61), install CUDA 12 or 11.8."
         )
     real, virtual = [], known[0]
     for capability in asked:
