@@ -30,7 +30,7 @@ class FetchError(Exception):
 
 
 def is_complete(path: Path) -> bool:
-    """Whether the right file is there already."""
+    """Whether the right file already exists."""
     if not path.is_file():
         return False
     digest = hashlib.sha1()
@@ -41,7 +41,7 @@ def is_complete(path: Path) -> bool:
 
 
 def download(url: str) -> Iterator[bytes]:
-    """The file in pieces; FetchError when it cannot be downloaded, and at its end when it has another sha1."""
+    """The file in pieces. FetchError when it cannot be downloaded, and at the end when its sha1 is wrong."""
     digest, done = hashlib.sha1(), 0
     try:
         with urllib.request.urlopen(url, timeout=60) as answer:
@@ -61,7 +61,7 @@ def download(url: str) -> Iterator[bytes]:
 
 
 def main() -> int:
-    """Download, unless the right file is there already."""
+    """Download, unless the right file already exists."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=stock_weights(), help="where to put the file")
     parser.add_argument("--url", default=URL, help="where to download it from")

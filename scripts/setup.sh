@@ -1,29 +1,29 @@
 #!/usr/bin/env bash
-# Provisions a Debian machine: packages, .venv on the distribution's own Python, this project, Caffe (build_caffe.py).
-# Run again with nothing changed, it does nothing; `setup.sh caffe` looks again, for another GPU, cuDNN or NCCL.
-# `setup.sh browser` installs the browser of the tests.
+# Sets up a Debian machine: packages, .venv with the distribution's Python, this project, Caffe (build_caffe.py).
+# If nothing has changed since the last run, it does nothing. `setup.sh caffe` checks again for a GPU, cuDNN and NCCL.
+# `setup.sh browser` installs the browser that the tests need.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 venv=.venv
 stamp=$venv/share/bonecaffe/setup.done
-python=/usr/bin/python3 # the distribution's: Boost.Python is built for that one
+python=/usr/bin/python3 # the distribution's, because Boost.Python is built for it
 run_time=(python3 python3-venv)
 build_time=(python3-dev g++ make cmake pkg-config dpkg-dev ca-certificates
   libboost-python-dev libboost-filesystem-dev libboost-thread-dev libboost-system-dev
   libopencv-dev libprotobuf-dev protobuf-compiler
   libgoogle-glog-dev libgflags-dev libhdf5-dev liblmdb-dev libopenblas-dev)
 
-browser=(chromium chromium-driver) # Debian's; the tests of web pages are skipped without it
+browser=(chromium chromium-driver) # without them the tests of web pages are skipped
 
 say() { printf 'setup: %s\n' "$*"; }
 
-# Whether Caffe is built for a GPU: as last asked for with `make caffe GPU=…`, else by what the machine has.
+# Whether Caffe is built for a GPU: as in the last `make caffe GPU=…`, otherwise as the machine allows.
 export BONECAFFE_GPU=${BONECAFFE_GPU:-$(cat "$venv/share/bonecaffe/gpu" 2>/dev/null || echo auto)}
-# Whether its CPU part computes on all cores (1) or with Caffe's own loops (0): as last asked for with FAST=…, else 1.
+# Whether its CPU part uses all cores (1) or Caffe's own loops (0): as in the last FAST=…, otherwise 1.
 export BONECAFFE_FAST=${BONECAFFE_FAST:-$(cat "$venv/share/bonecaffe/fast" 2>/dev/null || echo 1)}
 
-state() { # all that a finished setup depends on
+state() { # everything that a finished setup depends on
   sha256sum pyproject.toml requirements.txt scripts/{setup.sh,build_caffe.py} scripts/builder/*.py \
     scripts/caffe_edits.py scripts/caffe_parallel.{py,hpp} scripts/caffe_cuda.h
   echo "gpu=$BONECAFFE_GPU fast=$BONECAFFE_FAST arch=${CUDA_ARCH:-} cuda=${CUDA_HOME:-${CUDA_PATH:-}}"
@@ -36,20 +36,20 @@ state() { # all that a finished setup depends on
 has_caffe() { "$venv/bin/python" -c 'from bonecaffe.caffe import installation; installation.find()' 2>/dev/null; }
 if [ -z "${1:-}" ] && [ -f "$stamp" ] && [ "$(state)" = "$(cat "$stamp")" ] && has_caffe; then exit 0; fi
 
-packages() { # installs the packages that are missing; where it may not, prints the command that does
+packages() { # installs missing packages, or prints the command for it if this user may not
   local -a missing=()
   local package
   for package in "$@"; do
     dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
   done
   [ ${#missing[@]} -eq 0 ] && return 0
-  command -v apt-get >/dev/null || { say "these packages are missing, and this is not Debian: ${missing[*]}"; exit 1; }
+  command -v apt-get >/dev/null || { say "these packages are missing, and this is not Debian: ${missing[*]}. Install them and run this again."; exit 1; }
   local -a as_root=()
   if [ "$(id -u)" -ne 0 ]; then
     if command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
       as_root=(sudo)
     else
-      say "packages are missing, and this user may not install them. Have them installed, and run this again:"
+      say "packages are missing, and this user may not install them. Ask an administrator to run this, then try again:"
       say "  apt-get install --no-install-recommends ${missing[*]}"
       exit 1
     fi
@@ -60,7 +60,7 @@ packages() { # installs the packages that are missing; where it may not, prints 
   if ! { "${as_root[@]}" apt-get update && "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
     apt-get install -y --no-install-recommends "${missing[@]}"; } > "$log" 2>&1; then
     tail -n 15 "$log"
-    say "apt-get failed; the whole log: $log"
+    say "apt-get failed; the complete log: $log"
     exit 1
   fi
   rm -f "$log"
@@ -72,7 +72,7 @@ if [ "${1:-}" = browser ]; then
 fi
 
 began=$SECONDS
-# Who seems to have a Caffe needs no packages to build one; build_caffe.py looks properly, below.
+# A user who seems to have a Caffe needs no packages to build one. build_caffe.py checks that Caffe below.
 if [ -n "${CAFFE_ROOT:-}" ] || command -v caffe >/dev/null; then
   packages "${run_time[@]}"
 else

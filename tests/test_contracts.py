@@ -197,7 +197,7 @@ def test_an_edited_recipe_is_taken_up_by_prepare(own_run, hands):
     command = prepare_by_command(own_run, hands)
     first = CliRunner().invoke(main, command)
     assert first.exit_code == 0 and "solver.max_iter: 12 before, 60 now" in first.output
-    assert "recipe taken up" in first.output and own_run.recipe().solver.max_iter == 60
+    assert "recipe updated" in first.output and own_run.recipe().solver.max_iter == 60
     assert "nothing changed" in CliRunner().invoke(main, command).output
 
 

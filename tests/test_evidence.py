@@ -100,7 +100,7 @@ def test_broken_link_is_named(own_whole, file, spoil, link, said):
     broken = verify.first_broken(verify.verify(own_whole))
     assert broken is not None and broken.name == link and said in broken.message, broken
     done = CliRunner().invoke(main, ["verify", str(own_whole)])
-    assert done.exit_code == 1 and f"the first link that broke: {link}" in done.output
+    assert done.exit_code == 1 and f"the first broken link is {link}" in done.output
 
 
 def test_spoiled_image_and_inputs_are_named(own_whole, hands, tmp_path):

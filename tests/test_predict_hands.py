@@ -148,7 +148,7 @@ def test_a_locator_of_your_own(trained, hands, tmp_path):
     with pytest.raises(LocateError, match="no locator here"):
         hands_in([image], locator=tmp_path)
     both = predict(trained, image, "--locator", own, "--points", hands / "points.csv")
-    assert both.exit_code == 2 and "leave one out" in both.output
+    assert both.exit_code == 2 and "give --points or --locator, not both" in both.output
 
 
 def test_results_come_one_by_one_and_in_batches(trained, hands, monkeypatch):

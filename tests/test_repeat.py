@@ -327,7 +327,7 @@ def test_folds_exclude_what_they_decide(hands, tmp_path):
 
     for option in ("--seeds=3", "--train=8", "--test=4"):
         done = call("--folds=3", option)
-        assert done.exit_code == 2 and f"--folds and {option[:-2]} exclude each other" in done.output
+        assert done.exit_code == 2 and f"--folds and {option[:-2]} cannot be combined" in done.output
     assert not out.exists()
     done = call("--folds=13")
     assert done.exit_code == 1 and "13" in done.output and "12" in done.output, done.output

@@ -1,6 +1,6 @@
 """Caffe's source: the user's own, Debian's source package, or a git clone.
 
-Debian bullseye's source package equals BVLC/caffe at COMMIT (compared file by file); its chain of trust is apt's own.
+Debian bullseye's source package equals BVLC/caffe at COMMIT (compared file by file); apt checks its signatures.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ SHA256 = {
     "caffe_1.0.0+git20180821.99bd997.orig.tar.gz": "e0eb3f06794f7402c77b7dec8e8480273ee1a1bb192e9122b621a69d4147ad0c",
     f"caffe_{VERSION}.debian.tar.xz": "07cf073227494a6b07234e40cb5df91db566616593eef9baafdc4d06ad159f21",
 }
-"""The package's tarballs, with the sums that they must have."""
+"""The package's tarballs and their expected checksums."""
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 UPSTREAM = "https://github.com/BVLC/caffe.git"
 
 BUILT_FROM = ("CMakeLists.txt", "cmake", "include", "src", "python", "tools")
-"""What a build reads of a source folder; these files decide its key."""
+"""The parts of a source folder that a build reads. These files determine the key."""
 COPIED = (*BUILT_FROM, "examples", "scripts", "models", "data", "matlab", "docs")
-"""What is copied of a source folder: the rest of its own build stays where it is."""
+"""The parts of a source folder that are copied. Results of its own builds are not."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A source of Caffe: where it comes from in words, the sum that stands for its content, and where it is."""
+    """A source of Caffe: where it comes from, in words; the checksum of its content; its path."""
 
     origin: str
     sha256: str
     path: Path
 
     def unpack(self, target: Path, steps: Steps) -> None:
-        """Make the folder ``target`` with the source in it."""
+        """Make the folder ``target`` and put the source into it."""
         raise NotImplementedError
 
 
@@ -70,7 +70,7 @@ class Clone(Source):
 
 
 class Folder(Source):
-    """The user's source folder; it is copied, and stays as it is."""
+    """The user's source folder. It is copied and not changed."""
 
     def unpack(self, target: Path, steps: Steps) -> None:
         """See `Source.unpack`."""
@@ -83,7 +83,7 @@ class Folder(Source):
 
 
 class Tarball(Source):
-    """The user's tarball, whether or not it holds everything in one folder of its own."""
+    """The user's tarball. Its files may or may not be in one top folder."""
 
     def unpack(self, target: Path, steps: Steps) -> None:
         """See `Source.unpack`."""
@@ -99,9 +99,9 @@ class Tarball(Source):
 
 
 def find_source(settings: Settings, cache: Path, work: Path) -> Source:
-    """The source to build from: CAFFE_SOURCE, else Debian's package, else a git clone; CaffeError when there is none.
+    """The source to build from: CAFFE_SOURCE, or Debian's package, or a git clone. CaffeError when there is none.
 
-    ``cache`` keeps what is downloaded, ``work`` is a folder for what is not kept.
+    ``cache`` is the folder for downloads, ``work`` a folder for temporary files.
     """
     if settings.source:
         return _given(Path(settings.source))
@@ -133,7 +133,7 @@ def _check(path: Path, folder: Path) -> None:
 
 
 def tree_sha256(folder: Path) -> str:
-    """One sum for all that a build reads of a source folder: that of sha256sum's lines, sorted by path."""
+    """One checksum of all files that a build reads: the sha256 of sha256sum's lines, sorted by path."""
     paths = sorted(_regular_files(folder), key=os.fsencode)
     return files.sha256("".join(f"{files.sha256_file(folder / path)}  {path}\n" for path in paths))
 
@@ -151,7 +151,7 @@ def _regular_files(folder: Path) -> Iterator[str]:
 
 
 def _fetch_package(cache: Path, work: Path) -> bool:
-    """Have Debian's source package in the cache: apt checks its signatures, we its sums. False if that fails."""
+    """Put Debian's source package into the cache. apt checks its signatures, this its checksums. False on failure."""
     if _is_complete(cache):
         return True
     if not shutil.which("apt-get"):
@@ -192,7 +192,7 @@ def _addresses() -> list[str]:
 
 
 def _isolated(address: str, work: Path) -> list[str]:
-    """Options that have apt-get use one source of ours and leave the machine's own lists alone."""
+    """Options that make apt-get use one given source and leave the machine's own lists alone."""
     apt = work / "apt"
     for folder in ("lists/partial", "archives/partial"):
         (apt / folder).mkdir(parents=True, exist_ok=True)

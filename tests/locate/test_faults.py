@@ -55,7 +55,7 @@ def test_badly_named_and_missing_files_affect_no_others(own_hands, tmp_path):
     assert len(found) >= 10 and set(found) <= {str(number) for number in range(1001, 1013)}
     assert "nothing changed" in locate(images, table).output
     (tmp_path / "nowhere.png").write_bytes(some)
-    assert "1 looked at" in locate(images, table).output and "dangling" in read_points(table)
+    assert "1 processed" in locate(images, table).output and "dangling" in read_points(table)
     with pytest.raises(ImageError, match="two images have the id"):
         find_images(images)
     (tmp_path / "bad").mkdir()
@@ -173,7 +173,7 @@ def test_ignored_files_are_counted(hands, tmp_path):
     for path in sorted(images.glob("10*.png"))[1:]:
         path.unlink()
     done = CliRunner().invoke(main, ["locate", str(images), "--points", str(tmp_path / "points.csv")])
-    assert done.exit_code == 0 and f"{images}: no images, passed over: 2 .dcm, 1 without suffix\n" in done.output
+    assert done.exit_code == 0 and f"{images}: not images, ignored: 2 .dcm, 1 without suffix\n" in done.output
     next(images.glob("10*.png")).unlink()
     done = CliRunner().invoke(main, ["locate", str(images), "--points", str(tmp_path / "points.csv")])
     assert done.exit_code == 1 and "Found instead: 2 .dcm, 1 without suffix." in done.output

@@ -196,7 +196,7 @@ def test_a_folder_by_command(own_hands, tmp_path):
     (images / "torn.png").write_bytes((images / "1001.png").read_bytes()[:900])
     done = locate(images, table, "--sheet", tmp_path / "sheet.png")
     assert done.exit_code == 0, done.output
-    assert "noise: uncertain" in done.output and "torn: unreadable" in done.output and "15 looked at" in done.output
+    assert "noise: uncertain" in done.output and "torn: unreadable" in done.output and "15 processed" in done.output
     found, truth = read_points(table), read_points(own_hands / "points.csv")
     assert len(found) >= 10 and set(found) <= set(truth)
     assert np.median([overlap(found[i].rectangle(), truth[i].rectangle()) for i in found]) > 0.85
@@ -216,7 +216,7 @@ def test_a_folder_by_command(own_hands, tmp_path):
     again = locate(images, table)
     assert "nothing changed" in again.output and table.read_bytes() == before
     cv2.imwrite(str(images / "2001.png"), dataset.make(6, 1, (300, 390)).image)
-    assert "1 looked at" in locate(images, table).output
+    assert "1 processed" in locate(images, table).output
     assert table.read_text().count("\n") == 17
 
 
@@ -253,7 +253,7 @@ def test_two_folders_one_table(own_hands, tmp_path):
     assert locate(own_hands / "images", table).exit_code == 0
     first = set(read_points(table))
     done = locate(second, table)
-    assert done.exit_code == 0 and "2 looked at; 2 confident" in done.output, done.output
+    assert done.exit_code == 0 and "2 processed; 2 confident" in done.output, done.output
     assert set(read_points(table)) == first | {"1001", "1002"}
     with marking.opened(second, table):
         refused = locate(second, table)

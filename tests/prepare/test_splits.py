@@ -86,7 +86,7 @@ def test_official_tables_in_two_folders(official, tmp_path):
         **dict.fromkeys(train, "train"),
         **dict.fromkeys(test, "test"),
     }
-    assert "nothing changed; prepared already" in command(run.path, data, option, images=TWO)
+    assert "nothing changed; already prepared" in command(run.path, data, option, images=TWO)
     assert run.read().prepare == record
     folders, tables = [data / name for name in TWO], (data / "ages.csv", data / "points.csv")
     links = verify.verify(run, folders, *tables, test_ages=data / "test.csv")
@@ -114,7 +114,7 @@ def test_one_table_in_place_of_two(official, tmp_path):
         data / "ages.csv", index=False
     )
     output = command(run.path, data, images=TWO)
-    assert "nothing changed; prepared already" in output and "ages.csv and test.csv: changed, but not for" in output
+    assert "nothing changed; already prepared" in output and "ages.csv and test.csv: changed, but not for" in output
     assert set(run.read().prepare.sources) == {"ages", "points"}
     assert reasons(run.recipe())["data.split"] == "the column split of ages.csv"
 
