@@ -70,6 +70,7 @@ def sensitivity(
 
     Writes sensitivity.json and sensitivity.csv into the run, which no other command may use meanwhile.
     """
+    from bonecaffe.evaluation.words import number
     from bonecaffe.hands.reference_points import read_points
     from bonecaffe.run import RunDir
     from bonecaffe.studies import sensitivity as study
@@ -98,7 +99,7 @@ def sensitivity(
     )
     click.echo(f"{outcome.months_per_percent:.2f} months per percent of the palm")
     for name, a in outcome.against.items():
-        cccs = " and ".join("–" if value is None else f"{value:.3f}" for value in (a.ccc_marked, a.ccc_other))
+        cccs = " and ".join("–" if value is None else number(value, 3) for value in (a.ccc_marked, a.ccc_other))
         click.echo(
             f"{name}: {a.hands} hands: MAD {a.mad_marked:.1f} months with the run's own points, "
             f"{a.mad_other:.1f} with these; CCC {cccs}; "
@@ -147,6 +148,7 @@ def verify(
 @click.option("--json", "as_json", is_flag=True, help="Print the runs as JSON.")
 def runs(folder: Path, as_json: bool) -> None:
     """List the runs in FOLDER (runs): recipe, state, iteration, test MAD and CCC."""
+    from bonecaffe.evaluation.words import number
     from bonecaffe.studies.runs import runs_in
 
     found = runs_in(folder)
@@ -157,7 +159,7 @@ def runs(folder: Path, as_json: bool) -> None:
     for summary in found:
         figures = ["–", "–", "–"]
         if summary.mad_months is not None and summary.ccc is not None:
-            figures = [str(summary.evaluated), f"{summary.mad_months:.1f}", f"{summary.ccc:.3f}"]
+            figures = [str(summary.evaluated), f"{summary.mad_months:.1f}", number(summary.ccc, 3)]
         rows.append([summary.run, summary.recipe, summary.state, f"{summary.iteration}/{summary.max_iter}", *figures])
     if not rows:
         click.echo(f"{folder}: no runs here")

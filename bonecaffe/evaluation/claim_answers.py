@@ -12,7 +12,7 @@ from typing import NamedTuple
 from bonecaffe.evaluation.claim_facts import Facts, Partition
 from bonecaffe.evaluation.groups import FEWEST, Group
 from bonecaffe.evaluation.metrics import Metrics
-from bonecaffe.evaluation.words import between, between_signed, signed
+from bonecaffe.evaluation.words import between, between_signed, number, percent, signed
 from bonecaffe.network import mean, outline
 from bonecaffe.recipe import fold_of
 from bonecaffe.records import Attempt, MadeWith, Prepared, State, Trained
@@ -412,8 +412,8 @@ def _results(facts: Facts) -> dict[int, Answer]:
     return answers | {
         37: Answer(f"{overall}. {measured.sex['test'].verdict}", ("metrics.json", "report.html", "figures/")),
         38: Answer(
-            f"The output is an age, not a diagnosis. Test split: {test.within_12_months:.0%} within 12 months, "
-            f"{test.within_24_months:.0%} within 24, limits of agreement "
+            f"The output is an age, not a diagnosis. Test split: {percent(test.within_12_months)} within 12 months, "
+            f"{percent(test.within_24_months)} within 24, limits of agreement "
             f"{between_signed(test.limits_of_agreement_months)} months. By age and sex (no interval below {FEWEST} "
             f"hands): {by_group}",
             ("metrics.json", "report.html"),
@@ -440,8 +440,9 @@ def _figures(m: Metrics) -> str:
         return f" (95 % interval {between(interval, digits)})" if interval else " (no interval)"
 
     return (
-        f"MAD {m.mad_months:.1f} months{shown(m.mad_interval_95, 1)}, CCC {m.ccc:.3f}{shown(m.ccc_interval_95, 3)}, "
-        f"largest error {m.max_error_months:.1f}, bias {signed(m.bias_months)}, n = {m.cases}"
+        f"MAD {m.mad_months:.1f} months{shown(m.mad_interval_95, 1)}, CCC {number(m.ccc, 3)}"
+        f"{shown(m.ccc_interval_95, 3)}, largest error {m.max_error_months:.1f}, "
+        f"bias {signed(m.bias_months)}, n = {m.cases}"
     )
 
 

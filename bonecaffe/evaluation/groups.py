@@ -202,8 +202,9 @@ def _verdict(boys: int, girls: int, bias: Difference | None, at_same_age: Differ
         return f"Boys against girls: not defined for {hands}, because the errors do not vary."
     if at_same_age is None:
         found = "differs by sex" if bias.excludes_zero() else "was not found to differ by sex"
-        return f"The bias {found}: boys less girls {bias}; age cannot be taken into account, {hands}."
-    figures = f"boys less girls {bias}, and {at_same_age} with age taken into account; {hands}"
+        reason = "not adjusted for age, because sex and age cannot be separated"
+        return f"The bias {found}: boys less girls {bias}; {reason}; {hands}."
+    figures = f"boys less girls {bias}, and {at_same_age} at the same age; {hands}"
     if at_same_age.excludes_zero():
         return f"The bias differs by sex: {figures}."
     if bias.excludes_zero():

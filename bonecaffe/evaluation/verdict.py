@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Literal
 
 from bonecaffe.evaluation.metrics import PAPER, PAPER_CASES, Interval, Metrics
-from bonecaffe.evaluation.words import between, between_signed, signed
+from bonecaffe.evaluation.words import between, between_signed, number, signed
 
 MARGIN = {
     ("test", "mad"): PAPER["test"]["mad_months"] / 4,
@@ -216,7 +216,7 @@ def judge(
         return Verdict(word, f"{_NOT_LEARNED[word]}: {_figures_of_both(train, test)}; {hands}.", tuple(remarks), found)
     too_good = _as_good_as_training(train, test) and not hands.are_all_phantoms
     far = _far_better(test, paper) and not hands.are_all_phantoms
-    figures = f"MAD {test.mad_months:.1f} months, CCC {test.ccc:.2f} on the test hands, {_guess(test)}"
+    figures = f"MAD {test.mad_months:.1f} months, CCC {number(test.ccc, 2)} on the test hands, {_guess(test)}"
     if too_good:
         remarks = [
             f"The test hands are predicted as well as the training hands (MAD {train.mad_months:.1f}). Look for the "
@@ -268,13 +268,13 @@ def _in_words(subject: str, found: list[Difference]) -> str:
         digits, unit, name = (1, " months", "MAD") if each.figure == "mad" else (2, "", "CCC")
         around = (
             f", 95 % interval of the difference {between_signed(each.interval_95, digits)}, "
-            f"counted as the same within {each.margin:.{digits}f}"
+            f"counted as the same within {number(each.margin, digits)}"
             if each.interval_95
             else ""
         )
         parts.append(
-            f"{name} {each.here:.{digits}f}{unit} (paper {each.paper:g}; {signed(each.difference, digits)}{around}): "
-            f"{each.word}"
+            f"{name} {number(each.here, digits)}{unit} (paper {each.paper:g}; "
+            f"{signed(each.difference, digits)}{around}): {each.word}"
         )
     return f"{subject} have {'; '.join(parts)}"
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from bonecaffe.errors import EvaluateError, RepeatError
 from bonecaffe.evaluation.metrics import PAPER, PAPER_CASES, ccc, mad, max_error
 from bonecaffe.evaluation.verdict import FAR_BETTER, MARGIN, Word, word_for
-from bonecaffe.evaluation.words import signed
+from bonecaffe.evaluation.words import number, signed
 from bonecaffe.files import number_text, table_text, write_text
 from bonecaffe.records import Frozen, Sha256
 from bonecaffe.studies import spread
@@ -244,8 +244,7 @@ def shown(figure: str, value: float) -> str:
     >>> shown("test_mad", 18.94), shown("test_ccc", 0.784)
     ('18.9', '0.78')
     """
-    text = f"{value:.1f}" if figure.endswith("mad") else f"{value:.2f}"
-    return text.replace("-", "−")
+    return number(value, 1 if figure.endswith("mad") else 2)
 
 
 def shown_interval(figure: str, interval: Interval | None) -> str:

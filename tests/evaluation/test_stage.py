@@ -17,21 +17,43 @@ from bonecaffe.predict import predict_run
 
 
 class Page(html.parser.HTMLParser):
-    """Collects what a report would ask of others, and its images."""
+    """Collects what a browser would load for a report, its images and its texts."""
 
     def __init__(self):
         super().__init__()
-        self.asked, self.images, self.text = [], [], []
+        self.loaded, self.images, self.text = [], [], []
 
     def handle_starttag(self, tag, attributes):
-        for name, value in attributes:
-            if name in ("src", "href", "srcset", "data") and not (value or "").startswith(("data:", "#")):
-                self.asked.append(value)
+        loading = ["src", "srcset", "data", "poster", "background"] + ["href"] * (tag != "a")  # a link loads nothing
+        values = dict(attributes)
+        self.loaded += [values[name] for name in loading if not (values.get(name) or "#").startswith(("data:", "#"))]
+        self.loaded += [tag] * (tag in ("script", "iframe", "object", "embed"))
+        self.loaded += re.findall(r"url\((?!#)[^)]*\)", values.get("style") or "")
         if tag == "img":
-            self.images.append(dict(attributes))
+            self.images.append(values)
 
     def handle_data(self, data):
+        if self.lasttag == "style":
+            self.loaded += re.findall(r"@import|url\((?!#)", data)
         self.text.append(data)
+
+
+@pytest.mark.parametrize(
+    ("markup", "number"),
+    [
+        ('<a href="https://a.b/c">the paper</a><img src="data:,"><use href="#x"/>', 0),
+        ('<img src="a.png">', 1),
+        ('<link rel="stylesheet" href="https://a.b/c.css">', 1),
+        ("<style>@import 'a.css'; p { background: url(b.png) }</style>", 2),
+        ('<p style="background: url(b.png)"></p>', 1),
+        ("<script>fetch('/')</script>", 1),
+    ],
+)
+def test_what_is_loaded_is_found(markup, number):
+    """A plain link is allowed in the report; everything that a browser loads by itself is found."""
+    page = Page()
+    page.feed(markup)
+    assert len(page.loaded) == number
 
 
 @pytest.fixture
@@ -81,14 +103,15 @@ def test_report_is_self_contained(evaluated):
     run, evaluation = evaluated
     page, text = Page(), run.report.read_text(encoding="utf-8")
     page.feed(text)
-    assert page.asked == []
-    assert not re.search(r"https?://", re.sub(r'"data:[^"]*"', "", text))
-    assert len(page.images) == 1 + 3 + 4 + 4  # the hand, its steps, the worst and the dozen of four test hands
+    assert page.loaded == []
+    assert len(page.images) == 1 + 3 + 2 * (
+        4 + 4
+    )  # a hand, its steps, the worst and random test hands, each also enlarged
     assert all(len(image["alt"]) > 20 for image in page.images)
     assert text.count('role="img" aria-label=') == 8
     words = " ".join("".join(page.text).split())
     assert evaluation.verdict.sentence in words and all(remark in words for remark in evaluation.verdict.remarks)
-    assert "no medical device" in words
+    assert "not a medical device" in words and "Healthcare Informatics Research 2018;24(1):86–92" in words
     for row in (*run.recipe().departures(), *run.recipe().choices()):
         assert row.field in text and row.reason in words
     assert (
@@ -107,6 +130,38 @@ def test_report_is_self_contained(evaluated):
         "predicted_against_true_test.png",
         "predicted_against_true_train.png",
     ]
+
+
+def test_numbers_have_one_minus_and_stay_with_their_unit(evaluated):
+    """The minus is U+2212, zero has no minus, and a line never ends between a number and its unit."""
+    run, _ = evaluated
+    table = pandas.read_csv(run.predictions("test"), dtype={"id": str})
+    ages = table["boneage_months"]
+    tables = {
+        "train": table.assign(predicted_months=ages.mean() - (ages - ages.mean()) - 200),  # all figures negative
+        "test": table.assign(predicted_months=ages.add([-0.04, 0.04, -0.04, 0.03])),
+    }
+    worse = evaluate.measure_tables(run, tables, 12)
+    assert worse.splits["train"].ccc < -0.1 and -0.05 < worse.splits["test"].bias_months < 0
+    rows = [
+        {"iteration": i, "split": split, "cases": 4, "mad_months": 1.0, "ccc": ccc, "max_error_months": 2.0}
+        for i, ccc in ((4, -0.3), (8, -0.0001))
+        for split in ("train", "test")
+    ]
+    text = report.render(run, worse, tables, plots.draw_all(run, tables), rows)
+    page = Page()
+    page.feed(re.sub(r"(?s)<(style|code|title)\b.*?</\1>|<header>.*?</header>", "", text))
+    printed = [*page.text, *(image["alt"] for image in page.images)]
+    hyphens = re.compile(r"(?<![\w.:+-])-\d")
+    assert [each for each in printed if hyphens.search(each)] == []
+    assert [each for each in printed if re.search(r"−0\.0+(?!\d)", each)] == []
+    broken = re.compile(r"\d (%|months|hands|years|s\b)|\b[np] [=<−] |[=<−] \d")
+    page_text = Page()
+    page_text.feed(re.sub(r"(?s)<(style|code|title|svg)\b.*?</\1>", "", text))  # the text of an SVG has no lines
+    assert [each for each in page_text.text if broken.search(each)] == []
+    words = " ".join("".join(page.text).split())
+    assert f"{worse.splits['train'].ccc:.3f}".replace("-", "−") in words and "−0.300" in words and "+0.0" in words
+    assert "95\xa0% intervals" in text
 
 
 def test_every_snapshot_is_measured_once(evaluated, monkeypatch):
