@@ -81,7 +81,8 @@ predict: setup       ## RUN IMAGES=file or folder, or several: IMAGES="a.png 'b 
 prototxt: setup      ## write prototxt/ again from the recipes
 	@for recipe in paper demo smoke; do $(BONECAFFE) prototxt --out prototxt/$$recipe --recipe $$recipe; done
 
-pictures: setup      ## draw the pictures of README and docs again
+pictures: setup      ## draw the pictures of README and docs again; trains the demo for its report (5 minutes)
+	@scripts/setup.sh browser
 	@$(PYTHON) scripts/pictures.py
 
 reference: setup     ## write docs/reference/cli.md and recipe.md again from --help and the recipe's fields

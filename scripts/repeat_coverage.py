@@ -27,7 +27,7 @@ from bonecaffe.studies.spread import Figure, Measured
 POOL, TESTED, SEED = 600, 200, 2018
 SETTINGS = [(seeds, tau, rho) for seeds in (3, 5, 10) for tau in (0.0, 1.0) for rho in (0.5, 0.9)]
 FIGURES: tuple[Figure, ...] = ("mad", "ccc")
-WORDS = (Word.AGREES, Word.BETTER, Word.WORSE, Word.CANNOT_BE_TOLD)
+WORDS = (Word.AGREES, Word.BETTER, Word.WORSE, Word.UNCLEAR)
 Array = NDArray[np.float64]
 
 
@@ -141,7 +141,7 @@ def main() -> None:
     print("\n| hands in one test | interval over hands: MAD, CCC |\n|---|---|")
     for hands in (20, 50, 200, 600):
         print(f"| {hands} | {', '.join(f'{100 * share:.1f}' for share in one_test(dice, hands, repetitions))} |")
-    print("\n| MAD here (paper 18.9) | seeds | of the MAD: agrees, better, worse, cannot be told | of the CCC |")
+    print("\n| MAD here (paper 18.9) | seeds | of the MAD: agrees, better, worse, unclear | of the CCC |")
     print("|---|---|---|---|")
     for months in (18.9, 21.9, 24.9, 12.9):
         for seeds in (5, 10):

@@ -230,7 +230,7 @@ def test_verdict_names_what_the_intervals_are_for(hands, tmp_path):
     assert results.verdict(paper, like[:1]) == ["Fewer than two seeds finished: there is no spread to report."]
     assert "Not comparable" in results.verdict(plan_for(tmp_path, hands), like)[2]
     few = results.verdict(paper, list(seeds(5, 0, tested=30)))
-    assert few[2].endswith("cannot be told: neither a difference nor agreement to within 4.7 months.")
+    assert few[2].endswith("unclear: neither a difference nor agreement to within 4.7 months.")
     far = list(seeds(5, 0, factor=0.2))
     assert "suspicious" in results.verdict(paper, far)[2] and results.spreads(far)[0].word == "suspicious"
     by_launch = results.verdict(paper, [each.model_copy(update={"departures": 1}) for each in like])

@@ -179,7 +179,7 @@ def _spread(split: str, figure: Figure, done: Sequence[Result]) -> Spread:
     if whole and len(whole) == len(done):
         there = spread.other_hands(whole)
         less, less_90 = (_less(spread.other_hands(whole, PAPER_CASES[split], level), paper) for level in (0.95, 0.9))
-    word = word_for(split, figure, less_90, less) if less and less_90 else Word.CANNOT_BE_TOLD
+    word = word_for(split, figure, less_90, less) if less and less_90 else Word.UNCLEAR
     if split == "test" and figure == "mad" and there and there[1] < FAR_BETTER * paper:
         word = Word.SUSPICIOUS
     return Spread(
@@ -316,7 +316,7 @@ def _against_paper(plan: Repetition, results: Sequence[Result], found: Sequence[
             Word.SUSPICIOUS: "suspicious, because it is more than this method can be expected to do. Look for test "
             "hands among the training hands",
             Word.WORSE: "worse than the paper",
-            Word.CANNOT_BE_TOLD: f"cannot be told: neither a difference nor agreement to within {margin}{unit}",
+            Word.UNCLEAR: f"unclear: neither a difference nor agreement to within {margin}{unit}",
         }[each.word]
         lines.append(
             f"Test {name} less the paper’s {each.paper}: {less}{unit}, "
