@@ -126,8 +126,10 @@ def _data(run: RunDir, recipe: Recipe) -> str:
         return ""
     sources = prepared.sources
     ages = " and ".join(sources[kind].name for kind in ("ages", "test_ages") if kind in sources)
-    points = {"marked": "marked by hand", "boxes": "the centres of boxes", "found": "found by a program"}
-    return f"{data_named(run)}; ages from {ages}; points from {sources['points'].name}, {points[recipe.data.points]}"
+    points = {"marked": "declared as marked by hand", "boxes": "the centres of boxes", "found": "found by a program"}
+    text = f"{data_named(run)}; ages from {ages}; points from {sources['points'].name}"
+    made = prepared.phantoms == sum(prepared.records.values())  # a phantom's points are known, not marked
+    return text if made else f"{text}, {points[recipe.data.points]}"
 
 
 def _by_iteration(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

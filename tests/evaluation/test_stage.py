@@ -63,7 +63,7 @@ def evaluated(own_trained):
 
 
 def test_metrics_are_those_of_the_predictions(evaluated):
-    """metrics.json holds what one works out from predictions_*.csv."""
+    """metrics.json holds what can be computed from predictions_*.csv."""
     run, _ = evaluated
     facts = json.loads(run.metrics.read_text())
     for split, cases in (("train", 8), ("test", 4)):
@@ -165,7 +165,7 @@ def test_numbers_have_one_minus_and_stay_with_their_unit(evaluated):
 
 
 def test_every_snapshot_is_measured_once(evaluated, monkeypatch):
-    """--all: a row a snapshot and split, the last as evaluate has it; what is known of a model is computed once."""
+    """--all: one row for each snapshot and split, the last as in evaluate; the figures of a model are computed once."""
     run, evaluation = evaluated
     rows = by_snapshot.evaluate_all(run, lambda done, total: None)
     assert [(row["iteration"], row["split"]) for row in rows] == [(i, s) for i in (4, 8, 12) for s in ("test", "train")]
@@ -177,10 +177,10 @@ def test_every_snapshot_is_measured_once(evaluated, monkeypatch):
     assert by_snapshot.evaluate_all(run, lambda done, total: None) == rows
     evaluate.evaluate(run)
     text = run.report.read_text()
-    assert "Every snapshot" in text and "choose by the test split" in text
+    assert "Every snapshot" in text and "Do not choose a snapshot" in text
 
 
-def test_interrupted_pass_over_snapshots_goes_on(evaluated, monkeypatch):
+def test_interrupted_pass_over_snapshots_continues(evaluated, monkeypatch):
     """What was measured before Ctrl-C is kept, and the rest follows."""
     run, _ = evaluated
     real = by_snapshot.predict_snapshots
@@ -195,10 +195,10 @@ def test_interrupted_pass_over_snapshots_goes_on(evaluated, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         by_snapshot.evaluate_all(run, lambda done, total: None)
     assert len(by_snapshot.read(run)) == 4
-    told = []
-    monkeypatch.setattr(by_snapshot, "predict_snapshots", lambda *a: told.append(a[1]) or real(*a))
+    asked = []
+    monkeypatch.setattr(by_snapshot, "predict_snapshots", lambda *a: asked.append(a[1]) or real(*a))
     assert len(by_snapshot.evaluate_all(run, lambda done, total: None)) == 6
-    assert [model.iteration for model in told[0]] == [12]
+    assert [model.iteration for model in asked[0]] == [12]
 
 
 def test_ids_cannot_inject_markup(evaluated):
@@ -210,21 +210,21 @@ def test_ids_cannot_inject_markup(evaluated):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda text: text.replace("predicted_months", "months"), "header"),
         (lambda text: re.sub(r"(?m)^(\d+,\d+),[-\d.]+", r"\1,nan", text, count=1), "row 2 .*not a finite number"),
-        (lambda text: text + text.splitlines()[1] + "\n", "stands twice"),
+        (lambda text: text + text.splitlines()[1] + "\n", "rows 2 and 6 both have the id \\d+"),
         (lambda text: text.splitlines()[0] + "\n", "4 ids .*no prediction"),
         (lambda text: "\n".join(text.splitlines()[:2]) + "\n", "3 ids .*no prediction"),
         (lambda text: re.sub(r"(?m)^\d+,(\d+),", r"x,\1,", text, count=1), "1 id .x.: not a case of this split"),
         (lambda text: re.sub(r"(?m)^(\d+),\d+,", r"\1,299,", text, count=1), "row 2 .*cases.csv has"),
     ],
 )
-def test_bad_predictions_are_named(evaluated, change, said):
+def test_bad_predictions_are_named(evaluated, change, message):
     """A nan, a duplicate, another header, none, one: an error, never a number."""
     run, _ = evaluated
     path = run.predictions("test")
     path.write_text(change(path.read_text()))
-    with pytest.raises(EvaluateError, match=f"(?s){said}"):
+    with pytest.raises(EvaluateError, match=f"(?s){message}"):
         evaluate.evaluate(run)
