@@ -80,7 +80,7 @@ def test_groups_and_sexes_are_in_what_evaluate_writes(evaluated):
     """metrics.json has their intervals and the comparison of boys with girls; the report too; no number is NaN."""
     run, few = evaluated
     facts = json.loads(run.metrics.read_text())
-    assert facts["sex"]["test"]["bias"] is None and "too few to tell" in facts["sex"]["test"]["verdict"]
+    assert facts["sex"]["test"]["bias"] is None and "too few to compare" in facts["sex"]["test"]["verdict"]
     assert facts["groups"]["test"][0]["bias_interval_95"] is None
     assert few.sex["test"].verdict in " ".join(run.report.read_text(encoding="utf-8").split())
     # forty hands, half of them boys, whose predictions are 9 months higher

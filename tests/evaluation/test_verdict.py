@@ -100,7 +100,7 @@ def test_words_of_an_interval():
 
 
 def test_agreement_names_difference_margin_and_data(simulation):
-    """Both splits, both figures, the interval, the margin; images are not said to be RSNA's."""
+    """Both splits, both figures, the interval, the margin; images are not called RSNA's."""
     verdict = judge(measured(simulation), IMAGES, 0)
     assert verdict.word is Word.AGREES
     assert verdict.sentence.startswith("Agrees with the paper: the test hands have MAD 18.")
@@ -113,7 +113,7 @@ def test_agreement_names_difference_margin_and_data(simulation):
     ]
 
 
-def test_training_that_fits_otherwise_is_told(simulation):
+def test_training_that_fits_differently_is_named(simulation):
     """The test hands agree, the training hands do not."""
     verdict = judge(measured(simulation, train=12.0), IMAGES, 0)
     assert verdict.word is Word.AGREES
