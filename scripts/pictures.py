@@ -185,7 +185,7 @@ WITHIN = "return document.querySelector('#paper ~ .two tbody tr:nth-child(5)').g
 
 
 def the_report(path: Path) -> None:
-    """The report of the demo in Debian's chromium, from its title to the figures that the paper has, too."""
+    """The top of the report of `make demo`, which is trained here."""
     with tempfile.TemporaryDirectory() as folder:
         data, run = Path(folder) / "data", RunDir(Path(folder) / "demo")
         dataset.write(data, 500, seed=2018, size=(700, 910))  # as `make demo` does
@@ -194,14 +194,19 @@ def the_report(path: Path) -> None:
         if outcome is None or outcome.state != "finished":
             raise SystemExit(f"{path}: not drawn, because the demo's training did not finish: {outcome}")
         predict_and_evaluate(run)
-        with _browser() as browser:
-            size = {"width": REPORT_WIDTH, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-            browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-            browser.get(run.report.as_uri())
-            clip = {"x": 0, "y": 0, "width": REPORT_WIDTH, "height": round(browser.execute_script(WITHIN)) + 16}
-            asked = {"captureBeyondViewport": True, "clip": {**clip, "scale": 1}}
-            picture = browser.execute_cdp_cmd("Page.captureScreenshot", asked)
-            write_bytes(path, base64.b64decode(picture["data"]))
+        top_of(run.report, path)
+
+
+def top_of(report: Path, path: Path) -> None:
+    """A report in Debian's chromium, from its title to the figures that the paper has, too."""
+    with _browser() as browser:
+        size = {"width": REPORT_WIDTH, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        browser.get(report.as_uri())
+        clip = {"x": 0, "y": 0, "width": REPORT_WIDTH, "height": round(browser.execute_script(WITHIN)), "scale": 1}
+        asked = {"captureBeyondViewport": True, "clip": clip}
+        picture = browser.execute_cdp_cmd("Page.captureScreenshot", asked)
+        write_bytes(path, base64.b64decode(picture["data"]))
 
 
 @contextlib.contextmanager

@@ -54,7 +54,7 @@ def show(browser, report, width: int, dark: bool = False):
 
 @pytest.mark.parametrize("width", [360, 768, 1280])
 def test_nothing_overflows_nothing_is_asked_for(browser, report, width):
-    """No sideways scrolling even with all details open, no console message, no request but for the file itself."""
+    """No sideways scrolling even with all details open, no console message, no request except for the file itself."""
     console, asked = show(browser, report, width)
     assert console == []
     assert asked == [report.as_uri()]
@@ -174,7 +174,7 @@ def luminance(colour: str) -> float:
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_light_and_dark_can_be_read(browser, report, dark):
-    """Text and plots stand out from the page by the contrast that WCAG asks for (4.5; 3 for marks)."""
+    """Text and plots have the contrast with the page that WCAG requires (4.5; 3 for marks)."""
     show(browser, report, 1280, dark)
     page = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
     assert (luminance(page) < 0.1) == dark

@@ -161,7 +161,7 @@ def test_departures_and_phantoms_are_not_comparable(simulation):
 
 
 def test_learned_nothing_memorized_or_too_few_to_tell():
-    """Told by both splits against one answer for every hand."""
+    """Both splits are compared with one answer for every hand."""
     rng = np.random.default_rng(2)
     ages = {"train": rng.uniform(20, 220, 60), "test": rng.uniform(20, 220, 20)}
     guess = float(ages["train"].mean())
