@@ -81,7 +81,8 @@ predict: setup       ## RUN IMAGES (a file or folder, or several: "a.png 'b c.pn
 prototxt: setup      ## rewrite prototxt/ from the recipes
 	@for recipe in paper demo smoke; do $(BONECAFFE) prototxt --out prototxt/$$recipe --recipe $$recipe; done
 
-pictures: setup      ## redraw the pictures of README and docs
+pictures: setup      ## redraw the pictures of README and docs; trains the demo for its report (5 minutes)
+	@scripts/setup.sh browser
 	@$(PYTHON) scripts/pictures.py
 
 reference: setup     ## rewrite docs/reference/cli.md and recipe.md from --help and the recipe's fields

@@ -27,7 +27,7 @@ from bonecaffe.studies.spread import Figure, Measured
 POOL, TESTED, SEED = 600, 200, 2018
 SETTINGS = [(seeds, tau, rho) for seeds in (3, 5, 10) for tau in (0.0, 1.0) for rho in (0.5, 0.9)]
 FIGURES: tuple[Figure, ...] = ("mad", "ccc")
-WORDS = (Word.AGREES, Word.BETTER, Word.WORSE, Word.CANNOT_BE_TOLD)
+WORDS = (Word.AGREES, Word.BETTER, Word.WORSE, Word.UNCLEAR)
 Array = NDArray[np.float64]
 
 

@@ -359,9 +359,7 @@ def evaluate(run: Path, snapshot: int | None, every: bool, gpu: int | None, clai
 
 def _show_evaluation(run: Path, evaluation: Any) -> None:
     from bonecaffe.evaluation.metrics import PAPER
-
-    def interval(pair: tuple[float, float] | None, digits: int) -> str:
-        return f"{pair[0]:.{digits}f} to {pair[1]:.{digits}f}" if pair else "not defined"
+    from bonecaffe.evaluation.words import between, number
 
     rows = []
     for split, metrics in evaluation.splits.items():
@@ -371,9 +369,9 @@ def _show_evaluation(run: Path, evaluation: Any) -> None:
                 split,
                 str(metrics.cases),
                 f"{metrics.mad_months:.1f} ({paper['mad_months']})",
-                interval(metrics.mad_interval_95, 1),
-                f"{metrics.ccc:.2f} ({paper['ccc']})",
-                interval(metrics.ccc_interval_95, 2),
+                between(metrics.mad_interval_95, 1, "not defined"),
+                f"{number(metrics.ccc, 2)} ({paper['ccc']})",
+                between(metrics.ccc_interval_95, 2, "not defined"),
                 f"{metrics.max_error_months:.1f} ({paper['max_error_months']})",
                 f"{metrics.guess_mad_months:.1f}",
             ]
@@ -394,6 +392,7 @@ def _show_evaluation(run: Path, evaluation: Any) -> None:
 
 def _show_snapshots(run: Path, rows: list[dict[str, Any]]) -> None:
     from bonecaffe.evaluation import by_snapshot
+    from bonecaffe.evaluation.words import number
 
     best, last = by_snapshot.best_and_last(rows)
     marks = (
@@ -409,7 +408,7 @@ def _show_snapshots(run: Path, rows: list[dict[str, Any]]) -> None:
                 str(row["iteration"]),
                 row["split"],
                 f"{row['mad_months']:.1f}",
-                f"{row['ccc']:.3f}",
+                number(row["ccc"], 3),
                 f"{row['max_error_months']:.1f}",
                 marks.get(row["iteration"], "") if row["split"] == "test" else "",
             ]

@@ -82,6 +82,7 @@ def sensitivity(
     Moves the seven points of each hand and measures how far the predicted age moves, in months per percent of the palm.
     Writes sensitivity.json and sensitivity.csv into RUN. No other command can use RUN meanwhile.
     """
+    from bonecaffe.evaluation.words import number
     from bonecaffe.hands.reference_points import read_points
     from bonecaffe.run import RunDir
     from bonecaffe.studies import sensitivity as study
@@ -110,7 +111,7 @@ def sensitivity(
     )
     click.echo(f"{outcome.months_per_percent:.2f} months per percent of the palm")
     for name, a in outcome.against.items():
-        cccs = " and ".join("–" if value is None else f"{value:.3f}" for value in (a.ccc_marked, a.ccc_other))
+        cccs = " and ".join("–" if value is None else number(value, 3) for value in (a.ccc_marked, a.ccc_other))
         click.echo(
             f"{name}: {a.hands} hands: MAD {a.mad_marked:.1f} months with the run's own points, "
             f"{a.mad_other:.1f} with these; CCC {cccs}; "
@@ -163,6 +164,7 @@ def runs(folder: Path, as_json: bool) -> None:
 
     FOLDER is runs unless given. Shows recipe, state, iteration, test MAD and test CCC.
     """
+    from bonecaffe.evaluation.words import number
     from bonecaffe.studies.runs import runs_in
 
     found = runs_in(folder)
@@ -173,7 +175,7 @@ def runs(folder: Path, as_json: bool) -> None:
     for summary in found:
         figures = ["–", "–", "–"]
         if summary.mad_months is not None and summary.ccc is not None:
-            figures = [str(summary.evaluated), f"{summary.mad_months:.1f}", f"{summary.ccc:.3f}"]
+            figures = [str(summary.evaluated), f"{summary.mad_months:.1f}", number(summary.ccc, 3)]
         rows.append([summary.run, summary.recipe, summary.state, f"{summary.iteration}/{summary.max_iter}", *figures])
     if not rows:
         click.echo(f"{folder}: no runs found")

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from bonecaffe.errors import EvaluateError, RepeatError
 from bonecaffe.evaluation.metrics import PAPER, PAPER_CASES, ccc, mad, max_error
 from bonecaffe.evaluation.verdict import FAR_BETTER, MARGIN, Word, word_for
-from bonecaffe.evaluation.words import signed
+from bonecaffe.evaluation.words import number, signed
 from bonecaffe.files import number_text, table_text, write_text
 from bonecaffe.records import Frozen, Sha256
 from bonecaffe.studies import spread
@@ -179,7 +179,7 @@ def _spread(split: str, figure: Figure, done: Sequence[Result]) -> Spread:
     if whole and len(whole) == len(done):
         elsewhere = spread.other_hands(whole)
         less, less_90 = (_less(spread.other_hands(whole, PAPER_CASES[split], level), paper) for level in (0.95, 0.9))
-    word = word_for(split, figure, less_90, less) if less and less_90 else Word.CANNOT_BE_TOLD
+    word = word_for(split, figure, less_90, less) if less and less_90 else Word.UNCLEAR
     if split == "test" and figure == "mad" and elsewhere and elsewhere[1] < FAR_BETTER * paper:
         word = Word.SUSPICIOUS
     return Spread(
@@ -244,8 +244,7 @@ def shown(figure: str, value: float) -> str:
     >>> shown("test_mad", 18.94), shown("test_ccc", 0.784)
     ('18.9', '0.78')
     """
-    text = f"{value:.1f}" if figure.endswith("mad") else f"{value:.2f}"
-    return text.replace("-", "−")
+    return number(value, 1 if figure.endswith("mad") else 2)
 
 
 def shown_interval(figure: str, interval: Interval | None) -> str:
@@ -317,7 +316,7 @@ def _against_paper(plan: Repetition, results: Sequence[Result], found: Sequence[
             Word.SUSPICIOUS: "suspicious, because it is better than this method can be expected to be. Look for test "
             "hands among the training hands",
             Word.WORSE: "worse than the paper",
-            Word.CANNOT_BE_TOLD: f"unclear: neither a difference nor agreement to within {margin}{unit} is shown",
+            Word.UNCLEAR: f"unclear: neither a difference nor agreement to within {margin}{unit} is shown",
         }[each.word]
         lines.append(
             f"Test {name} less the paper’s {each.paper}: {less}{unit}, "
