@@ -72,11 +72,11 @@ class Marks:
 
     @property
     def state(self) -> str:
-        """``done``, ``skipped``, ``begun`` or ``open``."""
+        """``done``, ``skipped``, ``partial`` or ``unmarked``."""
         if self.skipped:
             return "skipped"
         count = sum(point is not None for point in self.points)
-        return "done" if count == len(POINT_NAMES) else "begun" if count else "open"
+        return "done" if count == len(POINT_NAMES) else "partial" if count else "unmarked"
 
 
 class Conflict(AnnotateError):

@@ -52,7 +52,7 @@ def test_partly_marked_is_kept_and_said(marking, table):
     """Three of seven points are on disk; whoever prepares with them is told which are missing."""
     first = marking.ids[0]
     marks = marking.change(first, Marks(points=((10, 20), (30.04, 20), (50, 60), *[None] * 4)))
-    assert marks.version and marks.state == "begun"
+    assert marks.version and marks.state == "partial"
     assert table.read_text().splitlines()[1] == f"{first},300,390,10,20,30,20,50,60,,,,,,,,"
     with pytest.raises(PointsError, match=rf"row 2 \(id {first}\): missing phalanx2_x.*annotate"):
         read_points(table)
@@ -442,7 +442,7 @@ def test_a_full_disk_loses_nothing(marking, table, truth, monkeypatch):
         patched.setattr(shared_table, "write_if_unchanged", full)
         with pytest.raises(OSError):
             marking.change("1002", Marks(points=truth["1002"].points))
-    assert table.read_bytes() == before and marking.marks("1002").state == "open"
+    assert table.read_bytes() == before and marking.marks("1002").state == "unmarked"
     assert marking.change("1002", Marks(points=truth["1002"].points)).state == "done"
 
 
