@@ -356,7 +356,7 @@ function draw() {
   $("thumbnail").closest("figure").classList.toggle("whole", next < 0);
   drawRemarks(offered);
   $("drawing").setAttribute("transform", mirrored ? "translate(120 0) scale(-1 1)" : "");
-  [...$("spots").children].forEach((spot, i) => spot.setAttribute("class", i === next ? "next" : current.points[i] ? "set" : ""));
+  [...$("spots").children].forEach((spot, i) => spot.setAttribute("class", offered ? "suggested" : i === next ? "next" : current.points[i] ? "set" : ""));
   const set = shown.filter(Boolean);
   $("rectangle").textContent = set.length > 1 ? `rectangle ${span(set, 0)} × ${span(set, 1)} of ${current.width} × ${current.height} pixels` : "";
   drawThumbnail(shown);

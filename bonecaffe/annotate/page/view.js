@@ -114,7 +114,7 @@ export class View {
 const RING = 7; // radius of a point's ring, in pixels of the screen
 const CLEAR = RING + 3; // no label comes nearer to a dot
 const LINE = 17; // height of a label
-const DISTANCES = [20, 30, 42, 56, 72, 90, 110];
+const DISTANCES = [23, 32, 43, 56, 72, 90, 110];
 const DIRECTIONS = 24;
 
 const pen = document.createElement("canvas").getContext("2d");
