@@ -155,7 +155,8 @@ class _Answers:
 def _look_ahead(marking: Marking, pictures: Pictures) -> None:
     """Decode the hand that the page will open first, while the browser starts."""
     with contextlib.suppress(BonecaffeError, OSError):
-        first = next((case_id for case_id, marks in marking.all() if marks.state in ("unmarked", "partial")), marking.ids[0])
+        incomplete = (case_id for case_id, marks in marking.all() if marks.state in ("unmarked", "partial"))
+        first = next(incomplete, marking.ids[0])
         pictures.jpeg(first)
 
 

@@ -64,7 +64,7 @@ def log(serving: Serving) -> str:
     """What the server printed, once it has ended."""
     serving.process.send_signal(signal.SIGINT)
     serving.process.wait(60)
-    return serving.said + serving.process.stdout.read()
+    return serving.printed + serving.process.stdout.read()
 
 
 def test_idle_connections_do_not_block_the_page(serving):

@@ -109,7 +109,9 @@ class Page:
 
     def button(self, name):
         self.js(
-            "[...document.querySelectorAll('#buttons button')].find(b => b.firstChild.textContent === arguments[0]).click()", name
+            "[...document.querySelectorAll('#buttons button')]"
+            ".find(b => b.firstChild.textContent === arguments[0]).click()",
+            name,
         )
 
     def console(self):
@@ -718,6 +720,238 @@ def test_zoom_and_pan_keep_places(browser, serve, truth, table):
     assert np.allclose(places(table, first)[0], (x, y), atol=0.3)  # zoomed in, finer than a pixel
 
 
+# ---- how the page looks -------------------------------------------------------------------------------------------
+
+
+def offered(serve, tmp_path, truth, *options: str) -> Serving:
+    """The page with suggestions for every hand."""
+    table = tmp_path / "found.csv"
+    write_points(table, truth.values())
+    return serve("--suggest", str(table), *options)
+
+
+def test_suggested_points_are_solid_and_bright(browser, serve, truth, tmp_path):
+    """A full line on a dark edge, at least as bright as 7 : 1 against that edge: visible on bone and on background."""
+    page = Page(browser, offered(serve, tmp_path, truth).address)
+    ring, halo = page.js(
+        "return ['ring', 'halo'].map(name => { const style = getComputedStyle("
+        "document.querySelector(`#overlay .suggested .${name}`)); return { dash: style.strokeDasharray, "
+        "width: parseFloat(style.strokeWidth), opacity: style.opacity * style.strokeOpacity, "
+        "color: style.stroke.match(/[\\d.]+/g).map(Number) } })"
+    )
+    assert ring["dash"] == "none" and ring["opacity"] == 1 and ring["width"] >= 2 and halo["width"] > ring["width"]
+    linear = [(value / 255 + 0.055) ** 2.4 / 1.055**2.4 for value in ring["color"]]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    assert (luminance + 0.05) / 0.05 > 7 and sum(halo["color"]) == 0
+
+
+def test_a_digit_and_the_arrow_keys_correct_a_suggestion(browser, serve, truth, table, tmp_path):
+    """The chosen point moves and the other six are accepted. Without a choice, an arrow key changes nothing."""
+    from selenium.webdriver import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    first = next(iter(truth))
+    page = Page(browser, offered(serve, tmp_path, truth).address)
+    page.key(Keys.ARROW_RIGHT)
+    page.wait(lambda: "Choose a point first" in page.text("status"))
+    page.key("3")
+    assert page.text("status") == "Suggested: Enter accepts, drag corrects" and not table.exists()
+    assert page.js("return document.querySelector('#overlay .suggested.chosen text').textContent") == "1 thumb"
+    page.key(Keys.ARROW_RIGHT)
+    ActionChains(browser, duration=0).key_down(Keys.SHIFT).send_keys(Keys.ARROW_DOWN).key_up(Keys.SHIFT).perform()
+    x, y = truth[first].points[2]
+    page.wait(lambda: count(table, first) == 7 and places(table, first)[2] == pytest.approx((x + 1, y + 10), abs=0.11))
+    assert [place for i, place in enumerate(places(table, first)) if i != 2] == [
+        place for i, place in enumerate(truth[first].points) if i != 2
+    ]
+    page.wait(lambda: page.text("state") == "done, 6 points as suggested")
+    assert page.text("hand") == first
+    page.key("z", "z")
+    page.wait(lambda: page.text("status") == "Suggested: Enter accepts, drag corrects")
+    page.wait(lambda: count(table, first) == 0)
+    page.key(Keys.ARROW_LEFT)  # nothing is chosen after undo either
+    page.wait(lambda: "Choose a point first" in page.text("status"))
+    assert count(table, first) == 0
+
+
+def test_the_status_line_is_right_after_undo_and_redo(browser, serve, truth, table):
+    """It names the next point as it is now; no message about an earlier state stays."""
+    first = next(iter(truth))
+    page = Page(browser, serve().address)
+    for place in crossed(truth[first]):
+        page.click(*place)
+    page.wait(lambda: page.text("status") == "Please check this hand")
+    page.click(5, 5)
+    page.wait(lambda: page.text("status").startswith("All seven points are set. Drag"))
+    page.key("z")
+    page.wait(lambda: page.text("status") == "Next: little finger: base of its proximal phalanx")
+    assert page.text("state") == "6 of 7 points" and page.text("last") == f"Undone in {first}. Redo (Y) does it again."
+    page.key("y")
+    page.wait(lambda: page.text("status") == "Please check this hand")
+    assert page.text("last") == f"Redone in {first}."
+    page.key("y")
+    page.wait(lambda: page.text("status") == "Nothing to redo.")
+    page.js(
+        "const b = [...document.querySelectorAll('#buttons button')]; b.find(e => /^Undo/.test(e.textContent)).click()"
+    )
+    page.wait(lambda: page.text("status") == "Next: little finger: base of its proximal phalanx")
+
+
+POSITIONS = (
+    "const p = document.getElementById('picture').style.transform; return JSON.stringify([p, ...[...document."
+    "querySelectorAll('#stage, #status, #crop, #buttons, #buttons button')].map(e => { "
+    "const b = e.getBoundingClientRect(); return [e.id || e.textContent, b.left, b.top, b.width, b.height] })])"
+)
+
+
+@pytest.mark.parametrize("size", [(1280, 800), (1024, 768), (390, 844)])
+def test_the_layout_stays_still(browser, serve, truth, table, size):
+    """Messages, remarks and a failure to save move nothing: neither the picture nor the panel nor a button."""
+    serving = serve()
+    page = Page(browser, serving.address, size=size)
+    page.click(*truth[page.text("hand")].points[0])
+    page.wait(lambda: count(table, page.text("hand")) == 1)
+    before = page.js(POSITIONS)
+    page.key("y")
+    page.wait(lambda: page.text("status") == "Nothing to redo.")
+    assert page.js(POSITIONS) == before
+    page.js("document.getElementById('status').textContent = 'a long message '.repeat(30)")
+    assert page.js(POSITIONS) == before
+    for place in crossed(truth[page.text("hand")])[1:]:
+        page.click(*place)
+    page.wait(lambda: remarks(page))
+    assert page.js(POSITIONS) == before
+    page.wait(page.saved)
+    serving.kill()
+    page.key("f")
+    page.wait(lambda: "Not saved yet" in page.text("banner"))
+    assert page.js(POSITIONS) == before
+    assert "sent again" in page.text("banner")
+    page.js("window.onbeforeunload = null")
+
+
+@pytest.mark.parametrize("size", [(1280, 800), (1920, 1080), (1024, 768)])
+def test_nothing_falls_off_the_panel(browser, serve, truth, table, size):
+    """Every control is visible without scrolling, with remarks and without."""
+    page = Page(browser, serve().address, size=size)
+    hidden = (
+        "const a = document.querySelector('aside'), box = a.getBoundingClientRect(); "
+        "return [...a.querySelectorAll('button, input, img, #status, #file, #rectangle')]"
+        ".filter(e => e.checkVisibility())"
+        ".filter(e => { const b = e.getBoundingClientRect(); return b.left < box.left || b.top < box.top "
+        "|| b.right > Math.min(box.right, innerWidth) || b.bottom > Math.min(box.bottom, innerHeight) "
+        "|| e.scrollWidth > e.clientWidth + 1 && e.tagName === 'BUTTON' }).map(e => e.id || e.textContent)"
+    )
+    scrolls = (
+        "const a = document.querySelector('aside'); "
+        "return [a.scrollHeight > a.clientHeight, a.scrollWidth > a.clientWidth]"
+    )
+    assert page.js(hidden) == [] and page.js(scrolls) == [False, False]
+    for place in crossed(truth[next(iter(truth))]):
+        page.click(*place)
+    page.wait(lambda: remarks(page))
+    page.wait(lambda: page.js("return document.getElementById('thumbnail').naturalWidth == 224"))
+    assert page.js(hidden) == [] and page.js(scrolls) == [False, False]
+
+
+def test_buttons_are_in_three_groups_with_their_keys(browser, serve, truth, table):
+    """Previous is before Next. A button that can do nothing now is disabled."""
+    page = Page(browser, serve().address)
+    groups = page.js(
+        "return [...document.querySelectorAll('#buttons [role=group]')].map(g => [g.getAttribute('aria-label'), "
+        "[...g.querySelectorAll('button')].map(b => [b.firstChild.textContent, b.querySelector('kbd').textContent])])"
+    )
+    assert dict(groups) == {
+        "Hand": [["Previous", "P"], ["Next", "N"], ["Accept", "Enter"], ["Skip", "S"], ["Flag", "F"]],
+        "Points": [["Undo", "Z"], ["Redo", "Y"], ["Delete", "Del"], ["Swap", "X"]],
+        "View": [["Zoom in", "+"], ["Zoom out", "−"], ["Fit", "0"], ["Invert", "I"], ["Mirror", "M"], ["Reset", "R"]],
+    }
+
+    def disabled():
+        return page.js(
+            "return [...document.querySelectorAll('#buttons button:disabled')].map(b => b.firstChild.textContent)"
+        )
+
+    assert disabled() == ["Accept", "Undo", "Redo", "Delete", "Swap"]
+    page.click(*truth[page.text("hand")].points[0])
+    page.wait(lambda: disabled() == ["Accept", "Redo"])
+    page.button("Undo")
+    page.wait(lambda: disabled() == ["Accept", "Undo", "Delete", "Swap"])
+    page.button("Redo")
+    page.wait(lambda: disabled() == ["Accept", "Redo"])
+
+
+def test_partly_marked_hands_are_named_and_filtered(browser, serve, truth, table):
+    """In the page's words: not marked, 3 of 7 points; the filter and the terminal name them too."""
+    first, second = list(truth)[:2]
+    serving = serve()
+    assert "0 of 12 hands done, 0 partly marked, 12 not marked, 0 skipped" in serving.printed
+    page = Page(browser, serving.address)
+    assert page.text("state") == "not marked"
+    for place in truth[first].points[:3]:
+        page.click(*place)
+    page.wait(lambda: count(table, first) == 3 and page.text("state") == "3 of 7 points")
+    options = page.js("return [...document.querySelectorAll('#filter option')].map(o => o.textContent)")
+    assert {"not marked", "partly marked"} <= set(options) and not {"open", "begun"} & set(options)
+    choose = "const f = document.getElementById('filter'); f.value = arguments[0]; f.dispatchEvent(new Event('change'))"
+    page.js(choose, "unmarked")
+    page.ready(second)
+    page.js(choose, "partial")
+    page.ready(first)
+    page.js(choose, "doubtful")
+    page.key("g")  # the filter for suggestions is not offered without any
+    assert page.js("return document.getElementById('filter').value") == "all"
+    serving.kill()
+    assert "0 of 12 hands done, 1 partly marked, 11 not marked, 0 skipped" in serve().printed
+
+
+@pytest.mark.parametrize(
+    "where",
+    {
+        "near": [(150 + 4 * (i % 3), 200 + 5 * (i // 3)) for i in range(7)],
+        "in a row": [(60 + 6 * i, 180) for i in range(7)],
+        "in a corner": [(2 + 3 * i, 387 - i) for i in range(7)],
+        "at one place": [(100, 100)] * 7,
+    }.items(),
+    ids=lambda item: item[0],
+)
+def test_labels_do_not_overlap(browser, serve, truth, table, where):
+    """However near the points are, labels keep clear of each other and of all dots, each on a line to its own dot."""
+    first = next(iter(truth))
+    write_points(table, [replace(truth[first], points=tuple(map(lambda p: (float(p[0]), float(p[1])), where[1])))])
+    page = Page(browser, serve().address, size=(1280, 800))
+    page.js("const f = document.getElementById('filter'); f.value = 'done'; f.dispatchEvent(new Event('change'))")
+    page.ready(first)
+    drawn = page.js(
+        "return [...document.querySelectorAll('#overlay g')].map(g => { "
+        "const b = g.querySelector('text').getBoundingClientRect(); "
+        "const r = g.querySelector('.ring').getBoundingClientRect(); "
+        "const s = document.getElementById('stage').getBoundingClientRect(), l = g.querySelector('.leader'); "
+        "const ends = ['x1', 'y1', 'x2', 'y2'].map(n => +l.getAttribute(n)); "
+        "return { text: g.querySelector('text').textContent, box: [b.left, b.top, b.right, b.bottom], "
+        "ring: [(r.left + r.right) / 2, (r.top + r.bottom) / 2, r.width / 2], "
+        "stage: [s.left, s.top, s.right, s.bottom], "
+        "width: parseFloat(getComputedStyle(l).strokeWidth), "
+        "line: [ends[0] + s.left, ends[1] + s.top, ends[2] + s.left, ends[3] + s.top] } })"
+    )
+    assert [each["text"][0] for each in drawn[2:]] == list("12345") and [d["text"] for d in drawn[:2]] == ["U", "R"]
+    for number, one in enumerate(drawn):
+        left, top, right, bottom = one["box"]
+        assert left >= one["stage"][0] and top >= one["stage"][1]
+        assert right <= one["stage"][2] and bottom <= one["stage"][3]
+        for other in drawn[number + 1 :]:
+            apart = right <= other["box"][0] or other["box"][2] <= left or bottom <= other["box"][1]
+            assert apart or other["box"][3] <= top, (one["text"], other["text"])
+        for other in drawn:
+            x, y, radius = other["ring"]
+            nearest = np.hypot(max(left - x, 0, x - right), max(top - y, 0, y - bottom))
+            assert nearest >= radius, (one["text"], other["text"])
+        start, end = one["line"][:2], one["line"][2:]
+        assert np.hypot(start[0] - one["ring"][0], start[1] - one["ring"][1]) < one["ring"][2] + 2 and one["width"] <= 1
+        assert left - 4 <= end[0] <= right + 4 and top - 4 <= end[1] <= bottom + 4
+        assert np.hypot(end[0] - start[0], end[1] - start[1]) > 2
+
+
 def test_sixteen_bits_and_a_damaged_file(browser, serve, tmp_path):
     """A 3000 pixel 16-bit image is shown; one that cannot be read is said by name and can be skipped."""
     from selenium.webdriver.common.keys import Keys
@@ -773,4 +1007,4 @@ def test_ctrl_c_and_a_second_server(serve, tmp_path, hands):
     assert {path.name for path in tmp_path.iterdir()} <= {".points.csv.lock", ".points.csv.page"}, list(
         tmp_path.iterdir()
     )
-    assert "Traceback" not in serving.said + (serving.process.stdout.read() or "")
+    assert "Traceback" not in serving.printed + (serving.process.stdout.read() or "")

@@ -85,7 +85,7 @@ function note(h) {
 
 function setPoint(place) {
   const index = nextPoint();
-  if (index < 0 && holding) return; // one click too many: the next hand is about to open
+  if (index < 0 && holding && !doubtful(current)) return; // one click too many: the next hand is about to open
   if (index < 0) return showStatus("All seven points are set. Drag a point to move it, or press its number twice to set it again.");
   if (!change((marks) => { marks.points[index] = place; marks.skipped = ""; chosen = index; })) return;
   if (nextPoint() < 0) hold("done", true);
