@@ -22,7 +22,7 @@ from bonecaffe.hands.reference_points import POINT_NAMES, read_points, write_poi
 
 @pytest.fixture
 def serve(hands, tmp_path):
-    """Starts the page for the twelve phantoms; all are ended with the test."""
+    """Start the page for the twelve phantoms. All servers are stopped after the test."""
     running = []
 
     def start(*options: str, images: Path | None = None, table: Path | None = None) -> Serving:
@@ -36,7 +36,7 @@ def serve(hands, tmp_path):
 
 
 class Page:
-    """A tab with the page in it, and hands to use it with."""
+    """A tab that shows the page, with methods to use it."""
 
     def __init__(self, browser, address: str, size=(1280, 860), touch=False) -> None:
         self.browser = browser
@@ -64,7 +64,7 @@ class Page:
         return self.js("return document.getElementById(arguments[0])?.textContent", name)
 
     def saved(self) -> bool:
-        """Whether all clicks are saved and answered: the page would let itself be closed without a question."""
+        """Whether all clicks are saved and answered, so that the page can be closed without a question."""
         asked = "const event = new Event('beforeunload', { cancelable: true }); window.dispatchEvent(event); "
         return self.js(asked + "return !event.defaultPrevented")
 
@@ -115,14 +115,14 @@ class Page:
         )
 
     def console(self):
-        """What the browser complained of."""
+        """Errors and warnings in the browser's console."""
         return [
             entry["message"] for entry in self.browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")
         ]
 
 
 def places(table: Path, case_id: str) -> list[tuple[float, float] | None]:
-    """The points of a hand as they lie on disk now."""
+    """The points of a hand that are on disk now."""
     if not table.exists():
         return [None] * 7
     rows = pandas.read_csv(table, dtype=str, keep_default_na=False).set_index("id")
@@ -147,7 +147,7 @@ def table(tmp_path):
 
 
 def test_ten_hands_at_a_click_a_point(browser, serve, truth, table, capsys):
-    """Ten hands are marked by seventy clicks and nothing else; after each of them the table on disk holds it."""
+    """Ten hands are marked with seventy clicks and nothing else. After each click, the table on disk contains it."""
     page = Page(browser, serve().address)
     began = time.monotonic()
     for case_id in list(truth)[:10]:
@@ -198,16 +198,16 @@ def test_the_thumbnail_is_what_the_network_sees(browser, serve, hands, truth, ta
         "const g = c.getContext('2d'); g.drawImage(t, 0, 0); "
         "return [...g.getImageData(0, 0, 224, 224).data].filter((v, i) => i % 4 == 0)"
     )
-    wanted = normalize(
+    expected = normalize(
         read_image(hands / "images" / f"{case_id}.png"), truth[case_id], Recipe.load("paper").preparation
     )
-    assert np.array_equal(np.array(shown, np.uint8).reshape(224, 224), wanted)
+    assert np.array_equal(np.array(shown, np.uint8).reshape(224, 224), expected)
     rectangle = truth[case_id].rectangle()
     assert f"rectangle {rectangle.width} × {rectangle.height} of" in page.text("rectangle")
 
 
 def test_undo_redo_reload(browser, serve, truth, table):
-    """Undo goes back into the hand before; redo comes again; a reload opens the first hand that is not complete."""
+    """Undo goes back to the previous hand and redo returns. A reload opens the first hand that is not complete."""
     first, second = list(truth)[:2]
     page = Page(browser, serve().address)
     for place in truth[first].points:
@@ -231,13 +231,13 @@ def test_undo_redo_reload(browser, serve, truth, table):
 
 
 def test_kill_between_two_clicks(browser, serve, truth, table):
-    """kill -9 of the server between two clicks: the page reports it and keeps the second, and a new server takes it."""
+    """After kill -9 between two clicks, the page reports it and keeps the second, which the next server saves."""
     first, second = list(truth)[:2]
     serving = serve()
     page = Page(browser, serving.address)
     page.click(*truth[first].points[0])
     page.wait(lambda: count(table, first) == 1)
-    page.wait(page.saved)  # on disk, it may not be answered yet
+    page.wait(page.saved)  # it is on disk, but may not be answered yet
     serving.kill()
     page.click(*truth[first].points[1])
     page.wait(lambda: "Not saved yet" in page.text("banner") and "start it again" in page.text("banner"))
@@ -259,16 +259,16 @@ def test_kill_between_two_clicks(browser, serve, truth, table):
 
 
 def test_a_lost_answer_is_no_conflict(browser, serve, truth, table):
-    """A server that ends after it has written, before it has answered.
+    """The server ends after it has written and before it has answered.
 
-    The page asks nothing, and sends what is newer.
+    The page asks no question, and sends the newer state.
     """
     first = next(iter(truth))
     page = Page(browser, serve().address)
     page.js(
-        "const f = window.fetch; let lost = false; window.fetch = async (path, options) => {"
+        "const f = window.fetch; let dropped = false; window.fetch = async (path, options) => {"
         " const answer = await f(path, options);"
-        " if (options?.method === 'PUT' && !lost) { lost = true; throw new TypeError('no answer'); }"
+        " if (options?.method === 'PUT' && !dropped) { dropped = true; throw new TypeError('no answer'); }"
         " return answer; }"
     )
     page.click(*truth[first].points[0])
@@ -280,7 +280,7 @@ def test_a_lost_answer_is_no_conflict(browser, serve, truth, table):
 
 
 def test_a_token_is_for_its_owner_and_ends_with_the_server(serve, tmp_path):
-    """The address lies where its owner alone can read it, and after Ctrl-C it is not used again."""
+    """Only its owner can read the stored address. After Ctrl-C it is not used again."""
     serving = serve()
     remembered = tmp_path / ".points.csv.page"
     assert remembered.stat().st_mode & 0o077 == 0 and json.loads(remembered.read_text())["token"] in serving.address
@@ -302,15 +302,15 @@ def test_a_stopped_server_that_comes_back(browser, serve, truth, table):
 
 
 def slow(page, milliseconds):
-    """The server's answers take longer from now on, as from a slow disk."""
+    """Delay the server's answers from now on, as a slow disk would."""
     page.js(
         "const f = window.realFetch ??= window.fetch; window.fetch = async (...a) => "
         f"{{ await new Promise((w) => setTimeout(w, {milliseconds})); return f(...a); }}"
     )
 
 
-def test_undo_asks_nobody_and_writes_over_nobody(browser, serve, truth, table):
-    """A hand that another tab changed since is not put back as it was here: undo says so and leaves it."""
+def test_undo_overwrites_no_change_by_others(browser, serve, truth, table):
+    """Undo does not restore a hand that another tab has changed since. It reports this and changes nothing."""
     first, second = list(truth)[:2]
     serving = serve()
     page = Page(browser, serving.address)
@@ -318,7 +318,7 @@ def test_undo_asks_nobody_and_writes_over_nobody(browser, serve, truth, table):
         page.click(*place)
     page.ready(second)
     page.wait(lambda: count(table, first) == 7)
-    page.wait(page.saved)  # on disk, it may not be answered yet
+    page.wait(page.saved)  # it is on disk, but may not be answered yet
     moved = replace(read_points(table)[first], points=((3.0, 4.0), *read_points(table)[first].points[1:]))
     write_points(table, [moved])  # by another program, or another tab
     page.key("z")
@@ -330,7 +330,7 @@ def test_undo_asks_nobody_and_writes_over_nobody(browser, serve, truth, table):
 
 
 def test_no_hand_gets_anothers_points(browser, serve, truth, table):
-    """Whatever is pressed while the next hand is on its way: nothing of the hand before is written into it."""
+    """Keys pressed while the next hand is loading write nothing of the previous hand into it."""
     first, second, third = list(truth)[:3]
     page = Page(browser, serve().address)
     for place in truth[first].points[:6]:
@@ -346,7 +346,7 @@ def test_no_hand_gets_anothers_points(browser, serve, truth, table):
     page.drag(truth[first].points[2], truth[first].points[3])
     page.ready(second)
     page.wait(lambda: count(table, first) == 7)
-    page.key("z", "n")  # back into the first, and on before it has come
+    page.key("z", "n")  # back to the first, and on to the next before it has loaded
     page.wait(lambda: page.js("return !document.getElementById('stage').classList.contains('loading')"))
     time.sleep(1.0)
     assert count(table, second) == 0 and count(table, third) == 0
@@ -356,7 +356,7 @@ def test_no_hand_gets_anothers_points(browser, serve, truth, table):
 
 
 def test_a_table_that_cannot_be_read_for_a_while(browser, serve, truth, table):
-    """Half-saved by another program: what is clicked then is kept, shown as such, saved when the table is fixed."""
+    """Another program has half-saved it. Clicks are kept, reported as not saved, and saved when the table is fixed."""
     first = next(iter(truth))
     page = Page(browser, serve().address)
     page.click(*truth[first].points[0])
@@ -371,7 +371,7 @@ def test_a_table_that_cannot_be_read_for_a_while(browser, serve, truth, table):
 
 
 def test_a_held_key_accepts_one_hand(browser, serve, truth, table, tmp_path):
-    """Enter held down takes the suggestion that is seen, not those of hands that nobody has looked at."""
+    """Enter held down accepts the suggestion on screen, not those of hands that have not been shown."""
     offered = tmp_path / "found.csv"
     write_points(offered, truth.values())
     page = Page(browser, serve("--suggest", str(offered)).address)
@@ -395,7 +395,7 @@ def test_a_held_key_accepts_one_hand(browser, serve, truth, table, tmp_path):
 
 @pytest.mark.parametrize("keep", ["theirs", "mine"])
 def test_two_tabs(browser, serve, truth, table, keep):
-    """Two tabs on one hand: the second to change it is asked, and nothing is written over before."""
+    """Two tabs show one hand. The second one to change it asks first and overwrites nothing."""
     first = next(iter(truth))
     serving = serve()
     page = Page(browser, serving.address)
@@ -406,19 +406,19 @@ def test_two_tabs(browser, serve, truth, table, keep):
         other = Page(browser, serving.address)
         other.click(*truth[first].points[0])
         other.wait(lambda: count(table, first) == 1)
-        there = places(table, first)
+        saved = places(table, first)
         browser.switch_to.window(one)
         page.click(*truth[first].points[3])
         page.wait(lambda: page.js("return document.getElementById('conflict').open"))
-        assert places(table, first) == there
+        assert places(table, first) == saved
         page.js("document.querySelector(`#conflict button[value=${arguments[0]}]`).click()", keep)
         if keep == "theirs":
             page.wait(lambda: "radius" in page.text("status"))
             page.click(*truth[first].points[1])
             page.wait(lambda: count(table, first) == 2)
-            assert places(table, first)[0] == there[0]
+            assert places(table, first)[0] == saved[0]
         else:
-            page.wait(lambda: places(table, first) != there)
+            page.wait(lambda: places(table, first) != saved)
             assert np.allclose(places(table, first)[0], truth[first].points[3], atol=1)
     finally:
         browser.switch_to.window(two)
@@ -427,7 +427,7 @@ def test_two_tabs(browser, serve, truth, table, keep):
 
 
 def test_keyboard_alone(browser, serve, truth, table):
-    """Points set, moved, deleted, a hand skipped with a reason, flagged, filtered, without a mouse."""
+    """Set, move and delete points, skip a hand with a reason, flag it and filter, all without a mouse."""
     from selenium.webdriver.common.keys import Keys
 
     ids = list(truth)
@@ -476,7 +476,7 @@ def test_keyboard_alone(browser, serve, truth, table):
 
 
 def test_suggestions(browser, serve, truth, table, tmp_path):
-    """Suggested points are shown as such and not saved; Enter takes them; dragging one takes them, that one moved."""
+    """Suggested points are shown but not saved. Enter accepts them. Dragging one moves it and accepts the others."""
     from selenium.webdriver.common.keys import Keys
 
     ids = list(truth)
@@ -507,7 +507,7 @@ def crossed(hand):
 
 
 def remarks(page) -> list[str]:
-    """What is remarked about the hand shown, as far as it can be seen."""
+    """The visible remarks about the hand shown."""
     return page.js(
         "return document.getElementById('remarks').checkVisibility()"
         " ? [...document.querySelectorAll('#remarks li')].map(e => e.textContent) : []"
@@ -515,7 +515,7 @@ def remarks(page) -> list[str]:
 
 
 def test_the_finished_crop_is_seen(browser, serve, truth, table):
-    """After the seventh click the hand stays, with its whole crop, for some tenths of a second."""
+    """After the seventh click, the hand stays with its complete crop for some tenths of a second."""
     from selenium.webdriver.common.keys import Keys
 
     first, second = list(truth)[:2]
@@ -536,7 +536,7 @@ def test_the_finished_crop_is_seen(browser, serve, truth, table):
     for place in truth[second].points:
         page.click(*place)
     x, y = truth[second].points[6]
-    page.drag((x, y), (x + 6, y))  # whoever corrects it stays
+    page.drag((x, y), (x + 6, y))  # after a correction the page stays
     page.wait(lambda: count(table, second) == 7)
     page.wait(page.saved)
     time.sleep(1.2)
@@ -556,7 +556,7 @@ def test_the_finished_crop_is_seen(browser, serve, truth, table):
 
 
 def test_an_implausible_hand_is_held_until_confirmed(browser, serve, truth, table):
-    """The seventh click says what `points check` would, and the hand stays until its one key or button."""
+    """After the seventh click the page shows the remarks of `points check`, and stays until they are confirmed."""
     first, second, third, fourth = list(truth)[:4]
     serving = serve()
     page = Page(browser, serving.address)
@@ -577,7 +577,7 @@ def test_an_implausible_hand_is_held_until_confirmed(browser, serve, truth, tabl
     for place in crossed(truth[third]):
         page.click(*place)
     page.wait(lambda: remarks(page))
-    page.key("n")  # left without a word
+    page.key("n")  # left without confirming
     page.ready(fourth)
     page.wait(lambda: page.text("progress").startswith("3 done (1 in doubt), "))
     page.key("p")
@@ -588,7 +588,7 @@ def test_an_implausible_hand_is_held_until_confirmed(browser, serve, truth, tabl
     page.key("z")
     page.wait(page.saved)
     serving.kill()
-    page = Page(browser, serve().address)  # asked again after a restart, for that hand alone
+    page = Page(browser, serve().address)  # after a restart, the page asks again for that hand only
     page.ready(fourth)
     assert page.text("progress").startswith("3 done (1 in doubt), ")
     page.js("const f = document.getElementById('filter'); f.value = 'doubtful'; f.dispatchEvent(new Event('change'))")
@@ -600,7 +600,7 @@ def test_an_implausible_hand_is_held_until_confirmed(browser, serve, truth, tabl
 
 
 def test_an_implausible_suggestion_is_held_too(browser, serve, truth, table, tmp_path):
-    """What is remarked is shown before Enter, and Enter alone does not get past it; one dragged point leaves six."""
+    """Its remarks are shown before Enter, and Enter alone does not pass them. After one drag, six stay untouched."""
     from selenium.webdriver.common.keys import Keys
 
     first, second, third = list(truth)[:3]
@@ -660,7 +660,7 @@ def test_touch_on_a_phone(browser, serve, truth, table):
 
 
 def test_remarks_and_the_crop_are_seen_on_a_phone(browser, serve, truth, table):
-    """A held hand shows both, and the button to confirm, without scrolling; the crop lets taps through to the hand."""
+    """A hand with remarks shows both, and the button to confirm, without scrolling. Taps pass through the crop."""
     first, second = list(truth)[:2]
     page = Page(browser, serve().address, size=(390, 800), touch=True)
     seen = (
@@ -953,7 +953,7 @@ def test_labels_do_not_overlap(browser, serve, truth, table, where):
 
 
 def test_sixteen_bits_and_a_damaged_file(browser, serve, tmp_path):
-    """A 3000 pixel 16-bit image is shown; one that cannot be read is said by name and can be skipped."""
+    """A 3000-pixel 16-bit image is shown. An image that cannot be read is named and can be skipped."""
     from selenium.webdriver.common.keys import Keys
 
     images = tmp_path / "images"
@@ -987,7 +987,7 @@ def test_sixteen_bits_and_a_damaged_file(browser, serve, tmp_path):
 
 
 def test_ctrl_c_and_a_second_server(serve, tmp_path, hands):
-    """A second program on the same table is refused with words; after Ctrl-C the table is free again."""
+    """A second program on the same table is refused and the error names the first. Ctrl-C frees the table."""
     serving = serve()
     command = [
         sys.executable,
