@@ -164,14 +164,19 @@ def contact_sheet(images: list[np.ndarray], path: Path, columns: int, cell: tupl
 
 
 def the_page(hand: dataset.Phantom, path: Path) -> None:
-    """The page of annotate in Debian's chromium, five points set on the hand of the pictures."""
-    with tempfile.TemporaryDirectory() as folder:
-        write_bytes(Path(folder) / f"{hand.case.id}.png", encode_png(hand.image))
-        with opened(Path(folder), Path(folder) / "points.csv") as marking:
+    """The page of annotate in Debian's chromium at 1280 × 800, with five points set on the hand of the pictures."""
+    path = path.resolve()
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):  # the page shows the path of its table
+        images = Path("data/images")
+        images.mkdir(parents=True)
+        write_bytes(images / f"{hand.case.id}.png", encode_png(hand.image))
+        with opened(images, Path("data/points.csv")) as marking:
             marking.change(hand.case.id, Marks((*hand.points.points[:5], None, None)))
             server = Server(marking, Recipe.load("paper").preparation)
             threading.Thread(target=server.run, daemon=True).start()
             with _browser() as browser:
+                screen = {"width": 1280, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+                browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
                 browser.get(server.address)
                 WebDriverWait(browser, 20).until(lambda window: window.execute_script(SHOWN))
                 write_bytes(path, browser.get_screenshot_as_png())

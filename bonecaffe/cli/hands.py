@@ -278,7 +278,9 @@ def annotate(images: Path, table: Path, suggest: Path | None, recipe_name: str, 
         if left_out := marking.left_out:
             named = ids.listed(left_out)
             click.echo(f"{images}: {len(left_out)} images are links to files outside it and are not shown: {named}")
-        click.echo(f"{table}: {states.count('done')} of {len(states)} hands done, {states.count('skipped')} skipped")
+        rest = {"partial": "partly marked", "unmarked": "not marked", "skipped": "skipped"}
+        counted = ", ".join(f"{states.count(state)} {text}" for state, text in rest.items())
+        click.echo(f"{table}: {states.count('done')} of {len(states)} hands done, {counted}")
         click.echo(f"Open {server.address}\nPress Ctrl-C to stop. Every click is saved at once.")
         if show and any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")):
             click.launch(server.address)
