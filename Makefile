@@ -8,8 +8,8 @@ AGES_IN_MONTHS ?=
 POINTS  ?= data/points.csv
 DEMO    := runs/demo
 
-# Blanks, quotes and $ in what a user gives reach the command as they are. make does not expand a value, but takes $$ for
-# $ as it does elsewhere; $(call quoted,RUN) is the value as one word of the shell, $(call quoted_words,ONLY) each of its words.
+# Spaces, quotes and $ in a variable's value reach the command unchanged. make does not expand the value, but reads $$ as
+# $, as usual. $(call quoted,RUN) is the value as one shell word, $(call quoted_words,ONLY) quotes each of its words.
 GIVEN := RUN RECIPE IMAGES AGES TEST_AGES POINTS WEIGHTS GPU FAST TRAIN TEST SEED SPLIT LABELS ORIGIN AGES_IN_YEARS \
   AGES_IN_MONTHS SUGGEST SHEET LOCATOR RESUME FULL ONLY DEMO CAFFE_ROOT CAFFE_SOURCE CUDA_ARCH CUDA_HOME CUDNN_ROOT NCCL_ROOT
 OWN_POINTS := $(filter command environment,$(origin POINTS))
@@ -28,36 +28,36 @@ PYTHON    := $(VENV)/bin/python
 .PHONY: help setup caffe caffe-check demo smoke annotate locate prepare train evaluate predict test sweep lint mutants bench prototxt pictures reference clean
 .DEFAULT_GOAL := help
 
-help:                ## this list
+help:                ## show this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
-setup:               ## install everything: Debian's packages, .venv, Caffe (4 minutes the first time)
+setup:               ## install everything: Debian packages, .venv, Caffe (4 minutes the first time)
 	@scripts/setup.sh
 
-caffe:               ## the same; GPU=1 builds Caffe for NVIDIA GPUs, GPU=0 for the CPU; FAST=0 without our loops for all cores [CUDA_ARCH="86 89"]
+caffe:               ## install again; GPU=1 builds Caffe for NVIDIA GPUs, GPU=0 for the CPU, FAST=0 with Caffe's own one-core loops [CUDA_ARCH="86 89"]
 	@BONECAFFE_GPU=$(call quoted,GPU) BONECAFFE_FAST=$(call quoted,FAST) scripts/setup.sh caffe
 
-caffe-check: setup   ## build and run Caffe's own C++ tests against the Caffe that was built (3 minutes)
+caffe-check: setup   ## run Caffe's own C++ tests on the Caffe that was built (3 minutes)
 	@BONECAFFE_GPU="$$(cat $(VENV)/share/bonecaffe/gpu)" BONECAFFE_FAST="$$(cat $(VENV)/share/bonecaffe/fast)" \
 	  $(PYTHON) scripts/build_caffe.py --check
 
-demo: setup          ## the whole pipeline on phantoms on the CPU, ends with the path of report.html
+demo: setup          ## run the whole pipeline on synthetic hands, on the CPU; prints the path of report.html
 	@test -f $(call quoted,DEMO)-data/ages.csv || { rm -rf -- $(call quoted,DEMO)-data; $(BONECAFFE) phantom $(call quoted,DEMO)-data --count 500 --size 700x910; }
 	@$(BONECAFFE) prepare $(call quoted,DEMO) --images $(call quoted,DEMO)-data/images --ages $(call quoted,DEMO)-data/ages.csv --points $(call quoted,DEMO)-data/points.csv --recipe demo
 	@$(BONECAFFE) train $(call quoted,DEMO) $$(ls -- $(call quoted,DEMO)/snapshots/*.caffemodel >/dev/null 2>&1 && echo --resume)
 	@$(BONECAFFE) evaluate $(call quoted,DEMO)
 
-smoke: setup         ## the CI smoke test: a tiny LMDB, CPU mode, the paper's full-size net and the demo's
+smoke: setup         ## run the short test for CI: a tiny LMDB on the CPU, with the paper's full-size net and the demo's
 	@$(PYTHON) -m pytest -q tests/test_smoke.py --doctest-modules
 
-annotate: setup      ## IMAGES POINTS [SUGGEST] -> the seven points, marked in your browser
+annotate: setup      ## IMAGES POINTS [SUGGEST] -> mark the seven points in your browser
 	@$(BONECAFFE) annotate $(call quoted,IMAGES) --points $(call quoted,POINTS) $(call option,--suggest,SUGGEST)
 
-locate: setup        ## IMAGES POINTS [SHEET LOCATOR] -> the seven points, found
+locate: setup        ## IMAGES POINTS [SHEET LOCATOR] -> find the seven points automatically
 	@$(BONECAFFE) locate $(call quoted,IMAGES) --points $(call quoted,POINTS) $(call option,--sheet,SHEET) $(call option,--locator,LOCATOR)
 
-# IMAGES is one folder by its name. Where there is none of this name, it is several as in a shell, if all of them are there.
-prepare: setup       ## RUN RECIPE IMAGES (or several: "a 'b c'") AGES POINTS [TEST_AGES SPLIT TRAIN TEST SEED LABELS ORIGIN AGES_IN_YEARS=1] -> LMDBs
+# IMAGES is the name of one folder. If that does not exist, IMAGES is a list as in a shell, provided that every folder exists.
+prepare: setup       ## RUN RECIPE IMAGES (one folder, or several: "a 'b c'") AGES POINTS [TEST_AGES SPLIT TRAIN TEST SEED LABELS ORIGIN AGES_IN_YEARS=1] -> LMDBs
 	@images=$(call quoted,IMAGES); set -- "$$images"; \
 	  if ! [ -e "$$images" ]; then case $$images in *[\`\$$\;\&\|\<\>\(\)\\]*) ;; \
 	    *) if (eval "set -- $$images") 2>/dev/null; then eval "set -- $$images"; fi ;; esac; \
@@ -67,46 +67,47 @@ prepare: setup       ## RUN RECIPE IMAGES (or several: "a 'b c'") AGES POINTS [T
 	  $(call option,--test-ages,TEST_AGES) $(call option,--split,SPLIT) $(call option,--train,TRAIN) $(call option,--test,TEST) $(call option,--seed,SEED) $(call option,--labels,LABELS) $(call option,--origin,ORIGIN) \
 	  $(call flag,--ages-in-years,AGES_IN_YEARS) $(call flag,--ages-in-months,AGES_IN_MONTHS)
 
-train: setup         ## RUN [WEIGHTS] [GPU=0 | 0,1 | all | cpu; else as before, or as the recipe says] [RESUME=1] -> snapshots
+train: setup         ## RUN [WEIGHTS] [GPU=0 | 0,1 | all | cpu; default: as in the run's last training, or the recipe's] [RESUME=1] -> snapshots
 	@$(BONECAFFE) train $(call quoted,RUN) $(call option,--weights,WEIGHTS) $(if $(filter cpu,$(GPU)),--cpu,$(call option,--gpu,GPU)) $(if $(RESUME),--resume)
 
 evaluate: setup      ## RUN -> metrics, figures, report.html
 	@$(BONECAFFE) evaluate $(call quoted,RUN)
 
-predict: setup       ## RUN IMAGES=file or folder, or several: IMAGES="a.png 'b c.png' d/*.png" [POINTS; else they are found, by LOCATOR] -> months
+predict: setup       ## RUN IMAGES (a file or folder, or several: "a.png 'b c.png' d/*.png") [POINTS, otherwise LOCATOR finds them] -> age in months
 	@images=$(call quoted,IMAGES); if [ -e "$$images" ]; then set -- "$$images"; \
 	  else case $$images in *[\'\"]*) eval "set -- $$images" ;; *) set -- $$images ;; esac; fi; \
 	  $(BONECAFFE) predict $(call quoted,RUN) "$$@" $(if $(OWN_POINTS),--points $(call quoted,POINTS)) $(call option,--locator,LOCATOR)
 
-prototxt: setup      ## write prototxt/ again from the recipes
+prototxt: setup      ## rewrite prototxt/ from the recipes
 	@for recipe in paper demo smoke; do $(BONECAFFE) prototxt --out prototxt/$$recipe --recipe $$recipe; done
 
-pictures: setup      ## draw the pictures of README and docs again
+pictures: setup      ## redraw the pictures of README and docs; trains the demo for its report (5 minutes)
+	@scripts/setup.sh browser
 	@$(PYTHON) scripts/pictures.py
 
-reference: setup     ## write docs/reference/cli.md and recipe.md again from --help and the recipe's fields
+reference: setup     ## rewrite docs/reference/cli.md and recipe.md from --help and the recipe's fields
 	@$(PYTHON) scripts/reference.py
 
-test: setup          ## all tests, on the real Caffe and in a real browser
+test: setup          ## run all tests, on the real Caffe and in a real browser
 	@scripts/setup.sh browser
 	@$(PYTHON) -m pytest
 
-sweep: setup         ## the tests as on other machines: each OpenBLAS kernel, ignored signals, an ordinary user, busy cores [FULL=1]
+sweep: setup         ## run the tests as on other machines: each OpenBLAS kernel, ignored signals, not as root, busy cores [FULL=1]
 	@scripts/setup.sh browser
 	@scripts/sweep_tests.sh $(if $(FULL),--full)
 
-lint: setup          ## ruff's rules and format, mypy's types
+lint: setup          ## check style, format and types with ruff and mypy
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[lint]' --constraint requirements.txt
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m ruff format --check .
 	@$(PYTHON) -m mypy
 
-mutants: setup       ## change the pure modules, one place at a time: do their tests notice? [ONLY=crop] (10 minutes on two cores)
+mutants: setup       ## change the pure modules in one place at a time and count the changes that no test notices [ONLY=crop] (10 minutes)
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[mutants]' --constraint requirements.txt
 	@$(PYTHON) scripts/mutants.py $(call quoted_words,ONLY)
 
-bench: setup         ## benchmarks, as ratios measured side by side [ONLY="prepare train"]
+bench: setup         ## run the benchmarks; each compares two programs in the same minute [ONLY="prepare train"]
 	@$(PYTHON) -m scripts.bench $(call quoted_words,ONLY)
 
-clean:               ## remove the demo's runs (Caffe's cache and .venv stay)
+clean:               ## remove the demo's files (the built Caffe and .venv stay)
 	rm -rf -- $(call quoted,DEMO) $(call quoted,DEMO)-data

@@ -21,7 +21,7 @@ def stock_weights() -> Path:
 
 
 class Finding(NamedTuple):
-    """One thing looked for. ``state``: ok, absent (some runs work without it), missing (none does)."""
+    """One thing checked. ``state``: ok, absent (some runs work without it), missing (no run works without it)."""
 
     what: str
     state: str
@@ -30,7 +30,7 @@ class Finding(NamedTuple):
 
     @property
     def mark(self) -> str:
-        """How the table marks it; a word, so that it is read without colour."""
+        """How the table marks it: a word, so that it can be read without colour."""
         return {"ok": "ok", "absent": "--", "missing": "NO"}[self.state]
 
 
@@ -60,7 +60,7 @@ def _caffe() -> list[Finding]:
             Finding(
                 program,
                 "ok" if installed else "missing",
-                str(caffe.bin / program) if installed else "not there",
+                str(caffe.bin / program) if installed else "not found",
                 "" if installed else SETUP,
             )
         )
@@ -77,7 +77,7 @@ def _caffe() -> list[Finding]:
             "GPU support",
             "ok" if caffe.has_gpu else "absent",
             kind + detail,
-            "" if caffe.has_gpu else "train with --cpu, or give a CUDA build by CAFFE_ROOT",
+            "" if caffe.has_gpu else "train with --cpu, or set CAFFE_ROOT to a CUDA build",
         )
     )
     return findings
@@ -97,6 +97,6 @@ def _weights() -> Finding:
     return Finding(
         "ImageNet weights",
         "absent",
-        "not fetched; the paper's recipe needs them, demo and smoke do not",
+        "not downloaded; the paper's recipe needs them, demo and smoke do not",
         "scripts/fetch_caffenet.py",
     )

@@ -1,6 +1,6 @@
-"""What can go wrong for a reason the user can fix. One subclass a stage.
+"""What can go wrong for a reason the user can fix. One subclass per stage.
 
-The command line prints such an error as its sentence and exits 1; anything else is a bug and exits 3
+The command line prints the text of such an error and exits 1; anything else is a bug and exits 3
 with its traceback in a file. A message says what went wrong, where, the evidence, and what to do next.
 """
 
@@ -48,7 +48,7 @@ class WeightsError(BonecaffeError):
 
 
 class PreflightError(BonecaffeError):
-    """Something that Caffe would die of, or silently do wrong."""
+    """Something that would make Caffe abort, or do silently the wrong thing."""
 
 
 class TrainError(BonecaffeError):
@@ -64,7 +64,7 @@ class EvaluateError(BonecaffeError):
 
 
 class AnnotateError(BonecaffeError):
-    """Marking in the browser: a table in use, a change that cannot be taken."""
+    """Marking in the browser: a table in use, a change that cannot be accepted."""
 
 
 class LocateError(BonecaffeError):
@@ -72,11 +72,11 @@ class LocateError(BonecaffeError):
 
 
 class RepeatError(BonecaffeError):
-    """A repeat over seeds that could not be carried through."""
+    """A repeat over seeds that could not be completed."""
 
 
 class RepeatInterrupted(RepeatError):
-    """A repeat stopped by the user; it goes on when called again."""
+    """A repeat stopped by the user; it continues when called again."""
 
 
 class Problems:
@@ -95,7 +95,7 @@ class Problems:
         self.found: list[str] = []
 
     def add(self, problem: str) -> None:
-        """Note one problem; it names its row or file."""
+        """Add one problem; its text names the row or file."""
         self.found.append(problem)
 
     def raise_if_any(self, error: type[BonecaffeError], where: str, remedy: str) -> None:

@@ -37,7 +37,7 @@ LARGEST = {
 }
 """The largest file of each kind that is read into memory, in bytes."""
 TEMPORARY = ".part"
-"""How the name of a file ends that is being written; such files of a killed process are swept by `sweep`."""
+"""Suffix of a file that is being written; `sweep` removes those that a killed process left."""
 
 
 # ---- reading -----------------------------------------------------------------------------------------------------
@@ -47,7 +47,7 @@ def open_regular(path: str | os.PathLike[str], error: type[BonecaffeError] = Fil
     """Open a regular file for reading.
 
     Raises ``error`` for a folder, a named pipe or a device, and OSError where it cannot be opened.
-    A named pipe would make us wait for ever, a device never ends.
+    Reading a named pipe would block forever, and a device never ends.
     """
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
@@ -68,8 +68,8 @@ def _refuse_special(path: str | os.PathLike[str], mode: int, error: type[Bonecaf
 def open_inside(path: Path, folder: Path, error: type[BonecaffeError] = FilesError) -> io.BufferedReader:
     """Open a regular file for reading that is really inside ``folder``, an absolute path without links.
 
-    What was opened is asked, not the path: a file that is swapped for a link to elsewhere, at any moment, is refused.
-    Raises ``error`` for it, and what `open_regular` raises.
+    The check is on the open file, not on its path: a file that is swapped for a link to elsewhere is refused, whenever
+    that happens. Raises ``error`` for it, and what `open_regular` raises.
     """
     file = open_regular(path, error)
     real = Path(os.readlink(f"/proc/self/fd/{file.fileno()}"))
@@ -80,16 +80,17 @@ def open_inside(path: Path, folder: Path, error: type[BonecaffeError] = FilesErr
 
 
 def followed(path: Path) -> Path:
-    """Where a file really is that may be a link: the link's target, which is what has to be locked and replaced."""
+    """The real path of a file that may be a link: the link's target is what must be locked and replaced."""
     return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 def read_bytes(
     path: str | os.PathLike[str], kind: str, error: type[BonecaffeError] = FilesError, inside: Path | None = None
 ) -> bytes:
-    """The content of a regular file; ``error`` when it is none, or larger than its ``kind`` (see `LARGEST`) can be.
+    """The content of a regular file; ``error`` when it is not one, or is larger than `LARGEST` allows for its ``kind``.
 
-    With a folder ``inside`` of which it must be, see `open_inside`. Raises OSError where it cannot be opened or read.
+    With ``inside``, the file must be inside that folder (`open_inside`). Raises OSError where it cannot be opened or
+    read.
     """
     with open_inside(Path(path), inside, error) if inside else open_regular(path, error) as file:
         size = os.fstat(file.fileno()).st_size
@@ -102,7 +103,7 @@ def read_bytes(
 
 
 def read_text(path: str | os.PathLike[str], kind: str, error: type[BonecaffeError] = FilesError) -> str:
-    """The text of a regular file in UTF-8; ``error`` when it is none of its kind, OSError where it cannot be read."""
+    """The text of a regular file in UTF-8; ``error`` when it is not one, OSError where it cannot be read."""
     content = read_bytes(path, kind, error)
     try:
         return content.decode("utf-8")
@@ -126,10 +127,10 @@ def sha256_file(path: str | os.PathLike[str]) -> str:
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str], parents: bool = False) -> Iterator[Path]:
-    """Give a temporary path beside ``path``; move it into place when the block ends well, remove it otherwise.
+    """Yield a temporary path next to ``path``; move it into place if the block succeeds, remove it otherwise.
 
-    A link at ``path`` is replaced, never followed. The folder must exist, or is made where ``parents`` asks for it:
-    for what a user names, not for a run, which must not come back as a stub when it was moved meanwhile.
+    A link at ``path`` is replaced, never followed. The folder must exist; with ``parents`` it is created. That is for
+    paths that a user names, not for a run: a run that was moved meanwhile must not reappear as an empty folder.
     """
     path = Path(path)
     if parents:
@@ -158,7 +159,7 @@ def write_text(path: str | os.PathLike[str], content: str, parents: bool = False
 
 @contextlib.contextmanager
 def writing(path: str | os.PathLike[str], parents: bool = False) -> Iterator[BinaryIO]:
-    """Give an open file whose content replaces ``path``, whole, when the block ends well; see `replacing`.
+    """Yield an open file whose content replaces ``path``, whole, if the block succeeds; see `replacing`.
 
     For content that is written piece by piece. It does not wait for the disk.
     """
@@ -167,13 +168,13 @@ def writing(path: str | os.PathLike[str], parents: bool = False) -> Iterator[Bin
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes, parents: bool = False) -> None:
-    """Write a file whole or not at all: beside its target, synced, then moved into place; see `replacing`."""
+    """Write a file whole or not at all: next to its target, synced, then moved into place; see `replacing`."""
     with replacing(path, parents) as temporary:
         fill(temporary, [content])
 
 
 def write_if_unchanged(path: Path, content: str, expected: bytes | None) -> bool:
-    """Write a text file whole if it still holds ``expected`` (None: if there is no file); whether that was done.
+    """Write a text file whole if it still holds ``expected`` (None: if no file exists); return whether that was done.
 
     For a table that other programs write too, without our lock. The new file and the old change places in one step;
     then the old one, which nobody can open any more, is compared with what was expected, and put back if it is newer.
@@ -200,13 +201,13 @@ def write_if_unchanged(path: Path, content: str, expected: bytes | None) -> bool
 
 _NO_REPLACE, _EXCHANGE = 1, 2  # flags of renameat2
 _WRITER_S = 2.0
-"""So long a program is waited for that has the old file open for writing."""
+"""How long to wait for a program that has the old file open for writing."""
 _PUT_BACK = 100
 
 
 def _take_place(temporary: Path, path: Path, expected: bytes | None) -> bool:
     ours, patience = _content(temporary), time.monotonic() + _WRITER_S
-    if _has_writer(temporary):  # it has none: a file system that grants no leases, such as some network shares
+    if _has_writer(temporary):  # it cannot have one: this file system grants no leases, like some network shares
         patience = 0.0
     if expected is None and _renameat2(temporary, path, _NO_REPLACE):
         return True
@@ -216,7 +217,7 @@ def _take_place(temporary: Path, path: Path, expected: bytes | None) -> bool:
             return True
         if not _put_back(temporary, path, ours, taken) or taken != expected:
             return False
-        time.sleep(0.005)  # for the writer, which has the file back
+        time.sleep(0.005)  # for the writer, which has its file in place again
         if _content(path) != expected:
             return False
     if _content(path) != expected:
@@ -226,10 +227,10 @@ def _take_place(temporary: Path, path: Path, expected: bytes | None) -> bool:
 
 
 def _put_back(temporary: Path, path: Path, ours: bytes | None, taken: bytes | None) -> bool:
-    """Exchange two files again; whether ``temporary`` is ours then, as it was.
+    """Exchange the two files back; return whether ``temporary`` then holds ``ours``, unchanged.
 
-    Another program may have found ours meanwhile, for the blink that it was there. The rows that it appended to it are
-    appended to the other file; a file that it put in its place is newer than both, and stays.
+    Our file was at ``path`` for a moment, and another program may have used it. Rows that it appended are appended to
+    the other file. A file that it put there instead is newer than both, and stays.
     """
     placed = ours or b""
     for number in range(_PUT_BACK):
@@ -272,15 +273,15 @@ def _renameat2(source: Path, target: Path, flags: int) -> bool:
 
 
 def _has_writer(path: Path) -> bool:
-    """Whether a program has a file open for writing: then, and only then, the kernel gives no read lease.
+    """Whether a program has a file open for writing: then, and only then, the kernel refuses a read lease.
 
-    For a file that nobody can open any more: who tried to while we hold the lease would send us a signal.
+    Only for a file that no other program can open any more: opening it while we hold the lease would send us a signal.
     """
     with open_regular(path) as file:
         try:
             fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_RDLCK)
             fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-        except OSError as error:  # without leases, or of another owner: nobody can tell
+        except OSError as error:  # no leases here, or another owner: unknown
             return error.errno == errno.EAGAIN
     return False
 
@@ -288,14 +289,14 @@ def _has_writer(path: Path) -> bool:
 def write_pieces(path: str | os.PathLike[str], pieces: Iterable[bytes], parents: bool = False) -> None:
     """Write a file too large for memory, such as a download, whole or not at all; see `replacing`.
 
-    What ``pieces`` raises, so that half a file or a wrong one is not kept, is raised here.
+    If ``pieces`` raises, for example for an incomplete or wrong download, the error is raised here and nothing is kept.
     """
     with replacing(path, parents) as temporary:
         fill(temporary, pieces)
 
 
 def fill(temporary: Path, pieces: Iterable[bytes]) -> None:
-    """Write the content of a file that `replacing` gave, and wait for the disk."""
+    """Write the content of a file that `replacing` yielded, and wait for the disk."""
     with open(temporary, "wb") as file:
         for piece in pieces:
             file.write(piece)
@@ -304,7 +305,7 @@ def fill(temporary: Path, pieces: Iterable[bytes]) -> None:
 
 
 def write_scratch(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write a file whole or not at all, without waiting for the disk: for many files that can be made again."""
+    """Write a file whole or not at all, without waiting for the disk: for many files that can be recreated."""
     part = f"{os.fspath(path)}{TEMPORARY}"
     with contextlib.suppress(FileNotFoundError):
         os.unlink(part)
@@ -343,8 +344,8 @@ def write_secret(path: str | os.PathLike[str], content: str) -> None:
 def open_append(path: str | os.PathLike[str]) -> BinaryIO:
     """Open a file for reading and appending; create it when it is missing.
 
-    Raises FilesError for a link, a special file, or a file with a second name: through a hard link we would write into
-    a file that is known elsewhere under another name.
+    Raises FilesError for a link, a special file, or a file with a second name: writing through a hard link would change
+    a file elsewhere.
     """
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
@@ -365,9 +366,9 @@ def open_append(path: str | os.PathLike[str]) -> BinaryIO:
 
 
 def cut_unfinished_line(path: str | os.PathLike[str]) -> None:
-    """Take a last line without its end out of a file that lines are appended to: its writer did not get to its end.
+    """Remove an incomplete last line from a file that lines are appended to: its writer was interrupted.
 
-    Call it only while the lock of whoever writes there is held. No file is fine.
+    Call it only while the writer's lock is held. A missing file is fine.
     """
     try:
         with open_regular(path) as file:
@@ -387,16 +388,16 @@ def copy_file(source: str | os.PathLike[str], target: str | os.PathLike[str]) ->
 
 @contextlib.contextmanager
 def folder_made(path: str | os.PathLike[str]) -> Iterator[bool]:
-    """Have a folder, its parents too; yield whether it is new.
+    """Create a folder and its parents where they are missing; yield whether the folder is new.
 
-    When the block fails, the folders that this call made are removed again, the last one with its content: not one that
-    another process made at the same time, nor one that another holds by its ``.lock``.
+    If the block fails, the folders that this call created are removed again, the last one with its content. Folders
+    that another process created at the same time, or whose ``.lock`` it holds, stay.
     """
     path = Path(path)
     made: list[Path] = []
     for folder in (*reversed(path.parents), path):
         if not folder.exists():
-            with contextlib.suppress(FileExistsError):  # another process was quicker: it is theirs
+            with contextlib.suppress(FileExistsError):  # another process was quicker: the folder is its own
                 folder.mkdir()
                 made.append(folder)
     path.mkdir(exist_ok=True)  # raises where a file has the name
@@ -407,13 +408,13 @@ def folder_made(path: str | os.PathLike[str]) -> Iterator[bool]:
             if path in made and not holder(path / ".lock"):
                 shutil.rmtree(path, ignore_errors=True)
             for folder in reversed(made):
-                with contextlib.suppress(OSError):  # not empty: somebody uses it
+                with contextlib.suppress(OSError):  # not empty: something uses it
                     folder.rmdir()
         raise
 
 
 def make_folder(path: str | os.PathLike[str]) -> None:
-    """Have a folder; its parents must exist. FilesError when something else, or a link, has its name."""
+    """Create a folder where it is missing; its parents must exist. FilesError when a file or a link has its name."""
     try:
         os.mkdir(path)
     except FileExistsError:
@@ -438,7 +439,7 @@ def move(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None
 
 
 def link_file(existing: str | os.PathLike[str], new: str | os.PathLike[str]) -> bool:
-    """Give a file a second name; False where it is gone, or the file system cannot."""
+    """Give a file a second name (a hard link); False where the file is gone, or the file system has no hard links."""
     try:
         os.link(existing, new, follow_symlinks=False)
         return True
@@ -447,7 +448,7 @@ def link_file(existing: str | os.PathLike[str], new: str | os.PathLike[str]) -> 
 
 
 def remove(path: str | os.PathLike[str]) -> None:
-    """Remove a file, or a folder with its content; a link is removed, never followed; nothing there is fine."""
+    """Remove a file, or a folder with its content. A link is removed, never followed. A missing path is fine."""
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:
@@ -496,7 +497,7 @@ def _check(path: str, mode: int, error: type[BonecaffeError]) -> None:
 
 
 def is_inside(path: str) -> bool:
-    """Whether a path is relative and leads nowhere out of its folder, as text.
+    """Whether a path, as text, is relative and does not lead out of its folder.
 
     >>> is_inside("snapshots/a.caffemodel"), is_inside("../a"), is_inside("/etc/passwd"), is_inside("a/../../b")
     (True, False, False, False)
@@ -513,7 +514,7 @@ def is_inside(path: str) -> bool:
 def sweep(folder: Path, name: str = "") -> None:
     """Remove the temporary files that a killed process left in a folder: all, or those of the file ``name``.
 
-    Call it only while the lock of whoever writes there is held.
+    Call it only while the writer's lock is held.
     """
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
@@ -547,10 +548,10 @@ def _locked(file: int) -> bool:
 
 @contextlib.contextmanager
 def held(lock_file: Path, doing: str, busy: Callable[[str], BonecaffeError], wait_s: float = 0.0) -> Iterator[int]:
-    """Hold a lock file, with our name in it; what ``busy`` makes of its holder's name is raised while another has it.
+    """Hold a lock file, with our name in it. While another process holds it, raise ``busy(name of the holder)``.
 
-    Yields the open file: it is held until every process that has it open has ended, however they end. The folder must
-    exist. FilesError where the lock file is a link, or the file system has no locks.
+    Yields the open file: the lock lasts until every process that has the file open has ended, however it ended. The
+    folder must exist. FilesError where the lock file is a link, or the file system has no locks.
     """
     patience = time.monotonic() + wait_s
     with open_append(lock_file) as file:
@@ -563,7 +564,7 @@ def held(lock_file: Path, doing: str, busy: Callable[[str], BonecaffeError], wai
             raise FilesError(
                 f"{lock_file}: this file system has no locks ({error.strerror}). Use another folder."
             ) from error
-        with contextlib.suppress(OSError):  # the name is a courtesy; a full disk must not end in it
+        with contextlib.suppress(OSError):  # the name is only information; a full disk is no reason to fail
             file.truncate(0)
             file.write(f"bonecaffe {doing}, process {os.getpid()}".encode())
             file.flush()
@@ -575,7 +576,7 @@ def held(lock_file: Path, doing: str, busy: Callable[[str], BonecaffeError], wai
 
 
 def holder(lock_file: Path) -> str:
-    """Who holds a lock file, such as ``bonecaffe train, process 77``; empty when nobody does. Takes no lock itself."""
+    """Which process holds a lock file, such as ``bonecaffe train, process 77``; empty if none. Takes no lock itself."""
     try:
         with open_regular(lock_file) as file:
             answer = fcntl.fcntl(file.fileno(), fcntl.F_OFD_GETLK, _lock(fcntl.F_WRLCK))
@@ -601,7 +602,7 @@ class Table:
     cells: list[tuple[str, ...]]
 
     def rows(self) -> Iterator[tuple[int, dict[str, str]]]:
-        """Each row with its number in the file: the header is row 1. Wholly empty rows are passed over."""
+        """Each row with its number in the file: the header is row 1. Empty rows are skipped."""
         for number, cells in enumerate(self.cells, start=2):
             if any(cells):
                 yield number, dict(zip(self.columns, cells, strict=True))
@@ -623,7 +624,7 @@ def table_text(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
 def read_table(path: str | os.PathLike[str], error: type[BonecaffeError]) -> Table:
     """Read a CSV file with a header, every cell as text; raise ``error`` naming the file when it is not one.
 
-    Short rows are filled; columns without a name and without content are dropped, as spreadsheets leave them behind.
+    Short rows are padded. Columns without a name and without content, which spreadsheets leave behind, are dropped.
     """
     try:
         content = read_bytes(path, "table", error)
@@ -645,18 +646,18 @@ def read_table(path: str | os.PathLike[str], error: type[BonecaffeError]) -> Tab
     kept = [i for i, name in enumerate(columns) if name or any(row[i] for row in cells)]
     columns = tuple(columns[i] for i in kept)
     if twice := [name for i, name in enumerate(columns) if name in columns[:i]]:
-        raise error(f"{path}: the column {quoted(twice[0])} stands twice in the header. Remove one of them.")
+        raise error(f"{path}: the column {quoted(twice[0])} appears twice in the header. Remove one of them.")
     return Table(columns, [tuple(row[i] for i in kept) for row in cells])
 
 
 _AS_CSV = 'Save it as "CSV UTF-8 (comma delimited)"'
 _BLANKS = " \t\r\n\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u202f\u205f\u3000"
 """What is stripped from a cell. Other characters that Python counts as white space separate lines: they are kept, so
-that whoever reads the cell refuses it."""
+that the cell is refused when it is used."""
 
 
 def _other_format(content: bytes, name: str) -> str | None:
-    """What a file is that is not text in UTF-8, and what to do, in words; None when it is such text."""
+    """What a file is if it is not text in UTF-8, and what to do about it; None when it is text in UTF-8."""
     suffix = os.path.splitext(name)[1].lower()
     sheet = f"not CSV. Open it in a spreadsheet program. {_AS_CSV}"
     if content.startswith(b"PK\x03\x04"):
@@ -740,8 +741,8 @@ _NUMBER = re.compile(r"-?(\d+\.?\d*|\.\d+)", re.ASCII)
 def number(text: str) -> float:
     """The number in a cell: plain digits with at most a sign in front and one decimal point.
 
-    ValueError, in words that follow "… is", for anything else: ``float`` would take ``1_2``, ``+12``, ``1e3``, ``nan``
-    and digits of other scripts, which are more often a damaged cell than what was meant.
+    ValueError, with a text that continues "… is", for anything else: ``float`` would accept ``1_2``, ``+12``, ``1e3``,
+    ``nan`` and digits of other scripts, which are more likely to be damage than intended.
 
     >>> number("168.9325153"), number("-3")
     (168.9325153, -3.0)
@@ -753,7 +754,7 @@ def number(text: str) -> float:
 
 
 def number_text(value: float) -> str:
-    """A finite number as `number` reads it back, equal: every digit that counts, never an exponent.
+    """A finite number as text that `number` reads back exactly: all significant digits, never an exponent.
 
     >>> number_text(126.0), number_text(168.9325153), number_text(1e-7)
     ('126', '168.9325153', '0.0000001')
@@ -762,7 +763,7 @@ def number_text(value: float) -> str:
 
 
 def quoted(text: str, at_most: int = 60) -> str:
-    """A text of a stranger for an error's sentence: in quotation marks, on one line, cut when it is long.
+    """Untrusted text for an error message: in quotation marks, on one line, cut when it is long.
 
     >>> quoted("old"), quoted("a\\tb"), quoted("x" * 100, 3)
     ("'old'", "'a\\\\tb'", "'xxx' …")
@@ -774,7 +775,7 @@ def quoted(text: str, at_most: int = 60) -> str:
 
 
 def cache_folder() -> Path:
-    """Where bonecaffe keeps what is costly to make or download.
+    """Where bonecaffe keeps what is slow to compute or download.
 
     ``BONECAFFE_CACHE``, or a folder of the user's cache.
     """

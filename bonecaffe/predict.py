@@ -4,7 +4,7 @@
 >>> Predictor("runs/paper").predict("hand.png", points)        # doctest: +SKIP
 118.4
 
-Many hands, their points found, each an age or a reason why there is none:
+Many hands, with their points found automatically; each gets an age, or a reason why it has none:
 
 >>> from bonecaffe.locate.locate import hands_in               # doctest: +SKIP
 >>> for result in Predictor("runs/paper").predict_hands(hands_in([Path("radiographs")])):  # doctest: +SKIP
@@ -45,10 +45,10 @@ BATCH = 32
 
 
 class HandWarning(UserWarning):
-    """A hand was not stored upright with bright bones, and was set right before it was predicted."""
+    """A hand was not stored upright with bright bones, and was turned or inverted before the prediction."""
 
 
-# ---- hands and what becomes of them ------------------------------------------------------------------------------
+# ---- hands and their results -------------------------------------------------------------------------------------
 
 Source = Literal["table", "found"]
 """Where the points of a hand come from: a table that was given, or the locator."""
@@ -59,8 +59,8 @@ class Hand:
     """A radiograph with its points, ready to be predicted.
 
     ``confidence`` is the locator's, 0 to 1, and None for the points of a table. ``remarks`` are sentences that the
-    reader of the age must see. ``pixels`` is the radiograph that the points belong to, uint8 (height, width), where it
-    was read already or is not what the file holds; None has it read from ``image``.
+    reader of the age must see. ``pixels`` is the radiograph that the points belong to, uint8 (height, width). It is set
+    where it was read already, or differs from what the file holds; with None it is read from ``image``.
     """
 
     image: Path
@@ -73,9 +73,9 @@ class Hand:
 
 @dataclass(frozen=True)
 class Refused:
-    """A radiograph that no age is given for, with the reason: a sentence that names the file.
+    """A radiograph without a predicted age, and the reason: a sentence that names the file.
 
-    ``error`` is there when the reason is not the hand: a bug in bonecaffe, or a machine short of memory.
+    ``error`` is set when the hand is not to blame: a bug in bonecaffe, or a machine short of memory.
     """
 
     image: Path
@@ -88,7 +88,7 @@ class Refused:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The age of a hand in months, and the iteration of the snapshot that gave it."""
+    """The age of a hand in months, and the iteration of the snapshot that predicted it."""
 
     hand: Hand
     months: float
@@ -102,7 +102,7 @@ def refusal(
     confidence: float | None = None,
     remarks: tuple[str, ...] = (),
 ) -> Refused:
-    """What an error makes of a hand; the other hands go on."""
+    """The refusal of one hand because of an error; the other hands are not affected."""
     if isinstance(error, BonecaffeError):
         return Refused(image, str(error), source, confidence, remarks)
     reason = f"{image}: failed with {type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ") + "."
@@ -139,26 +139,26 @@ def facts(result: Prediction | Refused) -> dict[str, Any]:
 
 
 def model_file(run: RunDir, iteration: int | None = None) -> snapshots.Snapshot:
-    """The snapshot asked for, or the last one; PredictError when it is not there or not complete."""
+    """The requested snapshot, or the last one; PredictError when it is missing or incomplete."""
     found = snapshots.find(run.snapshots)
     if not found:
         raise PredictError(f"{run}: no snapshots here; train it first: bonecaffe train {run}")
     last = found[-1].iteration if iteration is None else iteration
-    wanted = [snapshot for snapshot in found if snapshot.iteration == last]
-    if not wanted:
+    matching = [snapshot for snapshot in found if snapshot.iteration == last]
+    if not matching:
         existing = ", ".join(str(snapshot.iteration) for snapshot in found)
         raise PredictError(f"{run.snapshots}: no snapshot of iteration {iteration}. There are: {existing}.")
-    chosen = wanted[-1]
+    chosen = matching[-1]
     flaw = chosen.model_flaw()
     if flaw:
-        raise PredictError(f"{flaw} Train on with --resume, or name another with --snapshot.")
-    for each in wanted:  # two of one iteration: which of them is meant is not guessed
+        raise PredictError(f"{flaw} Continue the training with --resume, or name another snapshot with --snapshot.")
+    for each in matching:  # two of one iteration: do not guess which one is meant
         _check_written_here(run, each)
     return chosen
 
 
 def _check_written_here(run: RunDir, snapshot: snapshots.Snapshot, sha256: str | None = None) -> None:
-    """Refuse a model that the recorded training did not write: its numbers would be another training's."""
+    """Refuse a model that the recorded training did not write: its predictions would be those of another training."""
     trained = run.read().train
     if trained is not None and not written_by(run, trained, snapshot.caffemodel, sha256):
         raise PredictError(
@@ -168,7 +168,7 @@ def _check_written_here(run: RunDir, snapshot: snapshots.Snapshot, sha256: str |
 
 
 def _check_unchanged(run: RunDir) -> None:
-    """Refuse a model whose images, network or mean changed since it was trained: its numbers would mean nothing."""
+    """Refuse a model whose images, network or mean changed since it was trained: its predictions would mean nothing."""
     manifest = run.read()
     if manifest.train is None:
         return
@@ -177,7 +177,7 @@ def _check_unchanged(run: RunDir) -> None:
     now, then = definitions.files_in_use(run), manifest.train.files
     if then["mean"] and not now["mean"]:
         raise PredictError(
-            f"{run.mean_file}: not there, and the model was trained with it. Copy it from the run it was trained in."
+            f"{run.mean_file}: missing, but the model was trained with it. Copy it from the run it was trained in."
         )
     for name, what in (("deploy", "deploy.prototxt changed"), ("mean", "the mean changed")):
         if then[name] != now[name]:
@@ -189,10 +189,10 @@ def _not_its_model(run: RunDir, what: str) -> PredictError:
 
 
 class Predictor:
-    """A trained run, ready to say the bone age of hands.
+    """A trained run, ready to predict the bone age of hands.
 
-    Parameters: the run's folder, the iteration of the snapshot (the last one), the GPU's number (the CPU), the
-    number of images in a forward pass, what computes: ``caffe``, or ``opencv`` where there is no Caffe.
+    Parameters: the run's folder; the iteration of the snapshot (default: the last one); the GPU's number (default: the
+    CPU); the number of images in a forward pass; the engine: ``caffe``, or ``opencv`` where there is no Caffe.
 
     Raises PredictError when the run holds no model, CaffeError when there is no Caffe.
     """
@@ -211,12 +211,12 @@ class Predictor:
         _check_unchanged(self.run)
         self.batch = batch
         if not self.run.deploy.is_file():
-            raise PredictError(f"{self.run.deploy}: not there. Write it with: bonecaffe prototxt {self.run}")
+            raise PredictError(f"{self.run.deploy}: missing. Write it with: bonecaffe prototxt {self.run}")
         self._net = engines.make(engine, self.run.deploy, self.snapshot.caffemodel, gpu)
         self._mean = mean.array(self.run, self.recipe)
 
     def use(self, snapshot: snapshots.Snapshot) -> None:
-        """Go on with the weights of another snapshot of the run; the net is not built again."""
+        """Switch to the weights of another snapshot of the run; the net is not built again."""
         self._net.load(snapshot.caffemodel)
         self.snapshot = snapshot
 
@@ -236,7 +236,7 @@ class Predictor:
     ) -> Iterator[float]:
         """The bone ages of many hands, in batches; memory does not grow with their number.
 
-        A hand that had to be turned upright or inverted is declared by a warning (`HandWarning`).
+        A hand that had to be turned upright or inverted is reported by a warning (`HandWarning`).
         """
 
         def normals() -> Iterator[Image]:
@@ -252,9 +252,9 @@ class Predictor:
     def predict_hands(self, hands: Iterable[Hand | Refused]) -> Iterator[Prediction | Refused]:
         """The result of each hand, in order, as soon as it is known: see `bonecaffe.locate.locate.hands_in`.
 
-        A hand that cannot be predicted is refused, and the others go on. The first hand, and each hand whose points
-        were found, is computed by itself: finding takes several times longer than a forward pass, so that a batch would
-        save nothing and keep its hands waiting. The points of a table are read quickly, and go in batches.
+        A hand that cannot be predicted is refused; the others are still predicted. The first hand, and each hand whose
+        points were found, is computed by itself: finding takes several times longer than a forward pass, so a batch
+        would save nothing and only delay its hands. Hands with points from a table are computed in batches.
         """
         waiting: list[tuple[Hand, Image] | Refused] = []
         at_most = 1
@@ -274,14 +274,14 @@ class Predictor:
             yield from self._forward(batch)
 
     def feed(self, normal: Image) -> NDArray[np.float32]:
-        """What the net is given for a normalized image: float32 (3, height, width), BGR less the mean.
+        """The net's input for a normalized image: float32 (3, height, width), BGR less the mean.
 
-        It is what Caffe's Data layer makes of it.
+        Caffe's Data layer computes the same.
         """
         return normal.astype(np.float32)[None] - self._mean
 
     def _ready(self, hand: Hand) -> tuple[Hand, Image] | Refused:
-        """A hand, its pixels let go of, with what the net will see."""
+        """A hand without its pixels, to save memory, and its normalized image."""
         try:
             image = hand.image if hand.pixels is None else hand.pixels
             normal, remarks = self._normal(image, hand.points, str(hand.image))
@@ -297,7 +297,7 @@ class Predictor:
     def _result(self, hand: Hand, months: float) -> Prediction | Refused:
         if math.isfinite(months):
             return Prediction(hand, months, self.snapshot.iteration)
-        reason = f"{hand.image}: {self.snapshot.caffemodel} answers {months:g}. Its training diverged; train it again."
+        reason = f"{hand.image}: {self.snapshot.caffemodel} predicts {months:g}. Its training diverged; train it again."
         return Refused(hand.image, reason, hand.source, hand.confidence, hand.remarks)
 
     def _normal(
@@ -306,7 +306,7 @@ class Predictor:
         points: ReferencePoints | Sequence[Sequence[float]],
         name: str,
     ) -> tuple[Image, tuple[str, ...]]:
-        """What the net will see of a hand, and remarks on how it was stored."""
+        """The normalized image of a hand, and remarks on how the hand was stored."""
         pixels = image if isinstance(image, np.ndarray) else read_image(image)
         if pixels.ndim != 2 or pixels.dtype != np.uint8:
             raise PredictError(
@@ -336,9 +336,9 @@ class Predictor:
 def predict_run(run: RunDir, snapshot: int | None = None, progress: Progress = unseen, gpu: int | None = None) -> int:
     """Predict both splits of a run, into predictions_train.csv and predictions_test.csv.
 
-    Returns the snapshot's iteration. Does nothing when they are there for this very snapshot. Raises PredictError when
-    the images were prepared again since it was trained, RunError naming the images that are missing or changed: before
-    the first is predicted, and earlier predictions stay.
+    Returns the snapshot's iteration. Does nothing when the files exist already for this very snapshot. Raises
+    PredictError when the images were prepared again since the training, and RunError naming the images that are missing
+    or changed. Both are raised before the first prediction, and earlier predictions stay.
     """
     prepared = prepared_of(run)
     run.recipe()
@@ -373,7 +373,7 @@ def _table(cases: Sequence[Case], months: Sequence[float]) -> str:
 def _predict_splits(
     predictor: Predictor, progress: Progress, before: int = 0, total: int = 0
 ) -> Iterator[tuple[str, list[Case], list[float]]]:
-    """Predict both splits of a predictor's run: split, cases, months. ``before`` of ``total`` were done already."""
+    """Predict both splits of a predictor's run: split, cases, months. ``before`` of ``total`` are done already."""
     splits = split_of(predictor.run)
     total = total or sum(len(cases) for cases in splits.values())
     for split, cases in splits.items():
@@ -387,7 +387,7 @@ def _predict_splits(
 
 
 def complete_models(run: RunDir) -> list[snapshots.Snapshot]:
-    """The snapshots of a run that can be predicted with, the newest last; PredictError when there is none."""
+    """The snapshots of a run that can predict, the newest last; PredictError when there is none."""
     found = [snapshot for snapshot in snapshots.find(run.snapshots) if snapshot.model_flaw() is None]
     if not found:
         raise PredictError(f"{run}: no complete snapshots here; train it first: bonecaffe train {run}")
@@ -402,7 +402,7 @@ def predict_snapshots(
     progress: Progress = unseen,
     gpu: int | None = None,
 ) -> Iterator[tuple[snapshots.Snapshot, dict[str, tuple[list[Case], list[float]]]]]:
-    """Predict both splits with one snapshot after the other; the net is built once, its weights are changed."""
+    """Predict both splits with one snapshot after the other; the net is built once, only its weights change."""
     check_images(run)
     predictor = Predictor(run, chosen[0].iteration, gpu)
     each = sum(len(cases) for cases in split_of(run).values())

@@ -1,4 +1,4 @@
-"""How long work tells how far it is: one kind of callback for all of it, and when to print a line of it."""
+"""How long-running work reports its progress: one type of callback, and when to print a line."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import time
 from collections.abc import Callable
 
 Progress = Callable[[int, int], None]
-"""Told (done, in all), in order, as the work goes on."""
+"""Called with (done, total), in order, while the work runs."""
 
 
 def unseen(done: int, total: int) -> None:
-    """The progress that nobody looks at; the default of what takes one."""
+    """Shows nothing; the default wherever a `Progress` is a parameter."""
 
 
 def duration(seconds: float) -> str:
-    """A time to wait in words.
+    """A waiting time as text.
 
     >>> duration(75), duration(4000), duration(float("nan"))
     ('1 min 15 s', '1 h 06 min', '?')
@@ -29,10 +29,10 @@ def duration(seconds: float) -> str:
 
 
 class Pace:
-    """When another line is due, where lines are not drawn over each other: in a pipe, in a log.
+    """When the next line is due, where lines cannot be redrawn: in a pipe, in a log.
 
-    At once, 2 seconds later, then after half as long again each time, up to a minute: whoever looks on learns in the
-    first seconds how long it will take, and a night's log stays short.
+    The first line is due at once, the second after 2 seconds, and each later wait is 1.5 times as long, up to a minute.
+    So a reader learns in the first seconds how long the work will take, and the log of a whole night stays short.
     """
 
     FIRST_S, LAST_S, GROWTH = 2.0, 60.0, 1.5
@@ -55,7 +55,7 @@ class Pace:
 
 
 def lines(what: str, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> Progress:
-    """A progress that prints ``what: done/total`` with the time left, at a `Pace`, at each tenth, and at the end."""
+    """A `Progress` that prints ``what: done/total`` with the time left, at a `Pace`, at each tenth, and at the end."""
     pace = Pace(clock)
     tenth = -1
     first: tuple[int, float] | None = None  # what was done, and when, at the first call: the rest is measured from it

@@ -1,8 +1,8 @@
-"""What a run will be: a frozen, validated model read from YAML, and how it departs from the paper.
+"""The settings of a run: a frozen, validated model read from YAML, and how it departs from the paper.
 
 In a recipe file every field is ``{value: …, source: …}`` or ``{value: …, reason: …}``. ``paper.yaml`` states
 all fields with their source. Any other recipe has ``extends: paper`` and holds only what differs, each with
-the reason for it: a difference without a reason is refused, and so is a field the paper's recipe does not have.
+the reason for it. A difference without a reason is refused, and so is a field the paper's recipe does not have.
 
 A difference in a field that the paper states is a *departure*. Where the paper is silent (its source in
 ``paper.yaml`` begins with "not stated"), every value is a *choice*, ``paper.yaml``'s own included.
@@ -28,12 +28,12 @@ from bonecaffe.trees import parse_yaml
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
-"""A file in the run; no path."""
+"""The name of a file in the run, without a folder."""
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Fold(NamedTuple):
-    """One fold of several: its hands are the test, the others are trained on. Counted from 1."""
+    """One fold of several: its hands are tested, the others are trained on. Counted from 1."""
 
     number: int
     of: int
@@ -55,7 +55,7 @@ def fold_of(split: str) -> Fold | None:
 def _split(split: str) -> str:
     fold = fold_of(split)
     if split not in ("drawn", "given") and (fold is None or fold.of < 2 or fold.number > fold.of):
-        raise ValueError(f"{_short(repr(split))} is no split; known are drawn, given, and such as fold 1 of 5")
+        raise ValueError(f"{_short(repr(split))} is not a split; write drawn, given, or a fold such as fold 1 of 5")
     return split
 
 
@@ -77,7 +77,7 @@ class Data(_Frozen):
     """Seed of the random draw."""
     labels: Literal["whole_months", "round", "exact"]
     """How ages become labels: ``whole_months`` refuses a fractional age, ``round`` rounds it, ``exact`` keeps it in a
-    database of its own. Evaluation uses the exact ages in any case."""
+    separate database. Evaluation always uses the exact ages."""
     points: Literal["marked", "boxes", "found"]
     """Where the reference points come from: marked by hand, the centres of boxes, or found by ``bonecaffe locate``."""
 
@@ -90,7 +90,7 @@ class Preparation(_Frozen):
     equalization: Literal["matlab_histeq"]
     """How grey levels are spread after the crop; docs/explanation/HISTEQ.md has the rule."""
     histeq_levels: Annotated[int, Field(ge=2, le=256)]
-    """Into how many grey levels ``histeq`` maps: its second argument in MATLAB."""
+    """The number of grey levels that ``histeq`` maps to: its second argument in MATLAB."""
     height: Count
     """Height of the image that the network gets, in pixels."""
     width: Count
@@ -110,7 +110,7 @@ class Network(_Frozen):
     """Whether Caffe mirrors training images at random."""
     mean: Annotated[str, Field(pattern=r"^(imagenet_values|none|dataset|file:.+)$")]
     """What is subtracted from the pixels: ``imagenet_values`` takes ``mean_value``, ``dataset`` the mean image of the
-    training images, ``file:NAME`` a binaryproto of your own, ``none`` nothing."""
+    training images, ``file:NAME`` your own binaryproto, ``none`` nothing."""
     mean_value: tuple[float, float, float]
     """Blue, green and red, in grey levels of 0 to 255; used when ``mean`` is ``imagenet_values``."""
     conv_outputs: tuple[Count, Count, Count, Count, Count]
@@ -151,7 +151,7 @@ class Solver(_Frozen):
     type: Literal["SGD", "Nesterov", "Adam"]
     """Caffe's solver."""
     test_iter: Count
-    """Batches in a test pass. It fits ``data.test_cases`` by itself unless a recipe gives it."""
+    """Batches in a test pass. Fitted to ``data.test_cases`` unless a recipe states it."""
     test_interval: Count
     """Iterations between test passes."""
     base_lr: Rate
@@ -177,7 +177,7 @@ class Solver(_Frozen):
     snapshot_prefix: FileName
     """How the snapshots' file names begin."""
     solver_mode: Literal["GPU", "CPU"]
-    """Where it is computed unless ``train --gpu`` or ``--cpu`` is given."""
+    """Where the training is computed, unless ``train --gpu`` or ``--cpu`` is given."""
     random_seed: Seed
     """Caffe's seed: of the weights that start at random, of dropout and of mirroring."""
 
@@ -186,7 +186,7 @@ class Training(_Frozen):
     """Where the weights start (paper II.3)."""
 
     initial_weights: Literal["imagenet", "given", "none"]
-    """What weights start from: CaffeNet's ImageNet weights, other weights (``train --weights``), or none."""
+    """What the training starts from: CaffeNet's ImageNet weights, other weights (``train --weights``), or none."""
 
 
 NOT_STATED = "not stated"
@@ -194,7 +194,7 @@ NOT_STATED = "not stated"
 
 
 class Departure(NamedTuple):
-    """One field that the paper states, and that is otherwise here."""
+    """One field that the paper states, and that has another value here."""
 
     field: str
     paper: Any
@@ -272,7 +272,7 @@ class Recipe(_Frozen):
     def with_whole_test_pass(self, keep_batch: bool = False) -> Recipe:
         """A copy whose test pass sees each test case once: ``solver.test_iter`` fitted to ``data.test_cases``.
 
-        Where the test batch does not divide the cases, it is 1 then; with ``keep_batch`` nothing is changed.
+        Where the test batch does not divide the cases, it becomes 1; with ``keep_batch`` nothing is changed then.
         """
         cases, batch = self.data.test_cases, self.network.test_batch
         if self.solver.test_iter * batch == cases or (keep_batch and cases % batch):
@@ -284,8 +284,8 @@ class Recipe(_Frozen):
     def with_values(self, values: dict[str, Any], reason: str, meant: bool = False) -> Recipe:
         """A copy with other values, ``{"data.split_seed": 7}``, each departing from the paper for ``reason``.
 
-        A field that has the value already keeps its note, unless it is ``meant``: then the reason shows that somebody
-        asked for it (`is_meant`).
+        A field that has the value already keeps its note, unless the value is ``meant``: then the reason shows that it
+        was chosen on purpose (`is_meant`).
         """
         fields = self._fields()
         for dotted, value in values.items():
@@ -305,7 +305,7 @@ class Recipe(_Frozen):
         ]
 
     def departures(self) -> list[Departure]:
-        """What the paper states and this recipe has otherwise, in the paper's order."""
+        """The fields that the paper states and that differ in this recipe, in the paper's order."""
         mine = self._fields()
         return [
             Departure(field, entry["value"], mine[field]["value"], mine[field].get("reason", "no reason given"))
@@ -314,7 +314,7 @@ class Recipe(_Frozen):
         ]
 
     def choices(self) -> list[Choice]:
-        """What the paper does not state, and what this recipe takes for it, in the paper's order."""
+        """The fields that the paper does not state, with this recipe's values, in the paper's order."""
         mine = self._fields()
         found = []
         for field, entry in _paper().items():
@@ -331,7 +331,7 @@ class Recipe(_Frozen):
         return note.get("source") or note["reason"]
 
     def is_meant(self, field: str) -> bool:
-        """Whether somebody chose a field's value and gave a reason, be it the paper's own; else it is the default."""
+        """Whether a field's value was chosen with a reason, even if it is the paper's; False for a default."""
         return "reason" in self.notes[field]
 
     def value_of(self, field: str) -> Any:
@@ -375,7 +375,7 @@ def _plain(value: Any) -> Any:
 
 
 def _find(name_or_path: str | Path, beside: Path | None = None) -> Path:
-    """The file of a recipe: by name, if it comes with bonecaffe; else a path, from here or beside another recipe."""
+    """The file of a recipe: by name, if it comes with bonecaffe; else by path, from here or from another recipe."""
     text = str(name_or_path)
     if text in Recipe.names():
         return Path(str(resources.files("bonecaffe") / "recipes" / f"{text}.yaml"))
@@ -383,13 +383,13 @@ def _find(name_or_path: str | Path, beside: Path | None = None) -> Path:
     try:
         if path.is_file():
             return path
-    except OSError as error:  # a name that is too long, a folder that may not be looked into
+    except OSError as error:  # a name that is too long, a folder that may not be searched
         raise RecipeError(f"recipe {_short(text)}: {error.strerror}.") from None
     raise RecipeError(f"recipe {_short(text)}: neither a file nor one of {', '.join(Recipe.names())}.")
 
 
 def _short(text: str) -> str:
-    """What someone wrote, cut to what an error shows of it."""
+    """A user's text, shortened for an error."""
     return text if len(text) <= 100 else f"{text[:100]} …"
 
 
@@ -433,13 +433,13 @@ def _all_fields() -> list[str]:
 
 
 def _nearest(name: str, valid: Iterable[str]) -> str:
-    """The end of an error about a name: the nearest valid one, if there is one."""
+    """The end of an error about a wrong name: the nearest valid one, if there is one."""
     near = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
     return f"; perhaps a typo for {near[0]}" if near else ""
 
 
 def _check_complete(own: dict[str, dict[str, Any]], path: Path) -> None:
-    """RecipeError, in one sentence, for a file that extends nothing and has not every field."""
+    """RecipeError, in one sentence, for a file that extends no other and lacks fields."""
     missing = [field for field in _all_fields() if field not in own]
     if missing:
         shown = f"{', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}"
@@ -456,7 +456,7 @@ def _fields_of(tree: dict[str, Any], path: Path) -> tuple[dict[str, dict[str, An
     for section, entries in tree.items():
         if section in _HEAD:
             if not isinstance(entries, str | int | float):
-                raise RecipeError(f"{path}: {section} must be a text in one line.")
+                raise RecipeError(f"{path}: {section} must be one line of text.")
             continue
         if section not in sections:
             typo = _nearest(str(section), [*_HEAD, *sections])
@@ -475,7 +475,7 @@ def _fields_of(tree: dict[str, Any], path: Path) -> tuple[dict[str, dict[str, An
 
 
 def _one_line(text: str) -> str:
-    """A text without line breaks: it will stand in comments of prototxts."""
+    """A text without line breaks: it is printed in comments of prototxts."""
     return " ".join(text.split())
 
 

@@ -21,7 +21,7 @@ from bonecaffe.files import is_inside, sha256, sha256_file
 from bonecaffe.trees import parse_json
 
 VERSION: Literal[2] = 2
-"""Of the manifest's form. Version 0.1 of bonecaffe wrote form 1, which bore no number."""
+"""Version of the manifest's format. bonecaffe 0.1 wrote version 1, without a number."""
 
 
 def _inside(path: str) -> str:
@@ -50,11 +50,11 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-# ---- with what it was made ---------------------------------------------------------------------------------------
+# ---- versions and machine ----------------------------------------------------------------------------------------
 
 
 class Host(Frozen):
-    """A machine's kind; no name of it. Memory in GB."""
+    """The kind of machine, without its name. Memory in GB."""
 
     system: str
     kernel: str
@@ -91,7 +91,7 @@ class MadeWith(Frozen):
 
 
 class GivenWeights(Frozen):
-    """The weights that a user gave to start from: the file's name, its hash, whether it is BVLC's ImageNet file."""
+    """The weights that a training started from: the file's name, its hash, whether it is BVLC's ImageNet file."""
 
     name: str
     sha256: Sha256
@@ -99,10 +99,10 @@ class GivenWeights(Frozen):
 
 
 class Launch(Frozen):
-    """A call of ``caffe train``: what the weights start from, and where it is computed. Paths are as Caffe gets them.
+    """A call of ``caffe train``: what it starts from, and where it is computed. Paths are as Caffe gets them.
 
-    ``weights`` or ``snapshot``, not both; neither: from the fillers. ``gpus`` is ``0``, ``0,1`` or ``all``; None leaves
-    it to the solver's ``solver_mode``.
+    At most one of ``weights`` and ``snapshot`` is given; with neither, the weights come from the fillers. ``gpus`` is
+    ``0``, ``0,1`` or ``all``; None leaves it to the solver's ``solver_mode``.
 
     >>> Launch(weights="init.caffemodel", gpus="0").arguments()
     ['train', '--solver', 'solver.prototxt', '--weights', 'init.caffemodel', '--gpu', '0']
@@ -115,7 +115,7 @@ class Launch(Frozen):
 
     @classmethod
     def of(cls, weights: str | None, snapshot: str | None, gpus: str | None) -> Launch:
-        """A launch as a user asks for it; RunError in words when it is none."""
+        """The launch that a user asks for; RunError with a readable reason when it is invalid."""
         try:
             return cls(weights=weights, snapshot=snapshot, gpus=gpus)
         except ValidationError as error:
@@ -127,7 +127,7 @@ class Launch(Frozen):
     @model_validator(mode="after")
     def _one_start(self) -> Launch:
         if self.weights is not None and self.snapshot is not None:
-            raise ValueError("--weights and --snapshot exclude each other: give weights to start, a snapshot to go on")
+            raise ValueError("--weights and --snapshot exclude each other: weights start one, a snapshot resumes")
         return self
 
     def arguments(self) -> list[str]:
@@ -156,8 +156,8 @@ def _need(entries: Mapping[str, object], *names: str) -> None:
 
 
 class Record(Frozen):
-    """What every stage records. ``stamps`` are size and time of the outputs when they were recorded: where they are the
-    same, a large file is taken for unchanged without reading it (`is_intact`)."""
+    """What every stage records. ``stamps`` are size and time of the outputs when they were recorded: where they still
+    match, a large file counts as unchanged and is not read (`is_intact`)."""
 
     stage: ClassVar[str]
 
@@ -175,13 +175,13 @@ class Source(Frozen):
 
 
 class PreparedCase(Frozen):
-    """One hand: size and time of its source file; hashes of that file, of the image in it, of the pixels made of it,
-    and of points and settings; what was done to have it upright with bright bones."""
+    """One hand: size and time of its source file; hashes of that file, of the image in it, of the prepared pixels, and
+    of points and settings; how it was turned or inverted to be upright with bright bones."""
 
     source_stat: tuple[int, int]
     source_sha256: Sha256
     image_sha256: Sha256 | None = None
-    """None in runs that were prepared before images were compared."""
+    """None in runs that were prepared before this hash was recorded."""
     pixels_sha256: Sha256
     made_from: Sha256
     quarters: Annotated[int, Field(ge=1, le=3)] | None = None
@@ -204,17 +204,17 @@ class Prepared(Record):
     sources: dict[str, Source]
     """The tables: ``ages``, ``points``, and ``test_ages`` where the test hands have a table of their own."""
     images_folder: str
-    """Its name; of several, their names with commas between."""
+    """The folder's name; for several folders, their names separated by commas."""
     ages_in: Literal["years"] | None = None
     """The unit of the table of ages, where the user stated that it is not months."""
     left_out: dict[str, Count]
     groups: Annotated[int, Field(ge=1)] | None = None
-    """How many groups the hands are in, each on one side of the split; None: the table of ages names none."""
+    """How many groups the hands are in; a group is never split. None: the table of ages has no groups."""
     records: dict[str, Count]
     split: dict[str, tuple[CaseId, ...]]
     cases: dict[CaseId, PreparedCase]
     phantoms: Count = 0
-    """How many of the hands are phantoms, by the list that `phantom` leaves beside them."""
+    """How many of the hands are phantoms, by the list that `phantom` writes into their folder."""
 
     @model_validator(mode="after")
     def _whole(self) -> Prepared:
@@ -228,21 +228,21 @@ class Prepared(Record):
 
     @property
     def key(self) -> Sha256:
-        """What was prepared, as one hash: what a model that was trained on it is bound to."""
+        """What was prepared, as one hash; a model is bound to the hash it was trained with."""
         return digest(self.inputs)
 
 
 class Defined(Record):
-    """The definition files as they are in the run, with what they would be without edits by hand."""
+    """The definition files as they are in the run, and as they would be without edits by hand."""
 
     stage: ClassVar[str] = "prototxt"
 
     generated: dict[RunPath, Sha256]
     """The hash of each file's text as bonecaffe writes it; a file of another hash was edited by hand."""
     intended: dict[RunPath, Sha256] = {}
-    """The same of files that were about to be moved into place; empty once they are there."""
+    """The same for files that were about to be moved into place; empty once they are in place."""
     mean: dict[str, str]
-    """What the mean is made of: the recipe's words for it, the images or the file it comes from."""
+    """Where the mean comes from: the recipe's setting, and the images or the file."""
 
 
 class State(StrEnum):
@@ -261,7 +261,7 @@ class State(StrEnum):
 
 
 class Attempt(Frozen):
-    """One call of Caffe, and how it ended; ``state`` is None while nobody has seen its end."""
+    """One call of Caffe, and how it ended; ``state`` is None until its end is recorded."""
 
     command: str
     start: str
@@ -269,9 +269,9 @@ class Attempt(Frozen):
     by: MadeWith
     state: State | None = None
     started_at: Count | None = None
-    """The iteration of the snapshot that it went on from; 0 for a start."""
+    """The iteration of the snapshot that it resumed from; 0 for a start."""
     gpus: Count | None = None
-    """How many GPUs computed it, each a whole batch; 0: the CPU."""
+    """How many GPUs computed it, each with a whole batch; 0: the CPU."""
     iteration: Count | None = None
     seconds: Finite | None = None
     why: str = ""
@@ -279,7 +279,7 @@ class Attempt(Frozen):
 
 
 class Trained(Record):
-    """The training: how it was started first, how it ended, each attempt."""
+    """The training: how it first started, how it ended, and each attempt."""
 
     stage: ClassVar[str] = "train"
 
@@ -292,7 +292,7 @@ class Trained(Record):
     files: dict[str, str]
     """Hashes of the files that prediction needs again; of the mean, empty when there is no mean image."""
     edited: dict[RunPath, dict[str, tuple[str, str]]] = {}
-    """Definition files that were edited by hand; of the solver, by field, what the recipe gives and what was used."""
+    """Definition files that were edited by hand; for the solver, by field, the recipe's value and the one used."""
     attempts: tuple[Attempt, ...]
 
     @model_validator(mode="after")
@@ -328,7 +328,7 @@ class Surveyed(Record):
 
 
 class Manifest(Frozen):
-    """All records of a run. ``seals`` are their hashes, by which an edit of the file shows."""
+    """All records of a run. ``seals`` are their hashes, which reveal an edit of the file."""
 
     version: Literal[2] = VERSION
     prepare: Prepared | None = None
@@ -340,12 +340,12 @@ class Manifest(Frozen):
     seals: dict[str, str] = {}
 
     def records(self) -> dict[str, Record]:
-        """The records that there are, by stage, in the order of the work."""
+        """The existing records, by stage, in the order of the pipeline."""
         found = {name: getattr(self, name) for name in STAGES}
         return {name: record for name, record in found.items() if record is not None}
 
     def is_evaluated(self) -> bool:
-        """Whether the evaluation on record is of these images, of this training's model and of these predictions."""
+        """Whether the recorded evaluation belongs to these images, this training's model and these predictions."""
         prepared, trained, predicted, evaluated = self.prepare, self.train, self.predict, self.evaluate
         if prepared is None or trained is None or predicted is None or evaluated is None:
             return False
@@ -376,7 +376,7 @@ STAGES = ("prepare", "prototxt", "train", "predict", "evaluate", "evaluate_all")
 
 
 def parse_manifest(content: bytes, where: str) -> Manifest:
-    """The manifest in the bytes of ``manifest.json``; RunError when it is none, or another version's."""
+    """The manifest in the bytes of ``manifest.json``; RunError when it is not one, or of another version."""
     remedy = "Prepare the run again in another folder"
     try:
         tree = parse_json(content, where, RunError)
@@ -404,28 +404,29 @@ def digest(facts: Mapping[str, str]) -> Sha256:
     return sha256(json.dumps(dict(facts), sort_keys=True, ensure_ascii=False))
 
 
-# ---- is it still so? ---------------------------------------------------------------------------------------------
+# ---- is it still current? ----------------------------------------------------------------------------------------
 
 
 def is_current(run: Path, record: Record | None, inputs: Mapping[str, str]) -> bool:
-    """Whether a stage is done already: recorded with these very inputs, and all it left is there, unchanged."""
+    """Whether a stage is done already: recorded with these very inputs, and all its outputs exist unchanged."""
     return record is not None and dict(record.inputs) == dict(inputs) and not damaged(run, record)
 
 
 def damaged(run: Path, record: Record, names: Iterable[str] | None = None, read: bool = False) -> list[str]:
-    """Which outputs of a record (of ``names``; all) are gone or of another content; see `is_intact`."""
+    """Which outputs of a record (those in ``names``, or all) are missing or changed; see `is_intact`."""
     return [name for name in (record.outputs if names is None else names) if not is_intact(run, record, name, read)]
 
 
 TRUSTED_FROM = 1_000_000
-"""Bytes from which a file is taken for unchanged by its size and time. A smaller one is read in a millisecond."""
+"""From this size in bytes, a file with the recorded size and time counts as unchanged. Reading a smaller one takes a
+millisecond."""
 
 
 def is_intact(run: Path, record: Record, name: str, read: bool = False) -> bool:
-    """Whether an output is there and unchanged.
+    """Whether an output exists and is unchanged.
 
-    A large file whose size and time are as recorded is not read, unless ``read`` asks for it: damage on a disk, or an
-    edit that was copied with its time (``cp -a``), keeps both.
+    A large file whose size and time are as recorded is not read, unless ``read`` asks for it: damage on the disk, or a
+    changed file copied with its old time (``cp -a``), keeps both.
     """
     path = os.path.join(run, name)
     try:
@@ -439,7 +440,7 @@ def is_intact(run: Path, record: Record, name: str, read: bool = False) -> bool:
 
 
 def outputs_of(run: Path, paths: Iterable[Path], known: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """``outputs`` and ``stamps`` for a record, of the files that exist; ``known`` are hashes that need no reading."""
+    """``outputs`` and ``stamps`` for a record, of the files that exist; ``known`` are hashes that are known already."""
     outputs: dict[str, str] = {}
     stamps: dict[str, tuple[int, int]] = {}
     for path in paths:

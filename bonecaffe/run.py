@@ -1,7 +1,7 @@
 """Where a run's files are: one name for each path, its records, and its lock.
 
 A run is a folder, ``runs/NAME``. Caffe is always started in it, so that the paths in its prototxts are short and the
-folder can be moved. The folder itself may be a link; inside it nothing is followed.
+folder can be moved. The folder itself may be a link; links inside it are not followed.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ from bonecaffe.records import Manifest, Record, State, Trained, is_intact, parse
 SPLITS = ("train", "test")
 
 WORK = ".prepare"
-"""The folder in a run where `prepare` works; gone when it is done."""
+"""The folder in a run where `prepare` works; removed when it is done."""
 
 
 def written_by(run: RunDir, trained: Trained, file: Path, sha256: str | None = None) -> bool:
-    """Whether a snapshot's file is one that the recorded training left, unchanged.
+    """Whether a snapshot's file was written by the recorded training and is unchanged.
 
-    ``sha256`` is its hash where it is known; else a file of the recorded size and time is not read. While a training
-    runs, or was killed with its driver, those that it wrote since it began are not on record yet: they count.
+    ``sha256`` is its hash where it is known; otherwise a file with the recorded size and time is not read. While a
+    training runs, or after it was killed together with its driver, the files it wrote since its start are not recorded
+    yet: they count as its own.
     """
     name = run.name_of(file)
     if name in trained.outputs:
@@ -93,7 +94,7 @@ class RunDir:
         return self.path / f"{split}_lmdb"
 
     def labels_lmdb(self, split: str) -> Path:
-        """Exact ages beside an image LMDB, where the recipe asks for them: ``train_labels_lmdb``."""
+        """The LMDB of exact ages for an image LMDB, where the recipe asks for one: ``train_labels_lmdb``."""
         return self.path / f"{split}_labels_lmdb"
 
     def predictions(self, split: str) -> Path:
@@ -107,25 +108,25 @@ class RunDir:
     # ---- a folder from a stranger ------------------------------------------------------------------------------
 
     def _names(self) -> Iterator[str]:
-        """What we read or write at the top of a run; earlier logs among it."""
-        ours = (value for value in vars(self).values() if isinstance(value, Path) and value != self.path)
+        """The names of what bonecaffe reads or writes at the top of a run, earlier logs included."""
+        own = (value for value in vars(self).values() if isinstance(value, Path) and value != self.path)
         by_split = (
             path
             for split in SPLITS
             for path in (self.list_file(split), self.lmdb(split), self.labels_lmdb(split), self.predictions(split))
         )
-        yield from (path.name for path in (*ours, *by_split))
+        yield from (path.name for path in (*own, *by_split))
         with contextlib.suppress(OSError), os.scandir(self.path) as entries:
             yield from (entry.name for entry in entries if entry.name.startswith(f"{self.caffe_log.name}."))
 
     def check(self) -> None:
-        """Refuse a run in which a link or a special file stands where we would read or write; RunError naming it."""
+        """Refuse a run with a link or a special file where bonecaffe would read or write; RunError naming it."""
         if not self._checked:
             files.check_tree(self.path, self._names(), RunError)
             self._checked = True
 
     def inside(self, path: str, whose: str) -> Path:
-        """A path in the run that one of its files names; RunError when it leads out. ``whose`` names that file."""
+        """A path that a file of the run names; RunError when it leads out of the run. ``whose`` is the file's name."""
         if not files.is_inside(path):
             raise RunError(f"{whose}: names {path!r}, which is outside of the run. Put a copy into {self.path}.")
         found = self.path / path
@@ -134,7 +135,7 @@ class RunDir:
                 break
             if part.is_symlink():
                 raise RunError(
-                    f"{whose}: names {path!r}; {part} is a link, and may lead out of the run. Put a copy there."
+                    f"{whose}: names {path!r}, but {part} is a link and may lead out of the run. Replace it by a copy."
                 )
         return found
 
@@ -143,7 +144,7 @@ class RunDir:
     def read(self) -> Manifest:
         """What each stage recorded; an empty manifest for a new run. Parsed once, until the file changes.
 
-        Raises RunError in one sentence when the file is no manifest of this version, or the run holds links.
+        Raises RunError in one sentence when the file is not a manifest of this version, or the run holds links.
         """
         self.check()
         try:
@@ -164,7 +165,7 @@ class RunDir:
         self._write(self.read().with_record(record))
 
     def forget(self, *stages: str) -> None:
-        """Take the records of stages out of the manifest."""
+        """Remove the records of stages from the manifest."""
         manifest = self.read()
         if any(stage in manifest.records() for stage in stages):
             self._write(manifest.without(stages))
@@ -173,7 +174,7 @@ class RunDir:
         try:
             files.write_text(self.manifest_file, manifest.to_json())
         except FileNotFoundError:
-            raise RunError(f"{self.path}: gone; it was moved or removed meanwhile.") from None
+            raise RunError(f"{self.path}: no longer exists; it was moved or removed while bonecaffe ran.") from None
         status = os.stat(self.manifest_file)
         self._read = (status.st_mtime_ns, status.st_size, status.st_ino), manifest
 
@@ -182,16 +183,16 @@ class RunDir:
     def recipe(self) -> Recipe:
         """The recipe this run was prepared with.
 
-        RunError when the folder is not a prepared run, or when recipe.yaml was edited since: with what changed, and how
-        to take it up or put it back.
+        RunError when the folder is not a prepared run, or when recipe.yaml was edited since: it lists what changed, and
+        how to apply or undo it.
         """
         recipe, changes = self.recipe_as_edited()
         if changes:
             listed = "".join(f"\n  {change}" for change in changes)
             remedy = (
-                "The run holds a model that was trained without these. Put them back, or prepare another run."
+                "The run holds a model that was trained without these changes. Undo them, or prepare another run."
                 if self.holds_model()
-                else f"Take them up with: bonecaffe prepare {self.path} …"
+                else f"Apply them with: bonecaffe prepare {self.path} …"
             )
             raise RunError(f"{self.recipe_file}: edited since the run was prepared:{listed}\n{remedy}")
         return recipe
@@ -199,8 +200,8 @@ class RunDir:
     def recipe_as_edited(self) -> tuple[Recipe, list[Change]]:
         """The recipe in recipe.yaml, and what was edited in it since the run was prepared; RunError without a run.
 
-        Names and reasons are no edits. Beside a trained model those on record are in force: the definition files and
-        the departures were written with them.
+        Changed names and reasons do not count as edits. In a run with a trained model the recorded ones apply: the
+        definition files and the departures were written with them.
         """
         prepared = self.read().prepare
         if not self.recipe_file.is_file():
@@ -216,12 +217,12 @@ class RunDir:
         return before if not changes and self.holds_model() else recipe, changes
 
     def write_recipe(self, recipe: Recipe) -> None:
-        """Keep the recipe, every field with its source or reason; for `prepare` alone."""
+        """Write the recipe, every field with its source or reason; only `prepare` calls this."""
         heading = "# The recipe of this run, complete; written by bonecaffe prepare.\n"
         files.write_text(self.recipe_file, heading + recipe.to_yaml())
 
     def holds_model(self) -> bool:
-        """Whether a training left weights or a solver's state here that another preparation would orphan."""
+        """Whether a training left weights or a solver's state here, which another preparation would orphan."""
         try:
             with os.scandir(self.snapshots) as entries:
                 return any(
@@ -234,9 +235,9 @@ class RunDir:
 
     @contextlib.contextmanager
     def lock(self, doing: str, wait_s: float = 0.0) -> Iterator[int]:
-        """Hold an existing run for one stage; RunError when another process holds it still after ``wait_s`` seconds.
+        """Hold an existing run for one stage; RunError when another process still holds it after ``wait_s`` seconds.
 
-        Yields the open lock file: it is held until every process that has it open has ended, however they end.
+        Yields the open lock file: the lock lasts until every process that has it open has ended, however it ended.
         """
         if not self.path.is_dir():
             raise RunError(f"{self.path}: no such run. Start with: bonecaffe prepare {self.path} …")
@@ -253,13 +254,13 @@ class RunDir:
             yield file
 
     def holder(self) -> str:
-        """Who works on the run now, such as ``bonecaffe train, process 77``; empty when nobody does."""
+        """Which process works on the run now, such as ``bonecaffe train, process 77``; empty if none."""
         return files.holder(self._lock_file)
 
     def state(self) -> State:
-        """Where the run stands, by its records.
+        """The state of the run, by its records.
 
-        A training that was recorded as running while nothing holds the run was killed, and its driver with it.
+        A training that is recorded as running while no process holds the run was killed together with its driver.
         """
         manifest = self.read()
         trained = manifest.train

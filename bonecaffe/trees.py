@@ -1,7 +1,7 @@
 """YAML and JSON, read into plain values: the one place that sets their limits.
 
-A recipe, a manifest or a file of another tool may come from a stranger. What is nested too deeply, expands without
-end, or holds a number or text that no program of ours writes ends in one sentence that names the file.
+A recipe, a manifest or a file of another tool may come from a stranger. A file that is nested too deeply, expands
+without end, or holds a number or text that bonecaffe itself could not write is refused with one sentence that names it.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from bonecaffe.errors import BonecaffeError
 from bonecaffe.files import read_bytes, read_text
 
 DEEPEST = 64
-"""Levels of lists and mappings; what people and tools write has fewer than ten."""
+"""Levels of lists and mappings; files that people and tools write have fewer than ten."""
 LONGEST_YAML = 1 << 18
 """Bytes of YAML: a complete recipe has 12,000, and PyYAML needs up to a second for this many."""
 _LARGEST_INTEGER = 1 << 64
 
 
 def read_json(path: str | os.PathLike[str], kind: str, error: type[BonecaffeError]) -> Any:
-    """The content of a JSON file of a ``kind`` (`files.LARGEST`); ``error`` naming it when it is none.
+    """The content of a JSON file of a ``kind`` (`files.LARGEST`); ``error`` naming the file when it is not JSON.
 
     Raises OSError where it cannot be opened or read.
     """
@@ -31,15 +31,15 @@ def read_json(path: str | os.PathLike[str], kind: str, error: type[BonecaffeErro
 def parse_json(content: bytes | str, where: str, error: type[BonecaffeError]) -> Any:
     """The values of a JSON text: objects as dicts, arrays as lists, texts, numbers, bools and None.
 
-    Raises ``error`` in one sentence that begins with ``where``: for what is no JSON, is nested more than `DEEPEST`
-    levels, or holds a number beyond what a double or 64 bits hold, NaN, or half of a surrogate pair. Bytes may begin
-    with a byte order mark. A caller that wants a sentence of its own catches ``error``.
+    Raises ``error`` in one sentence that begins with ``where``: for text that is not JSON, is nested more than
+    `DEEPEST` levels, or holds NaN, half of a surrogate pair, or a number that does not fit into a double or 64 bits.
+    Bytes may begin with a byte order mark. A caller that needs another message catches ``error``.
 
     >>> parse_json(b'{"a": [1, 2.5, null]}', "a.json", BonecaffeError)
     {'a': [1, 2.5, None]}
     >>> parse_json("[NaN]", "a.json", BonecaffeError)
     Traceback (most recent call last):
-    bonecaffe.errors.BonecaffeError: a.json: not readable as JSON: NaN is no number of JSON.
+    bonecaffe.errors.BonecaffeError: a.json: not readable as JSON: NaN is not a number in JSON.
     """
     try:
         tree = json.loads(content, parse_constant=_no_constant, parse_int=_integer, parse_float=_real)
@@ -52,14 +52,14 @@ def parse_json(content: bytes | str, where: str, error: type[BonecaffeError]) ->
 
 
 def read_yaml(path: str | os.PathLike[str], error: type[BonecaffeError]) -> Any:
-    """The content of a YAML file of settings; ``error`` naming it when it is none, OSError where it cannot be read."""
+    """The content of a YAML file of settings; ``error`` when it is not YAML, OSError where it cannot be read."""
     return parse_yaml(read_text(path, "settings", error), os.fspath(path), error)
 
 
 def parse_yaml(text: str, where: str, error: type[BonecaffeError]) -> Any:
     """The values of a YAML text, as PyYAML's safe loader makes them; the limits are those of `parse_json`.
 
-    Aliases (``*name``) are refused: a few lines of them stand for more values than fit into memory.
+    Aliases (``*name``) are refused: a few lines of them can expand to more values than fit into memory.
 
     >>> parse_yaml("a: [1, 2.5, ~]", "a.yaml", BonecaffeError)
     {'a': [1, 2.5, None]}
@@ -76,7 +76,7 @@ def parse_yaml(text: str, where: str, error: type[BonecaffeError]) -> Any:
         raise
     except RecursionError:
         raise error(f"{where}: not readable as YAML: {_TOO_DEEP}.") from None
-    except Exception as cause:  # of an odd scalar PyYAML makes a KeyError, an IndexError, an AttributeError, …
+    except Exception as cause:  # for an odd scalar PyYAML raises KeyError, IndexError, AttributeError, …
         raise error(f"{where}: not readable as YAML: {_sentence(cause)}.") from None
     return tree
 
@@ -115,14 +115,14 @@ def _load_yaml(text: str) -> Any:
                 at = node.start_mark
                 shown = f"{node.value[:40]!r} " if isinstance(node.value, str) else ""
                 raise ValueError(
-                    f"line {at.line + 1}, column {at.column + 1}: {shown}is no value of its type ({_sentence(cause)})"
+                    f"line {at.line + 1}, column {at.column + 1}: {shown}does not fit its type ({_sentence(cause)})"
                 ) from None
 
-    return yaml.load(text, Loader)  # a subclass of SafeLoader: plain values alone
+    return yaml.load(text, Loader)  # a subclass of SafeLoader: only plain values
 
 
 def _sentence(cause: Exception) -> str:
-    """An error's text in one line, cut to what a person reads."""
+    """An error's text in one line, cut to a readable length."""
     text = " ".join(str(cause).split()).rstrip(".") or type(cause).__name__
     return text if len(text) <= 300 else f"{text[:300]} …"
 
@@ -131,7 +131,7 @@ def _sentence(cause: Exception) -> str:
 
 
 def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a number in JSON")
 
 
 def _integer(digits: str) -> int:
@@ -148,7 +148,7 @@ def _real(digits: str) -> float:
 
 
 def _check(tree: Any) -> None:
-    """ValueError for what our own writers cannot write again: too deep, a huge number, half a character, raw bytes."""
+    """ValueError for what bonecaffe could not write again: nested too deep, a huge number, half a character, bytes."""
     level, depth = [tree], 0
     while level:
         if depth > DEEPEST:

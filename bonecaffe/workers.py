@@ -1,10 +1,10 @@
-"""One task a core: worker processes that end when they are told to, and whose death is noticed.
+"""One task per core: worker processes that end on request, and whose death is noticed.
 
-This is a small pool of our own because an interrupted command must not be able to hang. The pools of the standard
-library (`concurrent.futures`, `multiprocessing.Pool`) and loky keep threads, locks and queues beside the workers and
-join them without a bound when the interpreter exits; two Ctrl-C in quick succession left `prepare` there for ever.
-Here a worker has one pipe, which the caller reads in its own thread. Ending the pool is killing the workers, they hold
-nothing that has to be put away. If even that is interrupted, a worker whose pipe is closed ends by itself.
+bonecaffe has its own small pool because an interrupted command must never hang. The pools of the standard library
+(`concurrent.futures`, `multiprocessing.Pool`) and loky keep threads, locks and queues for their workers and join them
+without a timeout when the interpreter exits: two Ctrl-C in quick succession made `prepare` hang forever. Here a worker
+has one pipe, which the caller reads in its own thread. The pool ends by killing its workers; they hold nothing that
+needs cleaning up. If even that is interrupted, a worker whose pipe is closed ends by itself.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 _CHUNK = 4
-"""Tasks in a message, at most: a task may take less time than a message."""
+"""Most tasks in a message: several, because a task may take less time than a message."""
 _SMALL = 16_384
-"""Bytes of a message that a worker's pipe surely takes while the worker is busy, twice."""
+"""Largest message, in bytes, of which a busy worker's pipe can always hold two."""
 _START_S, _END_S = 0.5, 1.0
 """Seconds that an ending pool waits for workers that are being started, and for killed workers."""
 
@@ -46,9 +46,9 @@ def in_parallel(
 ) -> Generator[Result, None, None]:
     """The results of ``work`` for each task, in order, as they come; ``work`` is a function at the top of a module.
 
-    What ``work`` raises is raised here. Raises ``error`` when a worker process was killed, as a machine short of memory
-    does, instead of waiting for it. The workers end with the iterator: where the body of a loop over it may fail, use
-    it in ``contextlib.closing``, or they live until the traceback is gone.
+    An exception in ``work`` is raised here. Raises ``error`` when a worker process was killed, for example by a machine
+    short of memory, instead of waiting for it. The workers end with the iterator. Where the body of a loop over it may
+    fail, use ``contextlib.closing``: otherwise they live as long as the traceback.
     """
     if multiprocessing.current_process().daemon:  # such a process may have no children
         yield from map(work, tasks)
@@ -71,12 +71,12 @@ def in_parallel(
 
 
 class _WorkerLost(Exception):
-    """A worker, or the server they are forked from, has ended without being asked to."""
+    """A worker, or the server that workers are forked from, ended unexpectedly."""
 
 
 @dataclass(frozen=True)
 class _Failure:
-    """What a task raised, as it comes from a worker."""
+    """The exception of a task, as a worker sends it."""
 
     error: BaseException
 
@@ -85,11 +85,11 @@ class _Failure:
 class _Worker:
     process: ForkServerProcess
     pipe: Connection
-    sent: deque[int] = field(default_factory=deque)  # tasks in each message that is not wholly answered
+    sent: deque[int] = field(default_factory=deque)  # tasks left in each message that is not fully answered
 
 
 class _Pool:
-    """Workers and what they owe."""
+    """Workers and the tasks they have not answered yet."""
 
     def __init__(self, work: Callable[[Any], Any], size: int) -> None:
         self._work, self._size = work, size
@@ -99,7 +99,7 @@ class _Pool:
         self._ended = False
 
     def start(self) -> None:
-        """Start the workers, in a thread: a Ctrl-C interrupts the waiting for them, never a start half-way."""
+        """Start the workers in a thread: a Ctrl-C then interrupts the waiting, never a start half-way."""
         self._starting.start()
         self._starting.join()
         if isinstance(self._problem, (EOFError, ConnectionError)):  # the server that they are forked from was killed
@@ -108,7 +108,7 @@ class _Pool:
             raise self._problem
 
     def _start(self) -> None:
-        """With SIGINT blocked, which the server and the workers inherit: Ctrl-C is for us to handle, at any moment."""
+        """Runs with SIGINT blocked; the server and the workers inherit that. Only the caller handles Ctrl-C."""
         try:
             resource_tracker.ensure_running()  # multiprocessing's own; starting it ends with SIGINT not blocked
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -123,7 +123,7 @@ class _Pool:
                 self._workers.append(_Worker(process, ours))
         except BaseException as error:  # raised where the pool is used
             self._problem = error
-        if self._ended:  # meanwhile; whichever of the two comes last kills
+        if self._ended:  # the pool ended meanwhile: whichever of the two is last kills the workers
             self._kill()
 
     def results(self, tasks: Sequence[Any]) -> Iterator[Any]:
@@ -149,7 +149,7 @@ class _Pool:
                 taken += 1
 
     def _give(self, worker: _Worker, tasks: Sequence[Any], given: int) -> int:
-        """Send a worker some tasks; a second message only when it is so small that sending it cannot wait."""
+        """Send a worker some tasks; a second message only when it is so small that sending it cannot block."""
         count = min(_CHUNK, max(1, (len(tasks) - given) // (4 * self._size)))
         message = ForkingPickler.dumps((given, list(tasks[given : given + count])))
         if worker.sent and len(message) > _SMALL:
@@ -162,7 +162,7 @@ class _Pool:
         return given + count
 
     def end(self) -> None:
-        """Kill the workers; wait for them, but not for ever."""
+        """Kill the workers; wait for them, but not forever."""
         self._ended = True
         self._kill()
         if self._starting.is_alive():
@@ -173,7 +173,7 @@ class _Pool:
 
     def _kill(self) -> None:
         for worker in list(self._workers):
-            if worker.process.is_alive():  # or its number may be another process's by now
+            if worker.process.is_alive():  # otherwise its process id may belong to another process now
                 worker.process.kill()
             worker.pipe.close()
 
@@ -190,7 +190,7 @@ def _receive(pipe: Connection) -> tuple[int, Any]:
 def _need_files(count: int) -> None:
     """Raise OSError unless so many more files can be opened.
 
-    A start that fails half-way for lack of them would have the server of the workers print a traceback.
+    A start that fails half-way for lack of files would make the workers' server print a traceback.
     """
     opened: list[int] = []
     try:
@@ -202,11 +202,11 @@ def _need_files(count: int) -> None:
 
 
 def _context(module: str) -> ForkServerContext:
-    """The server that workers are forked from, with a module imported already."""
+    """The context whose server the workers are forked from; the server has ``module`` imported already."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([module, "cv2"])
     before = os.environ.get("PYTHONSAFEPATH")
-    os.environ["PYTHONSAFEPATH"] = "1"  # or the server takes a folder of our name, where we were called, for us
+    os.environ["PYTHONSAFEPATH"] = "1"  # a folder named bonecaffe here must not be imported instead
     try:
         forkserver.ensure_running()
     finally:
@@ -224,8 +224,8 @@ _HIDING = threading.Lock()
 def _main_hidden(work: Callable[[Any], Any]) -> Iterator[None]:
     """Keep multiprocessing from running the caller's main module again in a worker that is started in the block.
 
-    A worker imports ``work`` by its module's name and needs no more. A script without ``if __name__ == "__main__"``
-    would start over in each of them, and one that is read from stdin cannot be found again.
+    A worker imports ``work`` by its module's name and needs nothing else. A script without
+    ``if __name__ == "__main__"`` would run again in each worker, and a script read from stdin cannot be found again.
     """
     if work.__module__ == "__main__":
         yield
@@ -255,12 +255,12 @@ def _serve(pipe: Connection, work: Callable[[Any], Any]) -> None:
             first, tasks = pickle.loads(pipe.recv_bytes())
             for number, task in enumerate(tasks, start=first):
                 pipe.send_bytes(_answer(number, work, task))
-    except (EOFError, OSError):  # whoever asked is gone, or needs no more
+    except (EOFError, OSError):  # the caller is gone, or needs no more results
         os._exit(0)
 
 
 def _end_with_parent() -> None:
-    """A worker whose parent was killed ends at once, or it would write beside the next call's."""
+    """End a worker at once when its parent was killed: it would write alongside the workers of the next call."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

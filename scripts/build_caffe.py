@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Finds a Caffe that works, or builds one into a per-user cache, for the Python that runs this.
+"""Find a working Caffe, or build one into a cache for this user, for the Python that runs this script.
 
     PYTHON scripts/build_caffe.py            find or build; stdout is root=FOLDER (or PATH) and origin=WORDS
     PYTHON scripts/build_caffe.py --given    find only; no output when neither CAFFE_ROOT nor PATH has one
     PYTHON scripts/build_caffe.py --note     and make it this environment's Caffe (share/bonecaffe/caffe.json)
     PYTHON scripts/build_caffe.py --check    build and run Caffe's own C++ tests against the cached build
 
-PYTHON is the distribution's, because Boost.Python is built for that one, or a virtual environment's made from it; it
-has numpy. The first of these that works is used:
+PYTHON is the distribution's, because Boost.Python is built for it, or that of a virtual environment made from it. It
+must have numpy. The script uses the first of these that works:
 
 1. CAFFE_ROOT     an existing install, or a source folder built in place
 2. PATH           caffe, convert_imageset, compute_image_mean, with a pycaffe that imports
@@ -15,13 +15,14 @@ has numpy. The first of these that works is used:
 4. Debian bullseye's source package, its address read from this machine's own apt sources
 5. a git clone of BVLC/caffe
 
-BONECAFFE_FAST=0 builds Caffe's own loops; otherwise its CPU part computes on all cores (caffe_parallel.hpp).
-BONECAFFE_GPU=1 builds for NVIDIA's GPUs, 0 for the CPU alone; without it, for a GPU if nvcc and a driver are present.
-CUDA is looked for in CUDA_HOME, else where nvcc is; cuDNN and NCCL in CUDNN_ROOT and NCCL_ROOT, in CUDA's folder and
+BONECAFFE_FAST=0 builds Caffe's own loops; otherwise its CPU part uses all cores (caffe_parallel.hpp).
+BONECAFFE_GPU=1 builds for NVIDIA GPUs, 0 for the CPU only. By default it is 1 if nvcc and a driver are present.
+CUDA is searched for in CUDA_HOME, or next to nvcc; cuDNN and NCCL in CUDNN_ROOT and NCCL_ROOT, in CUDA's folder and in
 the system's (CUDNN=0 and NCCL=0 leave them out). Architectures are those of the installed GPUs, or CUDA_ARCH="86 89".
 
 Built Caffes are in ${BONECAFFE_CACHE:-${XDG_CACHE_HOME:-~/.cache}/bonecaffe}/caffe/KEY, where KEY hashes the source,
-our edits, the flags, the compiler, the libraries and Python. Standard library only, as is all that it imports.
+bonecaffe's edits, the flags, the compiler, the libraries and Python. The script and its imports use only the standard
+library.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ INTERRUPTED = 130
 
 
 def main() -> int:
-    """Do what the command line asks for; print an error as its sentence."""
+    """Run the command line; print an error as one message."""
     options = _parser().parse_args()
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -97,12 +98,12 @@ def report(caffe: installation.Caffe, note: bool) -> None:
 
 
 def given() -> installation.Caffe | None:
-    """The Caffe that the user has. One named by CAFFE_ROOT must work; one on PATH that does not is passed over."""
+    """The user's own Caffe. One in CAFFE_ROOT must work. One on PATH that does not work is ignored."""
     caffe = installation.given()
     if caffe is None:
         program = shutil.which("caffe")
         if program:
-            say(f"{program} is on PATH, but not all of Caffe with a pycaffe for {sys.executable}; looking further")
+            say(f"{program} is on PATH, but not all of Caffe, or no pycaffe for {sys.executable}; looking further")
         return None
     problem = installation.problem(caffe)
     if not problem:
@@ -114,7 +115,7 @@ def given() -> installation.Caffe | None:
 
 
 def needed_build() -> Build:
-    """The Caffe of the cache that this machine and these settings ask for, with all that it is built from."""
+    """The cached Caffe for this machine and these settings, with all its inputs."""
     settings = Settings.read(os.environ)
     cache = cache_folder().absolute() / "caffe"
     source_cache = cache / "source"

@@ -1,13 +1,12 @@
 #!/usr/bin/env bash
-# Compiles and links Caffe for NVIDIA's GPUs on a machine that need not have one, and examines the result.
+# Compiles and links Caffe for NVIDIA GPUs and checks the result. The machine does not need a GPU.
 #
 #   check_gpu_build.sh [ARCHITECTURE...]   compute capabilities, such as 86 89; by default the oldest that nvcc knows
 #
-# nvcc is the machine's own (CUDA 12 or 13). What it comes without (cuBLAS, cuRAND, cuDNN, NCCL) is taken from wheels on
-# PyPI. Then the C++ part is compiled, without code, against the headers of CUDA 12 and 11.8 with cuDNN 9 and 8. Nothing
-# is run on a GPU.
-# CUDNN=0 and NCCL=0 check the build that goes without, and leave out the older CUDAs.
-# Takes a quarter of an hour on two cores and 3 GB in the cache; not part of `make test`.
+# nvcc must be installed (CUDA 12 or 13). Missing parts (cuBLAS, cuRAND, cuDNN, NCCL) come from wheels on PyPI. Then the
+# syntax of the C++ part is checked against the headers of CUDA 12 and 11.8 with cuDNN 9 and 8. Nothing runs on a GPU.
+# CUDNN=0 and NCCL=0 check a build without these libraries, and leave out the older CUDAs.
+# Takes 15 minutes on two cores and 3 GB in the cache. Not part of `make test`.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=$PWD/.venv/bin/python
@@ -54,7 +53,7 @@ done
 cuobjdump=$top/bin/cuobjdump
 if [ ! -x "$cuobjdump" ]; then
   wheels "$work/cuobjdump-$major" "$objdump" ||
-    die "no cuobjdump beside nvcc, and the wheel $objdump could not be downloaded."
+    die "no cuobjdump next to nvcc, and the wheel $objdump could not be downloaded."
   cuobjdump=$(find "$work/cuobjdump-$major" -name cuobjdump -type f | head -n 1)
   chmod +x "$cuobjdump"
 fi
@@ -109,7 +108,7 @@ if [ ! -e /proc/driver/nvidia/version ]; then
 fi
 
 if [ "${CUDNN:-1}" = 0 ] || [ "${NCCL:-1}" = 0 ]; then
-  [ "$failed" = 0 ] && say "all of it is there: $root" || die "something is missing; see above."
+  [ "$failed" = 0 ] && say "complete: $root" || die "something is missing; see above."
   exit
 fi
 
@@ -146,4 +145,4 @@ cuda11=(nvidia-{cublas,curand,nccl}-cu11 "nvidia-cuda-runtime-cu11==11.8.*" "nvi
 syntax "CUDA 12, cuDNN 9" 12-9 "${cuda12[@]}" 'nvidia-cudnn-cu12==9.*'
 syntax "CUDA 12, cuDNN 8" 12-8 "${cuda12[@]}" 'nvidia-cudnn-cu12==8.*'
 syntax "CUDA 11.8, cuDNN 8" 11-8 "${cuda11[@]}" 'nvidia-cudnn-cu11==8.*'
-[ "$failed" = 0 ] && say "all of it is there: $root" || die "something is missing; see above."
+[ "$failed" = 0 ] && say "complete: $root" || die "something is missing; see above."

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Change the pure modules, one place at a time, and see whether their tests notice: `make mutants [ONLY=crop]`.
+"""Change the pure modules, one place at a time, and check whether their tests notice: `make mutants [ONLY=crop]`.
 
-Cosmic Ray makes the changes, in copies of the working tree, one for each core; each mutant's tests run in a fork of a
-process that has imported pytest and the libraries already, which takes a third of the time of a new one. The modules,
-their tests and the kinds of change are in mutants.toml; so are the survivors that no test can kill, with the reason.
-Fails when less than 90 % of a module's mutants are killed, or when one survives without a reason.
+Cosmic Ray makes the changes, in one copy of the working tree per core. Each mutant's tests run in a fork of a process
+that has already imported pytest and the libraries. That takes a third of the time of a new process. mutants.toml holds
+the modules, their tests, the kinds of change, and the survivors that no test can kill, each with the reason. Exits 1 if
+less than 90 % of a module's mutants are killed, or if one survives without a reason.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ WARM = """pytest _pytest.pytester _hypothesis_pytestplugin hypothesis.strategies
 
 @dataclass
 class Result:
-    """What became of the mutants of a module; a survivor is its place and the line before and after."""
+    """The outcome for the mutants of a module. A survivor is its place and the line before and after."""
 
     module: str
     mutants: int = 0
@@ -55,7 +55,7 @@ class Result:
     survivors: list[tuple[int, str, str]] = field(default_factory=list)
 
     def add(self, found: str, line: int, was: str, becomes: str) -> None:
-        """Count a mutant, by what its tests found."""
+        """Count a mutant by the result of its tests."""
         if found == "impossible":
             return
         self.mutants += 1
@@ -66,7 +66,7 @@ class Result:
 
 
 def copy_of_the_tree(target: Path) -> Path:
-    """The files that git knows, and those that it does not ignore."""
+    """The tracked files, and the untracked ones that git does not ignore."""
     listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     for name in subprocess.run(listed, cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout.split("\0"):
         if name and (REPOSITORY / name).is_file():
@@ -88,8 +88,8 @@ def annotation_spans(source: str) -> list[tuple[tuple[int, int], tuple[int, int]
 
 
 def chosen(module: str, settings: dict[str, Any], session: Path) -> list[MutationSpec]:
-    """The mutants of a module: of the operators asked for, in the definitions asked for, outside annotations."""
-    wanted = re.compile("core/(" + "|".join(settings["operators"]) + ")$")
+    """The mutants of a module: of the configured operators and definitions, outside annotations."""
+    operators = re.compile("core/(" + "|".join(settings["operators"]) + ")$")
     only = settings["modules"][module].get("only")
     notes = annotation_spans((REPOSITORY / module).read_text(encoding="utf-8"))
     with use_db(str(session)) as database:
@@ -98,7 +98,7 @@ def chosen(module: str, settings: dict[str, Any], session: Path) -> list[Mutatio
     return [
         spec
         for spec in found
-        if wanted.match(spec.operator_name)
+        if operators.match(spec.operator_name)
         and (only is None or spec.definition_name in only)
         and not any(begin <= tuple(spec.start_pos) < end for begin, end in notes)
     ]
@@ -157,13 +157,13 @@ def try_mutant(spec: MutationSpec | None, module: str, tests: list[str], timeout
     tests = [*tests, module]
     unchanged = ""
     if spec is None or module not in _warmed:
-        sys.dont_write_bytecode = False  # so that what does not change is compiled once
+        sys.dont_write_bytecode = False  # compiles unchanged modules only once
         unchanged = outcome(tests, timeout_s)
         sys.dont_write_bytecode = True
         _warmed.add(module)
     if spec is None:
         return unchanged, "", ""
-    for compiled in path.parent.glob(f"__pycache__/{path.stem}.*"):  # it could pass for the mutant's
+    for compiled in path.parent.glob(f"__pycache__/{path.stem}.*"):  # Python could use it for the mutant
         compiled.unlink()
     try:
         mutant = mutate_code(source, get_operator(spec.operator_name)(**spec.operator_args), spec.occurrence)
@@ -205,12 +205,12 @@ def report(results: list[Result], equivalent: list[dict[str, str]]) -> int:
     modules = {of.module for of in results}
     for entry in unused.values():
         if entry["module"] in modules:
-            print(f"\nmutants.toml explains a survivor that there is not: {entry['module']}: {entry['becomes']}")
+            print(f"\nmutants.toml explains a survivor that does not exist: {entry['module']}: {entry['becomes']}")
     return int(failed)
 
 
 def _explains(entry: dict[str, str], module: str, was: str, becomes: str) -> bool:
-    """Whether a reason in mutants.toml, for a line or a part of one, is that of a survivor."""
+    """Whether a reason in mutants.toml, for a line or a part of one, is about this survivor."""
     return entry["module"] == module and was.replace(entry["was"], entry["becomes"]) == becomes
 
 
@@ -225,7 +225,7 @@ def _total(results: list[Result]) -> Result:
 
 
 def main(only: list[str]) -> int:
-    """Run the modules whose path holds one of the words in ``only``; all without any."""
+    """Run the modules whose path contains one of the words in ``only``; all if it is empty."""
     settings = tomllib.loads((REPOSITORY / "scripts" / "mutants.toml").read_text(encoding="utf-8"))
     modules = {m: of for m, of in settings["modules"].items() if not only or any(word in m for word in only)}
     results = {module: Result(module) for module in modules}
@@ -243,7 +243,7 @@ def main(only: list[str]) -> int:
 
             for module, first in [(module, start(None, module)) for module in modules]:
                 if first.result()[0] != "passed":
-                    raise SystemExit(f"mutants: the tests of {module} do not pass as it is")
+                    raise SystemExit(f"mutants: the tests of {module} fail without any change")
             session = Path(folder) / "session.sqlite"
             begun = [(m, spec, start(spec, m)) for m in modules for spec in chosen(m, settings, session)]
             for number, (module, spec, future) in enumerate(begun, start=1):

@@ -1,8 +1,13 @@
 #!/usr/bin/env python3
-"""Draw the pictures of README and docs from phantoms: pipeline, phantoms, histeq, annotate; print HISTEQ.md's table."""
+"""Draw the pictures of README and docs from phantoms; print the table of HISTEQ.md.
+
+The pictures: pipeline, phantoms, histeq, annotate and report. The report takes most of the time: it is that of
+``make demo``, trained here by the real Caffe on the CPU.
+"""
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import io
 import shutil
@@ -23,12 +28,16 @@ from skimage.exposure import equalize_hist
 from bonecaffe import Recipe, histeq
 from bonecaffe.annotate.marking import Marks, opened
 from bonecaffe.annotate.server import Server
+from bonecaffe.evaluation.evaluate import predict_and_evaluate
 from bonecaffe.files import write_bytes
 from bonecaffe.hands.images import encode_png
 from bonecaffe.hands.phantom import dataset
 from bonecaffe.hands.reference_points import POINT_NAMES, ReferencePoints
+from bonecaffe.prepare import prepare
 from bonecaffe.prepare.crop import crop
 from bonecaffe.prepare.normalize import equalized_crop, normalize
+from bonecaffe.run import RunDir
+from bonecaffe.training.train import train
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 BLUE = "#2f6db3"
@@ -47,6 +56,7 @@ def main() -> None:
     sheet = [dataset.make(2018, number, (700, 910), age_months=15 + 14 * number).image for number in range(16)]
     contact_sheet(sheet, DOCS / "phantoms.png", columns=8, cell=(150, 195))
     the_page(hand, DOCS / "annotate.png")
+    the_report(DOCS / "report.png")
 
 
 def the_hand() -> dataset.Phantom:
@@ -154,18 +164,54 @@ def contact_sheet(images: list[np.ndarray], path: Path, columns: int, cell: tupl
 
 
 def the_page(hand: dataset.Phantom, path: Path) -> None:
-    """The page of annotate in Debian's chromium, five points set on the hand of the pictures."""
-    with tempfile.TemporaryDirectory() as folder:
-        write_bytes(Path(folder) / f"{hand.case.id}.png", encode_png(hand.image))
-        with opened(Path(folder), Path(folder) / "points.csv") as marking:
+    """The page of annotate in Debian's chromium at 1280 × 800, with five points set on the hand of the pictures."""
+    path = path.resolve()
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):  # the page shows the path of its table
+        images = Path("data/images")
+        images.mkdir(parents=True)
+        write_bytes(images / f"{hand.case.id}.png", encode_png(hand.image))
+        with opened(images, Path("data/points.csv")) as marking:
             marking.change(hand.case.id, Marks((*hand.points.points[:5], None, None)))
             server = Server(marking, Recipe.load("paper").preparation)
             threading.Thread(target=server.run, daemon=True).start()
             with _browser() as browser:
+                screen = {"width": 1280, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+                browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
                 browser.get(server.address)
                 WebDriverWait(browser, 20).until(lambda window: window.execute_script(SHOWN))
                 write_bytes(path, browser.get_screenshot_as_png())
             server.close()
+
+
+# ---- the report ----------------------------------------------------------------------------------------------------
+
+REPORT_WIDTH = 1040
+WITHIN = "return document.querySelector('#paper ~ .two tbody tr:nth-child(5)').getBoundingClientRect().bottom"
+
+
+def the_report(path: Path) -> None:
+    """The top of the report of `make demo`, which is trained here."""
+    with tempfile.TemporaryDirectory() as folder:
+        data, run = Path(folder) / "data", RunDir(Path(folder) / "demo")
+        dataset.write(data, 500, seed=2018, size=(700, 910))  # as `make demo` does
+        prepare.prepare(run, [data / "images"], data / "ages.csv", data / "points.csv", Recipe.load("demo"))
+        outcome = train(run, cpu=True)
+        if outcome is None or outcome.state != "finished":
+            raise SystemExit(f"{path}: not drawn, because the demo's training did not finish: {outcome}")
+        predict_and_evaluate(run)
+        top_of(run.report, path)
+
+
+def top_of(report: Path, path: Path) -> None:
+    """A report in Debian's chromium, from its title to the figures that the paper has, too."""
+    with _browser() as browser:
+        size = {"width": REPORT_WIDTH, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        browser.get(report.as_uri())
+        clip = {"x": 0, "y": 0, "width": REPORT_WIDTH, "height": round(browser.execute_script(WITHIN)), "scale": 1}
+        asked = {"captureBeyondViewport": True, "clip": clip}
+        picture = browser.execute_cdp_cmd("Page.captureScreenshot", asked)
+        write_bytes(path, base64.b64decode(picture["data"]))
 
 
 @contextlib.contextmanager

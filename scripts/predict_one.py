@@ -15,7 +15,7 @@ from bonecaffe.predict import points_for
 
 
 def main() -> int:
-    """Predict, print, and exit 1 with a sentence when that cannot be done."""
+    """Predict and print; on an error, print a message and exit 1."""
     if len(sys.argv) != 4:
         print(__doc__, file=sys.stderr)
         return 2

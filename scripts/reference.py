@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Write docs/reference/cli.md from ``--help`` and docs/reference/recipe.md from the recipe's model and paper.yaml.
 
-Both are checked by tests/test_reference.py. Call it with ``make reference`` after a change of an option or a field.
+tests/test_reference.py checks both. Run ``make reference`` after you change an option or a field.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from bonecaffe.recipe import stated
 
 REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
 WIDTH = 100
-"""Columns of the help texts, whatever the terminal."""
+"""Columns of the help texts, for every terminal."""
 WIDEST = 120
 """Columns of a line of Markdown."""
 
@@ -41,14 +41,13 @@ def pages() -> dict[str, str]:
 
 
 def cli() -> str:
-    """``--help`` of bonecaffe and of every verb, in the order of the work."""
+    """``--help`` of bonecaffe and of every verb, in the order they are used."""
     parts = [
         "# Command line",
         "Generated from `--help` by `make reference`; do not edit. Brackets after an option hold its default and its "
         "range.",
-        "Every command exits 0 when all is well, 1 with a message for what you can correct (one hand that was refused "
-        "is enough), 2 for a wrong option, 130 after Ctrl-C, and 3 for a bug in bonecaffe, with the traceback in a "
-        "file.",
+        "Exit status: 0 for success; 1 for an error that you can correct (one refused hand is enough); 2 for a wrong "
+        "option; 130 after Ctrl-C; 3 for a bug in bonecaffe, with the traceback in a file.",
     ]
     for level, path, text in helps(bonecaffe, ("bonecaffe",)):
         parts += [f"{'#' * level} {' '.join(path)}", f"```text\n{text}\n```"]
@@ -103,7 +102,7 @@ def _field(paper: Recipe, field: str, schema: dict[str, Any]) -> list[str]:
 
 
 def takes(schema: dict[str, Any]) -> str:
-    """What a field takes, in words, from its JSON schema. KeyError for a type of field that it does not know yet.
+    """The values that a field takes, in words, from its JSON schema. KeyError for an unknown type of field.
 
     >>> takes({"type": "integer", "minimum": 1})
     'a whole number, at least 1'
@@ -128,7 +127,7 @@ def takes(schema: dict[str, Any]) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as a recipe file has it.
+    """A value as written in a recipe file.
 
     >>> shown(0.000003), shown((1.0, True))
     ('0.000003', '[1, true]')

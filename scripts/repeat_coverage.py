@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""How often the intervals of `bonecaffe repeat` hold: a seeded simulation, about 100 s of one core.
+"""Measure how often the intervals of `bonecaffe repeat` are right: a seeded simulation, about 100 s on one core.
 
     .venv/bin/python scripts/repeat_coverage.py [REPETITIONS]
 
-A study: 600 marked hands, of which each seed tests 200, so that two seeds share a third of their test hands. A
-prediction is drawn towards the mean age, and off by an error that stays with the hand (share RHO of its variance), by
-one that is new with each seed, and by two that a training brings for all its hands: a shift, and a factor of the errors
-(standard deviation TAU, in units of the MAD's sampling error). What is asked: does the interval hold the figure of one
-more seed on the same 600 hands, and of the same study, one seed, on 600 others?
+A study has 600 marked hands. Each seed tests 200 of them, so two seeds share a third of their test hands. A prediction
+is pulled towards the mean age. It has an error that stays with the hand (share RHO of the variance), one that is new
+with each seed, and two that a training gives all its hands: a shift, and a factor on the errors (standard deviation
+TAU, in units of the MAD's sampling error). The questions: does the interval hold the figure of one more seed on the
+same 600 hands, and the figure of the same study, with one seed, on 600 other hands?
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from bonecaffe.studies.spread import Figure, Measured
 POOL, TESTED, SEED = 600, 200, 2018
 SETTINGS = [(seeds, tau, rho) for seeds in (3, 5, 10) for tau in (0.0, 1.0) for rho in (0.5, 0.9)]
 FIGURES: tuple[Figure, ...] = ("mad", "ccc")
-WORDS = (Word.AGREES, Word.BETTER, Word.WORSE, Word.CANNOT_BE_TOLD)
+WORDS = (Word.AGREES, Word.BETTER, Word.WORSE, Word.UNCLEAR)
 Array = NDArray[np.float64]
 
 
@@ -141,7 +141,7 @@ def main() -> None:
     print("\n| hands in one test | interval over hands: MAD, CCC |\n|---|---|")
     for hands in (20, 50, 200, 600):
         print(f"| {hands} | {', '.join(f'{100 * share:.1f}' for share in one_test(dice, hands, repetitions))} |")
-    print("\n| MAD here (paper 18.9) | seeds | of the MAD: agrees, better, worse, cannot be told | of the CCC |")
+    print(f"\n| MAD here (paper 18.9) | seeds | of the MAD: {', '.join(WORDS)} | of the CCC |")
     print("|---|---|---|---|")
     for months in (18.9, 21.9, 24.9, 12.9):
         for seeds in (5, 10):

@@ -17,9 +17,9 @@ build_time=(python3-dev g++ make cmake pkg-config ca-certificates
 browser=(chromium chromium-driver) # Debian's; the tests of web pages are skipped without it
 . scripts/machine.sh
 
-# Whether Caffe is built for a GPU: as last asked for with `make caffe GPU=…`, else by what the machine has.
+# Whether Caffe is built for a GPU: as in the last `make caffe GPU=…`, otherwise as the machine allows.
 export BONECAFFE_GPU=${BONECAFFE_GPU:-$(cat "$venv/share/bonecaffe/gpu" 2>/dev/null || echo auto)}
-# Whether its CPU part computes on all cores (1) or with Caffe's own loops (0): as last asked for with FAST=…, else 1.
+# Whether its CPU part uses all cores (1) or Caffe's own loops (0): as in the last FAST=…, otherwise 1.
 export BONECAFFE_FAST=${BONECAFFE_FAST:-$(cat "$venv/share/bonecaffe/fast" 2>/dev/null || echo 1)}
 
 state() { # all that a finished setup depends on

@@ -1,14 +1,14 @@
-"""How often the report's intervals and its verdict are right: the figures of two documents.
+"""Simulate how often the report's intervals and its verdict are right.
 
-They are docs/explanation/STATISTICS.md and docs/explanation/REVIEWERS.md.
+The figures are those in docs/explanation/STATISTICS.md and docs/explanation/REVIEWERS.md.
 
     .venv/bin/python scripts/simulate_statistics.py            the tables, in two minutes on one core
     .venv/bin/python scripts/simulate_statistics.py --times 200   sooner, and coarser
     .venv/bin/python scripts/simulate_statistics.py --sex         only boys against girls
 
-Hands have ages as spread as RSNA's. Predictions regress to the mean as far as their error makes them, and their errors
-are normal, or have heavier tails (Student's t with four degrees of freedom). With the paper's MAD this gives the
-paper's CCC and largest error too.
+The ages have the spread of RSNA's. The predictions regress to the mean, by an amount that follows from their error. The
+errors are normal, or have heavier tails (Student's t with four degrees of freedom). With the paper's MAD, the model
+also gives the paper's CCC and largest error.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def study(rng: np.random.Generator, worse_by: float) -> Word:
 
 
 def rates(worse_by: float, times: int, seed: int = SEED) -> dict[Word, float]:
-    """How often each word is given, from 0 to 1."""
+    """How often each verdict is given, from 0 to 1."""
     rng = np.random.default_rng(seed)
     counted = Counter(study(rng, worse_by) for _ in range(times))
     return {word: count / times for word, count in counted.most_common()}
@@ -135,7 +135,7 @@ def tables_by_sex(times: int) -> Iterator[str]:
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--times", type=int, default=4000, help="simulated studies a figure")
+    parser.add_argument("--times", type=int, default=4000, help="number of simulated studies for each figure")
     parser.add_argument("--sex", action="store_true", help="only boys against girls, and the bias of groups")
     arguments = parser.parse_args()
     times = arguments.times

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Runs the tests under the conditions of other machines: with each of OpenBLAS's kernels that this CPU can execute,
-# then twice beside four busy processes. In every run SIGINT and SIGHUP are ignored, as in a script's background job
-# under nohup, the user is an ordinary one (root hands over to nobody), and the checkout is a copy with nothing beside it.
-# Without --full, only those tests run that depend on the kernel. Exits 1 if a run failed; its log is kept.
+# then twice while four busy processes run. In every run SIGINT and SIGHUP are ignored, as in a script's background job
+# under nohup. The user is not root (root switches to the user nobody). The checkout is a copy, alone in its folder.
+# Without --full, only the tests that depend on the kernel run. Exits 1 if a run failed, and keeps its log.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -29,7 +29,7 @@ executes() {
   local flag
   for flag in $(needs "$1"); do [[ $flags == *" $flag "* ]] || return 1; done
 }
-kernels_for() { # what OpenBLAS makes of a core type; it silently takes another if it was built without this one
+kernels_for() { # the kernels OpenBLAS uses for a core type; if it was built without them, it silently uses others
   OPENBLAS_CORETYPE=$1 .venv/bin/python -c 'import ctypes
 blas = ctypes.CDLL("libopenblas.so.0")
 blas.openblas_get_corename.restype = ctypes.c_char_p
@@ -51,7 +51,7 @@ mkdir "$copy" "$work/home" "$work/tmp"
 git ls-files -z --cached --others --exclude-standard |
   tar --create --null --files-from - --ignore-failed-read 2>/dev/null | tar --extract --directory "$copy"
 as=(env "TMPDIR=$work/tmp")
-if [ "$(id -u)" -eq 0 ]; then # Caffe too, because nobody may not read root's cache
+if [ "$(id -u)" -eq 0 ]; then # copies Caffe too, because the user nobody may not read root's cache
   cache=${BONECAFFE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/bonecaffe}
   export BONECAFFE_CACHE=$work/cache
   mkdir -p "$work/cache/caffe"
@@ -61,7 +61,7 @@ fi
 "$copy/scripts/setup.sh" > "$work/setup.log" 2>&1 || { failed=1; tail "$work/setup.log"; exit 1; }
 if [ "$(id -u)" -eq 0 ]; then
   root=$(sed -n 's/.*"root": "\([^"]*\)".*/\1/p' "$copy/.venv/share/bonecaffe/caffe.json")
-  as+=("LD_LIBRARY_PATH=$root/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}") # its programs were linked where it was built
+  as+=("LD_LIBRARY_PATH=$root/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}") # its programs were linked for the original folder
   chown -R nobody: "$work"
 fi
 
@@ -72,7 +72,7 @@ run() { # a name, then assignments for the environment
   echo "sweep: $name"
   (trap '' INT HUP && cd "$copy" && exec "${as[@]}" "$@" .venv/bin/python -m pytest -q ${tests[@]+"${tests[@]}"}) \
     < /dev/null > "$log" 2>&1 ||
-    { result=FAILED; failed=1; grep -E '^(FAILED|ERROR)' "$log"; echo "sweep: the whole log: $log"; }
+    { result=FAILED; failed=1; grep -E '^(FAILED|ERROR)' "$log"; echo "sweep: the complete log: $log"; }
   table+=("$(printf '%-28s %-8s %5d s  %s' "$name" $result $((SECONDS - began)) "$(tail -n 1 "$log")")")
 }
 

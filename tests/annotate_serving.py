@@ -1,4 +1,4 @@
-"""`bonecaffe annotate` as a process of its own, for the tests of its page and of its defences."""
+"""`bonecaffe annotate` in a separate process, for the tests of its page and of its defences."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 class Serving:
-    """`bonecaffe annotate` as a process of its own."""
+    """`bonecaffe annotate` in a separate process. ``printed`` is what it has printed up to the address of its page."""
 
     def __init__(self, images: Path, table: Path, *options: str) -> None:
         command = [
@@ -25,13 +25,13 @@ class Serving:
             *options,
         ]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        self.said = ""
+        self.printed = ""
         for line in self.process.stdout:
-            self.said += line
+            self.printed += line
             if line.startswith("Open "):
                 self.address = line.split()[1]
                 return
-        raise AssertionError(self.said)
+        raise AssertionError(self.printed)
 
     def kill(self, number=signal.SIGKILL):
         self.process.send_signal(number)

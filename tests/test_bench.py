@@ -77,7 +77,7 @@ def test_prepare_is_measured_with_its_memory(bench, hands, tmp_path, monkeypatch
         "prepare again",
         "prepare, ten more",
     ]
-    ours = re.match(r"(\d+) MB in our processes together, \d+ MB in Caffe's", figures["prepare, memory"])
+    ours = re.match(r"(\d+) MB in bonecaffe's processes together, \d+ MB in Caffe's", figures["prepare, memory"])
     assert ours and int(ours[1]) > 20
     assert (tmp_path / "many" / "train_lmdb" / "data.mdb").is_file()
     assert (tmp_path / "plain" / "lmdb" / "data.mdb").is_file()

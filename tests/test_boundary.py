@@ -131,7 +131,7 @@ WAYS = {  # how the outputs are; exit status; what is on standard error in the e
     "stdout full": (
         "PROGRAM 2>ERR >/dev/full",
         1,
-        "the work is done, but what it printed could not be written: No space",
+        "the work is done, but its output could not be written: No space",
     ),
     "stderr full": ("PROGRAM 2>/dev/full >/dev/null", 0, ""),
     "both full": ("PROGRAM 2>/dev/full >/dev/full", 1, ""),

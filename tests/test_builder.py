@@ -163,9 +163,9 @@ def test_compute_capabilities_are_chosen(asked, real, virtual):
 
 def test_compute_capabilities_that_cannot_be_are_refused():
     """A word that is none; a GPU too old, even beside newer ones."""
-    with pytest.raises(CaffeError, match=r"CUDA_ARCH: '8\.6\+PTX' is no compute capability"):
+    with pytest.raises(CaffeError, match=r"CUDA_ARCH: '8\.6\+PTX' is not a compute capability"):
         gpu.capabilities("8.6+PTX")
-    with pytest.raises(CaffeError, match="compute capability 61: CUDA 13.0 knows 75"):
+    with pytest.raises(CaffeError, match="compute capability 61: CUDA 13.0 supports 75"):
         gpu.choose([61, 86], CUDA)
 
 

@@ -66,7 +66,7 @@ def test_the_whole_work_by_command(hands, tmp_path):
     assert "nothing changed" in bonecaffe("prepare", run, *data).output
     assert "train_val.prototxt" in bonecaffe("prototxt", run).output
     assert "finished at iteration 4" in bonecaffe("train", run).output
-    assert "trained already" in bonecaffe("train", run).output
+    assert "already trained" in bonecaffe("train", run).output
     output = bonecaffe("evaluate", run).output
     assert "18.9" in output and output.strip().endswith("report.html")
     image = sorted((hands / "images").glob("*.png"))[0]

@@ -197,7 +197,7 @@ def test_an_edited_recipe_is_taken_up_by_prepare(own_run, hands):
     command = prepare_by_command(own_run, hands)
     first = CliRunner().invoke(main, command)
     assert first.exit_code == 0 and "solver.max_iter: 12 before, 60 now" in first.output
-    assert "recipe taken up" in first.output and own_run.recipe().solver.max_iter == 60
+    assert "recipe updated" in first.output and own_run.recipe().solver.max_iter == 60
     assert "nothing changed" in CliRunner().invoke(main, command).output
 
 
@@ -216,9 +216,7 @@ def test_an_edited_recipe_of_a_trained_run_is_refused(own_trained, verb):
     edit_recipe(own_trained, "max_iter: {value: 12", "max_iter: {value: 60")
     before = files_of(own_trained)
     done = CliRunner().invoke(main, [verb, str(own_trained.path)])
-    assert (
-        done.exit_code == 1 and "solver.max_iter: 12 before, 60 now" in done.output and "Put them back" in done.output
-    )
+    assert done.exit_code == 1 and "solver.max_iter: 12 before, 60 now" in done.output and "Undo them" in done.output
     assert files_of(own_trained) == before
 
 
@@ -353,7 +351,7 @@ def test_damage_that_keeps_size_and_time_is_repaired(own_trained, hands, what):
     before = path.read_bytes()
     damage(path)
     broken = verify.first_broken(verify.verify(own_trained))
-    assert broken is not None and "un bonecaffe prepare again" in broken.said
+    assert broken is not None and "un bonecaffe prepare again" in broken.message
     assert prepared_again(own_trained, hands, tiny()).made is True
     assert what.endswith(".mdb") or path.read_bytes() == before
     assert verify.first_broken(verify.verify(own_trained)) is None
@@ -390,7 +388,7 @@ def test_a_radiograph_changed_with_its_time_kept(own_trained, own_hands, tmp_pat
     damage_pixels(images / "1001.png")
     assert prepared_again(plain, own_hands, tiny()).made is False
     broken = verify.first_broken(verify.verify(plain, images=images))
-    assert broken is not None and "prepare again with --check" in broken.said.lower()
+    assert broken is not None and "prepare again with --check" in broken.message.lower()
     assert prepared_again(plain, own_hands, tiny(), check=True).made is True
     assert plain.read().prepare.key != record.key
     assert verify.first_broken(verify.verify(plain, images=images)) is None
@@ -416,7 +414,7 @@ def test_tables_that_changed_for_other_hands_are_taken_up(own_trained, own_hands
     (own_hands / table).write_text("\n".join([*rows, ",".join(["9999", *rows[1].split(",")[1:]])]) + "\n")
     given = {"ages": own_hands / "ages.csv", "points": own_hands / "points.csv"}
     broken = verify.first_broken(verify.verify(own_trained, **given))
-    assert broken is not None and "prepare again with this table" in broken.said.lower()
+    assert broken is not None and "prepare again with this table" in broken.message.lower()
     model = own_trained.read().train
     done = prepared_again(own_trained, own_hands, tiny())
     assert not done.made and [remark for remark in done.remarks if f"{table}: changed, but not for" in remark]
@@ -435,7 +433,7 @@ def test_another_file_with_the_same_pixels_is_another_for_all(own_trained, hands
     with pytest.raises(RunError, match="Run prepare again"):
         predict_run(own_trained)
     broken = verify.first_broken(verify.verify(own_trained))
-    assert broken is not None and "another file with the same pixels" in broken.said
+    assert broken is not None and "another file with the same pixels" in broken.message
     assert prepared_again(own_trained, hands, tiny()).made is True
     assert predict_run(own_trained) == 12 and verify.first_broken(verify.verify(own_trained)) is None
 

@@ -124,7 +124,7 @@ def test_index_names_every_document():
 
 
 def code_in(text: str) -> Iterator[str]:
-    """The code of a document: lines of blocks, joined where a backslash goes on, and code spans."""
+    """The code of a document: lines of blocks, joined after a backslash, and code spans."""
     text = re.sub(r"\\\n\s*", " ", text)
     fenced = False
     prose = []

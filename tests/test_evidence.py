@@ -40,7 +40,7 @@ def test_untouched_run_holds(whole, hands):
     links = verify.verify(whole, hands / "images", hands / "ages.csv", hands / "points.csv")
     assert {link.state for link in links} == {verify.HOLDS}, links
     assert len(links) == 15
-    assert [link.name for link in verify.verify(whole) if link.state == verify.UNSEEN] == [
+    assert [link.name for link in verify.verify(whole) if link.state == verify.UNCHECKED] == [
         "ages",
         "points",
         "images",
@@ -80,7 +80,7 @@ BREAKS = [
     ("train.txt", lambda p: p.write_text("\n".join(p.read_text().splitlines()[::-1]) + "\n"), "split", "train.txt"),
     ("recipe.yaml", changed("max_iter: {value: 12", "max_iter: {value: 13"), "recipe", "recipe.yaml"),
     ("train_lmdb/data.mdb", flip, "LMDBs and lists", "train_lmdb"),
-    ("test_lmdb/data.mdb", os.unlink, "LMDBs and lists", "gone"),
+    ("test_lmdb/data.mdb", os.unlink, "LMDBs and lists", "missing"),
     ("solver.prototxt", changed("base_lr: 0.001", "base_lr: 0.002"), "definition files", "solver.prototxt"),
     ("deploy.prototxt", changed("num_output: 8", "num_output: 9"), "definition files", "deploy.prototxt"),
     ("snapshots/SNAPSHOT_iter_12.caffemodel", flip, "snapshots, log, curve", "SNAPSHOT_iter_12.caffemodel"),
@@ -98,17 +98,17 @@ def test_broken_link_is_named(own_whole, file, spoil, link, said):
     """One file spoiled: its link is the first that broke, exit 1."""
     spoil(own_whole.path / file)
     broken = verify.first_broken(verify.verify(own_whole))
-    assert broken is not None and broken.name == link and said in broken.said, broken
+    assert broken is not None and broken.name == link and said in broken.message, broken
     done = CliRunner().invoke(main, ["verify", str(own_whole)])
-    assert done.exit_code == 1 and f"the first link that broke: {link}" in done.output
+    assert done.exit_code == 1 and f"the first broken link is {link}" in done.output
 
 
 def test_spoiled_image_and_inputs_are_named(own_whole, hands, tmp_path):
     """A prepared image, the tables, a radiograph."""
     image = next(own_whole.images.glob("*.png"))
     other_pixels(image)
-    expected = f"images/{image.name}: other pixels. Run bonecaffe prepare again; it is repaired"
-    assert verify.first_broken(verify.verify(own_whole)).said == expected
+    expected = f"images/{image.name}: its pixels changed. Run bonecaffe prepare again to repair them"
+    assert verify.first_broken(verify.verify(own_whole)).message == expected
     shutil.copytree(hands, tmp_path / "data")
     append(tmp_path / "data" / "ages.csv")
     assert verify.first_broken(verify.verify(own_whole, ages=tmp_path / "data" / "ages.csv")).name == "ages"
@@ -125,7 +125,7 @@ def test_resealed_figures_do_not_pass(own_whole):
     outputs = {**evaluated.outputs, "metrics.json": verify.sha256_file(own_whole.metrics)}
     own_whole.record(evaluated.model_copy(update={"outputs": outputs}))
     broken = verify.first_broken(verify.verify(own_whole))
-    assert broken.name == "metrics" and "mad_months" in broken.said
+    assert broken.name == "metrics" and "mad_months" in broken.message
 
 
 def test_another_caffe_is_said_and_is_no_break(own_whole, monkeypatch):
@@ -134,7 +134,7 @@ def test_another_caffe_is_said_and_is_no_break(own_whole, monkeypatch):
     other = real.model_copy(update={"packages": {**real.packages, "numpy": "1.0"}})
     monkeypatch.setattr(verify.environment, "describe", lambda: other)
     link = next(link for link in verify.verify(own_whole) if link.name == "Caffe and packages")
-    assert link.state == verify.OTHER and "numpy" in link.said
+    assert link.state == verify.OTHER and "numpy" in link.message
     assert verify.first_broken(verify.verify(own_whole)) is None
 
 

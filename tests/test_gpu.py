@@ -24,9 +24,9 @@ class GpuCaffe:
 
 @pytest.fixture
 def smi(tmp_path, monkeypatch):
-    """Puts a program nvidia-smi on PATH that lists the cards given; there is a driver, and a Caffe with CUDA."""
+    """Puts a program nvidia-smi on PATH that lists the given GPUs; there is a driver, and a Caffe with CUDA."""
     real = installation.find()
-    for name in ("python", "program"):  # what has nothing to do with cards is the real Caffe's
+    for name in ("python", "program"):  # what has nothing to do with GPUs is the real Caffe's
         monkeypatch.setattr(GpuCaffe, name, getattr(real, name), raising=False)
     monkeypatch.setattr(installation, "find", lambda: GpuCaffe)
     monkeypatch.setattr(gpus, "_DRIVERS", (Path("/proc"),))
@@ -44,12 +44,12 @@ def smi(tmp_path, monkeypatch):
 def test_cards_are_read(smi):
     """Number, name, capability, memory; a line that is none, or a failing program, is no card."""
     smi("0, NVIDIA GeForce GTX 1060 6GB, 6.1, 6144 MiB", "1, NVIDIA RTX A6000, 8.6, 49140 MiB", "No devices were found")
-    assert gpus.cards() == [
-        gpus.Card(0, "NVIDIA GeForce GTX 1060 6GB", 61, 6144 << 20),
-        gpus.Card(1, "NVIDIA RTX A6000", 86, 49140 << 20),
+    assert gpus.visible() == [
+        gpus.Gpu(0, "NVIDIA GeForce GTX 1060 6GB", 61, 6144 << 20),
+        gpus.Gpu(1, "NVIDIA RTX A6000", 86, 49140 << 20),
     ]
     smi("0, x, 8.6, 1 MiB", code=9)
-    assert gpus.cards() == []
+    assert gpus.visible() == []
 
 
 def test_cards_are_numbered_as_caffe_numbers_them(smi, monkeypatch):
@@ -63,7 +63,7 @@ def test_cards_are_numbered_as_caffe_numbers_them(smi, monkeypatch):
         ("1,7,0", ["A6000"]),
     ):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", wish)
-        assert [(card.index, card.name) for card in gpus.cards()] == list(enumerate(names)), wish
+        assert [(each.index, each.name) for each in gpus.visible()] == list(enumerate(names)), wish
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     assert gpus.problem("0") is None and "no GPU 1" in gpus.problem("1")
     monkeypatch.setattr(GpuCaffe, "has_nccl", False)

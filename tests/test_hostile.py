@@ -393,4 +393,4 @@ def test_a_link_that_a_definition_names_is_not_followed(own_run, prepared, deep)
     text = own_run.train_val.read_text()
     own_run.train_val.write_text(text.replace('"train_lmdb"', f'"{name}"'))
     done = CliRunner().invoke(main, ["train", str(own_run.path), "--cpu"])
-    assert done.exit_code == 1 and "is a link, and may lead out of the run" in done.output, done.output
+    assert done.exit_code == 1 and "is a link and may lead out of the run" in done.output, done.output

@@ -219,7 +219,7 @@ def test_engines_agree(own_trained):
             batch = rng.normal(0, 50, (count, 3, 224, 224)).astype(np.float32)
             a, b = ours.forward(batch), other.forward(batch)
             assert a.shape == b.shape == (count, 1) and np.allclose(a, b, rtol=1e-4)
-    with pytest.raises(CaffeError, match="leave --gpu out"):
+    with pytest.raises(CaffeError, match="Leave --gpu out"):
         nets.make("opencv", deploy, first, gpu=0)
     with pytest.raises(CaffeError, match="without GPU support"):
         nets.make("caffe", deploy, first, gpu=0)

@@ -73,7 +73,7 @@ def test_a_fault_of_one_hand_costs_that_hand(trained, own_hands, tmp_path):
         "1003": "the image is 300 x 389, but its points were marked in 300 x 390",
         "1004": "cut off",
         "1005": f"{table}: row 5 (id 1005): ulna at (-",
-        "1006": "the id stands in row",
+        "1006": "the id is already in row",
         "1007": "missing phalanx5_y",
         "1008": "No such file",
         "1009": "named pipe",
@@ -148,7 +148,7 @@ def test_a_locator_of_your_own(trained, hands, tmp_path):
     with pytest.raises(LocateError, match="no locator here"):
         hands_in([image], locator=tmp_path)
     both = predict(trained, image, "--locator", own, "--points", hands / "points.csv")
-    assert both.exit_code == 2 and "leave one out" in both.output
+    assert both.exit_code == 2 and "give --points or --locator, not both" in both.output
 
 
 def test_results_come_one_by_one_and_in_batches(trained, hands, monkeypatch):

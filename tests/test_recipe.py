@@ -69,11 +69,11 @@ def test_every_field_has_a_source_or_reason(name):
         ("extends: paper\nnetwork:\n  momentum: {value: 1, reason: it}\n", "no field network.momentum"),
         ("extends: paper\nsolver:\n  gamma: {vlaue: 1, reason: faster}\n", "vlaue; perhaps a typo for value"),
         ("extends: paper\nnotes:\n  a: {value: 1, reason: faster}\n", "no section notes"),
-        ("extends: paper\ndescription: [a]\n", "description must be a text"),
+        ("extends: paper\ndescription: [a]\n", "description must be one line of text"),
         ("extends: paper\ndata: {split_seed: {value: " + "[" * 300 + "]" * 300 + ", reason: it}}\n", "64 levels"),
         ("extends: paper\ndata: {split_seed: {value: 0x" + "f" * 4000 + ", reason: it}}\n", "a number of 16000 bits"),
-        ("extends: paper\ndata: {split_seed: {value: 2019-99-99, reason: it}}\n", "'2019-99-99' is no value"),
-        ("extends: paper\ndata: {split_seed: {value: !!timestamp x, reason: it}}\n", "'x' is no value"),
+        ("extends: paper\ndata: {split_seed: {value: 2019-99-99, reason: it}}\n", "'2019-99-99' does not fit its type"),
+        ("extends: paper\ndata: {split_seed: {value: !!timestamp x, reason: it}}\n", "'x' does not fit its type"),
     ],
 )
 def test_faulty_recipe_is_refused(tmp_path, text, said):

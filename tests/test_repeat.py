@@ -63,7 +63,7 @@ def test_repeat_by_command(hands, tmp_path):
     assert spread["test_mad"]["sd"] == pytest.approx(table.test_mad.std(), abs=1e-3)
     assert spread["test_mad"]["paper"] == 18.9
     assert "Test MAD over 3 seeds" in done.output and "Test CCC over 3 seeds" in done.output
-    assert "3 seeds say little" in done.output and "Not comparable with the paper" in done.output
+    assert "3 seeds are weak evidence" in done.output and "Not comparable with the paper" in done.output
     tested = pandas.read_csv(out / "predictions.csv", dtype={"id": str})
     assert tested.columns.tolist() == ["id", "boneage_months", "predicted_months", "male", "seed"] and len(tested) == 12
     of_two = tested[tested.seed == 2].drop(columns="seed").reset_index(drop=True)
@@ -224,17 +224,17 @@ def test_verdict_names_what_the_intervals_are_for(hands, tmp_path):
     worse = results.verdict(paper, list(seeds(5, 60)))
     assert worse[2].endswith("worse than the paper.") and worse[3].endswith("worse than the paper.")
     three = results.verdict(paper, like[:3])
-    assert three[-1].startswith("3 seeds say little") and "Another seed" in three[0]
+    assert three[-1].startswith("3 seeds are weak evidence") and "Another seed" in three[0]
     two = results.verdict(paper, like[:2])
     assert "Another seed" not in two[0] and two[-1].startswith("No intervals: they need three seeds")
     assert results.verdict(paper, like[:1]) == ["Fewer than two seeds finished: there is no spread to report."]
     assert "Not comparable" in results.verdict(plan_for(tmp_path, hands), like)[2]
     few = results.verdict(paper, list(seeds(5, 0, tested=30)))
-    assert few[2].endswith("cannot be told: neither a difference nor agreement to within 4.7 months.")
+    assert few[2].endswith("unclear: neither a difference nor agreement to within 4.7 months is shown.")
     far = list(seeds(5, 0, factor=0.2))
     assert "suspicious" in results.verdict(paper, far)[2] and results.spreads(far)[0].word == "suspicious"
     by_launch = results.verdict(paper, [each.model_copy(update={"departures": 1}) for each in like])
-    assert "the runs depart from it in 1 field." in by_launch[2]
+    assert "the runs depart from the paper in 1 field." in by_launch[2]
     leaking = results.verdict(paper, [like[0].model_copy(update={"word": "suspicious"}), *like[1:]])
     assert leaking[0].startswith("1 of 5 seeds: suspicious.")
     phantoms = results.verdict(paper, [each.model_copy(update={"phantoms": 600}) for each in like])
@@ -276,7 +276,7 @@ def test_five_folds_interrupted_and_gone_on_with(thirty, tmp_path):
         patched.setattr(repeat, "one", stopped_in_three)
         done = CliRunner().invoke(main, command)
     assert done.exit_code == 130 and calls == [1, 2, 3], done.output
-    assert "2 of 5 folds finished: there are no pooled figures until all have." in done.output
+    assert "2 of 5 folds finished. There are no pooled figures until all are." in done.output
     assert json.loads((out / "repeat.json").read_text())["pooled"] is None
     log = (out / "fold-1" / "caffe.log").read_bytes()
     done = CliRunner().invoke(main, command)
@@ -327,7 +327,7 @@ def test_folds_exclude_what_they_decide(hands, tmp_path):
 
     for option in ("--seeds=3", "--train=8", "--test=4"):
         done = call("--folds=3", option)
-        assert done.exit_code == 2 and f"--folds and {option[:-2]} exclude each other" in done.output
+        assert done.exit_code == 2 and f"--folds and {option[:-2]} cannot be combined" in done.output
     assert not out.exists()
     done = call("--folds=13")
     assert done.exit_code == 1 and "13" in done.output and "12" in done.output, done.output

@@ -167,7 +167,7 @@ def test_other_seeds_are_no_departure(tmp_path):
     run.path.mkdir()
     run.write_recipe(recipe)
     shown = CliRunner().invoke(main, ["repro", str(run)]).output
-    assert "departs from nothing that the paper states" in shown
+    assert "no departures from what the paper states" in shown
     assert re.search(r"data.split_seed\W+not stated\W+2018\W+7\W+to try it", shown)
 
 

@@ -162,7 +162,7 @@ def test_interrupted_build_leaves_nothing_that_looks_finished(tmp_path):
     lock = next((tmp_path / "caffe").glob("*.lock"))
     assert files.holder(lock) == f"bonecaffe build, process {process.pid}"
     waiting = started_build(tarballs[0], tmp_path, stderr=subprocess.PIPE)
-    assert b"another build of" in waiting.stderr.readline()
+    assert b"another process is building" in waiting.stderr.readline()
     waiting.kill()
     waiting.communicate()
     os.killpg(process.pid, signal.SIGKILL)
@@ -261,17 +261,17 @@ def test_gpu_builds_that_cannot_be_are_refused(pretended_cuda, tmp_path):
     assert "CUDA 10.2: 11.8, 12 or 13 is needed" in refused(**pretended_cuda("10.2", [30]))
     today = pretended_cuda("13.0", [75, 86, 120])
     message = refused(**today, CUDA_ARCH="6.1")
-    assert "compute capability 61: CUDA 13.0 knows 75 and newer" in message and "install CUDA 12 or 11.8" in message
-    assert "'ampere' is no compute capability" in refused(**today, CUDA_ARCH="ampere")
+    assert "compute capability 61: CUDA 13.0 supports 75 and newer" in message and "install CUDA 12 or 11.8" in message
+    assert "'ampere' is not a compute capability" in refused(**today, CUDA_ARCH="ampere")
     smi = tmp_path / "bin" / "nvidia-smi"
     smi.parent.mkdir()
     smi.write_text("#!/bin/sh\necho 'No devices were found'\n")
     smi.chmod(0o755)
     message = refused(**today, PATH=f"{smi.parent}:{os.environ['PATH']}")
-    assert "no GPU found and no CUDA_ARCH given: built for compute capability 75" in message
+    assert "no GPU found and no CUDA_ARCH given: building for compute capability 75" in message
     assert "accepts none of the C++ compilers here: unsupported GNU version!" in message and "CUDAHOSTCXX" in message
     message = refused(**pretended_cuda("13.0", [75], accepts=True))
     assert "is not complete: no " in message and "cuBLAS (cublas_v2.h and libcublas.so" in message
     assert "cmake" not in message.lower()
-    assert "no bin/nvcc there" in refused(BONECAFFE_GPU="1", CUDA_HOME=str(tmp_path))
+    assert "it has no bin/nvcc" in refused(BONECAFFE_GPU="1", CUDA_HOME=str(tmp_path))
     assert "1 builds for a GPU, 0 for the CPU" in refused(BONECAFFE_GPU="yes")

@@ -144,8 +144,8 @@ def test_table_is_read_as_text(tmp_path):
         (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(100), r"an Excel workbook \(.xls\), not CSV"),
         (b"\x1f\x8b\x08" + bytes(20), "compressed"),
         (b"\xef\xbb\xbf <html><table>", "markup"),
-        (b"a,b,b,a,a\n1,2,3\n", "the column 'b' stands twice in the header"),
-        (b"a,b,a\n1,2,3\n", "the column 'a' stands twice in the header"),
+        (b"a,b,b,a,a\n1,2,3\n", "the column 'b' appears twice in the header"),
+        (b"a,b,a\n1,2,3\n", "the column 'a' appears twice in the header"),
     ],
 )
 def test_what_is_no_table_is_refused_by_name(tmp_path, content, message):

@@ -1,9 +1,10 @@
-"""The hands that are being marked: read from points.csv, written back after every click, nothing of it lost.
+"""The hands that are being marked: read from points.csv and written back after every click, without any loss.
 
-points.csv keeps its form; a hand marked in part has some of its coordinates, and whoever reads it says so. What else
-is to be remembered of a hand is kept beside it in ``points.notes.csv``: skipped and why, flagged, seconds, the points
-of a hand that is skipped (its row in points.csv is empty, so that nobody uses it), the suggested places of which some
-were taken, and which points were confirmed although they look implausible.
+The form of points.csv does not change. A partly marked hand has some of its coordinates, and readers of the table
+report it. Everything else about a hand is in ``points.notes.csv``, in the same folder: whether it is skipped and why,
+whether it is flagged, the seconds spent, the points of a skipped hand (its row in points.csv is empty, so that nobody
+uses it), the suggested places if at least one was accepted, and which points were confirmed although they look
+implausible.
 """
 
 from __future__ import annotations
@@ -47,9 +48,10 @@ NONE_SET: Places = (None,) * len(POINT_NAMES)
 
 @dataclass(frozen=True)
 class Marks:
-    """What is known of one hand. ``skipped`` is the reason, empty when it is not skipped.
+    """The marks of one hand. ``skipped`` is the reason, empty when the hand is not skipped.
 
-    ``version`` names the state that these marks were made from, by its content: the same before and after a restart.
+    ``version`` names the state that these marks were made from. It depends on the content alone, so it stays the same
+    after a restart.
     """
 
     points: Places = NONE_SET
@@ -58,25 +60,25 @@ class Marks:
     seconds: float = 0.0
     version: str = ""
     confirmed: bool = False
-    """Somebody has confirmed that these very points are right, although they look implausible."""
+    """Whether somebody has confirmed that exactly these points are right, although they look implausible."""
     untouched: tuple[bool, ...] = (False,) * len(POINT_NAMES)
-    """Which points are as a program suggested them: accepted, and moved by nobody."""
+    """Which points are exactly where a program suggested them: accepted and never moved."""
 
     def content_version(self) -> str:
-        """The name of this state; empty for a hand of which nothing is known.
+        """The name of this state; empty for a hand without any marks.
 
-        Seconds and the confirmation do not count: they cannot contradict what somebody else did.
+        Seconds and the confirmation do not count: they cannot conflict with changes by somebody else.
         """
         known = (self.points, self.skipped, self.flagged)
         return "" if known == (NONE_SET, "", False) else sha256(json.dumps(known))[:16]
 
     @property
     def state(self) -> str:
-        """``done``, ``skipped``, ``begun`` or ``open``."""
+        """``done``, ``skipped``, ``partial`` or ``unmarked``."""
         if self.skipped:
             return "skipped"
         count = sum(point is not None for point in self.points)
-        return "done" if count == len(POINT_NAMES) else "begun" if count else "open"
+        return "done" if count == len(POINT_NAMES) else "partial" if count else "unmarked"
 
 
 class Conflict(AnnotateError):
@@ -84,7 +86,7 @@ class Conflict(AnnotateError):
 
 
 def _places(row: Mapping[str, str]) -> Places:
-    """The points of a row, some of which may be empty; ValueError for a half or no number."""
+    """The points of a row, some of which may be empty. ValueError for a point with one coordinate or no number."""
     return _parsed(tuple(row[column] for column in COLUMNS[3:]))
 
 
@@ -100,7 +102,7 @@ def _parsed(cells: tuple[str, ...]) -> Places:
         try:
             place = float(x), float(y)
         except ValueError:
-            raise ValueError(f"{name} at ({x}, {y}) is no number") from None
+            raise ValueError(f"{name} at ({x}, {y}) is not a number") from None
         if not all(map(math.isfinite, place)):
             raise ValueError(f"{name} at ({x}, {y}) is not finite")
         places.append(place)
@@ -113,15 +115,15 @@ def _read_notes(path: Path) -> Table:
 
 
 def _kept_text(points: Places) -> str:
-    """The points of a skipped hand, as its note keeps them: ``x,y`` seven times, empty where not set.
+    """The points of a skipped hand as its note stores them: ``x,y`` seven times, empty where not set.
 
-    Empty for none.
+    Empty if no point is set.
     """
     return ";".join(",".join(map(coordinate_text, place)) if place else "" for place in points) if any(points) else ""
 
 
 def _kept(text: str) -> Places:
-    """What `_kept_text` wrote; none where it is not that."""
+    """The points in a text that `_kept_text` wrote; no points for any other text."""
     numbers = [[float(number) for number in pair.split(",")] if pair else [] for pair in text.split(";")]
     if len(numbers) != len(POINT_NAMES) or not all(len(pair) in (0, 2) for pair in numbers):
         return NONE_SET
@@ -129,10 +131,10 @@ def _kept(text: str) -> Places:
 
 
 class Marking:
-    """The images of a folder and what is marked in them, in the order of their ids.
+    """The images of a folder and the points marked in them, in the order of their ids.
 
-    One program at a time works on a table; in it, any number of pages. Raises ImageError, PointsError or AnnotateError
-    for a folder or table that cannot be used, and for points marked in an image of another size.
+    One program at a time works on a table. It may serve any number of pages. Raises ImageError, PointsError or
+    AnnotateError for a folder or table that cannot be used, and for points marked in an image of another size.
     """
 
     def __init__(self, images: Path, table: Path, suggestions: Mapping[str, ReferencePoints] | None = None) -> None:
@@ -142,8 +144,8 @@ class Marking:
         self.left_out = sorted(found.keys() - self.images.keys())
         if not self.images:
             raise AnnotateError(
-                f"{images}: all its images are links that lead out of it, which are not shown. "
-                "Give the folder they lead to."
+                f"{images}: all images in it are links that lead out of the folder. Such links are not shown. "
+                "Give the folder that they lead to."
             )
         self.ids = sorted(
             self.images, key=lambda case_id: (len(case_id), case_id) if case_id.isdigit() else (99, case_id)
@@ -169,11 +171,11 @@ class Marking:
     def _busy(self, holder: str) -> AnnotateError:
         return AnnotateError(
             f"{self.table}: is being marked by {holder or 'another program'}. "
-            "Open the page it printed, or stop it; to mark in two places, mark two tables."
+            "Open the address that it printed, or stop it. To mark in two places, use two tables."
         )
 
     def close(self) -> None:
-        """Let the table go."""
+        """Release the table, so that another program can mark it."""
         self._held.close()
 
     # ---- reading -------------------------------------------------------------------------------------------------
@@ -189,7 +191,7 @@ class Marking:
         return self._sizes[case_id][1]
 
     def image(self, case_id: str) -> Image:
-        """The pixels; ImageError when the file cannot be read, or has become a link that leads out of the folder."""
+        """The pixels. ImageError if the file cannot be read, or has become a link that leads out of the folder."""
         path = self.images[case_id]
         with self._errors(case_id):
             return decode(read_bytes(path, "image", ImageError, self._folder), str(path))
@@ -202,19 +204,19 @@ class Marking:
             raise ImageError(f"{self.images[case_id]}: {error.strerror or error}.") from error
 
     def remarks(self, case_id: str, points: Places) -> list[str]:
-        """What is implausible about a whole hand, in sentences; empty while points are missing."""
+        """What is implausible about a complete hand, in sentences; empty while points are missing."""
         whole = tuple(place for place in points if place)
         if len(whole) < len(POINT_NAMES):
             return []
         try:
             hand = ReferencePoints(case_id, *self.size(case_id), whole)
-        except ImageError:  # the page is told when it asks for the image
+        except ImageError:  # the page gets this error when it asks for the image
             return []
         with self._mutex:
             return remarks.about(hand, [other for other in self._ids_by_points(whole) if other != case_id])
 
     def in_doubt(self, case_id: str, marks: Marks) -> bool:
-        """Whether a hand is done and implausible, and nobody has confirmed it."""
+        """Whether a hand is done and implausible, and has not been confirmed."""
         return marks.state == "done" and not marks.confirmed and bool(self.remarks(case_id, marks.points))
 
     def _ids_by_points(self, whole: Places) -> list[str]:
@@ -226,13 +228,13 @@ class Marking:
         return self._index.get(_rounded(whole), [])
 
     def marks(self, case_id: str) -> Marks:
-        """What is known of a hand now."""
+        """The current marks of a hand."""
         with self._mutex:
             self._refresh()
             return self._marks(case_id)
 
     def all(self) -> Iterator[tuple[str, Marks]]:
-        """Every hand of the folder with its marks."""
+        """Every hand of the folder with its current marks."""
         with self._mutex:
             self._refresh()
             yield from [(case_id, self._marks(case_id)) for case_id in self.ids]
@@ -254,12 +256,12 @@ class Marking:
         )
 
     def _suggested(self, case_id: str) -> list[tuple[float, float]]:
-        """The places that were suggested for a hand, of which some were taken."""
+        """The suggested places noted for a hand, of which at least one was accepted."""
         text = self._notes.rows.get(case_id, {}).get("suggested", "")
         return suggested_places(text, self._points.rows.get(case_id, {}))
 
     def _refresh(self) -> None:
-        """Take up what another program wrote into the tables since."""
+        """Read what other programs have written into the tables since the last look."""
         self._points.refresh(self._check_sizes)
         self._notes.refresh()
 
@@ -270,12 +272,12 @@ class Marking:
             if row and any(_places(row)):
                 try:
                     real = tuple(map(str, self.size(case_id)))
-                except ImageError:  # the page shows why; it can be skipped, and costs no other hand
+                except ImageError:  # the page shows why; this hand can be skipped, and the others are not affected
                     continue
                 marked = row["width"], row["height"]
                 if marked != real:
                     problems.add(
-                        f"id {case_id}: marked in {' x '.join(marked) or 'no size'}, "
+                        f"id {case_id}: marked in {' x '.join(marked) or 'an image of unknown size'}, "
                         f"but the image is {' x '.join(real)}"
                     )
         problems.raise_if_any(
@@ -285,17 +287,19 @@ class Marking:
     # ---- writing -------------------------------------------------------------------------------------------------
 
     def change(self, case_id: str, marks: Marks) -> Marks:
-        """Put a hand's marks on disk, whole or not at all, and return them with their new version.
+        """Write a hand's marks to disk, completely or not at all, and return them with their new version.
 
-        Raises Conflict when the hand is not of the version that ``marks`` was made from, AnnotateError for a point
-        outside the image.
+        Raises Conflict if the hand has changed since the version that ``marks`` was made from, and AnnotateError for a
+        point outside the image.
         """
         with self._mutex:
             self._refresh()
             before = self._marks(case_id)
             if marks.version != before.version:
                 raise Conflict(f"id {case_id}: changed elsewhere since it was shown here")
-            width, height = self.size(case_id) if any(marks.points) else (1, 1)  # an unreadable one can be skipped
+            width, height = (
+                self.size(case_id) if any(marks.points) else (1, 1)
+            )  # a hand without a readable image can still be skipped
             for name, place in zip(POINT_NAMES, marks.points, strict=True):
                 if place and not (0 <= place[0] <= width - 1 and 0 <= place[1] <= height - 1):
                     raise AnnotateError(f"id {case_id}: {name} is outside the image of {width} x {height}")
@@ -303,9 +307,11 @@ class Marking:
             marks = replace(marks, skipped=" ".join(reason.split()))
             points = _rounded(marks.points)
             if points == _rounded(before.points):
-                points = before.points  # not rounded again, when somebody wrote them finer
+                points = before.points  # unchanged, so keep the finer digits that another program may have written
             same = points == before.points
-            confirmed = same and (marks.confirmed or before.confirmed)  # only what is on disk has been seen
+            confirmed = same and (
+                marks.confirmed or before.confirmed
+            )  # only points that are on disk already have been seen
             known = self._points.rows.get(case_id, {}), self._notes.rows.get(case_id, {})
             note = {
                 "id": case_id,
@@ -316,8 +322,8 @@ class Marking:
                 "suggested": suggested_text(self._taken(case_id, points)),
                 "confirmed": _points_version(points) if confirmed else "",
             }
-            # in the order in which a crash between the two loses nothing
-            if marks.skipped:  # its points are noted before its row is emptied
+            # in this order, a crash between the two writes loses nothing
+            if marks.skipped:  # note the points before the row is emptied
                 self._write_note(note, known[1])
                 self._write_points(case_id, NONE_SET, known[0])
             else:
@@ -326,7 +332,7 @@ class Marking:
             return self._marks(case_id)
 
     def _taken(self, case_id: str, points: Places) -> list[tuple[float, float]]:
-        """The suggested places to be noted for a hand: those noted before, and the suggestion of which points are."""
+        """The suggested places to note for a hand: those noted before, and the suggestion if a point was accepted."""
         noted, suggestion = self._suggested(case_id), self.suggestions.get(case_id)
         taken = suggestion is not None and any(untouched(points, suggestion.points))
         return [*noted, *(suggestion.points if suggestion and taken else ())]
@@ -346,9 +352,9 @@ class Marking:
             self._write(self._notes, note["id"], note, known)
 
     def _write(self, table: SharedTable, case_id: str, cells: Row, known: Row) -> None:
-        """Write the cells of a hand that are ours, beside whatever other programs write into the table meanwhile.
+        """Write our cells of a hand, even while other programs write to the same table.
 
-        ``known`` is the row before; Conflict is raised when one of them has changed these very cells of it.
+        ``known`` is the row as it was. Raises Conflict if another program has changed one of these cells since.
         """
         for _ in range(_WRITES):
             now = table.rows.get(case_id, {})
@@ -356,13 +362,13 @@ class Marking:
                 raise Conflict(f"id {case_id}: changed elsewhere since it was shown here")
             if table.put(case_id, {**now, **cells}):
                 return
-            time.sleep(random.uniform(0, 0.01))  # so that we do not keep step with the other program
+            time.sleep(random.uniform(0, 0.01))  # a random pause, to get out of step with the other program
             self._refresh()
-        raise AnnotateError(f"{table.path}: another program writes it all the time. Stop that program.")
+        raise AnnotateError(f"{table.path}: another program keeps writing to it. Stop that program.")
 
 
 def _points_version(points: Places) -> str:
-    """The name of seven points, by their places; empty for fewer, which nobody can confirm."""
+    """A name for seven points, derived from their places; empty for fewer points, which cannot be confirmed."""
     return sha256(_kept_text(points))[:16] if all(points) else ""
 
 
@@ -375,5 +381,5 @@ def _rounded(points: Places) -> Places:
 def opened(
     images: Path, table: Path, suggestions: Mapping[str, ReferencePoints] | None = None
 ) -> AbstractContextManager[Marking]:
-    """A `Marking` that is let go at the end."""
+    """A `Marking` as a context manager, which releases the table at the end."""
     return closing(Marking(images, table, suggestions))

@@ -1,4 +1,4 @@
-"""Radiographs for the page: as JPEG for the eye, and the 224 x 224 image that the network will see."""
+"""Radiographs for the page: a JPEG to look at, and the 224 x 224 image that the network will see."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _QUALITY = 92
 
 
 class Pictures:
-    """The last few images, decoded once; safe for many threads."""
+    """A cache of the last few decoded images, safe for many threads."""
 
     def __init__(self, marking: Marking, preparation: Preparation) -> None:
         self._marking, self._preparation = marking, preparation
@@ -35,7 +35,7 @@ class Pictures:
         key = case_id, signature(self._marking.images[case_id])
         with self._mutex:
             busy = self._busy.setdefault(key, threading.Lock())
-        with busy:  # asked for twice at once, it is decoded once
+        with busy:  # two requests at once decode the image only once
             with self._mutex:
                 self._busy.pop(key, None)
                 if key in self._kept:
@@ -50,32 +50,32 @@ class Pictures:
                 return self._kept[key]
 
     def jpeg(self, case_id: str) -> bytes:
-        """An image as JPEG of its full size; ImageError when it cannot be read."""
+        """An image as a JPEG in full size. ImageError if it cannot be read."""
         return self._get(case_id)[1]
 
     def remarks(self, case_id: str, points: Places) -> list[str]:
-        """How bones look at seven points, in sentences; empty when they are bright, or points are missing."""
+        """Remarks about how bones look at seven points; empty if they are bright, or while points are missing."""
         whole = [place for place in points if place]
         if len(whole) < len(POINT_NAMES):
             return []
         try:
             image = self._get(case_id)[0]
-        except ImageError:  # the page is told when it asks for the image
+        except ImageError:  # the page gets this error when it asks for the image
             return []
         return remarks.sentences(polarity_remarks(polarity_of(image, whole)))
 
     def thumbnail(self, case_id: str, points: Sequence[tuple[float, float]]) -> bytes:
-        """What the network would see of an image with these points, by `normalize` itself, as PNG.
+        """The image that the network would see for these points, computed by `normalize` itself, as a PNG.
 
         Raises ValueError for too few points.
         """
         image = self._get(case_id)[0]
         if len(points) < 2:
-            raise ValueError("two points at least span a rectangle")
+            raise ValueError("a rectangle needs at least two points")
         filled = (*points, *[points[0]] * (7 - len(points)))
         hand = ReferencePoints(case_id, image.shape[1], image.shape[0], filled)
         if problems := hand.problems():
             raise ValueError(problems[0])
-        whole = len(points) == len(POINT_NAMES)  # fewer do not tell how the hand lies
+        whole = len(points) == len(POINT_NAMES)  # the direction of the hand is unclear from fewer points
         view = viewed(image, hand) if whole else StandardView(image, hand, 0, Polarity.BRIGHT)
         return encode_png(normalize_viewed(view, self._preparation))

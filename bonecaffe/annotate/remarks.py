@@ -1,6 +1,6 @@
-"""What the page remarks about the hand that it shows, in sentences: the rules of `bonecaffe points check`, at once.
+"""The page's remarks about the hand that it shows. They follow the rules of `bonecaffe points check`.
 
-A remark about a whole hand holds the page at it until somebody confirms that the points are right.
+The page stays at a complete hand with a remark until somebody corrects the points or confirms that they are right.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from bonecaffe.hands.reference_points import ReferencePoints
 
 
 def about(hand: ReferencePoints, twins: Sequence[str] = ()) -> list[str]:
-    """What is implausible about a hand's seven points; ``twins`` are the other hands that have the very same ones.
+    """What is implausible about a hand's seven points. ``twins`` are other hands with exactly the same points.
 
     >>> about(ReferencePoints("1", 400, 500, ((200, 400), *[(150, 100)] * 6)))[0]
     'Two joints are at the same place.'
     """
-    same = [f"the points are those of {ids.listed(twins, at_most=3)}"] if twins else []
+    same = [f"the points are exactly those of {ids.listed(twins, at_most=3)}"] if twins else []
     return sentences([*_doubts(hand), *same])
 
 
 def sentences(texts: Iterable[str]) -> list[str]:
-    """Remarks in words as the page shows them.
+    """Remarks as the sentences that the page shows.
 
     >>> sentences(["bones are dark"])
     ['Bones are dark.']

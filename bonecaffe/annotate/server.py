@@ -1,4 +1,4 @@
-"""The page's server: on this machine alone, behind a token, with nothing to read but the images of one folder."""
+"""The page's server. It serves this machine only, behind a token, and reads nothing except the images of one folder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LONGEST_REASON = 200
 
 
 def make_app(marking: Marking, preparation: Preparation, token: str, port: int) -> Flask:
-    """The application; every path begins with the token, and only requests to this machine by name are answered."""
+    """The application. Every path begins with the token, and only requests addressed to this machine are answered."""
     app = Flask(__name__, static_folder=None)
     web.guard(app, token, port)
     pictures = Pictures(marking, preparation)
@@ -45,15 +45,15 @@ def make_app(marking: Marking, preparation: Preparation, token: str, port: int) 
 
 
 class _Answers:
-    """One method for each thing that the page asks; ``token`` is checked already."""
+    """One method for each request of the page. ``token`` has been checked before."""
 
     def __init__(self, marking: Marking, pictures: Pictures) -> None:
         self._marking, self._pictures = marking, pictures
 
     def disk(self, error: OSError) -> tuple[Response, int]:
-        """A file that could not be read or written."""
+        """The answer when a file could not be read or written."""
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        remedy = "Nothing was lost; make room and go on." if full else "Nothing was lost."
+        remedy = "Nothing was lost. Free some space, then continue." if full else "Nothing was lost."
         message = f"{error.filename or self._marking.table}: {error.strerror or error}. {remedy}"
         return jsonify(error=message), 507 if full else 422
 
@@ -62,13 +62,13 @@ class _Answers:
         return send_from_directory(_PAGE, "index.html", max_age=0)
 
     def part(self, token: str, name: str) -> Response:
-        """Its scripts and its style."""
+        """The scripts and the style sheet of the page."""
         if name not in _PARTS:
             abort(404)
         return send_from_directory(_PAGE, name, max_age=0)
 
     def hands(self, token: str) -> Response:
-        """Every hand in a few words."""
+        """A summary of every hand."""
         listed = [
             {
                 "id": case_id,
@@ -87,12 +87,12 @@ class _Answers:
         )
 
     def hand(self, token: str, case_id: str) -> Response:
-        """All that is known of one hand."""
+        """All details of one hand."""
         self._check(case_id)
         return jsonify(self._as_json(case_id, self._marking.marks(case_id)))
 
     def change(self, token: str, case_id: str) -> tuple[Response, int] | Response:
-        """Other marks for a hand: what is on disk then, or 409 with what is there instead."""
+        """Change the marks of a hand. Answers with the marks now on disk; 409 if they conflict with the change."""
         self._check(case_id)
         marks = _parse(web.json_body())
         try:
@@ -101,14 +101,14 @@ class _Answers:
             return jsonify(error=str(error), hand=self._as_json(case_id, self._marking.marks(case_id))), 409
 
     def image(self, token: str, case_id: str) -> Response:
-        """A radiograph for the eye."""
+        """A radiograph to look at."""
         self._check(case_id)
         response = Response(self._pictures.jpeg(case_id), mimetype="image/jpeg")
         response.headers["Cache-Control"] = "private, max-age=3600"
         return response
 
     def thumbnail(self, token: str, case_id: str) -> Response:
-        """What the network will see of it."""
+        """The image that the network will see."""
         self._check(case_id)
         try:
             pairs = [
@@ -126,7 +126,7 @@ class _Answers:
     def _as_json(self, case_id: str, marks: Marks) -> dict[str, Any]:
         try:
             width, height = self._marking.size(case_id)
-        except ImageError:  # asked for the image, the page is told why; the hand can be skipped
+        except ImageError:  # the request for the image reports why; the hand can be skipped
             width, height = 1, 1
         offered = self._marking.suggestions.get(case_id)
         suggested = offered.points if offered and (offered.width, offered.height) == (width, height) else None
@@ -148,19 +148,20 @@ class _Answers:
         }
 
     def _remarks(self, case_id: str, points: Places) -> list[str]:
-        """What is implausible about a whole hand, its points and its pixels, in sentences."""
+        """What is implausible about the points and the pixels of a complete hand, in sentences."""
         return self._marking.remarks(case_id, points) + self._pictures.remarks(case_id, points)
 
 
 def _look_ahead(marking: Marking, pictures: Pictures) -> None:
     """Decode the hand that the page will open first, while the browser starts."""
     with contextlib.suppress(BonecaffeError, OSError):
-        first = next((case_id for case_id, marks in marking.all() if marks.state in ("open", "begun")), marking.ids[0])
+        incomplete = (case_id for case_id, marks in marking.all() if marks.state in ("unmarked", "partial"))
+        first = next(incomplete, marking.ids[0])
         pictures.jpeg(first)
 
 
 def _parse(message: Any) -> Marks:
-    """Marks from what the page sent; 400 for anything else."""
+    """Marks from a message of the page; 400 for anything else."""
     try:
         points = tuple(
             None if place is None else (web.number(place[0]), web.number(place[1])) for place in message["points"]
@@ -174,17 +175,17 @@ def _parse(message: Any) -> Marks:
             confirmed=message.get("confirmed") is True,
         )
     except (TypeError, KeyError, ValueError, IndexError, OverflowError, AttributeError):
-        abort(400, "not what this page sends")
+        abort(400, "the marks are not in the form that this page sends")
     if len(points) != len(POINT_NAMES) or not 0 <= marks.seconds < 1e7:
-        abort(400, "seven points and a time are needed")
+        abort(400, "the marks need seven points and a time in seconds")
     return marks
 
 
 class Server:
     """A running page: ``address`` to open, `run` to serve it until Ctrl-C.
 
-    A server that was killed leaves its port and token beside the table, for its owner's eyes alone; the next one takes
-    them up, so that a page which is still open goes on, with what it could not save meanwhile.
+    A killed server leaves its port and token in a file next to the table, which only its owner can read. The next
+    server uses them again. A page that is still open can then continue, and saves what it could not save meanwhile.
     """
 
     def __init__(self, marking: Marking, preparation: Preparation, port: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""A table that other programs may write while we do: read when it changes, written a row at a time, no row lost."""
+"""A table that other programs may write at the same time: read when it changes, written row by row, no row lost."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Row = dict[str, str]
 
 
 def signature(path: Path) -> tuple[int, ...]:
-    """What changes when a file does; empty when there is none."""
+    """Time, size and inode of a file, which change when the file does; empty if there is no file."""
     try:
         stat = os.stat(path)
     except FileNotFoundError:
@@ -25,10 +25,10 @@ def signature(path: Path) -> tuple[int, ...]:
 
 
 class SharedTable:
-    """The rows of a CSV file by id, every one kept, ours and others', in their order, with columns that are not ours.
+    """The rows of a CSV file by id. Rows and columns that other programs added are kept, and so is the order.
 
     ``path`` may be a link: the file that it leads to is read and replaced, and the link stays. ``read`` reads the
-    file, ``check`` raises ValueError for a row that cannot be right. Errors are of the class ``error``.
+    file. ``check`` raises ValueError for an invalid row. Errors are raised as the class ``error``.
     """
 
     def __init__(
@@ -50,9 +50,9 @@ class SharedTable:
         self._signature: tuple[int, ...] | None = None
 
     def refresh(self, accept: Callable[[Mapping[str, Row]], None] = lambda rows: None) -> None:
-        """Take up what another program wrote since; ``accept`` may raise for rows that cannot be used.
+        """Read the file again if another program has changed it. ``accept`` may raise for rows that cannot be used.
 
-        Raises the table's error for a file that cannot be read now: what was known before stays known.
+        Raises the table's error for a file that cannot be read now; the rows read before are kept.
         """
         if followed(self.path) != self.target:
             raise self._error(f"{self.path}: leads to another file than before. Start bonecaffe annotate again.")
@@ -66,7 +66,7 @@ class SharedTable:
             if self._bytes() == content:
                 break
             if time.monotonic() > until:
-                raise self._error(f"{self.path}: another program writes it all the time. Stop that program.")
+                raise self._error(f"{self.path}: another program keeps writing to it. Stop that program.")
             time.sleep(0.001)
         accept(rows)
         self.columns, self.rows, self._content, self._signature = columns, rows, content, now
@@ -84,7 +84,7 @@ class SharedTable:
         for number, row in table.rows():
             where = f"row {number} (id {row.get('id') or 'missing'})"
             if not row.get("id") or row["id"] in rows:
-                problems.add(f"{where}: {'the id is in an earlier row already' if row.get('id') else 'no id'}")
+                problems.add(f"{where}: {'an earlier row has the same id' if row.get('id') else 'no id'}")
                 continue
             rows[row["id"]] = row
             try:
@@ -95,14 +95,16 @@ class SharedTable:
         return (*table.columns, *(column for column in self._own_columns if column not in table.columns)), rows
 
     def put(self, case_id: str, row: Row) -> bool:
-        """Write one row on disk; False, and nothing is written, when another program changed the file meanwhile."""
+        """Write one row to disk. If another program has changed the file meanwhile, write nothing and return False."""
         rows = {**self.rows, case_id: row}
         text = table_text(self.columns, ([each.get(column, "") for column in self.columns] for each in rows.values()))
         if not write_if_unchanged(self.target, text, self._content):
             self._signature = None  # it must be read again
             return False
-        # only now: what could not be written is not believed
+        # only after the write has succeeded
         self.rows, self._content, self._signature = rows, text.encode(), signature(self.target)
-        if self._bytes() != self._content:  # written by another program since, of which the signature may be
+        if (
+            self._bytes() != self._content
+        ):  # another program has written since, and the signature may be that of its file
             self._signature = None
         return True

@@ -44,7 +44,9 @@ class Arithmetic:
             raise CaffeError(f"{CUDNN}={cudnn}: expected fast or deterministic (the default).")
         excluded = " ".join((environment.get(EXCLUDE) or "").split())
         if not _EXCLUDED.fullmatch(excluded):
-            raise CaffeError(f"{EXCLUDE}={excluded}: expected numbers by direction, such as forward:6 filter:0,3 data:0.")
+            raise CaffeError(
+                f"{EXCLUDE}={excluded}: expected numbers by direction, such as forward:6 filter:0,3 data:0."
+            )
         return cls(tf32 == "1", cudnn == "fast", excluded)
 
     @property

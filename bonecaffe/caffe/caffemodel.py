@@ -1,11 +1,11 @@
 """A caffemodel in, a caffemodel without fc8 out (paper II.3, appendix 1).
 
 The paper keeps the name ``fc8`` for a layer with one output; the ImageNet weights hold an fc8 of 1000 x 4096; and
-Caffe dies of a layer with the same name and another shape. So that layer is taken out of the weights: everything
-else is copied byte for byte, in the old format (V1, ``layers``) and the new one (V2, ``layer``) alike.
+Caffe aborts on a layer with the same name and another shape. So that layer is removed from the weights. Everything
+else is copied byte for byte, in both formats: the old one (V1, ``layers``) and the new one (V2, ``layer``).
 
-A caffemodel is a NetParameter in protobuf's wire format. It is read here without decoding its numbers, so that
-244 MB take a moment and no memory.
+A caffemodel is a NetParameter in protobuf's wire format. It is read here without decoding its numbers, so 244 MB take
+a moment and no memory.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _fields(data: mmap.mmap | bytes, at: int, end: int) -> Iterator[_Field]:
 
 
 def _shape(data: mmap.mmap | bytes, blob: _Field) -> tuple[int, ...]:
-    """The shape of a BlobProto: ``shape`` in V2; in V1 ``num, channels, height, width``, which win if one is there."""
+    """The shape of a BlobProto: ``shape`` in V2; ``num, channels, height, width`` in V1, which takes precedence."""
     legacy = {1: 0, 2: 0, 3: 0, 4: 0}
     is_legacy = False
     dims: list[int] = []
@@ -103,9 +103,9 @@ def _shape(data: mmap.mmap | bytes, blob: _Field) -> tuple[int, ...]:
 
 
 def read_blob(data: bytes) -> tuple[tuple[int, ...], NDArray[np.float32]]:
-    """A BlobProto's shape and its numbers, float32; ValueError when it is none.
+    """A BlobProto's shape and its numbers, float32; ValueError when it is not a BlobProto.
 
-    As Caffe's Blob::FromProto reads it: double numbers, where there are any, come before single ones.
+    As Caffe's Blob::FromProto reads it: double-precision numbers, if there are any, take precedence over single ones.
     """
     blob = _Field(0, _BYTES, 0, 0, len(data))
     for number, wire, kind in ((8, _FIXED64, "<f8"), (5, _FIXED32, "<f4")):
@@ -125,7 +125,7 @@ def read_blob(data: bytes) -> tuple[tuple[int, ...], NDArray[np.float32]]:
 def write_blob(values: NDArray[np.float32]) -> bytes:
     """A BlobProto of four old-style dimensions (``num, channels, height, width``), which every Caffe reads.
 
-    Fewer dimensions get ones in front. As compute_image_mean writes a mean image.
+    Fewer dimensions get ones in front. compute_image_mean writes a mean image in the same way.
     """
     shape = (1,) * (4 - values.ndim) + values.shape
     dims = b"".join(_tag(number, _VARINT) + _as_varint(size) for number, size in enumerate(shape, start=1))
@@ -175,7 +175,7 @@ class Caffemodel:
                     raise WeightsError(f"{self.path}: the file is empty. Download it again.")
                 if head.lstrip()[:1] == b"<" or b"<html" in head.lower():
                     raise WeightsError(
-                        f"{self.path}: an HTML page, not a caffemodel; the download was answered with a web page. "
+                        f"{self.path}: an HTML page, not a caffemodel; the server sent a web page instead of the file. "
                         "Download it again."
                     )
                 if head.startswith(_HDF5):
@@ -214,16 +214,16 @@ class Caffemodel:
 
 
 def initial_weights(weights: Path, target: Path, head: str, head_shape: tuple[int, int]) -> str:
-    """Write the weights that ``caffe train --weights`` accepts beside the paper's ``fc8``; say what was done.
+    """Write the weights that ``caffe train --weights`` accepts together with the paper's ``fc8``; return what was done.
 
     ``head`` is the regression layer's name and ``head_shape`` its (outputs, inputs). A stored layer of that name is
-    kept when its shape agrees and taken out otherwise.
+    kept when its shape agrees, and removed otherwise.
     """
     with Caffemodel(weights) as model:
         shapes = model.shapes()
         if "conv1" not in shapes or "fc7" not in shapes:
             raise WeightsError(
-                f"{weights}: another network than CaffeNet: it has {', '.join(list(shapes)[:6])}, … "
+                f"{weights}: not CaffeNet's weights: it has {', '.join(list(shapes)[:6])}, … "
                 "but conv1 and fc7 are needed."
             )
         stored = shapes.get(head)
@@ -233,10 +233,10 @@ def initial_weights(weights: Path, target: Path, head: str, head_shape: tuple[in
         size = tuple(dim for dim in stored[0] if dim != 1) if head_shape[0] == 1 else stored[0][-2:]
         if size == tuple(dim for dim in head_shape if dim != 1):
             model.write_without(set(), target)
-            return f"{head} of {weights.name} has the shape wanted and is kept"
+            return f"{head} of {weights.name} has the right shape and is kept"
         model.write_without({head}, target)
         shown = " x ".join(map(str, stored[0]))
-        return f"{head} ({shown}) taken out of {weights.name}; it starts from its filler"
+        return f"{head} ({shown}) removed from {weights.name}; it starts from its filler"
 
 
 def solver_state(path: Path) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""With what a result was made: machine, Python, packages, Caffe. Facts for the manifest; no host or user name."""
+"""What a result was computed with: machine, Python, packages, Caffe. Facts for the manifest; no host or user name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Caffe's last message when it dies, in plain words with a remedy, where we know it. Pure: text in, text out."""
+"""The cause and remedy of Caffe's known fatal messages, in plain words. Pure: text in, text out."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _KNOWN = (
     ),
     (
         r"mdb_status == 0 \(2 vs",
-        "an LMDB is not there. Run prepare again",
+        "an LMDB is missing. Run prepare again",
     ),
     (
         r"mdb_status == 0 \(",
@@ -39,11 +39,11 @@ _KNOWN = (
     ),
     (
         r"Cannot copy param \d+ weights from layer",
-        "the weights do not fit the network. Give them with --weights, so that fc8 is taken out",
+        "the weights do not fit the network. Give them with --weights, which removes fc8 from a copy",
     ),
     (
         r"WriteProtoToBinaryFile|SerializeToOstream|SerializeToZeroCopyStream|No space left",
-        "a snapshot could not be written: the disk is full, or its folder is gone",
+        "a snapshot could not be written: the disk is full, or its folder is missing",
     ),
     (
         r"ReadProtoFromBinaryFile|Failed to parse NetParameter",
@@ -59,13 +59,13 @@ _KNOWN = (
     ),
     (
         r"Could not open or find file|File not found",
-        "a file is not there",
+        "a file is missing",
     ),
 )
 
 
 def explain(message: str) -> str:
-    """What Caffe's last words mean, or "" where we do not know.
+    """The meaning of Caffe's last message, or "" where it is not known.
 
     >>> explain("Check failed: error == cudaSuccess (2 vs. 0)  out of memory")
     "the GPU's memory is full. Lower network.train_batch"

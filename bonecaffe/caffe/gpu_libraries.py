@@ -31,7 +31,9 @@ def resolved(libraries: Mapping[str, str], library_path: str = "") -> list[Libra
     """
     found = []
     for prefix, name in NAMES.items():
-        file = next((path for library, path in sorted(libraries.items()) if re.fullmatch(f"{prefix}(-.*)?", library)), "")
+        file = next(
+            (path for library, path in sorted(libraries.items()) if re.fullmatch(f"{prefix}(-.*)?", library)), ""
+        )
         if not file:
             continue
         real = os.path.realpath(file)
@@ -63,5 +65,6 @@ def _other_parts(cudnn: Path, version: str, library_path: str) -> list[str]:
     return sorted(
         str(part)
         for part in parts
-        if version and version_of(str(part)).split(".")[: count + 1] != version.split(".")[: version_of(str(part)).count(".") + 1]
+        if version
+        and version_of(str(part)).split(".")[: count + 1] != version.split(".")[: version_of(str(part)).count(".") + 1]
     )

@@ -29,9 +29,9 @@ NOTE = Path(sys.prefix) / "share" / "bonecaffe" / "caffe.json"
 PTH = Path(sysconfig.get_path("purelib")) / "bonecaffe-pycaffe.pth"
 """Puts that Caffe's pycaffe on this environment's path, so that ``import caffe`` works in it."""
 OTHER_ROOT = "Fix it, or unset CAFFE_ROOT and run `make setup`, which builds a Caffe."
-"""What to do when the Caffe at ``CAFFE_ROOT`` does not work."""
+"""The remedy when the Caffe at ``CAFFE_ROOT`` does not work."""
 BUILD_RECORD = "bonecaffe-build.json"
-"""The file in an installed Caffe that says how it was built, where scripts/build_caffe.py built it."""
+"""The file in a Caffe built by scripts/build_caffe.py that records how it was built."""
 ON_PATH = "PATH"
 """The note's ``root`` for programs on PATH."""
 REMEDY = "Run `make setup`, or set CAFFE_ROOT to an installed Caffe."
@@ -48,7 +48,7 @@ class Caffe:
     build: dict[str, str] = field(default_factory=dict)
 
     def program(self, name: str) -> Path:
-        """The path of one of Caffe's programs; CaffeError when it is not there."""
+        """The path of one of Caffe's programs; CaffeError when it is missing."""
         path = self.bin / name
         if not os.access(path, os.X_OK):
             raise CaffeError(f"{path}: no such program in this Caffe ({self.origin}). {REMEDY}")
@@ -103,7 +103,7 @@ class Caffe:
 
 
 def last_lines(output: str, count: int = 3) -> str:
-    """The last lines of a program's output, in one."""
+    """The last lines of a program's output, joined into one."""
     lines = [line.strip() for line in output.strip().splitlines() if line.strip()]
     return " | ".join(lines[-count:]) or "it printed nothing"
 
@@ -112,7 +112,7 @@ def last_lines(output: str, count: int = 3) -> str:
 
 
 def find() -> Caffe:
-    """The Caffe that bonecaffe uses; CaffeError with the remedy when there is none. Whether it works is `problem`'s."""
+    """The Caffe that bonecaffe uses; CaffeError with the remedy when there is none. `problem` checks that it works."""
     caffe = _from_root() or _noted() or _on_path()
     if caffe is None:
         raise CaffeError(
@@ -123,12 +123,12 @@ def find() -> Caffe:
 
 
 def given() -> Caffe | None:
-    """The Caffe that the user has: ``CAFFE_ROOT``, else PATH; None when neither is there, and one is to be built."""
+    """The Caffe that the user has: at ``CAFFE_ROOT``, else on PATH; None when there is none and one must be built."""
     return _from_root() or _on_path()
 
 
 def at(root: Path, origin: str) -> Caffe:
-    """The Caffe of an install prefix, or of a source folder built in place; CaffeError naming what is not there."""
+    """The Caffe of an install prefix, or of a source folder built in place; CaffeError naming what is missing."""
     root = root.absolute()
     binaries = [
         folder for folder in (root / "bin", root / "build" / "tools", root) if os.access(folder / "caffe", os.X_OK)
@@ -148,7 +148,7 @@ def at(root: Path, origin: str) -> Caffe:
 
 
 def _from_root() -> Caffe | None:
-    """The Caffe at ``CAFFE_ROOT``; None when that is not set. What the user names is never passed over in silence."""
+    """The Caffe at ``CAFFE_ROOT``; None when that is not set. A Caffe that the user names is never ignored silently."""
     root = os.environ.get("CAFFE_ROOT")
     if not root:
         return None
@@ -167,11 +167,11 @@ def _noted() -> Caffe | None:
     try:
         return at(Path(root), origin)
     except CaffeError as error:
-        raise CaffeError(f"{root}: the Caffe that `make setup` noted is gone: {error}. {REMEDY}") from None
+        raise CaffeError(f"{root}: the Caffe that `make setup` chose no longer works: {error}. {REMEDY}") from None
 
 
 def _on_path() -> Caffe | None:
-    """Caffe's programs on PATH with a pycaffe on Python's path; None when one of them is not there."""
+    """Caffe's programs on PATH with a pycaffe on Python's path; None when one of them is missing."""
     programs = [shutil.which(name) for name in PROGRAMS]
     spec = importlib.machinery.PathFinder.find_spec("caffe", _python_path()) if all(programs) else None
     if spec is None or spec.origin is None:
@@ -180,13 +180,13 @@ def _on_path() -> Caffe | None:
 
 
 def _python_path() -> list[str]:
-    """Python's path without what `write_note` put there: pycaffe of the last Caffe is not a pycaffe on PATH."""
+    """Python's path without what `write_note` added: the pycaffe of an earlier Caffe does not count as on the path."""
     try:
-        ours = files.read_text(PTH, "settings").splitlines()
+        noted = files.read_text(PTH, "settings").splitlines()
     except (OSError, FilesError):
         return sys.path
     by_user = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    return [folder for folder in sys.path if folder not in ours or folder in by_user]
+    return [folder for folder in sys.path if folder not in noted or folder in by_user]
 
 
 # ---- whether it works --------------------------------------------------------------------------------------------
@@ -207,7 +207,7 @@ def problem(caffe: Caffe) -> str:
 def pycaffe_version(caffe: Caffe) -> str:
     """The version of pycaffe; CaffeError when it does not import.
 
-    It is imported in a process of its own, because an old build can crash the interpreter.
+    It is imported in a separate process, because an old build can crash the interpreter.
     """
     path = os.pathsep.join(filter(None, (str(caffe.python), os.environ.get("PYTHONPATH"))))
     done = subprocess.run(
@@ -228,7 +228,7 @@ def pycaffe_version(caffe: Caffe) -> str:
 
 
 def write_note(caffe: Caffe) -> None:
-    """Make a Caffe this environment's own: bonecaffe finds it, and ``import caffe`` works in it."""
+    """Make a Caffe the one of this environment: bonecaffe finds it, and ``import caffe`` works."""
     if caffe.root is None:
         files.remove(PTH)
     else:
@@ -238,7 +238,7 @@ def write_note(caffe: Caffe) -> None:
 
 
 def _read_json(path: Path) -> dict[str, str]:
-    """A JSON object of texts; empty when the file is not there or is not one."""
+    """A JSON object of texts; empty when the file is missing or holds something else."""
     try:
         content = json.loads(files.read_text(path, "settings"))
     except (OSError, ValueError, RecursionError, FilesError):

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _RECORDS_PER_MAPPING = 512  # the map is closed and opened again, so that its pages don't pile up in memory
-_PAGES = 1 << 20  # bytes of a database beside its records
+_PAGES = 1 << 20  # bytes of a database in addition to its records
 
 
 def records(lmdb: Path) -> Generator[tuple[str, int, NDArray[np.uint8]]]:
     """Each record of an image LMDB: its key, its label, its pixels (channel, row, column), uint8, BGR.
 
-    Memory stays flat however many there are. Raises CaffeError for an LMDB or a record that is not readable.
+    Memory does not grow with their number. Raises CaffeError for an LMDB or a record that is not readable.
     """
     import lmdb as package
     import numpy
@@ -49,7 +49,7 @@ def records(lmdb: Path) -> Generator[tuple[str, int, NDArray[np.uint8]]]:
 
 
 def _advance(cursor: object, after: bytes | None) -> bool:
-    """Go to the record that follows the key ``after``, or to the first one."""
+    """Move to the record that follows the key ``after``, or to the first one."""
     if after is None:
         return bool(cursor.first())  # type: ignore[attr-defined]  # lmdb has no types
     if cursor.key() == after:  # type: ignore[attr-defined]
@@ -66,7 +66,7 @@ def shape_and_count(lmdb: Path) -> tuple[tuple[int, int, int], int]:
 
     name = lmdb.name
     if not (lmdb / "data.mdb").is_file():
-        raise CaffeError(f"{name}: no LMDB there. Make it with: bonecaffe prepare {lmdb.parent} …")
+        raise CaffeError(f"{name}: no LMDB in this folder. Make it with: bonecaffe prepare {lmdb.parent} …")
     try:
         with package.open(str(lmdb), readonly=True, lock=False, create=False) as environment:
             count = int(environment.stat()["entries"])

@@ -1,7 +1,7 @@
 """Caffe's log, line by line: text in, events out. Pure: no files, no processes.
 
-glog's preamble (``I1123 18:00:00.123456  77 solver.cpp:218] ``) may be there or not; numbers may be nan or inf;
-lines that say nothing to us give no event.
+glog's preamble (``I1123 18:00:00.123456  77 solver.cpp:218] ``) is optional; numbers may be nan or inf; other lines
+are skipped.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from bonecaffe.files import table_text
 
 _NUMBER = r"(?P<value>[-+]?(?:nan|inf|(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?))"
-# ASCII: otherwise \d takes any script's digits, and "inf" without case the Turkish "ınf", which is no number
+# ASCII: otherwise \d matches any script's digits, and "inf" without case the Turkish "ınf", which is not a number
 _FLAGS = re.IGNORECASE | re.ASCII
 _PREAMBLE = re.compile(r"^F\d{4,8} \d\d:\d\d:\d\d\.\d+ +\d+ \S+\] ", re.ASCII)
 _ITERATION = re.compile(r"Iteration (?P<iteration>\d+)(?P<rate> \([^)]*\))?, (?P<what>loss|lr) = " + _NUMBER, _FLAGS)
@@ -36,7 +36,7 @@ class Event:
 
 
 LONGEST = 1 << 14
-"""Characters of a line that are looked at; Caffe's lines have a hundred, and a search may take their square in time."""
+"""Characters of a line that are searched. Caffe's lines have a hundred, and a search can take quadratic time."""
 ATTEMPT = "# bonecaffe "
 """Begins the line that the driver writes into caffe.log before each attempt."""
 
@@ -55,7 +55,7 @@ def parse(lines: Iterable[str]) -> Iterator[Event]:
         if line.startswith("F") and (preamble := _PREAMBLE.match(line)):
             yield Event("fatal", iteration, text=line[preamble.end() :].rstrip())
             continue
-        # a look for the words costs a tenth of a search for the expression, and most lines have none of them
+        # a test for the words takes a tenth of the time of the expression, and most lines have none of them
         if "Iteration " in line:
             if found := _TESTING.search(line):
                 testing = _integer(found["iteration"])
@@ -89,14 +89,14 @@ def _integer(digits: str) -> int:
 
 
 ROUNDING = 1e-3
-"""How far below 0 a smoothed loss may come out, in squared months."""
+"""How far below 0 a smoothed loss may be because of rounding, in squared months."""
 
 
 def rmse_months(loss: float) -> float:
     """Root mean squared error in months of an EuclideanLoss, which is the sum of d² over 2N.
 
-    The training loss that Caffe prints is smoothed by adding and subtracting, so that it can come out a little below 0:
-    that is 0. nan for any other loss below 0.
+    Caffe smooths the printed training loss by adding and subtracting, so rounding can make it slightly negative: that
+    counts as 0. Any other loss below 0 gives nan.
 
     >>> rmse_months(200.0), rmse_months(-1.7e-06)
     (20.0, 0.0)
@@ -119,7 +119,7 @@ class CurvePoint:
 
 
 class Curve:
-    """Error against iteration, for training and test; what a resumed log repeats replaces what it reported before."""
+    """Error against iteration, for training and test. Where a resumed log repeats an iteration, the last one counts."""
 
     def __init__(self, events: Iterable[Event] = (), loss_name: str = "loss") -> None:
         self._points: dict[tuple[int, str], CurvePoint] = {}
@@ -128,7 +128,7 @@ class Curve:
             self.add(event)
 
     def add(self, event: Event) -> None:
-        """Take up an event, if it says a loss."""
+        """Add an event, if it reports a loss."""
         if event.iteration is None:
             return
         if event.kind == "train_loss":

@@ -1,6 +1,7 @@
-"""A trained net, ready to be fed: by pycaffe, or by OpenCV's importer of the same two files. The only maker of nets.
+"""A trained net, ready for input: by pycaffe, or by OpenCV's importer of the same two files. Only this module makes
+nets.
 
-pycaffe is the rule; OpenCV is for machines without any Caffe, and a second opinion.
+pycaffe is the default; OpenCV is for machines without Caffe, and for a second opinion.
 """
 
 from __future__ import annotations
@@ -25,25 +26,25 @@ class Engine(Protocol):
     """A net with its weights."""
 
     def forward(self, data: Batch) -> Batch:
-        """What the net says of a batch, float32 (count, channels, height, width): (count, outputs)."""
+        """The net's output, (count, outputs), for a batch of float32 (count, channels, height, width)."""
         ...
 
     def load(self, caffemodel: Path) -> None:
-        """Go on with other weights of the same net."""
+        """Switch to other weights of the same net."""
         ...
 
 
 def make(kind: Kind, deploy: Path, caffemodel: Path, gpu: int | None = None) -> Engine:
-    """A net of a deploy file and its weights.
+    """The net of a deploy file and its weights.
 
-    Raises CaffeError when there is no Caffe, or no GPU in it, WeightsError for a caffemodel that is cut off or none:
-    Caffe would take this process down with it.
+    Raises CaffeError when there is no Caffe, or the GPU cannot be used, and WeightsError for a file that is cut off or
+    not a caffemodel: Caffe would abort this process.
     """
     with Caffemodel(caffemodel):
         pass
     if kind == "opencv":
         if gpu is not None:
-            raise CaffeError("OpenCV's engine computes on the CPU; leave --gpu out, or take --engine caffe.")
+            raise CaffeError("OpenCV's engine computes on the CPU. Leave --gpu out, or use --engine caffe.")
         return _OpenCV(deploy, caffemodel)
     return _Caffe(deploy, caffemodel, gpu)
 
@@ -62,7 +63,7 @@ class _Caffe:
         self._output = self._net.outputs[0]
 
     def _set_mode(self) -> None:
-        """Caffe's mode belongs to the thread, not to the net: another net's may be in force."""
+        """Caffe's mode belongs to the thread, not to the net: another net may have changed it."""
         if self._gpu is None:
             self._caffe.set_mode_cpu()
         else:

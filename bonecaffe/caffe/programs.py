@@ -23,14 +23,14 @@ from bonecaffe.files import scratch_file
 
 UNLESS_SET = {
     "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # GPUs are numbered as nvidia-smi numbers them
-    # a thread that waits gives its core away soon: twice as fast on a busy machine, as fast on an idle one
+    # a waiting thread gives up its core soon: twice as fast on a busy machine, equally fast on an idle one
     "GOMP_SPINCOUNT": "1000",
 }
-"""What Caffe's programs and pycaffe find in their environment, unless the user has set it otherwise."""
+"""Environment variables for Caffe's programs and pycaffe, where the user has not set them."""
 
 
 def import_pycaffe() -> ModuleType:
-    """Import pycaffe without its chatter; CaffeError when it does not import. Only `predict` makes nets of it."""
+    """Import pycaffe without its log output; CaffeError when it does not import. Only `predict` makes nets with it."""
     for name, value in {"GLOG_minloglevel": "2", **UNLESS_SET}.items():
         os.environ.setdefault(name, value)
     caffe = installation.find()
@@ -45,20 +45,20 @@ def import_pycaffe() -> ModuleType:
 
 
 def caffe_pb2() -> ModuleType:
-    """Caffe's protocol (NetParameter, Datum, …) as the installed Caffe has it."""
+    """The installed Caffe's protocol (NetParameter, Datum, …)."""
     import_pycaffe()
     return importlib.import_module("caffe.proto.caffe_pb2")
 
 
 def _environment() -> dict[str, str]:
-    """Caffe's log whole and to stderr alone; by default glog leaves files in /tmp too."""
+    """The environment in which Caffe logs everything, to stderr only; by default glog also leaves files in /tmp."""
     return {**UNLESS_SET, **os.environ, "GLOG_logtostderr": "1", "GLOG_minloglevel": "0"}
 
 
 class Call:
     """One of Caffe's programs, started: wait for its end with `finish`, or end it with `stop`.
 
-    It is ended when we are killed. CaffeError when it cannot be started.
+    It ends when this process is killed. CaffeError when it cannot be started.
     """
 
     def __init__(self, program: str, arguments: list[str], cwd: Path | None = None) -> None:
@@ -79,10 +79,10 @@ class Call:
             self._output.close()
             if error.errno in (errno.ENOENT, errno.EACCES, errno.ENOEXEC, errno.ENOTDIR):
                 raise CaffeError(f"{self._command[0]}: cannot be started: {error.strerror}. {REMEDY}") from error
-            raise  # short of memory, processes or files: no fault of the program
+            raise  # short of memory, processes or files: not the program's fault
 
     def finish(self) -> str:
-        """Wait for its end and give what it wrote to stderr; CaffeError with command and last words when it failed."""
+        """Wait for its end and return its stderr; CaffeError with the command and the last message when it failed."""
         status = self._process.wait()
         self._output.seek(0)
         output = self._output.read().decode("utf-8", "replace")
@@ -102,7 +102,7 @@ class Call:
 
 
 def call(program: str, arguments: list[str], cwd: Path | None = None) -> str:
-    """Run one of Caffe's programs to its end and give what it wrote to stderr; see `Call`."""
+    """Run one of Caffe's programs to its end and return its stderr; see `Call`."""
     running = Call(program, arguments, cwd)
     try:
         return running.finish()
@@ -111,14 +111,15 @@ def call(program: str, arguments: list[str], cwd: Path | None = None) -> str:
 
 
 Process = subprocess.Popen[bytes]
-"""A running program of Caffe's."""
+"""One of Caffe's programs, running."""
 
 
 def start(command: list[str], cwd: Path, log: BinaryIO, holding: tuple[int, ...] = ()) -> Process:
-    """Start ``caffe`` with its log going straight into a file, so that the log is whole whatever becomes of us.
+    """Start ``caffe`` with its log going straight into a file, so that the log is complete even if this process dies.
 
-    It gets a session of its own, so that a terminal's Ctrl-C reaches only us, and the open files ``holding`` (a lock,
-    which lasts as long as it does). Should we be killed, the kernel sends it SIGINT: it snapshots and stops.
+    Caffe gets its own session, so that a terminal's Ctrl-C reaches only this process. It also gets the open files
+    ``holding``: a lock then lasts as long as Caffe does. If this process is killed, the kernel sends Caffe SIGINT: it
+    writes a snapshot and stops.
     """
     return subprocess.Popen(
         command,
@@ -134,11 +135,10 @@ def start(command: list[str], cwd: Path, log: BinaryIO, holding: tuple[int, ...]
 
 
 def _end_with(parent: int, how: signal.Signals, libc: ctypes.CDLL) -> None:
-    """In the child: ask for a signal when the parent ends; if it has ended already, don't begin.
+    """In the child: ask for a signal when the parent ends; if it has ended already, exit.
 
-    SIGINT acts in it, even if the parent is a script's background job, in which it is ignored, or holds it back while
-    it starts us: Caffe sets a handler of its own only after it has started, and a stop that comes earlier would be
-    lost.
+    SIGINT is reset to its default and unblocked. The parent may ignore it (as a script's background job) or block it
+    while it starts the child. Caffe sets its own handler only after it has started, so an earlier stop would be lost.
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -148,7 +148,7 @@ def _end_with(parent: int, how: signal.Signals, libc: ctypes.CDLL) -> None:
 
 
 def nvidia_smi(fields: str) -> str:
-    """What nvidia-smi reports of the GPUs, a line each, comma-separated; empty where it is not installed or fails."""
+    """What nvidia-smi reports about the GPUs, one line each, comma-separated; empty where it is missing or fails."""
     program = shutil.which("nvidia-smi") or "/usr/lib/wsl/lib/nvidia-smi"  # Windows' own, under WSL2
     command = [program, f"--query-gpu={fields}", "--format=csv,noheader"]
     try:

@@ -1,6 +1,6 @@
-"""The shapes that flow through a net, worked out from its prototxt as Caffe does, without building it.
+"""The shapes of a net's blobs, computed from its prototxt as Caffe does, without building the net.
 
-Knows the layers that CaffeNet is made of; a layer of another type ends the knowledge, not the work.
+Knows the layer types of CaffeNet. At a layer of another type the computation stops, without an error.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ Shape = tuple[int, ...]
 
 
 class Flow(NamedTuple):
-    """What came of following a net: shapes of blobs, of weights, what does not fit, and whether all was followed."""
+    """The result of following a net: shapes of blobs and weights, what does not fit, and whether all was followed."""
 
     blobs: dict[str, Shape]
     weights: dict[str, list[Shape]]
     problems: list[str]
     complete: bool
     unknown: str = ""
-    """The layer of a type not known here, beyond which nothing was followed."""
+    """The first layer of an unknown type, where following stopped."""
 
 
 class _DoesNotFit(Exception):
-    """Why Caffe would refuse a layer, in words."""
+    """Why Caffe would refuse a layer, as text."""
 
 
 class _DataMissing(Exception):
-    """An LMDB that does not exist; reported by whoever looked for it."""
+    """An LMDB that does not exist; the caller that looked for it reports it."""
 
 
 def phase_of(layer: Any, phase: int) -> bool:
@@ -40,7 +40,7 @@ def phase_of(layer: Any, phase: int) -> bool:
 def follow(net: Any, phase: int, data: dict[str, Shape]) -> Flow:
     """Follow a parsed NetParameter through a phase.
 
-    ``data`` gives the shapes of what each LMDB holds by its path as written: (channels, height, width).
+    ``data`` maps each LMDB's path, as written in the net, to the shape of its images: (channels, height, width).
     """
     blobs: dict[str, Shape] = {}
     weights: dict[str, list[Shape]] = {}
@@ -50,7 +50,7 @@ def follow(net: Any, phase: int, data: dict[str, Shape]) -> Flow:
             continue
         unknown = [bottom for bottom in layer.bottom if bottom not in blobs]
         if unknown:
-            problems.append(f"layer {layer.name}: its bottom {unknown[0]} is made by no layer before it")
+            problems.append(f"layer {layer.name}: no earlier layer makes its bottom {unknown[0]}")
             return Flow(blobs, weights, problems, False)
         bottoms = [blobs[bottom] for bottom in layer.bottom]
         try:
@@ -65,7 +65,7 @@ def follow(net: Any, phase: int, data: dict[str, Shape]) -> Flow:
             problems.append(f"layer {layer.name}: {error}")
             return Flow(blobs, weights, problems, False)
         except (ValueError, IndexError, ZeroDivisionError):
-            problems.append(f"layer {layer.name}: its bottoms and parameters make no {layer.type} layer")
+            problems.append(f"layer {layer.name}: its bottoms and parameters do not fit a {layer.type} layer")
             return Flow(blobs, weights, problems, False)
         blobs.update(zip(layer.top, tops, strict=False))
         if params:
@@ -101,7 +101,7 @@ def _convolution(layer: Any, bottoms: list[Shape], data: dict[str, Shape]) -> tu
     kernel = _pair(p.kernel_size, p.kernel_h, p.kernel_w, 0)
     stride, pad = _pair(p.stride, p.stride_h, p.stride_w, 1), _pair(p.pad, p.pad_h, p.pad_w, 0)
     if channels % p.group or p.num_output % p.group:
-        raise _DoesNotFit(f"{channels} channels in and {p.num_output} out cannot be shared by {p.group} groups")
+        raise _DoesNotFit(f"{channels} channels in and {p.num_output} out cannot be divided into {p.group} groups")
     high, wide = (
         (side + 2 * b - k) // s + 1 for side, b, k, s in zip((height, width), pad, kernel, stride, strict=True)
     )
@@ -135,8 +135,8 @@ def _loss(layer: Any, bottoms: list[Shape], data: dict[str, Shape]) -> tuple[lis
     if answer[0] != label[0] or math.prod(answer[1:]) != math.prod(label[1:]):
         names = list(layer.bottom)
         raise _DoesNotFit(
-            f"{names[0]} gives {math.prod(answer[1:])} numbers an image and {names[1]} {math.prod(label[1:])}: "
-            "EuclideanLoss needs as many. Set num_output of the last layer to 1"
+            f"{names[0]} gives {math.prod(answer[1:])} numbers per image and {names[1]} {math.prod(label[1:])}: "
+            "EuclideanLoss needs the same number. Set num_output of the last layer to 1"
         )
     return [()], []
 

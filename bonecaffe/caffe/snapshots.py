@@ -1,7 +1,7 @@
-"""Snapshots: which of the files that Caffe left behind can be trusted.
+"""Snapshots: which of the files that Caffe left can be trusted.
 
-Caffe killed while it writes leaves a truncated caffemodel or solverstate, and ``_iter_900`` sorts after
-``_iter_10000`` as text. So numbers are compared, and every file is read to its end.
+If Caffe is killed while it writes, a caffemodel or solverstate is cut off; and as text, ``_iter_900`` sorts after
+``_iter_10000``. So numbers are compared, and every file is read to its end.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _NAME = re.compile(r"_iter_(\d+)\.(?:caffemodel|solverstate)$")
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A caffemodel and the solverstate beside it, both of one iteration."""
+    """A caffemodel and its solverstate, both of one iteration."""
 
     iteration: int
     caffemodel: Path
@@ -29,7 +29,7 @@ class Snapshot:
         return self.caffemodel.with_suffix(".solverstate")
 
     def flaw(self) -> str | None:
-        """What is wrong with the pair, in words; None when both files are complete."""
+        """What is wrong with the pair, as a sentence; None when both files are complete."""
         return self.model_flaw() or self._state_flaw()
 
     def model_flaw(self) -> str | None:
@@ -42,7 +42,7 @@ class Snapshot:
 
     def _state_flaw(self) -> str | None:
         if not self.solverstate.is_file():
-            return f"{self.solverstate}: not there."
+            return f"{self.solverstate}: missing."
         try:
             iteration, histories = caffemodel.solver_state(self.solverstate)
         except WeightsError as error:
@@ -72,5 +72,5 @@ def find(folder: Path) -> list[Snapshot]:
 
 
 def newest_complete(folder: Path) -> Snapshot | None:
-    """The newest snapshot of which caffemodel and solverstate are complete."""
+    """The newest snapshot whose caffemodel and solverstate are complete."""
     return next((snapshot for snapshot in reversed(find(folder)) if snapshot.flaw() is None), None)

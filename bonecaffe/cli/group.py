@@ -1,4 +1,4 @@
-"""What all verbs share: the group, its way with errors, progress, tables, arguments."""
+"""What all verbs share: the group, error handling, progress, tables, common options."""
 
 from __future__ import annotations
 
@@ -26,43 +26,44 @@ _REMEDIES = {
     errno.EACCES: "permission denied",
     errno.EPERM: "not permitted",
 }
-_MEMORY = (
-    "there is not enough memory. Close other programs, or use fewer processes (--jobs 1) where the command has them"
-)
+_MEMORY = "there is not enough memory. Close other programs, or use fewer processes (--jobs 1, if the command has it)"
 _THREADS = (
     "the system allows no more processes or threads. End other programs, raise the limit (ulimit -u), "
-    "or use fewer (--jobs 1) where the command has them"
+    "or use fewer (--jobs 1, if the command has it)"
 )
 _FILES = "too many files are open. Raise the limit (ulimit -n 4096), or close other programs"
 _SHORTAGES = {errno.ENOMEM: _MEMORY, errno.EAGAIN: _THREADS, errno.EMFILE: _FILES, errno.ENFILE: _FILES}
 
 
 class _Boundary(click.Group):
-    """Expected failures exit 1 with their sentence, Ctrl-C exits 130, a bug exits 3 with its traceback in a file."""
+    """Expected failures exit 1 with a message, Ctrl-C exits 130, a bug exits 3 with its traceback in a file."""
 
-    def main(self, args: Sequence[str] | None = None, *given: Any, **extra: Any) -> Any:
-        """As click's; without arguments given it is the command itself, which owns its process."""
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> Any:
+        """Like click's. Without ``args`` this is the command itself, which owns its process."""
         if args is None:
-            process.run(functools.partial(super().main, None, *given, **extra))
-        return super().main(args, *given, **extra)
+            process.run(functools.partial(super().main, None, *rest, **extra))
+        return super().main(args, *rest, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the verb."""
         try:
             return super().invoke(ctx)
         except click.UsageError as error:
-            if (message := make.explained(error.format_message())) != error.format_message():
-                raise click.UsageError(message, error.ctx) from None
+            explained = make.explained(error.format_message())
+            if explained != error.format_message():
+                raise click.UsageError(explained, error.ctx) from None
             raise
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except KeyboardInterrupt:
             code = _interrupted()
         except Exception as error:
-            if process.interrupted():  # Ctrl-C, made into another exception on its way, as by a library's import
+            if (
+                process.interrupted()
+            ):  # Ctrl-C that a library turned into another exception, for example while it was imported
                 code = _interrupted()
-            elif sentence := expected(error):
-                complain(sentence)
+            elif message := expected(error):
+                complain(message)
                 code = 1
             else:
                 _report_bug(error)
@@ -70,12 +71,12 @@ class _Boundary(click.Group):
         ctx.exit(code)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """In the order of the work, not of the alphabet."""
+        """In the order they are used, not in alphabetical order."""
         return list(self.commands)
 
 
 def expected(error: Exception) -> str | None:
-    """The sentence for what a user or a machine can cause; None for a bug in bonecaffe."""
+    """The message for an error that the user or the machine caused; None for a bug in bonecaffe."""
     if isinstance(error, BonecaffeError):
         return str(error)
     if shortage := _shortage(error):
@@ -87,7 +88,7 @@ def expected(error: Exception) -> str | None:
 
 
 def _shortage(error: Exception) -> str | None:
-    """What the machine is short of, as Python, its imports and OpenCV put it."""
+    """The resource that has run out, as Python, its imports and OpenCV report it."""
     if isinstance(error, MemoryError) or (type(error).__module__ == "cv2" and getattr(error, "code", 0) == -4):
         return _MEMORY
     if isinstance(error, OSError):
@@ -103,20 +104,20 @@ def _shortage(error: Exception) -> str | None:
     return None
 
 
-def complain(sentence: str) -> None:
-    """Print what is wrong on stderr, with the variables of ``make`` where it called us. Never fails."""
-    with contextlib.suppress(Exception):  # nobody can be told that nobody can be told
-        click.echo(f"bonecaffe: {make.explained(sentence)}", err=True)
+def complain(message: str) -> None:
+    """Print an error on stderr, with the make variables if make called bonecaffe. Never fails."""
+    with contextlib.suppress(Exception):  # stderr is broken: there is nowhere left to report that
+        click.echo(f"bonecaffe: {make.explained(message)}", err=True)
 
 
 def _interrupted() -> int:
     with contextlib.suppress(Exception):
-        process.tell_interrupted()
+        process.print_interrupted()
     return 130
 
 
 def _report_bug(error: Exception) -> None:
-    """Name the bug; keep its traceback in a file, or on stderr where there is no room for a file. Never fails."""
+    """Name the bug. Its traceback goes to a file, or to stderr if no file can be written. Never fails."""
     with contextlib.suppress(Exception):
         text = f"bonecaffe {__version__}\n{' '.join(sys.argv)}\n{''.join(traceback.format_exception(error))}"
         what = f"{type(error).__name__}: {_text(error)}".rstrip(".")
@@ -133,12 +134,12 @@ def _text(error: Exception) -> str:
     try:
         return " ".join(str(error).split())
     except Exception:
-        return "(it has no text)"
+        return "(no message)"
 
 
 @contextlib.contextmanager
 def progress_bar(what: str) -> Iterator[Progress]:
-    """A progress bar with an ETA on a terminal, lines with the time left elsewhere. It never ends the work it shows."""
+    """A progress bar with the time left on a terminal, lines elsewhere. An error in it never stops the work."""
     with contextlib.ExitStack() as shown:
         show: Progress | None = None
         if sys.stderr is not None and sys.stderr.isatty():
@@ -181,12 +182,12 @@ def _bar(what: str, shown: contextlib.ExitStack) -> Progress:
 
 
 def on_one_line(text: str) -> str:
-    """A text, such as a file's name, with what would break its line or cannot be printed escaped."""
+    """A text, such as a file name, with line breaks and unprintable characters escaped."""
     return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
 
 
 def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """Print a table as wide as the terminal; what is in it is never taken for markup."""
+    """Print a table as wide as the terminal. Its cells are printed as they are, never read as markup."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -207,38 +208,41 @@ IMAGES = click.option(
     type=FOLDER,
     required=True,
     multiple=True,
-    help="Folder of the radiographs, named by id; may be given more than once.",
+    help="Folder of the radiographs, each named by its id; can be given more than once.",
 )
 CLAIM = click.option(
     "--claim",
     type=FILE,
-    help="Write the CLAIM 2024 checklist for reviewers here, as Markdown, filled in from the run's records.",
+    help="Markdown file to write: the CLAIM 2024 checklist for reviewers, filled in from the run's records.",
 )
-_WHICH = "A locator by train-locator, which finds the points. [default: the one that comes with bonecaffe]"
+_WHICH = "The locator to find the points with, trained by train-locator. [default: the one in bonecaffe]"
 LOCATOR = click.option("--locator", type=FOLDER, help=_WHICH)
 LOCATOR_OR_MODEL = click.option("--locator", "--model", "locator", type=FOLDER, help=_WHICH)
-"""`LOCATOR` for a verb that called it --model in 0.1."""
+"""`LOCATOR` for a verb whose option was --model in 0.1."""
 ENGINE = click.option(
     "--engine",
     type=click.Choice(["caffe", "opencv"]),
     default="caffe",
     show_default=True,
-    help="What computes; opencv needs no Caffe.",
+    help="Software that runs the net; opencv needs no Caffe.",
 )
-AGES_IN_YEARS = click.option("--ages-in-years", "ages_in", flag_value="years", help="The table's ages are years.")
+AGES_IN_YEARS = click.option(
+    "--ages-in-years", "ages_in", flag_value="years", help="The ages in the table are in years."
+)
 AGES_IN_MONTHS = click.option(
     "--ages-in-months",
     "ages_in",
     flag_value="months",
-    help="They are months, though none is above 20. [default: months, but refused where none is above 20]",
+    help="The ages are in months, even though none is above 20. [default: months, refused if none is above 20]",
 )
 
 
 @click.group(cls=_Boundary, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="bonecaffe")
 def main() -> None:
-    """Bone age from hand radiographs: Lee & Kim's 2018 Caffe pipeline, every departure declared.
+    """Estimate bone age from hand radiographs with Lee & Kim's Caffe pipeline of 2018.
 
-    RUN is a folder, such as runs/paper; every stage reads there what the stage before wrote. The order of the work:
-    prepare, train, evaluate; then predict. Nothing here is a medical device.
+    Every difference from the paper is recorded. RUN is a folder, such as runs/paper, that holds everything about one
+    trained model. Use the commands in this order: prepare, train, evaluate, then predict. Each reads what the one
+    before it wrote into RUN. This is not a medical device.
     """

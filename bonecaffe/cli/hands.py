@@ -1,4 +1,4 @@
-"""Verbs for the input: phantoms, and the seven points marked, imported, checked, found."""
+"""Verbs for the input: make phantoms; mark, import, check and find the seven points."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import click
 from bonecaffe.cli.group import ENGINE, FILE, FOLDER, LOCATOR_OR_MODEL, main, on_one_line, print_table, progress_bar
 
 WORST = 24
-"""Hands on the sheet of `points compare`."""
+"""Number of hands on the sheet of `points compare`."""
 
 
 def _size(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
@@ -24,21 +24,22 @@ def _size(ctx: click.Context, parameter: click.Parameter, value: str | None) -> 
     except ValueError:
         raise click.BadParameter("give WIDTHxHEIGHT, such as 1000x1300") from None
     if not (200 <= width <= 4000 and 200 <= height <= 4000):
-        raise click.BadParameter("sides of 200 to 4000 pixels are possible")
+        raise click.BadParameter("width and height must each be 200 to 4000 pixels")
     return width, height
 
 
 @main.command()
 @click.argument("out", metavar="OUT", type=FOLDER)
-@click.option("--count", type=click.IntRange(1, 99999), default=600, show_default=True, help="How many hands.")
+@click.option("--count", type=click.IntRange(1, 99999), default=600, show_default=True, help="Number of hands.")
 @click.option(
     "--seed", type=click.IntRange(0), default=2018, show_default=True, help="The same seed gives the same bytes."
 )
 @click.option("--size", callback=_size, help="WIDTHxHEIGHT of every image. [default: sizes like RSNA's]")
 def phantom(out: Path, count: int, seed: int, size: tuple[int, int] | None) -> None:
-    """Write synthetic hands with known age and points into OUT, in RSNA's own layout.
+    """Draw synthetic hands with known ages and points.
 
-    OUT gets ages.csv, points.csv and images/, and phantoms.json, by which `prepare` knows that they are phantoms.
+    OUT is the folder to make, in the layout of RSNA's data: ages.csv, points.csv and images/. It also gets
+    phantoms.json, which tells `prepare` that the hands are synthetic.
     """
     from bonecaffe.hands.phantom import dataset
 
@@ -49,34 +50,35 @@ def phantom(out: Path, count: int, seed: int, size: tuple[int, int] | None) -> N
 
 @main.group(context_settings={"help_option_names": ["-h", "--help"]})
 def points() -> None:
-    """Bring the seven points in from other tools' files, out into them; check them; compare two markings."""
+    """Import, export, check and compare tables of the seven points."""
 
 
 @points.command("import")
 @click.argument("sources", metavar="FILE_OR_FOLDER...", nargs=-1, required=True, type=FOLDER)
-@click.option("--out", type=FILE, required=True, help="The points.csv to write. It must not exist yet.")
+@click.option("--out", type=FILE, required=True, help="The points.csv to write. It must not exist.")
 @click.option(
     "--images",
     type=FOLDER,
-    help="The radiographs. Names and sizes come from them; points marked in another size are scaled to theirs.",
+    help="The radiographs. Names and sizes come from them; points marked at another size are scaled to theirs.",
 )
 @click.option(
-    "--skip-incomplete", is_flag=True, help="Accept hands whose seven points, or image, are missing: leave them out."
+    "--skip-incomplete", is_flag=True, help="Leave out hands that lack a point or an image, without an error."
 )
 def import_points(sources: tuple[Path, ...], out: Path, images: Path | None, skip_incomplete: bool) -> None:
-    """Read Pascal VOC boxes, COCO keypoints, labelme, Label Studio, CVAT or our own CSV into a points.csv.
+    """Make a points.csv from another tool's files.
 
-    VOC boxes of bones give the points by their centres: MCP (or MCP and MCPFirst), Radius, Ulna.
+    Formats: Pascal VOC boxes, COCO keypoints, labelme, Label Studio, CVAT, and the CSV of bonecaffe. With VOC, the
+    points are the centres of the boxes named MCP (or MCP and MCPFirst), Radius and Ulna.
 
-    A hand with an error is listed and left out; the others are written, and the command exits 1. What is left out
-    for a reason that is no error, such as a task that nobody marked, is counted.
+    A hand with an error is listed and left out; the others are written, and the command exits 1. A hand that is left
+    out for a reason that is not an error, such as a task without marks, is only counted.
     """
     from bonecaffe.errors import PointsError
     from bonecaffe.hands import formats
     from bonecaffe.hands.reference_points import write_points
 
     if out.exists():
-        raise PointsError(f"{out}: exists already, and is not overwritten. Give another --out, or move it away.")
+        raise PointsError(f"{out}: already exists and is not overwritten. Give another --out, or move it away.")
     imported = formats.read(sources, images, skip_incomplete)
     write_points(out, imported.hands)
     errors = imported.errors
@@ -92,17 +94,21 @@ def import_points(sources: tuple[Path, ...], out: Path, images: Path | None, ski
     if errors:
         raise PointsError(
             f"{out}: {len(errors)} could not be imported, listed above. {imported.remedy} "
-            f"Move {out.name} away before, or give another --out."
+            f"Move {out.name} away first, or give another --out."
         )
 
 
 @points.command("export")
 @click.argument("table", metavar="POINTS", type=FILE)
-@click.option("--format", "kind", type=click.Choice(["coco", "labelme", "csv"]), required=True, help="What to write.")
-@click.option("--out", type=FOLDER, required=True, help="A file; for labelme a folder, a file each hand.")
-@click.option("--images", type=FOLDER, help="The radiographs, whose names are written. [default: each is ID.png]")
+@click.option("--format", "kind", type=click.Choice(["coco", "labelme", "csv"]), required=True, help="Format to write.")
+@click.option(
+    "--out", type=FOLDER, required=True, help="File to write; for labelme a folder, with one file for each hand."
+)
+@click.option("--images", type=FOLDER, help="The radiographs, for their file names. [default: ID.png]")
 def export_points(table: Path, kind: str, out: Path, images: Path | None) -> None:
-    """Write a points.csv as COCO keypoints, labelme files, or a tidy points.csv."""
+    """Write a points.csv in another tool's format.
+
+    Formats: COCO keypoints, labelme, or a points.csv without empty rows and extra columns."""
     from bonecaffe.errors import PointsError
     from bonecaffe.files import folder_made, write_text
     from bonecaffe.hands import ids
@@ -125,7 +131,7 @@ def export_points(table: Path, kind: str, out: Path, images: Path | None) -> Non
         targets = {out: coco.tree(hands.values(), names)}
     existing = [path for path in targets if path.exists()]
     if existing:
-        raise PointsError(f"{existing[0]}: exists already, and is not overwritten. Give another --out.")
+        raise PointsError(f"{existing[0]}: already exists and is not overwritten. Give another --out.")
     if kind == "csv":
         write_points(out, hands.values())
     else:
@@ -137,14 +143,17 @@ def export_points(table: Path, kind: str, out: Path, images: Path | None) -> Non
 
 @points.command("check")
 @click.argument("table", metavar="POINTS", type=FILE)
-@click.option("--images", type=FOLDER, help="The radiographs: their sizes and how bones look are checked too.")
-@click.option("--sheet", type=FILE, help="Write the hands in doubt, with points and rectangle, side by side as a PNG.")
+@click.option(
+    "--images", type=FOLDER, help="The radiographs: their sizes and the brightness of the bones are checked too."
+)
+@click.option("--sheet", type=FILE, help="PNG to write: the hands in doubt side by side, with points and rectangle.")
 def check_points(table: Path, images: Path | None, sheet: Path | None) -> None:
-    """List what is implausible in a table of points.
+    """List implausible points in a table.
 
-    Fingers out of order, a crossed forearm, the rectangle's aspect, points on the border, duplicates, a hand that is
-    not upright; with --images, dark bones, another size, an image that is missing or unreadable. Exits 1 when a hand is
-    in doubt. What cannot be used at all, such as a point outside the image, is an error by itself.
+    Checks for fingers out of order, ulna and radius swapped, a rectangle of unusual shape, points on the border,
+    duplicates, and a hand that is not upright. With --images also for dark bones, a different image size, and an image
+    that is missing or unreadable. Exits 1 if a hand is in doubt. A point that cannot be used at all, such as one
+    outside the image, is an error.
     """
     from bonecaffe.hands import plausibility
     from bonecaffe.hands.contact_sheet import write_sheet
@@ -178,15 +187,16 @@ def check_points(table: Path, images: Path | None, sheet: Path | None) -> None:
 @points.command("compare")
 @click.argument("first", metavar="A", type=FILE)
 @click.argument("second", metavar="B", type=FILE)
-@click.option("--json", "as_json", is_flag=True, help="Print every hand as a JSON object a line.")
-@click.option("--images", type=FOLDER, help="The radiographs, for --sheet.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line, one for each hand.")
+@click.option("--images", type=FOLDER, help="The radiographs, needed for --sheet.")
 @click.option(
-    "--sheet", type=FILE, help="Write the hands that differ most, A's points as dots, B's as crosses, as a PNG."
+    "--sheet", type=FILE, help="PNG to write: the hands that differ most, A's points as dots, B's as crosses."
 )
 def compare_points(first: Path, second: Path, as_json: bool, images: Path | None, sheet: Path | None) -> None:
-    """Show how far two markings of the same hands lie apart: pixels, percent of the palm, overlap of the rectangles.
+    """Show the differences between two markings of the same hands.
 
-    The palm is the distance from the middle between ulna and radius to the middle finger's point.
+    In pixels, in percent of the palm, and as the overlap of the rectangles. The palm is the distance from the middle
+    between ulna and radius to the middle finger's point.
     """
     import numpy
 
@@ -197,14 +207,14 @@ def compare_points(first: Path, second: Path, as_json: bool, images: Path | None
     from bonecaffe.hands.reference_points import POINT_NAMES, read_points
 
     if (sheet is None) != (images is None):
-        raise click.UsageError("--sheet and --images belong together")
+        raise click.UsageError("give --sheet and --images together, or neither")
     a, b = read_points(first, guesses=True), read_points(second, guesses=True)
     found = agreement.compare(a, b)
     if sheet is not None and images is not None:
         files = find_images(images)
         worst_first = [hand.id for hand in sorted(found, key=lambda hand: hand.iou) if hand.id in files][:WORST]
         if not worst_first:
-            raise PointsError(f"{images}: no image of the hands that both tables hold.")
+            raise PointsError(f"{images}: no image of any hand that is in both tables.")
         captions = {
             hand.id: f"IoU {hand.iou:.3f}; {numpy.mean(hand.pixels):.1f} pixels apart, "
             f"{numpy.mean(hand.percent):.1f} % of the palm"
@@ -231,19 +241,24 @@ def compare_points(first: Path, second: Path, as_json: bool, images: Path | None
 @main.command()
 @click.argument("images", metavar="IMAGES", type=FOLDER)
 @click.option(
-    "--points", "table", type=FILE, required=True, help="The points.csv to write; one that is there is gone on with."
+    "--points", "table", type=FILE, required=True, help="The points.csv to write; an existing one is continued."
 )
 @click.option(
-    "--suggest", type=FILE, help="Points to be offered, accepted with one key; as `bonecaffe locate` writes them."
+    "--suggest",
+    type=FILE,
+    help="Table of suggested points, such as `bonecaffe locate` writes. One key accepts a point.",
 )
-@click.option("--recipe", "recipe_name", default="paper", show_default=True, help="Whose view of the hand is shown.")
-@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Of this machine. [default: any that is free]")
+@click.option(
+    "--recipe", "recipe_name", default="paper", show_default=True, help="Recipe whose crop and contrast the page shows."
+)
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port of the page. [default: a free one]")
 @click.option("--open/--no-open", "show", default=True, help="Open the page in your browser.")
 def annotate(images: Path, table: Path, suggest: Path | None, recipe_name: str, port: int, show: bool) -> None:
-    """Mark the seven points of the hands in a folder, in your browser: a click a point, on disk at once.
+    """Mark the seven points of each hand in your browser.
 
-    The page is for this machine alone. Begun again, it opens the first hand that is not complete. A hand that
-    `bonecaffe points check` would list is held until you correct or confirm it.
+    IMAGES is a folder of radiographs. One click marks a point, and every click is saved at once. Only this machine can
+    open the page. Started again, it opens the first hand that is not complete. The page does not leave a hand that
+    `bonecaffe points check` would list until you correct or confirm it.
     """
     from bonecaffe.annotate.marking import opened
     from bonecaffe.annotate.server import Server
@@ -259,12 +274,14 @@ def annotate(images: Path, table: Path, suggest: Path | None, recipe_name: str, 
     ):
         states = [marks.state for _, marks in marking.all()]
         if others := passed_over(images):
-            click.echo(f"{images}: no images, passed over: {others}")
+            click.echo(f"{images}: not images, ignored: {others}")
         if left_out := marking.left_out:
             named = ids.listed(left_out)
-            click.echo(f"{images}: {len(left_out)} images are links that lead out of it, and are not shown: {named}")
-        click.echo(f"{table}: {states.count('done')} of {len(states)} hands done, {states.count('skipped')} skipped")
-        click.echo(f"Open {server.address}\nCtrl-C ends it; every click is on disk already.")
+            click.echo(f"{images}: {len(left_out)} images are links to files outside it and are not shown: {named}")
+        rest = {"partial": "partly marked", "unmarked": "not marked", "skipped": "skipped"}
+        counted = ", ".join(f"{states.count(state)} {text}" for state, text in rest.items())
+        click.echo(f"{table}: {states.count('done')} of {len(states)} hands done, {counted}")
+        click.echo(f"Open {server.address}\nPress Ctrl-C to stop. Every click is saved at once.")
         if show and any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")):
             click.launch(server.address)
         server.run()
@@ -273,18 +290,23 @@ def annotate(images: Path, table: Path, suggest: Path | None, recipe_name: str, 
 @main.command()
 @click.argument("images", metavar="IMAGES", type=FOLDER)
 @click.option(
-    "--points", "table", type=FILE, required=True, help="The points.csv to write: the hands found with confidence."
+    "--points",
+    "table",
+    type=FILE,
+    required=True,
+    help="The points.csv to write. It gets the hands found with confidence.",
 )
 @LOCATOR_OR_MODEL
-@click.option("--sheet", type=FILE, help="Write the uncertain hands, with the guesses, side by side as a PNG.")
-@click.option("--jobs", type=click.IntRange(1), help="Processes. [default: one a core]")
+@click.option("--sheet", type=FILE, help="PNG to write: the uncertain hands side by side, with the guessed points.")
+@click.option("--jobs", type=click.IntRange(1), help="Number of processes. [default: one per core]")
 @ENGINE
 def locate(images: Path, table: Path, locator: Path | None, sheet: Path | None, jobs: int | None, engine: Any) -> None:
-    """Find the seven points of the hands in a folder, without a hand on the mouse.
+    """Find the seven points of each hand automatically.
 
-    Beside POINTS, a file NAME.found.csv holds every image's confidence and verdict, and the guess where it is
-    uncertain; `bonecaffe annotate --suggest` offers them for a look. Each hand is stored there as it is done. Called
-    again, only new images are looked at. A file that cannot be used is listed, and the others are looked at.
+    IMAGES is a folder of radiographs. The table of --points gets the hands found with confidence. Next to it, a file
+    NAME.found.csv gets every hand with its confidence, verdict and points, each saved as soon as it is done. Correct
+    the uncertain ones with `bonecaffe annotate --suggest NAME.found.csv`. Called again, the command processes only new
+    images. A file that cannot be used is listed, and the others are still processed.
     """
     from bonecaffe.hands.contact_sheet import write_sheet
     from bonecaffe.hands.images import find_images, passed_over
@@ -295,7 +317,7 @@ def locate(images: Path, table: Path, locator: Path | None, sheet: Path | None, 
     with progress_bar("locate") as progress:
         results, new = locate.locate(images, table, locator or MODEL, progress, jobs, engine)
     if others := passed_over(images):
-        click.echo(f"{images}: no images, passed over: {others}")
+        click.echo(f"{images}: not images, ignored: {others}")
     doubtful = [result for result in results if not result.confident]
     for result in doubtful:
         click.echo(on_one_line(f"{result.id}: {result.verdict}"))
@@ -308,25 +330,33 @@ def locate(images: Path, table: Path, locator: Path | None, sheet: Path | None, 
         write_sheet(sheet, guesses, find_images(images, {}), captions)
         click.echo(sheet)
     elif sheet is not None:
-        click.echo(f"{sheet}: not written, because there is no guess in doubt to show")
-    seen = "nothing changed" if not new else f"{new} looked at"
+        click.echo(f"{sheet}: not written, because no uncertain hand has guessed points")
+    seen = "nothing changed" if not new else f"{new} processed"
     counts = f"{len(results) - len(doubtful)} confident, {len(doubtful)} uncertain"
     click.echo(f"{table}: {seen}; {counts}; all in {found_file(table)}")
 
 
 @main.command("train-locator")
 @click.argument("out", metavar="OUT", type=FOLDER)
-@click.option("--images", type=FOLDER, help="Your own radiographs, for a locator that knows them.")
-@click.option("--points", "table", type=FILE, help="The points that you marked in them.")
+@click.option("--images", type=FOLDER, help="Folder of your own radiographs, to learn from as well.")
+@click.option("--points", "table", type=FILE, help="Table of the points that you marked in them.")
 @click.option(
     "--from",
     "start",
     type=FOLDER,
-    help="A locator to go on from. [default: with --images, the one that comes with bonecaffe; else none]",
+    help="A locator to start from. [default: with --images the one in bonecaffe, otherwise none]",
 )
-@click.option("--phantoms", type=click.IntRange(1), help="How many phantoms it learns from.")
-@click.option("--iterations", type=click.IntRange(8), help="Of each of the two nets; 32 squares each.")
-@click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Of phantoms, variations and nets.")
+@click.option("--phantoms", type=click.IntRange(1), help="Number of phantoms to learn from.")
+@click.option(
+    "--iterations", type=click.IntRange(8), help="Iterations for each of the two nets; each uses 32 image squares."
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=1,
+    show_default=True,
+    help="Seed of phantoms, variations and initial weights.",
+)
 def train_locator(
     out: Path,
     images: Path | None,
@@ -336,16 +366,15 @@ def train_locator(
     iterations: int | None,
     seed: int,
 ) -> None:
-    """Train the locator's two nets with Caffe, on the CPU.
+    """Train a locator, on phantoms or on your own hands too.
 
-    They learn from phantoms alone, or from your own marked hands too.
-
-    On two cores: with --images a few minutes, without it an hour and a half; OUT holds 4 GB
-    meanwhile. Interrupted, it goes on when called again.
+    A locator is two nets that `locate` finds the points with. Caffe trains them on the CPU. On two cores this takes a
+    few minutes with --images, and an hour and a half without. OUT, the folder to make, needs 4 GB meanwhile. After an
+    interruption, the same command continues.
     """
     from bonecaffe.locate import learn
 
     if (images is None) != (table is None):
-        raise click.UsageError("--images and --points belong together")
+        raise click.UsageError("give --images and --points together, or neither")
     learn.train_locator(out, images, table, start, phantoms, iterations, seed, progress_bar, click.echo)
-    click.echo(f"{out}: a locator; use it with: bonecaffe locate IMAGES --points POINTS --locator {out}")
+    click.echo(f"{out}: the locator is trained; use it with: bonecaffe locate IMAGES --points POINTS --locator {out}")

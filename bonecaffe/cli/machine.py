@@ -1,4 +1,4 @@
-"""The verb that looks at what is installed."""
+"""The verb that checks the installation."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from bonecaffe.cli.group import main, print_table
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 def doctor(as_json: bool) -> None:
-    """Show what is installed, and what is missing with the command that fixes it.
+    """Show what is installed and what is missing.
 
-    Exits 1 when a run could not work.
+    Each missing part has a command that installs it. Exits 1 if a run would fail.
     """
     from bonecaffe import doctor as examination
 

@@ -1,4 +1,4 @@
-"""Under ``make`` a user gives variables, not options: an error that names an option names its variable, too."""
+"""Under ``make`` a user sets variables, not options: an error that names an option also names its variable."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ VARIABLES = {
     "--sheet": "SHEET=",
     "--locator": "LOCATOR=",
 }
-"""The variable of the Makefile for each option that one of its targets passes on."""
+"""The Makefile's variable for each option that one of its targets passes on."""
 IS_UNDER_MAKE = "BONECAFFE_MAKE"
-"""Set by the Makefile in the environment of the commands that it calls."""
+"""Environment variable that the Makefile sets for the commands it calls."""
 _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 
 
 def explained(message: str) -> str:
-    """The message, with the variables of the options that it names where the Makefile called us; else as it is."""
+    """The message, plus the variables of the options it names if the Makefile called bonecaffe."""
     if not os.environ.get(IS_UNDER_MAKE):
         return message
     named = {option: VARIABLES[option] for option in _OPTION.findall(message) if option in VARIABLES}

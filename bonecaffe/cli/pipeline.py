@@ -1,4 +1,4 @@
-"""Verbs of the paper's pipeline: prepare, the definition files, train, predict, evaluate."""
+"""Verbs of the paper's pipeline: prepare, write the definition files, train, predict, evaluate."""
 
 from __future__ import annotations
 
@@ -37,35 +37,42 @@ if TYPE_CHECKING:
     "--ages",
     type=FILE,
     required=True,
-    help="Table of ages, with any of RSNA's headers; a column split (train, test) gives the split, and hands of one "
-    "group in a column group are kept on one side.",
+    help="Table of ages, with any of RSNA's headers. A column split (train or test) sets the split. Hands with "
+    "the same value in a column group stay on one side of the split.",
 )
-@click.option("--test-ages", type=FILE, help="Table of the test hands; those of --ages are all for training.")
+@click.option("--test-ages", type=FILE, help="Table of the test hands. All hands of --ages are then for training.")
 @AGES_IN_YEARS
 @AGES_IN_MONTHS
 @click.option("--points", type=FILE, required=True, help="Table of the seven reference points.")
-@click.option("--recipe", "recipe_name", help="paper, demo, smoke, or a file. [default: the run's own, else paper]")
-@click.option("--train", "train_cases", type=click.IntRange(1), help="Cases for training. [default: the recipe's]")
-@click.option("--test", "test_cases", type=click.IntRange(1), help="Cases for test. [default: the recipe's]")
+@click.option("--recipe", "recipe_name", help="paper, demo, smoke, or a file. [default: the run's, or paper]")
+@click.option(
+    "--train", "train_cases", type=click.IntRange(1), help="Number of training hands. [default: the recipe's]"
+)
+@click.option("--test", "test_cases", type=click.IntRange(1), help="Number of test hands. [default: the recipe's]")
 @click.option("--seed", type=click.IntRange(0), help="Seed of the split. [default: the recipe's]")
 @click.option(
     "--split",
     metavar="drawn | given | 'fold 1 of 5'",
-    help="How hands are split. [default: given, where the tables give it; else the recipe's]",
+    help="How the hands are split. [default: given if the tables have a split, otherwise the recipe's]",
 )
 @click.option(
     "--labels",
     type=click.Choice(["whole_months", "round", "exact"]),
-    help="What to do with fractional ages: refuse, round, or keep in a database of their own. [default: the recipe's]",
+    help="What to do with fractional ages: refuse them, round them, or keep them exact in a separate database. "
+    "[default: the recipe's]",
 )
 @click.option(
     "--origin",
     type=click.Choice(["marked", "boxes", "found"]),
-    help="Where the points come from: a hand, the centres of boxes, locate. "
-    "[default: seen, for locate's; else the recipe's]",
+    help="Where the points come from: marked by a person, the centres of boxes, or found by locate. "
+    "[default: found if the table was made by locate, otherwise the recipe's]",
 )
-@click.option("--jobs", type=click.IntRange(1), help="Processes. [default: one a core]")
-@click.option("--check", is_flag=True, help="Read every radiograph again, also where its size and time are as before.")
+@click.option("--jobs", type=click.IntRange(1), help="Number of processes. [default: one per core]")
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Read every radiograph again, even if its size and modification time have not changed.",
+)
 def prepare(
     run: Path,
     images: tuple[Path, ...],
@@ -83,10 +90,11 @@ def prepare(
     jobs: int | None,
     check: bool,
 ) -> None:
-    """Split, crop, equalize, resize and pack the hands into two audited LMDBs.
+    """Turn images, ages and points into two LMDBs for Caffe.
 
-    Fails without leaving anything half-made; picks up where it was interrupted; does nothing when nothing changed.
-    Run again, it reads what it left and makes again what is damaged.
+    Splits the hands into training and test, then crops, equalizes and resizes each one. Called again, it continues
+    after an interruption, replaces damaged files, and does nothing if nothing has changed. A failure leaves no
+    incomplete files.
     """
     from bonecaffe.prepare import prepare
     from bonecaffe.prepare.inputs import giver, recipe_for, with_split
@@ -102,7 +110,7 @@ def prepare(
     counts = f"{record.records['train']} hands for training, {record.records['test']} for test{left_out}"
     for change in done.changes:
         click.echo(f"{run}: recipe: {change}")
-    what = "prepared" if done.made else "recipe taken up" if done.changes else "nothing changed; prepared already"
+    what = "prepared" if done.made else "recipe updated" if done.changes else "nothing changed; already prepared"
     click.echo(f"{run}: {what}: {counts}")
     low, high = map("{:g}".format, done.ages_months)
     tables = f"{ages} and {test_ages}" if test_ages else str(ages)
@@ -113,13 +121,14 @@ def prepare(
 
 @main.command()
 @click.argument("image", metavar="IMAGE", type=FILE)
-@click.option("--out", type=FILE, help="Write the equalized image here, as PNG.")
-@click.option("--table", type=FILE, help="Write the grey-level table T here, as CSV: level,pixels,output.")
+@click.option("--out", type=FILE, help="PNG to write: the equalized image.")
+@click.option("--table", type=FILE, help="CSV to write: the grey-level table T, with columns level,pixels,output.")
 @click.option("--levels", type=click.IntRange(2, 256), default=64, show_default=True, help="Number of grey levels.")
 def histeq(image: Path, out: Path | None, table: Path | None, levels: int) -> None:
-    """Equalize an image by the rule of MATLAB's histeq, to look at it or to compare its table T with MATLAB's.
+    """Equalize one image as MATLAB's histeq does.
 
-    The whole image is equalized; `prepare` equalizes the crop.
+    Use it to look at the result, or to compare the grey-level table T with MATLAB's. It equalizes the whole image;
+    `prepare` equalizes the crop.
     """
     from bonecaffe.files import write_bytes, write_text
     from bonecaffe.hands.images import encode_png, read_image
@@ -138,11 +147,18 @@ def histeq(image: Path, out: Path | None, table: Path | None, levels: int) -> No
 
 @main.command()
 @click.argument("run", metavar="[RUN]", type=click.Path(file_okay=False, path_type=Path), required=False)
-@click.option("--out", type=FOLDER, help="A folder to write into, instead of a run.")
+@click.option("--out", type=FOLDER, help="Folder to write into, instead of a run.")
 @click.option("--recipe", "recipe_name", help="With --out: paper, demo, smoke, or a file.")
-@click.option("--verbatim", is_flag=True, help="Print appendices 1 and 2 as the paper has them, misprints named.")
+@click.option(
+    "--verbatim",
+    is_flag=True,
+    help="Print the paper's appendices 1 and 2 word for word, with notes on their misprints.",
+)
 def prototxt(run: Path | None, out: Path | None, recipe_name: str | None, verbatim: bool) -> None:
-    """Write train_val, solver and deploy .prototxt for a run, or for a recipe into --out."""
+    """Write Caffe's definition files for a run or a recipe.
+
+    The files are train_val.prototxt, solver.prototxt and deploy.prototxt.
+    """
     from bonecaffe.network import appendices, definitions
     from bonecaffe.network import prototxt as texts
     from bonecaffe.recipe import Recipe
@@ -168,13 +184,16 @@ def prototxt(run: Path | None, out: Path | None, recipe_name: str | None, verbat
 
 @main.command()
 @RUN
-@click.option("--weights", type=FILE, help="The caffemodel that training will start from, as Caffe would get it.")
+@click.option(
+    "--weights", type=FILE, help="The caffemodel that training will start from, exactly as Caffe will read it."
+)
 @click.option("--snapshot", type=FILE, help="The solverstate that training will continue from.")
-@click.option("--gpu", metavar="0 | 0,1 | all", help="GPUs to train on. [default: as the solver has it]")
+@click.option("--gpu", metavar="0 | 0,1 | all", help="GPUs to train on. [default: as in solver.prototxt]")
 def preflight(run: Path, weights: Path | None, snapshot: Path | None, gpu: str | None) -> None:
-    """Name what Caffe would die of, or silently do wrong, before it is asked.
+    """Check a run for what Caffe would crash on or get wrong.
 
-    `train` does this by itself. WEIGHTS are taken as they are: `train` takes their fc8 out first.
+    `train` makes the same checks before it starts Caffe. The weights are checked as they are; `train` first removes
+    their layer fc8.
     """
     from bonecaffe.records import Launch
     from bonecaffe.run import RunDir
@@ -189,11 +208,11 @@ def preflight(run: Path, weights: Path | None, snapshot: Path | None, gpu: str |
     report.raise_if_any(folder)
     if report.not_followed:
         click.echo(
-            f"{run}: no problem found up to layer {report.not_followed}, whose type is not known here; "
+            f"{run}: no problem found up to layer {report.not_followed}, whose type bonecaffe does not know; "
             "nothing beyond it was checked"
         )
         return
-    click.echo(f"{run}: nothing found that Caffe would refuse")
+    click.echo(f"{run}: no problem found")
 
 
 def _absolute(path: Path | None) -> str | None:
@@ -202,18 +221,19 @@ def _absolute(path: Path | None) -> str | None:
 
 @main.command()
 @RUN
-@click.option("--weights", type=FILE, help="The ImageNet caffemodel; its fc8 is taken out.")
+@click.option("--weights", type=FILE, help="The ImageNet caffemodel to start from. Its layer fc8 is removed.")
 @click.option(
     "--gpu",
     metavar="0 | 0,1 | all",
-    help="GPUs to train on. [default: as it was trained before, else 0 when the recipe has GPU]",
+    help="GPUs to train on. [default: as in the last training; at first GPU 0 if the recipe has solver_mode GPU]",
 )
-@click.option("--cpu", is_flag=True, help="Train on the CPU, whatever the recipe has.")
-@click.option("--resume", is_flag=True, help="Go on from the newest complete snapshot.")
+@click.option("--cpu", is_flag=True, help="Train on the CPU, even if the recipe has solver_mode GPU.")
+@click.option("--resume", is_flag=True, help="Continue from the newest complete snapshot.")
 def train(run: Path, weights: Path | None, gpu: str | None, cpu: bool, resume: bool) -> None:
-    """Drive `caffe train` to the last iteration, and say truly whether it got there.
+    """Train the network with `caffe train`.
 
-    Ctrl-C once lets Caffe write a snapshot and stop; twice ends it at once. The whole log is kept in RUN/caffe.log.
+    Reports whether the training reached the last iteration. Press Ctrl-C once to let Caffe write a snapshot and stop,
+    twice to end it at once. Caffe's complete log is RUN/caffe.log.
     """
     from bonecaffe.errors import TrainError
     from bonecaffe.run import RunDir
@@ -223,7 +243,7 @@ def train(run: Path, weights: Path | None, gpu: str | None, cpu: bool, resume: b
     with Display() as display:
         outcome = run_training(RunDir(run), weights, gpu, cpu, resume, display.show, display.say)
     if outcome is None:
-        click.echo(f"{run}: trained already; nothing to do")
+        click.echo(f"{run}: already trained; nothing to do")
         return
     if outcome.state == "interrupted":
         complain(f"{run}: interrupted at iteration {outcome.iteration}: {outcome.why}")
@@ -236,12 +256,12 @@ def train(run: Path, weights: Path | None, gpu: str | None, cpu: bool, resume: b
 @main.command()
 @click.argument("model", metavar="MODEL", type=click.Path(file_okay=False, path_type=Path))
 @click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=FOLDER)
-@click.option("--points", type=FILE, help="Table of the seven reference points. [default: found by locate]")
+@click.option("--points", type=FILE, help="Table of the seven reference points. [default: the locator finds them]")
 @LOCATOR
-@click.option("--snapshot", type=click.IntRange(0), help="Iteration of the snapshot. [default: the last]")
-@click.option("--gpu", type=click.IntRange(0), help="GPU to compute on. [default: the CPU]")
+@click.option("--snapshot", type=click.IntRange(0), help="Iteration of the snapshot to use. [default: the last]")
+@click.option("--gpu", type=click.IntRange(0), help="GPU to use. [default: the CPU]")
 @ENGINE
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object a line, for refused images too.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line, also for refused images.")
 def predict(
     model: Path,
     images: tuple[Path, ...],
@@ -252,15 +272,15 @@ def predict(
     engine: Any,
     as_json: bool,
 ) -> None:
-    """Print the bone age in months of each IMAGE, one line each. MODEL is a run.
+    """Print the bone age of each image in months.
 
-    An IMAGE that is a folder stands for all images in it. Without --points they are found, and an image whose points
-    are uncertain is refused. A refused image costs the others nothing: it is listed with its reason, and the exit
-    status is 1. Ages are printed in the order of the images, each as soon as it is known.
+    MODEL is a trained run. A folder as IMAGE means all images in it. Without --points, the locator finds the points and
+    refuses an image where they are uncertain. A refused image is listed with the reason and does not affect the others;
+    the exit status is then 1. Ages are printed in the order of the images, each as soon as it is known.
 
-    Every line of --json has the same keys, null where there is no value: image, id, months, iteration (of the
+    Every line of --json has the same keys, with null for a missing value: image, id, months, iteration (of the
     snapshot), points (ulna, radius, phalanx1 to phalanx5, each [x, y] in pixels), points_from ("table" or "found"),
-    confidence (of found points, 0 to 1), remarks (a list of sentences), refused (the reason why there is no age).
+    confidence (of found points, 0 to 1), remarks (a list of sentences), refused (why there is no age).
     """
     from bonecaffe.hands.images import passed_over
     from bonecaffe.locate.locate import hands_in
@@ -268,12 +288,12 @@ def predict(
     from bonecaffe.predict import Predictor, Refused, facts
 
     if points is not None and locator is not None:
-        raise click.UsageError("--locator finds the points, --points gives them: leave one out")
+        raise click.UsageError("give --points or --locator, not both: --locator finds the points, --points gives them")
     hands = hands_in(images, points, engine, locator or MODEL)
     predictor = Predictor(model, snapshot, gpu, engine=engine)
     for folder in filter(Path.is_dir, images):
         if others := passed_over(folder):
-            complain(f"{on_one_line(str(folder))}: no images, passed over: {others}")
+            complain(f"{on_one_line(str(folder))}: not images, ignored: {others}")
     count, refused = 0, []
     for result in predictor.predict_hands(hands):
         count += 1
@@ -288,7 +308,7 @@ def predict(
             for remark in result.hand.remarks:
                 complain(on_one_line(f"{result.hand.image}: {remark}"))
     for each in refused:
-        if each.error is not None:  # not the hand's fault: reported as it would be if it had ended the command
+        if each.error is not None:  # no fault of the hand: reported like an error that ended the command
             raise each.error
     if refused:
         if count > 1:
@@ -301,15 +321,17 @@ def predict(
 @click.option(
     "--snapshot",
     type=click.IntRange(0),
-    help="Iteration of the snapshot that predictions and report are made from. [default: the last]",
+    help="Iteration of the snapshot to predict with. [default: the last]",
 )
-@click.option(
-    "--all", "every", is_flag=True, help="Measure every snapshot too; the report shows them beside each other."
-)
-@click.option("--gpu", type=click.IntRange(0), help="GPU to compute on. [default: the CPU]")
+@click.option("--all", "every", is_flag=True, help="Also measure every snapshot; the report compares them.")
+@click.option("--gpu", type=click.IntRange(0), help="GPU to use. [default: the CPU]")
 @CLAIM
 def evaluate(run: Path, snapshot: int | None, every: bool, gpu: int | None, claim: Path | None) -> None:
-    """Predict both splits; print MAD, CCC and maximum beside the paper's; write figures and report.html."""
+    """Measure a trained run and write its report.
+
+    Predicts all training and test hands. Prints MAD, CCC and the largest error next to the paper's values. Writes
+    metrics.json, figures/ and report.html into RUN.
+    """
     from bonecaffe.evaluation import by_snapshot
     from bonecaffe.evaluation import claim as claim_file
     from bonecaffe.evaluation.evaluate import predict_and_evaluate
@@ -337,9 +359,7 @@ def evaluate(run: Path, snapshot: int | None, every: bool, gpu: int | None, clai
 
 def _show_evaluation(run: Path, evaluation: Any) -> None:
     from bonecaffe.evaluation.metrics import PAPER
-
-    def interval(pair: tuple[float, float] | None, digits: int) -> str:
-        return f"{pair[0]:.{digits}f} to {pair[1]:.{digits}f}" if pair else "not defined"
+    from bonecaffe.evaluation.words import between, number
 
     rows = []
     for split, metrics in evaluation.splits.items():
@@ -349,9 +369,9 @@ def _show_evaluation(run: Path, evaluation: Any) -> None:
                 split,
                 str(metrics.cases),
                 f"{metrics.mad_months:.1f} ({paper['mad_months']})",
-                interval(metrics.mad_interval_95, 1),
-                f"{metrics.ccc:.2f} ({paper['ccc']})",
-                interval(metrics.ccc_interval_95, 2),
+                between(metrics.mad_interval_95, 1, "not defined"),
+                f"{number(metrics.ccc, 2)} ({paper['ccc']})",
+                between(metrics.ccc_interval_95, 2, "not defined"),
                 f"{metrics.max_error_months:.1f} ({paper['max_error_months']})",
                 f"{metrics.guess_mad_months:.1f}",
             ]
@@ -372,6 +392,7 @@ def _show_evaluation(run: Path, evaluation: Any) -> None:
 
 def _show_snapshots(run: Path, rows: list[dict[str, Any]]) -> None:
     from bonecaffe.evaluation import by_snapshot
+    from bonecaffe.evaluation.words import number
 
     best, last = by_snapshot.best_and_last(rows)
     marks = (
@@ -387,7 +408,7 @@ def _show_snapshots(run: Path, rows: list[dict[str, Any]]) -> None:
                 str(row["iteration"]),
                 row["split"],
                 f"{row['mad_months']:.1f}",
-                f"{row['ccc']:.3f}",
+                number(row["ccc"], 3),
                 f"{row['max_error_months']:.1f}",
                 marks.get(row["iteration"], "") if row["split"] == "test" else "",
             ]

@@ -1,6 +1,6 @@
-"""The command as a process: Ctrl-C ends it within two seconds, and whoever reads its output never ends it.
+"""The command as a process: Ctrl-C ends it within two seconds, and a closed output pipe never ends it.
 
-Only the command owns its process. Called from Python, as ``main(["prepare", …])``, none of this is in force.
+Only the command owns its process. None of this applies when Python code calls ``main(["prepare", …])``.
 """
 
 from __future__ import annotations
@@ -22,26 +22,28 @@ from typing import NoReturn, TextIO
 from bonecaffe.cli import make
 
 LIMIT_S = 1.5
-"""Seconds after a Ctrl-C when the process ends, whatever it still waits for."""
+"""Seconds from Ctrl-C until the process ends, whatever it is waiting for."""
 SENTENCE = (
-    "bonecaffe: interrupted. prepare, repeat, locate and train-locator pick up where they stopped when called again, "
+    "bonecaffe: interrupted. prepare, repeat, locate and train-locator continue where they stopped when called again, "
     "train with --resume."
 )
 _READER_GONE = {errno.EPIPE, errno.EBADF, errno.EIO, errno.ECONNRESET}
 
-_interrupts: list[int] = []  # that came to us; a list, because an Event's lock would hang a handler in a handler
-_told = threading.Lock()  # taken by who prints the sentence, never waited for
+_interrupts: list[int] = []  # signals received; a list, because an Event's lock would hang a handler inside a handler
+_printed = threading.Lock()  # acquired by the thread that prints SENTENCE; no thread waits for it
 
 
 def interrupted() -> bool:
-    """Whether a Ctrl-C came to us; while Caffe trains, it is Caffe that stops, and this is False."""
+    """Whether this process received a Ctrl-C. False while Caffe trains: the signal then goes to Caffe."""
     return bool(_interrupts)
 
 
 def run(command: Callable[[], object]) -> NoReturn:
-    """Run a command as this process, and end the process with its exit status."""
+    """Run a command as this process and end the process with the command's exit status."""
     _own_streams()
-    ignored = signal.getsignal(signal.SIGINT) is not signal.default_int_handler  # by nohup-like callers: stays so
+    ignored = (
+        signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    )  # set by a caller such as nohup: left as it is
     if not ignored:
         signal.signal(signal.SIGINT, _interrupt)
         sys.unraisablehook = _quiet_after_interrupt(sys.unraisablehook)
@@ -50,10 +52,10 @@ def run(command: Callable[[], object]) -> NoReturn:
         if not ignored:
             signal.signal(signal.SIGINT, lambda number, frame: os._exit(code))
         _flush()
-        if not code and (failure := _lost(sys.stdout)):
+        if not code and (failure := _write_failure(sys.stdout)):
             sys.stderr.write(
-                f"bonecaffe: the work is done, but what it printed could not be written: {failure.strerror}. "
-                "Call it again with its output somewhere else.\n"
+                f"bonecaffe: the work is done, but its output could not be written: {failure.strerror}. "
+                "Run it again and send the output somewhere else.\n"
             )
             code = 1
         if not interrupted():
@@ -61,9 +63,9 @@ def run(command: Callable[[], object]) -> NoReturn:
     except KeyboardInterrupt:
         code = 130
     if code:
-        tell_interrupted()
+        print_interrupted()
     _flush()
-    os._exit(130 if code else 0)  # the interpreter's own end joins the threads of libraries, for as long as they take
+    os._exit(130 if code else 0)  # a normal exit would wait for the libraries' threads without a limit
 
 
 def _status(command: Callable[[], object]) -> int:
@@ -78,29 +80,29 @@ def _status(command: Callable[[], object]) -> int:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """The first Ctrl-C: unwind, and be gone in time. A second one would only disturb that.
+    """The first Ctrl-C: unwind and exit in time. Later ones are ignored, because they would disturb that.
 
-    The work may be interrupted anywhere, in `threading` and in this function too: nothing here waits for a lock.
+    The signal can arrive anywhere, even inside `threading` or this function: nothing here waits for a lock.
     """
     _interrupts.append(number)
     signal.signal(signal.SIGINT, _no_more)
     try:
         _thread.start_new_thread(_end_in_time, ())
-    except RuntimeError:  # no more threads: the kernel ends us
+    except RuntimeError:  # no more threads: the kernel ends the process instead
         signal.setitimer(signal.ITIMER_REAL, LIMIT_S)
     raise KeyboardInterrupt
 
 
 def _no_more(number: int, frame: FrameType | None) -> None:
-    """A later Ctrl-C. With SIG_IGN instead, Python prints a traceback for one that came just before it was set."""
+    """Ignore a later Ctrl-C. With SIG_IGN, Python prints a traceback for one that arrived just before it was set."""
 
 
 def _quiet_after_interrupt(
     hook: Callable[[sys.UnraisableHookArgs], object],
 ) -> Callable[[sys.UnraisableHookArgs], object]:
-    """A hook for exceptions that nobody can catch, as in what a library does around a fork; silent once we end.
+    """A hook for exceptions that no code can catch, for example in a library's fork handler; silent after Ctrl-C.
 
-    The KeyboardInterrupt that is lost there is made up for by `_end_in_time`.
+    A KeyboardInterrupt can be swallowed there. `_end_in_time` still ends the process.
     """
     return lambda unraisable: None if interrupted() else hook(unraisable)
 
@@ -108,17 +110,17 @@ def _quiet_after_interrupt(
 def _end_in_time() -> None:
     time.sleep(LIMIT_S)
     with contextlib.suppress(OSError):
-        if select.select([], [2], [], 0)[1]:  # a reader that has stopped reading does not keep us
+        if select.select([], [2], [], 0)[1]:  # do not wait for a reader that has stopped reading
             if os.isatty(2):
-                os.write(2, b"\x1b[?25h")  # the cursor, which a progress bar hides
-            if _told.acquire(blocking=False):
+                os.write(2, b"\x1b[?25h")  # show the cursor, which a progress bar hides
+            if _printed.acquire(blocking=False):
                 os.write(2, f"{make.explained(SENTENCE)}\n".encode())
     os._exit(130)
 
 
-def tell_interrupted() -> None:
-    """Print the sentence, once."""
-    if _told.acquire(blocking=False):
+def print_interrupted() -> None:
+    """Print SENTENCE once."""
+    if _printed.acquire(blocking=False):
         print(make.explained(SENTENCE), file=sys.stderr, flush=True)
 
 
@@ -126,26 +128,26 @@ def tell_interrupted() -> None:
 
 
 class _Unfailing(io.FileIO):
-    """An output that can always be written to. Once its reader is gone or its disk is full, the rest is dropped."""
+    """An output that can always be written to. Once its reader is gone or its disk is full, the rest is discarded."""
 
     failure: OSError | None = None
 
     def write(self, content) -> int:  # type: ignore[no-untyped-def]
-        """Write, or remember why not."""
+        """Write, or store why that failed."""
         while self.failure is None:
             try:
                 written = super().write(content)
                 if written is not None:
                     return written
-                select.select([], [self], [])  # a pipe that another process has set to not wait
+                select.select([], [self], [])  # a pipe that another process made non-blocking
             except OSError as failure:
                 self.failure = failure
         return len(content)
 
 
 def _own_streams() -> None:
-    """Have all three standard streams open, and the two for output unfailing."""
-    while True:  # a stream that was closed (`>&-`) would be the next file that is opened, and be written into
+    """Open all three standard streams; writing to the two outputs never fails."""
+    while True:  # the next file opened would get the number of a closed stream (`>&-`), and output would go into it
         number = os.open(os.devnull, os.O_RDWR)
         if number > 2:
             os.close(number)
@@ -156,11 +158,12 @@ def _own_streams() -> None:
 
 
 def _unfailing(stream: TextIO | None, own: TextIO | None, number: int) -> TextIO:
-    if stream is not own:  # someone has put another in its place
+    if stream is not own:  # a caller, such as a test, has replaced it
         assert stream is not None
         return stream
     raw = _Unfailing(number, "w", closefd=False)
-    kept = {"strict": "backslashreplace"}  # an output that has no letter for what we print does not end the work either
+    # A character that the output's encoding lacks must not end the work either.
+    kept = {"strict": "backslashreplace"}
     return io.TextIOWrapper(
         io.BufferedWriter(raw),
         encoding=stream.encoding if stream else "utf-8",
@@ -175,8 +178,8 @@ def _flush() -> None:
             stream.flush()
 
 
-def _lost(stream: TextIO) -> OSError | None:
-    """Why the output was not written, unless its reader has gone and wants no more."""
+def _write_failure(stream: TextIO) -> OSError | None:
+    """Why the output was not written; None if it was, or if its reader closed the pipe."""
     raw = getattr(getattr(stream, "buffer", None), "raw", None)
     failure = raw.failure if isinstance(raw, _Unfailing) else None
     return None if failure is None or failure.errno in _READER_GONE else failure

@@ -1,4 +1,4 @@
-"""Verbs that look back on runs: sensitivity to the points, evidence, repetition, departures."""
+"""Verbs that examine runs: sensitivity to the points, verification, repetition, departures."""
 
 from __future__ import annotations
 
@@ -36,25 +36,36 @@ if TYPE_CHECKING:
     type=FOLDER,
     required=True,
     multiple=True,
-    help="The radiographs that the run was prepared from; may be given more than once.",
+    help="Folder of the radiographs that the run was prepared from; can be given more than once.",
 )
-@click.option("--points", "table", type=FILE, required=True, help="The points that it was prepared with.")
+@click.option("--points", "table", type=FILE, required=True, help="Table of the points that the run was prepared from.")
 @click.option(
-    "--again", type=FILE, help="The same hands marked a second time: points are moved as far as the two lie apart."
+    "--again",
+    type=FILE,
+    help="Table of the same hands marked a second time. Points are also moved by the difference of the two tables.",
 )
-@click.option("--found", type=FILE, help="Other points of the same hands, as by locate: MAD and CCC with them.")
+@click.option(
+    "--found",
+    type=FILE,
+    help="Table of other points of the same hands, for example by locate: shows MAD and CCC with them.",
+)
 @click.option(
     "--percent",
     "percents",
     type=click.FloatRange(0, 50, min_open=True),
     multiple=True,
-    help="Of the palm: how far points are moved (SD of a coordinate); may be given several times. [default: 0.5 1 2 4]",
+    help="How far points are moved, in percent of the palm (SD of a coordinate); can be given more than once. "
+    "[default: 0.5 1 2 4]",
 )
 @click.option(
-    "--repeats", type=click.IntRange(2), default=5, show_default=True, help="Times each hand's points are moved."
+    "--repeats",
+    type=click.IntRange(2),
+    default=5,
+    show_default=True,
+    help="Number of times the points of each hand are moved.",
 )
-@click.option("--split", type=click.Choice(["test", "train"]), default="test", show_default=True, help="Whose hands.")
-@click.option("--seed", type=click.IntRange(0), default=2018, show_default=True, help="Of the moves.")
+@click.option("--split", type=click.Choice(["test", "train"]), default="test", show_default=True, help="Hands to use.")
+@click.option("--seed", type=click.IntRange(0), default=2018, show_default=True, help="Seed of the moves.")
 def sensitivity(
     run: Path,
     images: tuple[Path, ...],
@@ -66,10 +77,12 @@ def sensitivity(
     split: str,
     seed: int,
 ) -> None:
-    """Show how far the predicted age moves when the seven points do: months per percent of the palm.
+    """Show how much the predicted age depends on the points.
 
-    Writes sensitivity.json and sensitivity.csv into the run, which no other command may use meanwhile.
+    Moves the seven points of each hand and measures how far the predicted age moves, in months per percent of the palm.
+    Writes sensitivity.json and sensitivity.csv into RUN. No other command can use RUN meanwhile.
     """
+    from bonecaffe.evaluation.words import number
     from bonecaffe.hands.reference_points import read_points
     from bonecaffe.run import RunDir
     from bonecaffe.studies import sensitivity as study
@@ -98,7 +111,7 @@ def sensitivity(
     )
     click.echo(f"{outcome.months_per_percent:.2f} months per percent of the palm")
     for name, a in outcome.against.items():
-        cccs = " and ".join("–" if value is None else f"{value:.3f}" for value in (a.ccc_marked, a.ccc_other))
+        cccs = " and ".join("–" if value is None else number(value, 3) for value in (a.ccc_marked, a.ccc_other))
         click.echo(
             f"{name}: {a.hands} hands: MAD {a.mad_marked:.1f} months with the run's own points, "
             f"{a.mad_other:.1f} with these; CCC {cccs}; "
@@ -112,18 +125,19 @@ def sensitivity(
     "--images",
     type=FOLDER,
     multiple=True,
-    help="The folder of radiographs that the run was prepared from; may be given more than once.",
+    help="Folder of the radiographs that the run was prepared from; can be given more than once.",
 )
-@click.option("--ages", type=FILE, help="The table of ages that the run was prepared from.")
-@click.option("--test-ages", type=FILE, help="The table of the test hands, where the run was prepared with one.")
-@click.option("--points", type=FILE, help="The table of points that the run was prepared from.")
+@click.option("--ages", type=FILE, help="Table of ages that the run was prepared from.")
+@click.option("--test-ages", type=FILE, help="Table of the test hands, if the run was prepared from one.")
+@click.option("--points", type=FILE, help="Table of points that the run was prepared from.")
 @click.option("--json", "as_json", is_flag=True, help="Print the links as JSON.")
 def verify(
     run: Path, images: tuple[Path, ...], ages: Path | None, test_ages: Path | None, points: Path | None, as_json: bool
 ) -> None:
-    """Recompute the hashes of a run, from its inputs to its report, and name the first link that broke.
+    """Check by hashes that a run and its results fit together.
 
-    Exits 1 when one did. The inputs lie outside the run; they are looked at when they are given.
+    Each link of the chain from the inputs to the report is checked, and the first broken one is named. Exits 1 if a
+    link is broken. The inputs are outside RUN: give their places to have them checked too.
     """
     from bonecaffe.run import RunDir
     from bonecaffe.studies import verify
@@ -133,20 +147,24 @@ def verify(
     if as_json:
         click.echo(json.dumps([link._asdict() for link in links], indent=2, ensure_ascii=False))
     else:
-        print_table(str(run), ["link", "", "what"], [[link.name, link.state, link.said] for link in links])
+        print_table(str(run), ["link", "", "what"], [[link.name, link.state, link.message] for link in links])
     broken = verify.first_broken(links)
     if broken:
-        click.echo(f"bonecaffe: {run}: the first link that broke: {broken.name}: {broken.said}", err=True)
+        click.echo(f"bonecaffe: {run}: the first broken link is {broken.name}: {broken.message}", err=True)
         raise click.exceptions.Exit(1)
     if not as_json:
-        click.echo(f"{run}: every link looked at holds")
+        click.echo(f"{run}: every checked link holds")
 
 
 @main.command()
 @click.argument("folder", metavar="[FOLDER]", type=FOLDER, default=Path("runs"))
 @click.option("--json", "as_json", is_flag=True, help="Print the runs as JSON.")
 def runs(folder: Path, as_json: bool) -> None:
-    """List the runs in FOLDER (runs): recipe, state, iteration, test MAD and CCC."""
+    """List all runs in a folder with their state and results.
+
+    FOLDER is runs unless given. Shows recipe, state, iteration, test MAD and test CCC.
+    """
+    from bonecaffe.evaluation.words import number
     from bonecaffe.studies.runs import runs_in
 
     found = runs_in(folder)
@@ -157,10 +175,10 @@ def runs(folder: Path, as_json: bool) -> None:
     for summary in found:
         figures = ["–", "–", "–"]
         if summary.mad_months is not None and summary.ccc is not None:
-            figures = [str(summary.evaluated), f"{summary.mad_months:.1f}", f"{summary.ccc:.3f}"]
+            figures = [str(summary.evaluated), f"{summary.mad_months:.1f}", number(summary.ccc, 3)]
         rows.append([summary.run, summary.recipe, summary.state, f"{summary.iteration}/{summary.max_iter}", *figures])
     if not rows:
-        click.echo(f"{folder}: no runs here")
+        click.echo(f"{folder}: no runs found")
         return
     columns = ["run", "recipe", "state", "iteration", "evaluated at", "test MAD, months", "test CCC"]
     print_table(str(folder), columns, rows)
@@ -169,30 +187,47 @@ def runs(folder: Path, as_json: bool) -> None:
 @main.command()
 @click.argument("recipe_name", metavar="RECIPE")
 @click.option(
-    "--out", type=FOLDER, required=True, help="Folder for the runs, one a seed or fold, and for the tables of results."
+    "--out",
+    type=FOLDER,
+    required=True,
+    help="Folder for the runs, one per seed or fold, and for the tables of results.",
 )
-@click.option("--seeds", type=click.IntRange(2, 1000), help="How many seeds.  [default: 5]")
-@click.option("--folds", type=click.IntRange(2, 1000), help="Cross-validation instead: every hand is tested once.")
+@click.option("--seeds", type=click.IntRange(2, 1000), help="Number of seeds.  [default: 5]")
+@click.option(
+    "--folds",
+    type=click.IntRange(2, 1000),
+    help="Number of folds: cross-validation instead of seeds. Every hand is tested once.",
+)
 @click.option(
     "--first-seed",
     type=click.IntRange(0),
     default=1,
     show_default=True,
-    help="The first; then one by one. With --folds: of the deal into folds.",
+    help="First seed; each next one is higher by 1. With --folds: the seed of the division into folds.",
 )
 @IMAGES
 @click.option("--ages", type=FILE, required=True, help="Table of ages, with any of RSNA's headers.")
 @AGES_IN_YEARS
 @AGES_IN_MONTHS
 @click.option("--points", type=FILE, required=True, help="Table of the seven reference points.")
-@click.option("--train", "train_cases", type=click.IntRange(1), help="Cases for training. [default: the recipe's]")
-@click.option("--test", "test_cases", type=click.IntRange(1), help="Cases for test. [default: the recipe's]")
-@click.option("--labels", type=click.Choice(["whole_months", "round", "exact"]), help="As for prepare.")
-@click.option("--weights", type=FILE, help="The ImageNet caffemodel that each seed or fold starts from.")
-@click.option("--gpu", metavar="0 | 0,1 | all", help="GPUs to train on. [default: 0, when the recipe has GPU]")
-@click.option("--cpu", is_flag=True, help="Train on the CPU, whatever the recipe has.")
 @click.option(
-    "--scheduler", metavar="ADDRESS", help="A Dask scheduler, such as tcp://host:8786. [default: here, in sequence]"
+    "--train", "train_cases", type=click.IntRange(1), help="Number of training hands. [default: the recipe's]"
+)
+@click.option("--test", "test_cases", type=click.IntRange(1), help="Number of test hands. [default: the recipe's]")
+@click.option(
+    "--labels",
+    type=click.Choice(["whole_months", "round", "exact"]),
+    help="What to do with fractional ages, as in prepare.",
+)
+@click.option("--weights", type=FILE, help="The ImageNet caffemodel that each seed or fold starts from.")
+@click.option(
+    "--gpu", metavar="0 | 0,1 | all", help="GPUs to train on. [default: GPU 0, if the recipe has solver_mode GPU]"
+)
+@click.option("--cpu", is_flag=True, help="Train on the CPU, even if the recipe has solver_mode GPU.")
+@click.option(
+    "--scheduler",
+    metavar="ADDRESS",
+    help="Dask scheduler, such as tcp://host:8786. [default: this machine, one run after another]",
 )
 def repeat(
     recipe_name: str,
@@ -212,10 +247,11 @@ def repeat(
     cpu: bool,
     scheduler: str | None,
 ) -> None:
-    """Run RECIPE over several seeds of split and initialization, or over folds; report MAD and CCC with intervals.
+    """Repeat a recipe with several seeds, or cross-validate it.
 
-    Each seed is a run, OUT/seed-N, each fold OUT/fold-K. Called again, it goes on where it stopped. One interval is for
-    another seed on these hands, the other for the same study on other hands. OUT/predictions.csv has every test hand.
+    Reports MAD and CCC with intervals. A seed draws the split and the initial weights; its run is OUT/seed-N. The run
+    of a fold is OUT/fold-K. Called again, it continues where it stopped. There are two intervals: one for another seed
+    on the same hands, one for the same study on other hands. OUT/predictions.csv holds every test hand.
     """
     from bonecaffe.prepare.inputs import giver, with_split
     from bonecaffe.recipe import Recipe
@@ -225,7 +261,7 @@ def repeat(
     from bonecaffe.training.display import Display
 
     if folds is not None:
-        _refuse_beside_folds({"--seeds": seeds, "--train": train_cases, "--test": test_cases})
+        _refuse_with_folds({"--seeds": seeds, "--train": train_cases, "--test": test_cases})
     given_by = giver(ages) if folds is None else None
     recipe = with_split(Recipe.load(recipe_name), train_cases, test_cases, None, labels, given_by=given_by)
     plan = Repetition(
@@ -243,7 +279,9 @@ def repeat(
     )
     chosen = list(range(1, folds + 1)) if folds is not None else list(range(first_seed, first_seed + (seeds or 5)))
     results = {result.number: result for result in found.earlier(plan)}
-    found.write(plan, list(results.values()))  # so that no other plan goes on with a seed that is interrupted
+    found.write(
+        plan, list(results.values())
+    )  # written first, so that another plan cannot continue a seed that is interrupted now
     try:
         with Display("repeat") as display:
             if scheduler:
@@ -263,12 +301,16 @@ def repeat(
         _show_results(plan, list(results.values()))
 
 
-def _refuse_beside_folds(given: dict[str, int | None]) -> None:
-    """A usage error for what folds leave no room for."""
+def _refuse_with_folds(given: dict[str, int | None]) -> None:
+    """Raise a usage error for options that cannot be combined with --folds."""
     for option, value in given.items():
         if value is not None:
-            why = "Give one of them." if option == "--seeds" else "Every hand is tested once, and trained on otherwise."
-            raise click.UsageError(f"--folds and {option} exclude each other. {why}")
+            why = (
+                "Give one of them."
+                if option == "--seeds"
+                else "Each fold tests its own hands and trains on all others."
+            )
+            raise click.UsageError(f"--folds and {option} cannot be combined. {why}")
 
 
 def _show_results(plan: Repetition, results: list[Result]) -> None:
@@ -315,10 +357,10 @@ def _show_results(plan: Repetition, results: list[Result]) -> None:
 @RUN
 @CLAIM
 def repro(run: Path, claim: Path | None) -> None:
-    """Show how a run differs from the paper: departures (what the paper states is otherwise here) and choices (what
-    the paper does not state), each with the reason. Writes departures.json.
+    """Show how a run differs from the paper, with the reasons.
 
-    While another command works on the run, they are shown, and not written.
+    A departure is a value that differs from what the paper states. A choice is a value that the paper does not state.
+    Writes departures.json into RUN. While another command is using RUN, they are only shown.
     """
     from bonecaffe.evaluation import claim as claim_file
     from bonecaffe.run import RunDir
@@ -335,12 +377,12 @@ def repro(run: Path, claim: Path | None) -> None:
             [[d.field, str(d.paper), str(d.here), d.reason] for d in departures],
         )
     else:
-        click.echo(f"{run}: recipe {recipe.name}: departs from nothing that the paper states")
+        click.echo(f"{run}: recipe {recipe.name}: no departures from what the paper states")
     print_table(
-        f"{run}: choices, where the paper is silent",
-        ["field", "paper", "our default", "this run", "reason"],
+        f"{run}: choices, where the paper states nothing",
+        ["field", "paper", "bonecaffe's default", "this run", "reason"],
         [
-            [c.field, "not stated", "as here" if c.is_default else str(c.default), str(c.here), c.reason]
+            [c.field, "not stated", "the same" if c.is_default else str(c.default), str(c.here), c.reason]
             for c in choices
         ],
     )

@@ -1,6 +1,6 @@
-"""Every snapshot of a run measured in one pass, so that the best and the last are both seen.
+"""Measures every snapshot of a run in one pass, so that the best and the last can be compared.
 
-Choosing a snapshot by the test split is choosing by the test split: its figure is then no longer a test.
+A snapshot that is chosen by its test figures has no test any more: the test split was used to choose it.
 """
 
 from __future__ import annotations
@@ -20,13 +20,11 @@ from bonecaffe.records import Surveyed, is_intact, outputs_of
 from bonecaffe.run import RunDir
 
 COLUMNS = ("iteration", "split", "cases", "mad_months", "ccc", "max_error_months")
-WARNING = (
-    "To choose a snapshot by these test figures is to choose by the test split; the figure chosen is no test then."
-)
+WARNING = "Do not choose a snapshot by these figures: the test split would then no longer be a test."
 
 
 def read(run: RunDir) -> list[dict[str, Any]]:
-    """The rows of metrics_by_snapshot.csv, numbers as numbers, in order; none when it was not made."""
+    """The rows of metrics_by_snapshot.csv in order, with numbers as numbers; none when the file is missing."""
     import pandas
 
     if not run.by_snapshot.is_file():
@@ -41,14 +39,14 @@ def read(run: RunDir) -> list[dict[str, Any]]:
 
 
 def _known(run: RunDir) -> Mapping[str, str]:
-    """The hashes of the models that the table was measured from, by path; none when the table is another."""
+    """The hashes of the models that the table was measured from, by path; none when the table is not as recorded."""
     surveyed = run.read().evaluate_all
     name = run.by_snapshot.name
     return surveyed.inputs if surveyed and name in surveyed.outputs and is_intact(run.path, surveyed, name) else {}
 
 
 def current(run: RunDir) -> list[dict[str, Any]]:
-    """The rows that belong to the models of the run's training as they are now; those of another are left out."""
+    """The rows for the models of the run's training as they are now, without rows for other models."""
     trained = run.read().train
     known = _known(run)
     if not known or trained is None:
@@ -59,10 +57,10 @@ def current(run: RunDir) -> list[dict[str, Any]]:
 
 
 def evaluate_all(run: RunDir, progress: Progress, gpu: int | None = None) -> list[dict[str, Any]]:
-    """Measure every complete snapshot, once: what is known of a model that is still the same file is kept.
+    """Measure every complete snapshot once. Rows are kept for models whose files have not changed.
 
-    Writes metrics_by_snapshot.csv after each, so that an interrupted pass goes on where it was. Raises PredictError
-    when the run holds no model.
+    Writes metrics_by_snapshot.csv after each snapshot, so that an interrupted pass continues where it stopped. Raises
+    PredictError when the run has no model.
     """
     models = {run.name_of(model.caffemodel): model for model in complete_models(run)}
     hashes = {name: sha256_file(model.caffemodel) for name, model in models.items()}
@@ -90,7 +88,7 @@ def evaluate_all(run: RunDir, progress: Progress, gpu: int | None = None) -> lis
 
 
 def _keep(run: RunDir, rows: list[dict[str, Any]], models: dict[str, str]) -> None:
-    """Write the table and record of which models it tells."""
+    """Write the table, and record which models it is about."""
     write_text(run.by_snapshot, _csv(rows))
     run.record(Surveyed(inputs=models, **outputs_of(run.path, [run.by_snapshot]), by=environment.describe()))
 

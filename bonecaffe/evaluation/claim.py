@@ -1,10 +1,10 @@
-"""The CLAIM checklist of 2024 as Markdown, answered from what a run recorded; and its file.
+"""The CLAIM checklist of 2024 as a Markdown file, answered from a run's records.
 
 Tejani AS, Klontzas ME, Gatti AA, Mongan JT, Moy L, Park SH, Kahn CE Jr. Checklist for Artificial Intelligence in
 Medical Imaging (CLAIM): 2024 Update. Radiology: Artificial Intelligence 2024;6(4):e240300.
 
-The topics are our words for its 44 items. Their numbers, sections and topics were compared with two public
-transcriptions of the checklist, which agree in all 44; the published page itself was not available to us.
+The topics of its 44 items are in bonecaffe's words. Numbers, sections and topics were compared with two public
+transcriptions of the checklist, which agree in all 44. The published page itself was not available.
 """
 
 from __future__ import annotations
@@ -123,10 +123,10 @@ _SEAL = "<!-- Written by bonecaffe, which replaces this file as long as it is no
 
 
 def check_target(path: Path) -> bytes | None:
-    """What is in the file that the checklist will replace, None when there is none.
+    """The content of the file that the checklist will replace; None when there is no file.
 
-    EvaluateError when people have written into it, or when it is no Markdown file by its name: the checklist is for
-    them to fill in, and what they wrote must not be lost when it is written again.
+    Raises EvaluateError when its name does not end in .md, or when somebody has edited it: authors fill the checklist
+    in, and their answers must not be overwritten.
     """
     if path.suffix != ".md":
         raise EvaluateError(f"--claim {path}: the checklist is Markdown. Give a file that ends in .md.")
@@ -139,21 +139,24 @@ def check_target(path: Path) -> bytes | None:
     text, _, seal = content.decode("utf-8", "replace").rpartition(_SEAL)
     if seal != _seal(text):
         raise EvaluateError(
-            f"--claim {path}: the file is there, and not as bonecaffe writes it: somebody has filled it in, or it is "
-            "another file. Give another name, and copy your answers over."
+            f"--claim {path}: the file already exists and is not as bonecaffe wrote it: somebody edited it, or it is "
+            "another file. Give another name, and copy your answers into the new file."
         )
     return content
 
 
 def write(run: RunDir, path: Path) -> None:
-    """Write the checklist of a run; what `facts_of` and `check_target` raise, and EvaluateError when it changed."""
+    """Write the checklist of a run.
+
+    Raises what `facts_of` and `check_target` raise, and EvaluateError when the file changes in the meantime.
+    """
     text = checklist(facts_of(run)) + "\n"
     sealed = f"{text}{_SEAL}{_seal(text)}"
     before = check_target(path)
     if before is None:
         write_text(path, sealed, parents=True)
     elif not write_if_unchanged(followed(path), sealed, before):
-        raise EvaluateError(f"--claim {path}: another program changed it meanwhile. Look at it, and try again.")
+        raise EvaluateError(f"--claim {path}: another program has just changed it. Look at it, and try again.")
 
 
 def _seal(text: str) -> str:

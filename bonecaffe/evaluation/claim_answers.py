@@ -1,6 +1,6 @@
 """What a run's records answer to each item of the CLAIM checklist, and what they leave to the authors.
 
-What no record holds is left to the authors: an answer that sounds likely would be worse than none.
+What no record contains is left to the authors: a plausible guess would be worse than no answer.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 from bonecaffe.evaluation.claim_facts import Facts, Partition
 from bonecaffe.evaluation.groups import FEWEST, Group
 from bonecaffe.evaluation.metrics import Metrics
-from bonecaffe.evaluation.words import between, between_signed, signed
+from bonecaffe.evaluation.words import between, between_signed, number, percent, signed
 from bonecaffe.network import mean, outline
 from bonecaffe.recipe import fold_of
 from bonecaffe.records import Attempt, MadeWith, Prepared, State, Trained
@@ -24,10 +24,10 @@ EVALUATE = "not yet: run `bonecaffe evaluate`"
 
 
 class Answer(NamedTuple):
-    """What the records tell of an item ("": nothing), in which files of the run, what is left to the authors, and what
-    has to be run first."""
+    """What the records contain on an item ("" for nothing), in which files of the run, what is left to the authors, and
+    which command must be run first."""
 
-    told: str = ""
+    text: str = ""
     files: tuple[str, ...] = ()
     authors: str = ""
     missing: str = ""
@@ -37,18 +37,18 @@ class Answer(NamedTuple):
         """One of `STATUSES`."""
         if self.missing:
             return "not yet"
-        return ("in part" if self.told else "authors") if self.authors else "recorded"
+        return ("partly" if self.text else "authors") if self.authors else "recorded"
 
     def __str__(self) -> str:
         left = f"**{AUTHORS}**: {self.authors}" if self.authors else ""
-        return ". ".join(part.rstrip(".") for part in (self.told, self.missing, left) if part) + "."
+        return ". ".join(part.rstrip(".") for part in (self.text, self.missing, left) if part) + "."
 
 
 STATUSES = {
     "recorded": "answered from the records",
-    "in part": "answered in part, the rest is for the authors",
+    "partly": "answered partly, the rest is for the authors",
     "authors": AUTHORS,
-    "not yet": "not yet: something has to be run first",
+    "not yet": "not yet: a command must be run first",
 }
 
 
@@ -60,7 +60,7 @@ def answers_of(facts: Facts) -> dict[int, Answer]:
 
 
 def plain(text: str) -> str:
-    """A name that somebody gave, in one line, without meaning to Markdown or HTML."""
+    """A user's text on one line, escaped for Markdown and HTML."""
     line = "".join(letter if letter.isprintable() else " " for letter in text)
     return re.sub(r"([\\`*_{}\[\]<>|#~$])", r"\\\1", line)
 
@@ -77,8 +77,8 @@ def _introduction(facts: Facts) -> dict[int, Answer]:
             authors="title and abstract",
         ),
         2: Answer(authors="the abstract; its figures are in items 35 to 38"),
-        3: Answer(authors="clinical background, and what the model is meant for. It is no medical device"),
-        4: Answer(authors="aims and hypotheses; whether the paper is to be reproduced, or something else is asked"),
+        3: Answer(authors="clinical background, and the intended use of the model. It is not a medical device"),
+        4: Answer(authors="aims and hypotheses; whether the study reproduces the paper or has another question"),
         5: Answer(authors="whether the images were taken before the study or for it"),
         6: Answer(authors="such as a feasibility study, a new model, a comparison"),
     }
@@ -122,7 +122,7 @@ def _data(facts: Facts) -> dict[int, Answer]:
         12: Answer(
             f"No value was imputed: hands without points or without an age are left out ({left_out}). "
             f"The sex is {f'unknown for {unknown} hands, which are used' if unknown else 'known for all'}; the network "
-            "is not given it",
+            "does not use it",
             ("manifest.json", "cases.csv"),
             authors="data that were missing before these tables were made",
         ),
@@ -135,11 +135,11 @@ def _left_out(prepared: Prepared) -> str:
 
 
 def _split(facts: Facts) -> str:
-    """How the hands came to the two splits."""
+    """How the hands were assigned to the two splits."""
     counts, data = facts.prepared.records, facts.recipe.data
     hands = f"{counts['train']} hands for training and {counts['test']} for test"
     if fold := fold_of(data.split):
-        return f"{hands}: {fold}, dealt at random with seed {data.split_seed}; its hands are the test"
+        return f"{hands}: {fold}, assigned at random with seed {data.split_seed}; its hands are the test split"
     if data.split == "given":
         return f"{hands}, as the tables give it; bonecaffe drew none of them"
     return f"{hands} were drawn at random from those that can be used, seed {data.split_seed}"
@@ -173,10 +173,10 @@ def _reference(facts: Facts) -> dict[int, Answer]:
             ("manifest.json", "cases.csv"),
             authors="what these ages are: read by whom from which atlas, or the age at the examination",
         ),
-        15: Answer(authors="why these ages, where there are others (another atlas, several readers)"),
+        15: Answer(authors="why these ages and not others (another atlas, several readers)"),
         16: Answer(authors="number, qualification and training of the readers who gave the ages"),
         17: Answer(
-            f"The ages of the test split come from {'a table of their own' if own else 'that table, too'}",
+            f"The ages of the test split come from {'a separate table' if own else 'the same table'}",
             ("cases.csv",),
             authors="how the test hands were read, with which tools, and whether by other readers",
         ),
@@ -208,9 +208,9 @@ def _partitions(facts: Facts) -> dict[int, Answer]:
         ),
         21: Answer(
             f"{facts.recipe.data.train_cases} for training and {facts.recipe.data.test_cases} for test "
-            f"{'were asked for' if facts.recipe.data.split == 'drawn' else 'follow from the split'}",
+            f"{'were requested' if facts.recipe.data.split == 'drawn' else 'follow from the split'}",
             ("recipe.yaml",),
-            authors="why so many: how precise the figures were meant to be",
+            authors="why these numbers: the intended precision of the figures",
         ),
     }
 
@@ -245,13 +245,13 @@ def _software(by: MadeWith) -> str:
     if by.caffe is not None:
         build = [by.caffe.build[key] for key in ("commit", "compiler", "blas") if by.caffe.build.get(key)]
         gpu = f"{'with' if by.caffe.gpu else 'without'} CUDA" + (", cuDNN" if by.caffe.cudnn else "")
-        parts.append(f"Caffe ({'; '.join(_nowhere(word) for word in (by.caffe.origin, *build))}; {gpu})")
+        parts.append(f"Caffe ({'; '.join(_without_folders(word) for word in (by.caffe.origin, *build))}; {gpu})")
     parts += [f"{name} {version}" for name, version in by.packages.items()]
-    return f"{', '.join(parts)}; {_nowhere(by.host.system)}"
+    return f"{', '.join(parts)}; {_without_folders(by.host.system)}"
 
 
-def _nowhere(text: str) -> str:
-    """Without the folders of a machine that a builder may have noted."""
+def _without_folders(text: str) -> str:
+    """The text without the folder names of the machine that built Caffe."""
     return plain(re.sub(r"(?<![^\s=:(])[/~][^\s,;)]*", "a local folder", text))
 
 
@@ -291,22 +291,22 @@ def _trained(facts: Facts) -> Answer:
     }
     settings = ", ".join(f"{name} {plain(value)}" for name, value in solver.items())
     augmentation = "mirrored at random" if net.mirror else "none"
-    told = f"{settings}; batch {net.train_batch}; augmentation: {augmentation}; dropout {net.dropout:g}"
+    text = f"{settings}; batch {net.train_batch}; augmentation: {augmentation}; dropout {net.dropout:g}"
     if trained is None:
-        return Answer(f"Planned: {told}", ("recipe.yaml",), missing=TRAIN)
-    told += f"{_edited(trained, ('solver.prototxt',))}. Training: {facts.state}, at iteration {trained.iteration}"
-    told += "".join(f". {_attempt(number, each)}" for number, each in enumerate(trained.attempts, start=1))
+        return Answer(f"Planned: {text}", ("recipe.yaml",), missing=TRAIN)
+    text += f"{_edited(trained, ('solver.prototxt',))}. Training: {facts.state}, at iteration {trained.iteration}"
+    text += "".join(f". {_attempt(number, each)}" for number, each in enumerate(trained.attempts, start=1))
     host = _made(facts).host
-    told += f". Hardware: {plain(host.cpu)}, {host.cores} cores, {host.memory_gb:g} GB"
+    text += f". Hardware: {plain(host.cpu)}, {host.cores} cores, {host.memory_gb:g} GB"
     model = "the model of the GPUs" if any(attempt.gpus for attempt in trained.attempts) else ""
     unfinished = "" if facts.state is State.FINISHED else TRAIN
     return Answer(
-        told, ("solver.prototxt", "caffe.log", "curve.csv", "manifest.json"), authors=model, missing=unfinished
+        text, ("solver.prototxt", "caffe.log", "curve.csv", "manifest.json"), authors=model, missing=unfinished
     )
 
 
 def models(trained: Trained) -> dict[int, str]:
-    """The models that a training left on record, as paths in the run, by iteration."""
+    """The models of a training on record, as paths in the run, by iteration."""
     found = ((re.search(r"_iter_(\d+)\.caffemodel", name), name) for name in trained.outputs)
     return {int(number[1]): name for number, name in found if number}
 
@@ -317,15 +317,15 @@ def _number(value: object) -> str:
 
 def _edited(trained: Trained | None, names: Iterable[str]) -> str:
     here = [name for name in names if trained and name in trained.edited]
-    return f". Edited by hand, so that the file counts and not this: {', '.join(here)}" if here else ""
+    return f". Edited by hand, so the file is right where it differs from this: {', '.join(here)}" if here else ""
 
 
 def _attempt(number: int, attempt: Attempt) -> str:
     where = "" if attempt.gpus is None else f" on {attempt.gpus} GPUs" if attempt.gpus else " on the CPU"
     start = f"from iteration {attempt.started_at}" if attempt.started_at else "from the start"
     seconds = f", {attempt.seconds:.0f} s" if attempt.seconds is not None else ""
-    alarms = "".join(f"; alarm: {_nowhere(alarm)}" for alarm in attempt.alarms)
-    return f"Call {number}: {start}{where}, {attempt.state or 'not ended'}{seconds}{alarms}"
+    alarms = "".join(f"; alarm: {_without_folders(alarm)}" for alarm in attempt.alarms)
+    return f"Call {number}: {start}{where}, {attempt.state or 'unfinished'}{seconds}{alarms}"
 
 
 def _selected(facts: Facts) -> Answer:
@@ -341,7 +341,7 @@ def _selected(facts: Facts) -> Answer:
     return Answer(
         f"The snapshot of iteration {used}; the last one is of iteration {last}{surveyed}",
         files,
-        authors="on what grounds this snapshot was chosen, and that no test figure was looked at",
+        authors="why this snapshot was chosen, and that no test figure was used to choose it",
     )
 
 
@@ -368,7 +368,7 @@ def _evaluation(facts: Facts) -> dict[int, Answer]:
         ),
         30: Answer(
             f"Reference points moved at random: predictions move by {robust:.2f} months for each percent of "
-            "the palm; of which model is not on record",
+            "the palm; the model is not on record",
             ("sensitivity.json",),
             authors="other analyses: other devices, image quality, other readers",
         )
@@ -381,9 +381,9 @@ def _evaluation(facts: Facts) -> dict[int, Answer]:
             missing=missing,
         ),
         33: Answer(
-            authors="whether the model was tested on data from elsewhere; where hands are from is not on record"
+            authors="whether the model was tested on data from elsewhere; the origin of the hands is not on record"
         ),
-        34: Answer(authors="number and registry, or that it is no clinical trial"),
+        34: Answer(authors="number and registry, or that it is not a clinical trial"),
     }
 
 
@@ -395,7 +395,7 @@ def _results(facts: Facts) -> dict[int, Answer]:
             f"Images: {sum(counts.values())} included ({counts['train']} for training, {counts['test']} for test); "
             f"left out: {_left_out(facts.prepared)}",
             ("manifest.json",),
-            authors="numbers of children, and a flow diagram from the eligible ones on",
+            authors="numbers of children, and a flow diagram that starts with the eligible children",
         ),
         36: Answer(
             ". ".join(_characteristics(split, facts.partitions[split]) for split in SPLITS),
@@ -412,8 +412,8 @@ def _results(facts: Facts) -> dict[int, Answer]:
     return answers | {
         37: Answer(f"{overall}. {measured.sex['test'].verdict}", ("metrics.json", "report.html", "figures/")),
         38: Answer(
-            f"The output is an age, not a diagnosis. Test split: {test.within_12_months:.0%} within 12 months, "
-            f"{test.within_24_months:.0%} within 24, limits of agreement "
+            f"The output is an age, not a diagnosis. Test split: {percent(test.within_12_months)} within 12 months, "
+            f"{percent(test.within_24_months)} within 24, limits of agreement "
             f"{between_signed(test.limits_of_agreement_months)} months. By age and sex (no interval below {FEWEST} "
             f"hands): {by_group}",
             ("metrics.json", "report.html"),
@@ -440,8 +440,9 @@ def _figures(m: Metrics) -> str:
         return f" (95 % interval {between(interval, digits)})" if interval else " (no interval)"
 
     return (
-        f"MAD {m.mad_months:.1f} months{shown(m.mad_interval_95, 1)}, CCC {m.ccc:.3f}{shown(m.ccc_interval_95, 3)}, "
-        f"largest error {m.max_error_months:.1f}, bias {signed(m.bias_months)}, n = {m.cases}"
+        f"MAD {m.mad_months:.1f} months{shown(m.mad_interval_95, 1)}, CCC {number(m.ccc, 3)}"
+        f"{shown(m.ccc_interval_95, 3)}, largest error {m.max_error_months:.1f}, "
+        f"bias {signed(m.bias_months)}, n = {m.cases}"
     )
 
 
@@ -467,7 +468,7 @@ def _discussion(facts: Facts) -> dict[int, Answer]:
             ("metrics.json",) if noted else (),
             authors="such as few hands, one source of data, one reading of the age, differences by sex and age",
         ),
-        41: Answer(authors="what follows for practice. bonecaffe is no medical device"),
+        41: Answer(authors="what follows for practice. bonecaffe is not a medical device"),
         42: Answer(
             "Every setting with its source in Lee and Kim (2018) or its reason; hashes of all inputs and results, "
             "which `bonecaffe verify` recomputes",
@@ -477,7 +478,7 @@ def _discussion(facts: Facts) -> dict[int, Answer]:
         43: Answer(
             f"Software: bonecaffe {by.bonecaffe}, open source (BSD-2-Clause){model}",
             ("manifest.json",),
-            authors="where the model and the data can be had, by whom, under which licence",
+            authors="where model and data are available, to whom, under which licence",
         ),
         44: Answer(authors="sources of funding, the role of funders, conflicts of interest"),
     }

@@ -1,4 +1,4 @@
-"""What a run's records tell of the items of the CLAIM checklist; nothing is predicted, trained or written for it."""
+"""What a run's records contain for the items of the CLAIM checklist. Nothing is predicted, trained or written."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Partition(NamedTuple):
 
 @dataclass(frozen=True)
 class Facts:
-    """What a run's records tell; ``recipe`` is that which was trained, ``measured`` None until it is evaluated."""
+    """The facts on record; ``recipe`` is the one that was trained, ``measured`` is None before the evaluation."""
 
     run: str
     data: str
@@ -59,16 +59,16 @@ class Facts:
     trained: Trained | None
     measured: Measured | None
     surveyed: bool
-    """Whether every snapshot was measured on the test split, too."""
+    """Whether every snapshot was also measured on the test split."""
     months_per_percent: float | None
-    """How far the predictions move when the points are moved by a percent of the palm, where that was studied."""
+    """How far the predictions move when the points are moved by a percent of the palm; None when not studied."""
 
 
 # ---- from a run ------------------------------------------------------------------------------------------------------
 
 
 def facts_of(run: RunDir) -> Facts:
-    """What a run's records tell; RunError when it is not prepared."""
+    """The facts in a run's records; RunError when it is not prepared."""
     recipe = recipe_as_trained(run)
     prepared = prepared_of(run)
     manifest = run.read()
@@ -87,7 +87,7 @@ def facts_of(run: RunDir) -> Facts:
 
 
 def data_named(run: RunDir) -> str:
-    """What the images of a run are, as far as it is on record."""
+    """What kind of images a run has, as far as its records show."""
     prepared = prepared_of(run)
     hands = sum(prepared.records.values())
     if "phantoms" not in prepared.model_fields_set:  # prepared before they were counted
@@ -114,7 +114,7 @@ def _partition(cases: list[Case]) -> Partition:
 
 
 def _measured(run: RunDir) -> Measured | None:
-    """The figures in ``metrics.json``; None when it is not there, not as recorded, or of another model or version."""
+    """The figures in ``metrics.json``; None when it is missing, changed, or of another model or version."""
     manifest = run.read()
     name = run.name_of(run.metrics)
     evaluated = manifest.evaluate

@@ -31,7 +31,7 @@ Tables = Mapping[str, "pandas.DataFrame"]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The figures of both splits, whole, by group and boys against girls, and the verdict against the paper."""
+    """The figures of both splits (of all hands, by group, boys against girls) and the verdict against the paper."""
 
     iteration: int
     splits: dict[str, Metrics]
@@ -43,13 +43,16 @@ class Evaluation:
 def predict_and_evaluate(
     run: RunDir, snapshot: int | None = None, progress: Progress = unseen, gpu: int | None = None
 ) -> Evaluation:
-    """Predict both splits of a run that is held already (`RunDir.lock`), and evaluate them."""
+    """Predict both splits of a run, and evaluate them. The caller holds the run's lock (`RunDir.lock`)."""
     predict_run(run, snapshot, progress, gpu)
     return evaluate(run)
 
 
 def evaluate(run: RunDir) -> Evaluation:
-    """Measure a run's predictions, draw its figures, write its report; EvaluateError for what cannot be compared."""
+    """Measure a run's predictions, draw its figures and write its report.
+
+    Raises EvaluateError for predictions that are not those of the run's cases, or that cannot be measured.
+    """
     tables = {split: read_predictions(run, split) for split in SPLITS}
     for split, cases in split_of(run).items():
         check_cases(run.predictions(split), tables[split], cases)
@@ -101,7 +104,7 @@ def measure_tables(run: RunDir, tables: Tables, iteration: int) -> Evaluation:
 
 
 def hands_of(run: RunDir) -> Hands:
-    """What a run was trained and tested on, by its record; RunError when it is not prepared."""
+    """The hands that a run was trained and tested on, by its record; RunError when it is not prepared."""
     prepared = prepared_of(run)
     counts = prepared.records
     tables = [source.name for name, source in prepared.sources.items() if name != "points"]

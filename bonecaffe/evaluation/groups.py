@@ -1,6 +1,6 @@
-"""How good a model is for some of the hands: by age and by sex, and whether it is as good for boys as for girls.
+"""How accurate a model is by age and by sex, and whether it is as accurate for boys as for girls.
 
-Every function takes ages and predictions in months, one each a hand, as `bonecaffe.evaluation.metrics` does.
+Every function takes ages and predictions in months, one for each hand, as `bonecaffe.evaluation.metrics` does.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ AGE_BANDS = ((0, 60), (60, 120), (120, 180), (180, MONTHS_LIMIT))
 FEWEST = 10
 """Hands below which a group gets no interval, and the sexes are not compared."""
 NEGLIGIBLE = 1e-6
-"""Months; smaller differences are those of computing."""
+"""Months; smaller differences are rounding errors."""
 
 Errors = NDArray[np.float64]
-"""Predicted less true, in months."""
+"""Predicted minus true, in months."""
 
 
 # ---- groups ------------------------------------------------------------------------------------------------------
@@ -34,9 +34,9 @@ Errors = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Group:
-    """Some hands of a split, and how wrong it was about them; the CCC is None where it is not defined.
+    """The figures of some hands of a split; the CCC is None where it is not defined.
 
-    The intervals, 95 %, are None below `FEWEST` hands: of the MAD as `metrics.interval` has it, of the bias Student's.
+    The 95 % intervals are None below `FEWEST` hands. The MAD's is by `metrics.interval`, the bias's is Student's.
     """
 
     name: str
@@ -90,14 +90,14 @@ def _band_name(low: int, high: int) -> str:
 
 @dataclass(frozen=True)
 class Difference:
-    """Boys less girls in months, its 95 % interval, and the p value of no difference; None where nothing varies."""
+    """Boys minus girls in months, its 95 % interval, and the p value of no difference; None where nothing varies."""
 
     months: float
     interval_95: Interval
     p: float | None = None
 
     def excludes_zero(self) -> bool:
-        """Whether the interval has no difference outside of it."""
+        """Whether the interval excludes a difference of 0."""
         return not self.interval_95[0] <= 0 <= self.interval_95[1]
 
     def __str__(self) -> str:
@@ -107,7 +107,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class BySex:
-    """Whether a model errs otherwise about boys than about girls; hands of unknown sex are left out.
+    """Whether a model's errors differ between boys and girls, without the hands of unknown sex.
 
     A difference is None where there are fewer than `FEWEST` of one sex, or where it is not defined for the data.
     """
@@ -125,14 +125,14 @@ class BySex:
     See docs/explanation/REVIEWERS.md.
     """
     verdict: str
-    """What came of it, in a sentence."""
+    """The result in a sentence."""
 
 
 def by_sex(truth: Months, predicted: Months, male: Sequence[bool | None]) -> BySex:
     """Compare boys with girls: signed errors as they are and at the same age, and absolute errors.
 
-    Predictions are drawn towards the mean, so that young hands come out too old and old ones too young. Where the boys
-    are younger than the girls, the raw difference shows that and no difference between the sexes: hence the second.
+    Predictions tend towards the mean age: too old for young hands, too young for old ones. If the boys are younger than
+    the girls, the raw difference shows their ages and not their sex. So the second comparison adjusts for age.
     """
     x, y = np.asarray(truth, float), np.asarray(predicted, float)
     known = np.array([value is not None for value in male], bool)
@@ -148,7 +148,7 @@ def by_sex(truth: Months, predicted: Months, male: Sequence[bool | None]) -> ByS
 
 
 def _difference(months: float, half: float, p: float) -> Difference | None:
-    """None for figures that are not defined, as the p value is where no error varies."""
+    """None when a figure is not defined, such as the p value of errors that do not vary."""
     return Difference(months, (months - half, months + half), p) if np.isfinite([months, half, p]).all() else None
 
 
@@ -167,7 +167,7 @@ def _welch(boys: Errors, girls: Errors) -> Difference | None:
 
 
 def _adjusted(errors: Errors, boy: NDArray[np.bool_], ages: Errors) -> Difference | None:
-    """The coefficient of sex in the least-squares regression of the errors on sex and age; None where they do not part.
+    """The coefficient of sex in the least-squares regression of the errors on sex and age; None if these are collinear.
 
     Standard errors are HC3 (MacKinnon and White, J Econometrics 1985;29:305-325): as with Welch, the spread may differ
     by sex, and it does differ by age.
@@ -180,7 +180,7 @@ def _adjusted(errors: Errors, boy: NDArray[np.bool_], ages: Errors) -> Differenc
     inverse = np.linalg.inv(design.T @ design)
     coefficients = inverse @ design.T @ errors
     residuals = errors - design @ coefficients
-    if np.abs(residuals).max() < NEGLIGIBLE:  # as for a network that answers one age: errors that age explains
+    if np.abs(residuals).max() < NEGLIGIBLE:  # such as a network that answers one age: age explains all errors
         rest = round(float(coefficients[1]), 6)
         return Difference(rest, (rest, rest))
     leverage = np.einsum("ij,jk,ik->i", design, inverse, design)
@@ -197,13 +197,14 @@ def _adjusted(errors: Errors, boy: NDArray[np.bool_], ages: Errors) -> Differenc
 def _verdict(boys: int, girls: int, bias: Difference | None, at_same_age: Difference | None) -> str:
     hands = f"{boys} {'boy' if boys == 1 else 'boys'} and {girls} {'girl' if girls == 1 else 'girls'}"
     if min(boys, girls) < FEWEST:
-        return f"Boys against girls: too few to tell, {hands}; at least {FEWEST} of each are needed."
+        return f"Boys against girls: too few to compare, {hands}; at least {FEWEST} of each are needed."
     if bias is None:
         return f"Boys against girls: not defined for {hands}, because the errors do not vary."
     if at_same_age is None:
         found = "differs by sex" if bias.excludes_zero() else "was not found to differ by sex"
-        return f"The bias {found}: boys less girls {bias}; age cannot be taken into account, {hands}."
-    figures = f"boys less girls {bias}, and {at_same_age} with age taken into account; {hands}"
+        reason = "not adjusted for age, because sex and age cannot be separated"
+        return f"The bias {found}: boys minus girls {bias}; {reason}; {hands}."
+    figures = f"boys minus girls {bias}, and {at_same_age} at the same age; {hands}"
     if at_same_age.excludes_zero():
         return f"The bias differs by sex: {figures}."
     if bias.excludes_zero():

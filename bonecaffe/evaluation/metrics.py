@@ -1,6 +1,6 @@
-"""How far predictions are from the truth: the paper's three figures, and what stands beside them (paper II.3).
+"""How far predictions are from the true ages: the paper's three figures (paper II.3), and others.
 
-Every function takes ages and predictions in months, one each a hand, and raises EvaluateError for what cannot be
+Every function takes ages and predictions in months, one for each hand, and raises EvaluateError for what cannot be
 compared; a figure that is not defined for the data is None in `Metrics`, with the reason in its notes.
 """
 
@@ -59,7 +59,7 @@ def ccc(truth: Months, predicted: Months, ddof: int = 0) -> float:
     """Lin's concordance correlation coefficient: 2 s_xy / (s_x² + s_y² + (mean x - mean y)²).
 
     ``ddof`` 0 takes variances and covariance over n, as Lin does (Biometrics 1989;45:255-268); 1 over n - 1, as some
-    programs do. The paper names the coefficient, but neither its formula nor a source. Predictions that are all alike
+    programs do. The paper names the coefficient, but neither its formula nor a source. Identical predictions
     give 0. Raises EvaluateError where it is not defined: fewer than two cases, or ages and predictions all one value.
 
     >>> round(ccc([1, 2, 3], [1, 2, 4]), 6)
@@ -83,14 +83,14 @@ def _ccc(x: NDArray[np.float64], y: NDArray[np.float64], ddof: int = 0, axis: in
 
 
 def pearson(truth: Months, predicted: Months) -> float:
-    """Pearson's r, which unlike the CCC forgives a bias. Raises EvaluateError where one of the two is constant."""
+    """Pearson's r, which, unlike the CCC, ignores a bias. Raises EvaluateError where one of the two is constant."""
     from scipy import stats
 
     x, y = _pair(truth, predicted)
     if x.size < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
         raise EvaluateError("Pearson's r is not defined: fewer than two cases, or ages or predictions all one value.")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # nearly constant input; the value is given all the same
+        warnings.simplefilter("ignore")  # nearly constant input; the value is still computed
         return float(stats.pearsonr(x, y).statistic)
 
 
@@ -108,7 +108,7 @@ def limits_of_agreement(truth: Months, predicted: Months) -> tuple[float, float]
     return bias - 1.96 * spread, bias + 1.96 * spread
 
 
-# ---- how far a figure of other hands like these may be from it -------------------------------------------------
+# ---- intervals for other hands of the same kind ----------------------------------------------------------------
 
 Interval = tuple[float, float]
 
@@ -122,7 +122,7 @@ def mad_standard_error(truth: Months, predicted: Months) -> float | None:
 def ccc_standard_error(truth: Months, predicted: Months) -> float | None:
     """The standard error of Fisher's z = artanh(CCC), from leaving out one case after the other (jackknife).
 
-    Unlike Lin's formula (Biometrics 1989;45:255-268) it does not take errors for normal. None where it is not defined:
+    Unlike Lin's formula (Biometrics 1989;45:255-268) it does not assume normal errors. None where it is not defined:
     fewer than three cases, constant ages or predictions, or a CCC of 1, with all cases or without one of them.
     """
     x, y = _pair(truth, predicted)
@@ -137,7 +137,7 @@ def ccc_standard_error(truth: Months, predicted: Months) -> float | None:
 
 
 def _ccc_without_each(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The CCC without the first case, without the second, …, from the sums; the values are near 0 for exactness."""
+    """The CCC without the first case, without the second, …, from sums; the values must be centred, for precision."""
     m = x.size - 1
     mean_x, mean_y = (x.sum() - x) / m, (y.sum() - y) / m
     var_x, var_y = ((x @ x) - x * x) / m - mean_x**2, ((y @ y) - y * y) / m - mean_y**2
@@ -192,9 +192,9 @@ class Metrics:
     max_error_months: float
     rmse_months: float
     bias_months: float
-    """Mean of predicted less true."""
+    """Mean of predicted minus true."""
     guess_mad_months: float
-    """What answering the mean training age for every hand would give."""
+    """The MAD of guessing the mean training age for every hand."""
     ccc_n_minus_1: float
     pearson_r: float | None
     limits_of_agreement_months: Interval
@@ -209,7 +209,7 @@ class Metrics:
     gain_interval_95: Interval | None
     """How much lower the MAD is than that of the guess, in months."""
     notes: tuple[str, ...] = ()
-    """What is to be known when reading these figures."""
+    """Remarks on these figures."""
 
 
 def measure(truth: Months, predicted: Months, guess: float) -> Metrics:
@@ -217,7 +217,7 @@ def measure(truth: Months, predicted: Months, guess: float) -> Metrics:
     x, y = _pair(truth, predicted)
     errors = np.abs(x - y)
     constant = x.size > 1 and float(np.ptp(y)) <= 1e-6 * max(1.0, float(np.abs(y).max()))
-    notes = ["the predictions are all the same: the network answers one age for every hand"] if constant else []
+    notes = ["the predictions are all the same: the network predicts one age for every hand"] if constant else []
     if constant or np.ptp(x) == 0:
         notes.append("Pearson’s r is not defined")
     return Metrics(

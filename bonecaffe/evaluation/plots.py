@@ -1,7 +1,7 @@
-"""The plots of a run: a matplotlib figure each, saved as PNG for people's own papers and as SVG for the report.
+"""The plots of a run: one matplotlib figure each, as PNG for use elsewhere and as SVG for the report.
 
-In the report's SVG the ink is the page's, light or dark, and so are the two colours of the splits; marks and lines
-differ in shape too, so that they are told apart without colour.
+The report's SVG takes its colours from the page, light or dark. The splits differ in shape and hatching too, so
+colour is not needed to distinguish them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ COLOUR = {"train": TRAIN, "test": TEST}
 MARK = {"train": "o", "test": "D"}
 HATCH = {"train": "", "test": "////"}
 MANY = 2000
-"""Above so many marks a scatter goes into the SVG as pixels."""
+"""A scatter with more marks than this goes into the SVG as pixels."""
 
 
 class Plot(NamedTuple):
@@ -60,6 +60,7 @@ def _axes(xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
 
 
 STYLE: dict[RcKeyType, Any] = {
+    "axes.unicode_minus": True,
     "font.size": 11,
     "font.family": "sans-serif",
     "svg.fonttype": "none",
@@ -71,6 +72,8 @@ STYLE: dict[RcKeyType, Any] = {
 
 
 def _curve(curve: DataFrame, scale: str) -> Figure:
+    from matplotlib import ticker
+
     figure, axes = _axes("iteration", f"error: RMSE, months ({scale})")
     lines: tuple[tuple[str, str, dict[str, Any]], ...] = (
         ("train", "training batch", {"linewidth": 0.8, "alpha": 0.8}),
@@ -79,12 +82,11 @@ def _curve(curve: DataFrame, scale: str) -> Figure:
     for phase, label, line in lines:
         part = curve[(curve["phase"] == phase) & curve["rmse_months"].gt(0)]
         axes.plot(part["iteration"], part["rmse_months"], color=COLOUR[phase], label=label, **line)
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
     axes.set_yscale(scale)
     if scale == "linear":
         axes.set_ylim(bottom=0)
     else:
-        from matplotlib import ticker
-
         axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
         axes.yaxis.set_minor_formatter(ticker.NullFormatter())
@@ -120,7 +122,7 @@ def _predicted(table: DataFrame, split: str) -> Figure:
 
 
 def _bland_altman(table: DataFrame, split: str) -> Figure:
-    figure, axes = _axes("mean of true and predicted, months", "predicted less true, months")
+    figure, axes = _axes("mean of true and predicted, months", "predicted − true, months")
     truth, predicted = table["boneage_months"].to_numpy(), table["predicted_months"].to_numpy()
     low, high = limits_of_agreement(truth, predicted)
     axes.scatter(
@@ -133,11 +135,15 @@ def _bland_altman(table: DataFrame, split: str) -> Figure:
         linewidth=0.9,
         rasterized=len(table) > MANY,
     )
-    for value, style, name in ((low, ":", "−1.96 SD"), ((low + high) / 2, "-", "bias"), (high, ":", "+1.96 SD")):
+    bias = (low + high) / 2
+    lines = ((low, ":", "−1.96 SD"), (bias, "-", "bias"), (high, ":", "+1.96 SD"))
+    for value, style, _ in lines:
         axes.axhline(value, color=INK, linewidth=1.2, linestyle=style)
-        place = axes.get_yaxis_transform()
-        axes.text(0.99, value, f"{name} {signed(value)}", ha="right", va="bottom", transform=place, fontsize=10)
     axes.margins(y=0.12)
+    bottom, top = axes.get_ylim()
+    apart = max(high - bias, 0.14 * (top - bottom))  # labels of two lines never overlap
+    for (value, _, name), y in zip(lines, (bias - apart, bias, bias + apart), strict=True):
+        axes.text(1.02, y, f"{name}\n{signed(value)}", va="center", transform=axes.get_yaxis_transform(), fontsize=9.5)
     return figure
 
 
@@ -191,7 +197,7 @@ def _ages(tables: Mapping[str, DataFrame]) -> Figure:
 
 
 def draw_all(run: RunDir, tables: Mapping[str, DataFrame]) -> list[Plot]:
-    """Draw every plot of a run into RUN/figures, and give them for the report.
+    """Draw every plot of a run into RUN/figures, and return them for the report.
 
     ``tables`` are the predictions by split.
     """
@@ -205,7 +211,7 @@ def draw_all(run: RunDir, tables: Mapping[str, DataFrame]) -> list[Plot]:
                 (
                     f"error_against_iteration_{scale}",
                     f"Error against iteration, {scale} scale",
-                    f"{both}, as in the paper’s figure 5.",
+                    f"{both}; the paper’s figure 5.",
                     partial(_curve, curve, scale),
                 )
             )
@@ -214,7 +220,7 @@ def draw_all(run: RunDir, tables: Mapping[str, DataFrame]) -> list[Plot]:
             (
                 f"predicted_against_true_{split}",
                 f"Predicted against true, {split} split",
-                "Each mark is a hand; on the dashed line the prediction is the true age.",
+                "Each mark is a hand. On the dashed line, the prediction equals the true age.",
                 partial(_predicted, tables[split], split),
             )
         )
@@ -223,7 +229,7 @@ def draw_all(run: RunDir, tables: Mapping[str, DataFrame]) -> list[Plot]:
             (
                 f"bland_altman_{split}",
                 f"Bland and Altman, {split} split",
-                "Difference against mean. Between the dotted lines are 95 % of the differences, were they normal.",
+                "Difference against mean. The dotted lines enclose 95 % of normally distributed differences.",
                 partial(_bland_altman, tables[split], split),
             )
         )
@@ -231,13 +237,13 @@ def draw_all(run: RunDir, tables: Mapping[str, DataFrame]) -> list[Plot]:
         (
             "error_by_age",
             "Error by age",
-            "Mean (bars) and largest (dashes) absolute error by true age; the numbers count the hands. Hatched: test.",
+            "Mean (bars) and largest (dashes) absolute error by true age, with the number of hands. Hatched: test.",
             partial(_by_age, tables),
         ),
         (
             "ages",
             "Ages of both splits",
-            "Hands a year of true bone age. Dashed and hatched: test.",
+            "Hands per year of true bone age. Dashed and hatched: test.",
             partial(_ages, tables),
         ),
     ]
@@ -252,9 +258,9 @@ def draw_all(run: RunDir, tables: Mapping[str, DataFrame]) -> list[Plot]:
 
 
 def read_curve(run: RunDir) -> DataFrame | None:
-    """The table of curve.csv; None when there is none or it is empty.
+    """The table of curve.csv; None when the file is missing or empty.
 
-    Raises EvaluateError for a file that is no such table.
+    Raises EvaluateError for a file that is not such a table.
     """
     import pandas
 
@@ -264,20 +270,20 @@ def read_curve(run: RunDir) -> DataFrame | None:
         curve = pandas.read_csv(io.BytesIO(read_bytes(run.curve, "table", EvaluateError)))
         numbers = curve[["iteration", "loss", "rmse_months"]].apply(pandas.to_numeric)
     except (ValueError, KeyError) as error:
-        raise EvaluateError(f"{run.curve}: not a curve ({error}). Delete it; caffe.log holds the same.") from error
+        raise EvaluateError(f"{run.curve}: not a curve ({error}). Delete it; caffe.log has the same values.") from error
     return curve.assign(**numbers) if "phase" in curve and len(curve) else None
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Save a figure as PNG, whole or not at all."""
+    """Save a figure as PNG; after an error there is no partial file."""
     with writing(path) as file:
         figure.savefig(file, dpi=130, format="png", metadata={"Software": None})
-    figure.set_layout_engine("none")  # laid out now: what is saved of it next has the same places, and sooner
+    figure.set_layout_engine("none")  # the layout is done: the SVG reuses it, which is faster
     return path
 
 
 def svg(figure: Figure, name: str) -> str:
-    """A figure as an SVG element for the middle of a page: the page's colours, ids of its own, no foreign address."""
+    """A figure as an SVG element inside a page: the page's colours, unique ids, no address of another site."""
     out = io.StringIO()
     figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = out.getvalue()

@@ -1,4 +1,4 @@
-"""The tables of predictions that `predict` wrote: read, and checked against the cases they are for."""
+"""Reads the tables of predictions that `predict` wrote, and checks them against the cases of their split."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 
 
 def read_predictions(run: RunDir, split: str) -> pandas.DataFrame:
-    """The predictions of a split as a table; EvaluateError naming the file for anything that is not one."""
+    """The predictions of a split as a table; EvaluateError naming file and row for anything else."""
     import pandas
 
     path = run.predictions(split)
     try:
         table = pandas.read_csv(io.BytesIO(read_bytes(path, "table", EvaluateError)), dtype=str, keep_default_na=False)
     except FileNotFoundError:
-        raise EvaluateError(f"{path}: not there. Write it with: bonecaffe evaluate {run}") from None
+        raise EvaluateError(f"{path}: no such file. Write it with: bonecaffe evaluate {run}") from None
     except (ValueError, OSError) as error:
-        raise EvaluateError(f"{path}: not readable as CSV: {error}.") from error
+        raise EvaluateError(f"{path}: not readable as CSV: {error}. Evaluate again.") from error
     if tuple(table.columns) != PREDICTION_COLUMNS:
-        raise EvaluateError(f"{path}: the header must be {','.join(PREDICTION_COLUMNS)}.")
+        raise EvaluateError(f"{path}: the header must be {','.join(PREDICTION_COLUMNS)}. Evaluate again.")
     if table["id"].eq("").any():
-        raise EvaluateError(f"{path}: row {int(table['id'].eq('').to_numpy().argmax()) + 2}: no id.")
+        raise EvaluateError(f"{path}: row {int(table['id'].eq('').to_numpy().argmax()) + 2}: no id. Evaluate again.")
     table["male"] = table["male"].where(table["male"].isin(["True", "False"]), None)
     for column in ("boneage_months", "predicted_months"):
         numbers = pandas.to_numeric(table[column], errors="coerce")
@@ -38,19 +38,21 @@ def read_predictions(run: RunDir, split: str) -> pandas.DataFrame:
             row = int((~numbers.between(-1e9, 1e9)).to_numpy().argmax())
             raise EvaluateError(
                 f"{path}: row {row + 2} (id {table['id'][row]}): {column} is {table[column][row]!r}, "
-                "not a finite number of months."
+                "not a finite number of months. Evaluate again."
             )
         table[column] = numbers
     if table["id"].duplicated().any():
-        raise EvaluateError(f"{path}: the id {table['id'][table['id'].duplicated()].iloc[0]} stands twice.")
+        twice = table["id"][table["id"].duplicated()].iloc[0]
+        first, second = (row + 2 for row in table.index[table["id"] == twice][:2])
+        raise EvaluateError(f"{path}: rows {first} and {second} both have the id {twice}. Evaluate again.")
     return table
 
 
 def check_cases(path: Path, table: pandas.DataFrame, cases: list[Case]) -> None:
-    """EvaluateError unless the predictions are for the very cases of the split, with their ages."""
+    """EvaluateError unless the predictions are for exactly the cases of the split, with their ages."""
     ages = {case.id: case.boneage_months for case in cases}
-    here = set(table["id"])
-    for wrong, what in ((here - ages.keys(), "not a case of this split"), (ages.keys() - here, "has no prediction")):
+    ids = set(table["id"])
+    for wrong, what in ((ids - ages.keys(), "not a case of this split"), (ages.keys() - ids, "has no prediction")):
         if wrong:
             shown = ", ".join(sorted(wrong)[:5])
             raise EvaluateError(f"{path}: {len(wrong)} id{'s' * (len(wrong) > 1)} ({shown}): {what}. Evaluate again.")

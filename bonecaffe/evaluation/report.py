@@ -1,4 +1,4 @@
-"""report.html: one self-contained file that holds a run against the paper. No script, no request to anywhere."""
+"""report.html: a run compared with the paper, in one self-contained file without scripts or requests."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import numpy as np
 from bonecaffe import __version__
 from bonecaffe.errors import BonecaffeError
 from bonecaffe.evaluation import by_snapshot
+from bonecaffe.evaluation.claim_facts import data_named
 from bonecaffe.evaluation.groups import FEWEST
 from bonecaffe.evaluation.metrics import PAPER, PAPER_CASES
 from bonecaffe.evaluation.plots import Plot
-from bonecaffe.evaluation.words import between_signed, signed
+from bonecaffe.evaluation.words import between, between_signed, number, percent, signed, unbroken
 from bonecaffe.network import outline
 from bonecaffe.prepare.outputs import read_prepared, view_remarks
 from bonecaffe.recipe import Recipe
@@ -28,9 +29,13 @@ if TYPE_CHECKING:
 
     from bonecaffe.evaluation.evaluate import Evaluation
 
-DOZEN, DOZEN_SEED = 12, 2018
+CITATION = (
+    "Lee JH, Kim KG. Applying Deep Learning in Medical Images: The Case of Bone Age Estimation. "
+    "Healthcare Informatics Research 2018;24(1):86–92."
+)
+HANDS_SHOWN, RANDOM_SEED = 12, 2018
 SIDE = 224
-"""Pixels of a hand's picture, the longer side."""
+"""The longer side of a hand's picture, in pixels."""
 
 
 def render(
@@ -40,14 +45,13 @@ def render(
     plots: list[Plot],
     snapshots: list[dict[str, Any]],
 ) -> str:
-    """The report as HTML; images are inside it, and it asks nothing of any other file or host."""
+    """The report as HTML. Its images are inside it; it loads nothing from another file or host."""
     import jinja2
 
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["months"] = lambda value: f"{value:.1f}"
-    environment.filters["signed"] = signed
+    environment.filters |= {"number": number, "signed": signed, "percent": percent}
     template = environment.from_string(
         (resources.files("bonecaffe.evaluation") / "report.html.jinja").read_text(encoding="utf-8")
     )
@@ -55,7 +59,7 @@ def render(
     manifest = run.read()
     compared = compare(run, recipe)
     best, last = by_snapshot.best_and_last(snapshots) if snapshots else (None, None)
-    return template.render(
+    page = template.render(
         run=run.path.resolve().name,
         recipe=recipe,
         departures=compared.departures,
@@ -70,9 +74,11 @@ def render(
         plots={plot.name: plot for plot in plots},
         steps=outline.steps(recipe),
         example=_example(run, recipe),
-        worst=_hands(run, tables["test"], _worst(tables["test"])),
-        dozen=_hands(run, tables["test"], _by_chance(tables["test"])),
-        dozen_seed=DOZEN_SEED,
+        worst=_hands(run, tables["test"], _worst(tables["test"]), "worst"),
+        random=_hands(run, tables["test"], _at_random(tables["test"]), "random"),
+        random_seed=RANDOM_SEED,
+        citation=CITATION,
+        data=_data(run, recipe),
         snapshots=_by_iteration(snapshots),
         best=best,
         last=last,
@@ -85,39 +91,49 @@ def render(
         hashes=_hashes(manifest),
         version=__version__,
     )
+    return unbroken(page)
 
 
 # ---- tables ----------------------------------------------------------------------------------------------------
 
 
 def _rows(evaluation: Evaluation) -> dict[str, list[tuple[str, str, str, str]]]:
-    """For each split: what, this run, its 95 % interval, the paper ("" where there is none)."""
-
-    def interval(pair: tuple[float, float] | None, digits: int) -> str:
-        return f"{pair[0]:.{digits}f} to {pair[1]:.{digits}f}" if pair else ""
+    """For each split: name, this run's figure, its 95 % interval, the paper's figure; "" where there is none."""
 
     rows = {}
     for split, m in evaluation.splits.items():
         paper, (low, high) = PAPER[split], m.limits_of_agreement_months
         rows[split] = [
             ("hands", str(m.cases), "", str(PAPER_CASES[split])),
-            ("MAD, months", f"{m.mad_months:.1f}", interval(m.mad_interval_95, 1), str(paper["mad_months"])),
-            ("CCC", f"{m.ccc:.3f}", interval(m.ccc_interval_95, 3), str(paper["ccc"])),
-            ("largest error, months", f"{m.max_error_months:.1f}", "", str(paper["max_error_months"])),
-            ("MAD of guessing the mean age", f"{m.guess_mad_months:.1f}", "", ""),
-            ("within 12 months", f"{m.within_12_months:.0%}", "", ""),
-            ("within 24 months", f"{m.within_24_months:.0%}", "", ""),
-            ("RMSE, months", f"{m.rmse_months:.1f}", "", ""),
+            ("MAD, months", number(m.mad_months), between(m.mad_interval_95), str(paper["mad_months"])),
+            ("CCC", number(m.ccc, 3), between(m.ccc_interval_95, 3), str(paper["ccc"])),
+            ("largest error, months", number(m.max_error_months), "", str(paper["max_error_months"])),
+            ("MAD of guessing the mean age", number(m.guess_mad_months), "", ""),
+            ("within 12 months", percent(m.within_12_months), "", ""),
+            ("within 24 months", percent(m.within_24_months), "", ""),
+            ("RMSE, months", number(m.rmse_months), "", ""),
             ("bias, months", signed(m.bias_months), "", ""),
             ("limits of agreement, months", between_signed((low, high)), "", ""),
-            ("Pearson’s r", "not defined" if m.pearson_r is None else f"{m.pearson_r:.3f}", "", ""),
-            ("CCC, variances over n − 1", f"{m.ccc_n_minus_1:.3f}", "", ""),
+            ("Pearson’s r", "not defined" if m.pearson_r is None else number(m.pearson_r, 3), "", ""),
+            ("CCC, variances over n − 1", number(m.ccc_n_minus_1, 3), "", ""),
         ]
     return rows
 
 
+def _data(run: RunDir, recipe: Recipe) -> str:
+    """Where images, ages and points come from, as recorded; "" for a run without a record of its preparation."""
+    if (prepared := run.read().prepare) is None:
+        return ""
+    sources = prepared.sources
+    ages = " and ".join(sources[kind].name for kind in ("ages", "test_ages") if kind in sources)
+    points = {"marked": "declared as marked by hand", "boxes": "the centres of boxes", "found": "found by a program"}
+    text = f"{data_named(run)}; ages from {ages}; points from {sources['points'].name}"
+    made = prepared.phantoms == sum(prepared.records.values())  # a phantom's points are known, not marked
+    return text if made else f"{text}, {points[recipe.data.points]}"
+
+
 def _by_iteration(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One entry a snapshot: iteration, and the row of each split."""
+    """One entry for each snapshot: its iteration, and the row of each split."""
     found: dict[int, dict[str, Any]] = {}
     for row in rows:
         found.setdefault(row["iteration"], {"iteration": row["iteration"]})[row["split"]] = row
@@ -125,7 +141,7 @@ def _by_iteration(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _made(manifest: Manifest) -> list[tuple[str, str]]:
-    """With what the model was made: machine, packages, Caffe."""
+    """What the model was made with: machine, packages, Caffe."""
     if manifest.train is None or not manifest.train.attempts:
         return []
     by = manifest.train.attempts[-1].by
@@ -150,7 +166,7 @@ def _made(manifest: Manifest) -> list[tuple[str, str]]:
 
 
 def _hashes(manifest: Manifest) -> list[tuple[str, str]]:
-    """The chain in short: name and SHA-256 of what the result rests on."""
+    """Name and SHA-256 of every file that the result depends on, except single images."""
     found: list[tuple[str, str]] = []
     if manifest.prepare is not None:
         found += [(source.name, source.sha256) for source in manifest.prepare.sources.values()]
@@ -168,7 +184,7 @@ def _hashes(manifest: Manifest) -> list[tuple[str, str]]:
 
 
 def jpeg(image: np.ndarray, side: int, quality: int = 82) -> str:
-    """A grey image, made smaller where its longer side exceeds ``side``, as a data address."""
+    """A grey image as a data URL, reduced when its longer side exceeds ``side`` pixels."""
     import cv2
 
     scale = side / max(image.shape)
@@ -182,27 +198,29 @@ def jpeg(image: np.ndarray, side: int, quality: int = 82) -> str:
 
 def _worst(table: pandas.DataFrame) -> list[int]:
     errors = (table["predicted_months"] - table["boneage_months"]).abs()
-    return list(errors.nlargest(DOZEN).index)
+    return list(errors.nlargest(HANDS_SHOWN).index)
 
 
-def _by_chance(table: pandas.DataFrame) -> list[int]:
-    drawn = np.random.default_rng(DOZEN_SEED).permutation(len(table))[:DOZEN]
+def _at_random(table: pandas.DataFrame) -> list[int]:
+    drawn = np.random.default_rng(RANDOM_SEED).permutation(len(table))[:HANDS_SHOWN]
     return [table.index[i] for i in sorted(drawn)]
 
 
-def _hands(run: RunDir, table: pandas.DataFrame, chosen: list[int]) -> list[dict[str, Any]]:
-    hands = []
+def _hands(run: RunDir, table: pandas.DataFrame, chosen: list[int], name: str) -> list[dict[str, Any]]:
+    """The chosen rows of a table with their pictures; ``name`` makes their keys unique in the page."""
+    hands: list[dict[str, Any]] = []
     for case_id, truth, predicted in zip(
         table["id"][chosen], table["boneage_months"][chosen], table["predicted_months"][chosen], strict=True
     ):
         if run.image(case_id).is_file():
             picture = jpeg(read_prepared(run, case_id), SIDE)
-            hands.append({"id": case_id, "true": truth, "predicted": predicted, "image": picture})
+            key = f"{name}-{len(hands) + 1}"
+            hands.append({"key": key, "id": case_id, "true": truth, "predicted": predicted, "image": picture})
     return hands
 
 
 def _example(run: RunDir, recipe: Recipe) -> dict[str, Any] | None:
-    """The paper's figures 2 and 3 from a hand of this run; None where prepare kept none, or it cannot be read."""
+    """The paper's figures 2 and 3 with a hand of this run; None when the run has none or its files cannot be read."""
     from bonecaffe.hands.images import read_image
     from bonecaffe.hands.reference_points import POINT_NAMES, read_points
     from bonecaffe.prepare.crop import crop
@@ -226,7 +244,7 @@ def _example(run: RunDir, recipe: Recipe) -> dict[str, Any] | None:
         "points": [(name.replace("phalanx", ""), x, y) for name, (x, y) in zip(POINT_NAMES, hand.points, strict=True)],
         "rectangle": rectangle,
         "steps": [
-            ("crop: the smallest rectangle that holds the points", jpeg(crop(image, rectangle), 420)),
+            ("crop: the smallest rectangle that contains the points", jpeg(crop(image, rectangle), 420)),
             (f"histeq, {settings.histeq_levels} grey levels", jpeg(equalized, 420)),
             (f"resized to {settings.width} × {settings.height}", jpeg(resize(equalized, settings), 420)),
         ],

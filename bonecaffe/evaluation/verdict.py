@@ -1,7 +1,7 @@
-"""The figures of a run held against the paper's: by how much they differ, and in one word what that means.
+"""A run's figures compared with the paper's: how much they differ, and one word for what that means.
 
-The rules, where they come from and how often they err are in docs/explanation/STATISTICS.md. The functions are pure:
-figures in, words out.
+The rules, their sources and their error rates are in docs/explanation/STATISTICS.md. The functions are pure: figures
+in, words out.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Literal
 
 from bonecaffe.evaluation.metrics import PAPER, PAPER_CASES, Interval, Metrics
-from bonecaffe.evaluation.words import between, between_signed, signed
+from bonecaffe.evaluation.words import between, between_signed, number, signed
 
 MARGIN = {
     ("test", "mad"): PAPER["test"]["mad_months"] / 4,
@@ -21,26 +21,26 @@ MARGIN = {
     ("train", "mad"): PAPER["train"]["mad_months"] / 4,
     ("train", "ccc"): 0.02,
 }
-"""What counts as the same, in months and in units of the CCC: a quarter of the paper's MAD, and for the CCC no more
-than goes with that."""
+"""The largest difference that counts as agreement, in months and in units of the CCC: a quarter of the paper's MAD, and
+for the CCC at most what corresponds to it."""
 
 FEW = 50
-"""Test hands below which the figures themselves say little."""
+"""A split with fewer hands gets a remark: its figures are weak evidence."""
 
 FAR_BETTER = 0.5
 """A test MAD whose interval ends below this share of the paper's is suspicious."""
 
 NOTHING = 0.1
-"""A gain below this share of the guess's MAD, and a CCC below this, are nothing."""
+"""A gain below this share of the guess's MAD counts as none, and so does a CCC below this."""
 
 
 class Word(StrEnum):
-    """What came of a comparison with the paper."""
+    """The result of a comparison with the paper."""
 
     AGREES = "agrees"
     BETTER = "better"
     WORSE = "worse"
-    CANNOT_BE_TOLD = "cannot be told"
+    UNCLEAR = "unclear"
     SUSPICIOUS = "suspicious"
     NOT_COMPARABLE = "not comparable"
     LEARNED_NOTHING = "learned nothing"
@@ -49,7 +49,7 @@ class Word(StrEnum):
 
 @dataclass(frozen=True)
 class Difference:
-    """A figure less the paper's, with the interval of the difference; months for the MAD."""
+    """A figure minus the paper's, with the interval of the difference; months for the MAD."""
 
     split: str
     figure: Literal["mad", "ccc"]
@@ -57,7 +57,7 @@ class Difference:
     paper: float
     difference: float
     interval_95: Interval | None
-    """Both sampling errors are in it: that of these hands, and that of the paper's."""
+    """Includes both sampling errors, of these hands and of the paper's."""
     margin: float
     word: Word
 
@@ -73,12 +73,12 @@ class Hands:
 
     @property
     def are_phantoms(self) -> bool:
-        """Whether any of them is: then the paper is no yardstick."""
+        """Whether any hand is a phantom. Then the run is not comparable with the paper."""
         return self.phantoms > 0
 
     @property
     def are_all_phantoms(self) -> bool:
-        """Whether all of them are: phantoms are easy, so good figures are not suspicious."""
+        """Whether every hand is a phantom. Phantoms are easy, so good figures are not suspicious."""
         return self.phantoms >= self.train + self.test
 
     def __str__(self) -> str:
@@ -91,7 +91,7 @@ class Hands:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The word, the sentence that gives its reasons, remarks to be read with it, and the differences behind it."""
+    """A word, a sentence with the reasons, remarks, and the differences that the word is based on."""
 
     word: Word
     sentence: str
@@ -108,7 +108,7 @@ class Verdict:
 def paper_standard_errors(mad: float, ccc: float, cases: int) -> tuple[float, float]:
     """The standard errors of the paper's MAD, in months, and of Fisher's z of its CCC, from the figures alone.
 
-    Taken for granted: normal ages, normal errors, and predictions as far from the mean as their correlation with the
+    Assumes normal ages, normal errors, and predictions that are as far from the mean as their correlation with the
     age allows (regression to the mean). Then SD(|error|) = MAD·sqrt(π/2 − 1), r² = CCC / (2 − CCC), and Lin's variance
     of z becomes 2·CCC / ((1 + CCC)(n − 2)).
 
@@ -120,7 +120,7 @@ def paper_standard_errors(mad: float, ccc: float, cases: int) -> tuple[float, fl
 
 
 def differences(measured: Mapping[str, Metrics], paper: Mapping[str, Mapping[str, float]] = PAPER) -> list[Difference]:
-    """MAD and CCC of both splits less the paper's, test first."""
+    """MAD and CCC of both splits minus the paper's, test first."""
     return [
         each
         for split in ("test", "train")
@@ -132,7 +132,7 @@ def _of_mad(split: str, here: Metrics, paper: Mapping[str, float]) -> Difference
     theirs = paper["mad_months"]
     difference, margin = here.mad_months - theirs, MARGIN[split, "mad"]
     if here.mad_se_months is None:
-        return Difference(split, "mad", here.mad_months, theirs, difference, None, margin, Word.CANNOT_BE_TOLD)
+        return Difference(split, "mad", here.mad_months, theirs, difference, None, margin, Word.UNCLEAR)
     paper_se, _ = paper_standard_errors(theirs, paper["ccc"], PAPER_CASES[split])
     error, freedom = _summed(here.mad_se_months, here.cases, paper_se, PAPER_CASES[split])
     ninety, ninety_five = (_around(difference, error, freedom, level) for level in (0.90, 0.95))
@@ -144,7 +144,7 @@ def _of_ccc(split: str, here: Metrics, paper: Mapping[str, float]) -> Difference
     theirs = paper["ccc"]
     difference, margin = here.ccc - theirs, MARGIN[split, "ccc"]
     if here.ccc_z_se is None:
-        return Difference(split, "ccc", here.ccc, theirs, difference, None, margin, Word.CANNOT_BE_TOLD)
+        return Difference(split, "ccc", here.ccc, theirs, difference, None, margin, Word.UNCLEAR)
     _, paper_se = paper_standard_errors(paper["mad_months"], theirs, PAPER_CASES[split])
     error, freedom = _summed(here.ccc_z_se, here.cases, paper_se, PAPER_CASES[split])
     z = math.atanh(theirs)
@@ -172,28 +172,28 @@ def _around(centre: float, error: float, freedom: float, level: float) -> Interv
 
 
 def word_for(split: str, figure: Literal["mad", "ccc"], ninety: Interval, ninety_five: Interval) -> Word:
-    """The word for a figure less the paper's, of which these are the 90 % and the 95 % interval.
+    """The word for a difference from the paper's figure, given its 90 % and its 95 % interval.
 
-    Equivalence first: two one-sided tests at 5 %, that is, the 90 % interval lies within the margin. Then difference:
-    the 95 % interval excludes 0.
+    Equivalence is tested first: two one-sided tests at 5 %, that is, the 90 % interval is within the margin. Then
+    difference: the 95 % interval excludes 0.
 
     >>> for differences in ((-2.0, 2.5), (0.5, 9.0), (-5.0, 2.0)):
     ...     print(word_for("test", "mad", differences, differences))
     agrees
     worse
-    cannot be told
+    unclear
     """
     margin = MARGIN[split, figure]
     if -margin <= ninety[0] and ninety[1] <= margin:
         return Word.AGREES
     if ninety_five[0] <= 0 <= ninety_five[1]:
-        return Word.CANNOT_BE_TOLD
+        return Word.UNCLEAR
     return Word.WORSE if (ninety_five[0] > 0) == (figure == "mad") else Word.BETTER
 
 
 def _of_both(words: set[Word]) -> Word:
-    """The word for MAD and CCC together: a word against agreement counts."""
-    for word in (Word.WORSE, Word.BETTER, Word.CANNOT_BE_TOLD):
+    """The word for MAD and CCC together: agreement needs both."""
+    for word in (Word.WORSE, Word.BETTER, Word.UNCLEAR):
         if word in words:
             return word
     return Word.AGREES
@@ -208,7 +208,7 @@ def judge(
     departures: int,
     paper: Mapping[str, Mapping[str, float]] = PAPER,
 ) -> Verdict:
-    """The verdict on a run: its figures by split, the hands, and the number of its departures from the paper."""
+    """The verdict on a run, from its figures by split, its hands, and the number of its departures from the paper."""
     test, train = measured["test"], measured["train"]
     found = tuple(differences(measured, paper))
     remarks = _few_cases(measured)
@@ -216,17 +216,17 @@ def judge(
         return Verdict(word, f"{_NOT_LEARNED[word]}: {_figures_of_both(train, test)}; {hands}.", tuple(remarks), found)
     too_good = _as_good_as_training(train, test) and not hands.are_all_phantoms
     far = _far_better(test, paper) and not hands.are_all_phantoms
-    figures = f"MAD {test.mad_months:.1f} months, CCC {test.ccc:.2f} on the test hands, {_guess(test)}"
+    figures = f"MAD {test.mad_months:.1f} months, CCC {number(test.ccc, 2)} on the test hands, {_guess(test)}"
     if too_good:
         remarks = [
             f"The test hands are predicted as well as the training hands (MAD {train.mad_months:.1f}). Look for the "
-            "same child, or the same image, on both sides.",
+            "same child, or the same image, in both splits.",
             *remarks,
         ]
     if far:
         remarks = [
-            "A test MAD under half of the paper’s is more than its method can be expected to do with its 400 hands. "
-            "Look for test hands among the training hands.",
+            "A test MAD below half of the paper’s is better than its method can be expected to reach with 400 "
+            "training hands. Look for test hands among the training hands.",
             *remarks,
         ]
     if departures or hands.are_phantoms:
@@ -234,20 +234,22 @@ def judge(
         return Verdict(
             Word.SUSPICIOUS if too_good else Word.NOT_COMPARABLE,
             f"{'Suspicious, and not' if too_good else 'Not'} comparable with the paper: {_why_not(hands, departures)}. "
-            f"{figures}; {hands}.",
+            f"{figures}. Measured on {hands}.",
             tuple(remarks),
             found,
         )
     if far or too_good:
         theirs = f"paper {paper['test']['mad_months']:g} and {paper['test']['ccc']:g}"
-        return Verdict(Word.SUSPICIOUS, f"Suspicious: {figures} ({theirs}); {hands}.", tuple(remarks), found)
+        return Verdict(
+            Word.SUSPICIOUS, f"Suspicious: {figures} ({theirs}). Measured on {hands}.", tuple(remarks), found
+        )
     word = _of_both({each.word for each in found if each.split == "test"})
     remarks = [_in_words("The training hands", [each for each in found if each.split == "train"]) + ".", *remarks]
     of_test = _in_words("the test hands", [each for each in found if each.split == "test"])
     return Verdict(
         word,
         f"{_OPENING[word]}: {of_test}; {_guess(test)}. Measured on {hands}. "
-        "That they are RSNA’s images cannot be seen from here.",
+        "bonecaffe cannot check that they are RSNA’s images.",
         tuple(remarks),
         found,
     )
@@ -257,7 +259,7 @@ _OPENING = {
     Word.AGREES: "Agrees with the paper",
     Word.BETTER: "Better than the paper",
     Word.WORSE: "Worse than the paper",
-    Word.CANNOT_BE_TOLD: "Whether it agrees with the paper cannot be told",
+    Word.UNCLEAR: "Whether it agrees with the paper is unclear",
 }
 
 
@@ -268,19 +270,19 @@ def _in_words(subject: str, found: list[Difference]) -> str:
         digits, unit, name = (1, " months", "MAD") if each.figure == "mad" else (2, "", "CCC")
         around = (
             f", 95 % interval of the difference {between_signed(each.interval_95, digits)}, "
-            f"counted as the same within {each.margin:.{digits}f}"
+            f"margin {number(each.margin, digits)}"
             if each.interval_95
             else ""
         )
         parts.append(
-            f"{name} {each.here:.{digits}f}{unit} (paper {each.paper:g}; {signed(each.difference, digits)}{around}): "
-            f"{each.word}"
+            f"{name} {number(each.here, digits)}{unit} (paper {each.paper:g}; "
+            f"{signed(each.difference, digits)}{around}): {each.word}"
         )
     return f"{subject} have {'; '.join(parts)}"
 
 
 def _guess(test: Metrics) -> str:
-    return f"where answering the mean age for every hand gives {test.guess_mad_months:.1f}"
+    return f"where guessing the mean age for every hand gives {test.guess_mad_months:.1f}"
 
 
 def _why_not(hands: Hands, departures: int) -> str:
@@ -293,62 +295,61 @@ def _why_not(hands: Hands, departures: int) -> str:
 
 
 def _few_cases(measured: Mapping[str, Metrics]) -> list[str]:
-    """A remark on each split that is too small for its figures to say much."""
+    """A remark for each split that has too few hands for reliable figures."""
     remarks = []
     for split, name in (("test", "test"), ("train", "training")):
         here = measured[split]
         if here.cases < FEW:
             around = f" (95 % interval {between(here.mad_interval_95)})" if here.mad_interval_95 else ""
             remarks.append(
-                f"Only {here.cases} {name} hands: their MAD of {here.mad_months:.1f} says little about other hands"
-                f"{around}."
+                f"Only {here.cases} {name} hands: their MAD of {here.mad_months:.1f} is weak evidence about "
+                f"other hands{around}."
             )
     return remarks
 
 
-# ---- what is wrong, whatever the paper has -----------------------------------------------------------------------
+# ---- problems that need no comparison ----------------------------------------------------------------------------
 
 
 def _learned(metrics: Metrics) -> bool:
-    """Whether the split is predicted better than by one answer for every hand, and in its order, beyond chance."""
+    """Whether the predictions are better than one answer for every hand and follow the ages, both beyond chance."""
     return metrics.gain_interval_95 is not None and metrics.gain_interval_95[0] > 0 and _in_order(metrics)
 
 
 def _in_order(metrics: Metrics) -> bool:
-    """Whether predictions follow the ages: a CCC above 0 beyond chance; above a half where it has no interval."""
+    """Whether predictions follow the ages: a CCC above 0 beyond chance; above 0.5 when it has no interval."""
     return metrics.ccc_interval_95[0] > 0 if metrics.ccc_interval_95 else metrics.ccc > 0.5
 
 
 def _not_learned(train: Metrics, test: Metrics) -> Word | None:
-    """Learned nothing, memorized the training hands, or too few test hands to tell; None for a net that learned."""
+    """The word for a net that learned nothing, memorized its training hands or is unclear; None if it learned."""
     if train.gain_interval_95 is None or test.gain_interval_95 is None:
-        return Word.CANNOT_BE_TOLD
+        return Word.UNCLEAR
     if _learned(train):
         if _learned(test):
             return None
         hopeless = test.gain_interval_95[1] < NOTHING * test.guess_mad_months and not _in_order(test)
-        return Word.MEMORIZED if hopeless else Word.CANNOT_BE_TOLD
+        return Word.MEMORIZED if hopeless else Word.UNCLEAR
     promising = any(m.mad_months < (1 - NOTHING) * m.guess_mad_months and m.ccc > NOTHING for m in (train, test))
-    return Word.CANNOT_BE_TOLD if promising else Word.LEARNED_NOTHING
+    return Word.UNCLEAR if promising else Word.LEARNED_NOTHING
 
 
 def _figures_of_both(train: Metrics, test: Metrics) -> str:
     return (
         f"MAD {train.mad_months:.1f} months on the training hands and {test.mad_months:.1f} on the test hands; "
-        f"answering the mean age for every hand gives {train.guess_mad_months:.1f} and {test.guess_mad_months:.1f}"
+        f"guessing the mean age for every hand gives {train.guess_mad_months:.1f} and {test.guess_mad_months:.1f}"
     )
 
 
 _NOT_LEARNED = {
-    Word.LEARNED_NOTHING: "The network has learned nothing that shows",
-    Word.MEMORIZED: "The network has memorized its training hands and learned nothing that holds for others",
-    Word.CANNOT_BE_TOLD: "What the network has learned cannot be told, because the hands are too few or the gain is "
-    "too small",
+    Word.LEARNED_NOTHING: "The network has learned nothing measurable",
+    Word.MEMORIZED: "The network has memorized its training hands and learned nothing that applies to others",
+    Word.UNCLEAR: "It is unclear what the network has learned, because the hands are too few or the gain is too small",
 }
 
 
 def _as_good_as_training(train: Metrics, test: Metrics) -> bool:
-    """Whether a net that fits its training hands well shows next to no gap to the test hands."""
+    """Whether a net that fits its training hands well has almost no gap to its test hands."""
     if train.mad_se_months is None or test.mad_se_months is None:
         return False
     if train.mad_months > train.guess_mad_months / 2:

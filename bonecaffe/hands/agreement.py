@@ -1,6 +1,6 @@
-"""Two markings of the same hands against each other: how far apart the points are, and what it does to the rectangle.
+"""Compare two markings of the same hands: the distance between points, and the overlap of the rectangles.
 
-Done twice by one person, this is the repeat-marking error that the paper does not give.
+Where one person marked both, this is the repeat-marking error, which the paper does not report.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class Difference(NamedTuple):
 
 
 def palm(hand: ReferencePoints) -> float:
-    """Pixels from the middle between ulna and radius to the middle finger's point.
+    """Pixels from the midpoint of ulna and radius to the middle finger's point.
 
-    The length that a hand's own points give, so that hands of every size and scan can be compared.
+    Distances are given relative to it, so that hands of different sizes and scans can be compared.
     """
     (ulna_x, ulna_y), (radius_x, radius_y) = hand.points[:2]
     return math.dist(((ulna_x + radius_x) / 2, (ulna_y + radius_y) / 2), hand.points[POINT_NAMES.index("phalanx3")])
@@ -44,17 +44,17 @@ def overlap(a: Rectangle, b: Rectangle) -> float:
 
 
 def compare(first: Mapping[str, ReferencePoints], second: Mapping[str, ReferencePoints]) -> list[Difference]:
-    """The differences for the hands that both hold, by id.
+    """The differences for the hands that are marked in both, by id.
 
-    Raises PointsError when they share none, or an image's size differs.
+    Raises PointsError when no hand is marked in both, or when the sizes of an image differ.
     """
     found = []
     for case_id in sorted(first.keys() & second.keys()):
         a, b = first[case_id], second[case_id]
         if (a.width, a.height) != (b.width, b.height):
             raise PointsError(
-                f"id {case_id}: marked in {a.width} x {a.height} and in {b.width} x {b.height}; "
-                "the same image is needed."
+                f"id {case_id}: marked in an image of {a.width} x {a.height} and in one of "
+                f"{b.width} x {b.height} pixels. Mark the same image both times."
             )
         length = palm(a)
         if length == 0:
@@ -63,5 +63,5 @@ def compare(first: Mapping[str, ReferencePoints], second: Mapping[str, Reference
         percent = tuple(100 * distance / length for distance in pixels)
         found.append(Difference(case_id, pixels, percent, overlap(a.rectangle(), b.rectangle())))
     if not found:
-        raise PointsError("the two tables share no marked hand.")
+        raise PointsError("no hand is marked in both tables.")
     return found

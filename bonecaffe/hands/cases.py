@@ -21,8 +21,8 @@ Side = Literal["train", "test"]
 class Case:
     """One hand: its id, its bone age in months, its sex where known.
 
-    ``group`` is what it shares with other hands that must be on the same side of a split, such as the child; None: a
-    group of its own. ``split`` is the side that a table puts it on; None: none.
+    Hands of one ``group``, such as those of one child, must be on the same side of a split; None: a group of its own.
+    ``split`` is the side that the table gives; None: not given.
     """
 
     id: str
@@ -43,12 +43,12 @@ class AgesTable:
 
 @dataclass(frozen=True)
 class _Header:
-    """A table's names for the three things we read."""
+    """The column names of one kind of table, and where such tables come from."""
 
     id: str
     age: str
     male: str
-    whose: str
+    source: str
     male_required: bool = True
 
 
@@ -77,8 +77,8 @@ MONTHS_LIMIT = 300
 """No bone age is above this; the atlas of Greulich and Pyle ends at 228 months."""
 
 YEARS_AT_MOST = 20
-"""A table whose every age is at most this may be in years; ages in months are as low only where all hands are babies'.
-Greulich and Pyle's oldest hand is 19 years."""
+"""A table may be in years when no age is above this: in months, all hands would be those of babies. The oldest hand in
+Greulich and Pyle is 19 years."""
 
 AgeUnit = Literal["months", "years"]
 
@@ -89,14 +89,15 @@ def read_cases(path: str | Path, unit: AgeUnit = "months") -> list[Case]:
 
 
 def read_ages(path: str | Path, unit: AgeUnit = "months", sides: bool = True) -> AgesTable:
-    """Read the ages from any of RSNA's three tables or our own (``id,boneage_months[,male]``).
+    """Read the ages from any of RSNA's three tables or bonecaffe's own (``id,boneage_months[,male]``).
 
-    Any of them may have the columns ``group`` and ``split``, in capitals or not. ``unit`` is that of the ages; years
-    are made months. Without ``sides`` the column ``split`` is not looked at.
+    Any of them may have the columns ``group`` and ``split``, in upper or lower case. ``unit`` is that of the ages;
+    years are converted to months. Without ``sides`` the column ``split`` is ignored.
 
-    Raises CasesError naming the file and every faulty row: no id or none that can name an image, a duplicate id, an age
-    that is no number or not between 0 and 300 months, a sex that is neither male nor female, a split that is neither
-    training nor test. A row without an age is refused too, and so is a column ``split`` that is filled in nowhere.
+    Raises CasesError naming the file and every faulty row: an id that is missing or cannot be the name of an image, a
+    duplicate id, an age that is not a number or not between 0 and 300 months, a sex that is neither male nor female, a
+    split that is neither training nor test. A row without an age is an error too, and so is a column ``split`` that is
+    empty in every row.
     """
     table = read_table(path, CasesError)
     columns = _columns(path, table.columns)
@@ -115,10 +116,10 @@ def read_ages(path: str | Path, unit: AgeUnit = "months", sides: bool = True) ->
         except ValueError as error:
             problems.add(f"{where}: {error}")
             if split.lower() not in _SIDES:
-                remedy = "Fix or delete these rows; --split drawn does not look at the column split."
+                remedy = "Fix or delete these rows; --split drawn ignores the column split."
             continue
         if case_id in first_row:
-            problems.add(f"{where}: the id stands in row {first_row[case_id]} already")
+            problems.add(f"{where}: the id is already in row {first_row[case_id]}")
             continue
         first_row[case_id] = row_number
         cases.append(case)
@@ -128,18 +129,18 @@ def read_ages(path: str | Path, unit: AgeUnit = "months", sides: bool = True) ->
     if columns.split and not any(case.split for case in cases):
         raise CasesError(
             f"{path}: the column {columns.split} is empty in all {len(cases)} rows. Write train or test there, or "
-            "remove the column; --split drawn does not look at it."
+            "remove the column; --split drawn ignores it."
         )
     return AgesTable(str(path), cases, first_row)
 
 
 def has_split_column(path: str | Path) -> bool:
-    """Whether a table of ages has the column ``split``; CasesError when it is no table of ages."""
+    """Whether a table of ages has the column ``split``; CasesError when it is not a table of ages."""
     return _columns(path, read_table(path, CasesError).columns).split is not None
 
 
 class _Columns(NamedTuple):
-    """A table's own names of the columns that are read; None: there is none."""
+    """The names in a table of the columns that are read; None: the table has no such column."""
 
     id: str
     age: str
@@ -149,11 +150,11 @@ class _Columns(NamedTuple):
 
 
 def _columns(path: str | Path, columns: Sequence[str]) -> _Columns:
-    """The names of the columns in a table; CasesError when it is none of ages."""
+    """The names of the columns in a table; CasesError when it is not a table of ages."""
     by_lower: dict[str, str] = {}
     for column in columns:
         if column and column.lower() in by_lower:
-            raise CasesError(f"{path}: two columns are called {quoted(column)}, but for capitals. Remove one of them.")
+            raise CasesError(f"{path}: two columns are called {quoted(column)} (case is ignored). Remove one of them.")
         by_lower[column.lower()] = column
     known = [
         header
@@ -164,11 +165,11 @@ def _columns(path: str | Path, columns: Sequence[str]) -> _Columns:
         )
     ]
     if not known:
-        forms = "; ".join(f"{h.id},{h.age},{h.male} ({h.whose})" for h in HEADERS)
-        raise CasesError(f"{path}: the header {quoted(','.join(columns), 200)} is none we know. Known: {forms}.")
+        forms = "; ".join(f"{h.id},{h.age},{h.male} ({h.source})" for h in HEADERS)
+        raise CasesError(f"{path}: unknown header {quoted(','.join(columns), 200)}. Known headers: {forms}.")
     if len(known) > 1:
         ages = " and ".join(by_lower[header.age.lower()] for header in known)
-        raise CasesError(f"{path}: more than one column of ages: {ages}. Remove all but the one that counts.")
+        raise CasesError(f"{path}: more than one column of ages: {ages}. Keep only one of them.")
     (header,) = known
     male, group, split = (by_lower.get(name) for name in (header.male.lower(), "group", "split"))
     return _Columns(by_lower[header.id.lower()], by_lower[header.age.lower()], male, group, split)
@@ -186,14 +187,14 @@ def _case(case_id: str, age: str, male: str, group: str, split: str, unit: AgeUn
     if not 0 <= value <= limit:
         raise ValueError(f"the age is {age}, not between 0 and {limit} {unit}")
     if male.lower() not in _SEX:
-        raise ValueError(f"the sex is {quoted(male)}; known are True/False, M/F or nothing")
+        raise ValueError(f"the sex is {quoted(male)}; use True/False, M/F, or leave it empty")
     if split.lower() not in _SIDES:
-        raise ValueError(f"the split is {quoted(split)}; known are train, test, or nothing for a hand that is not used")
+        raise ValueError(f"the split is {quoted(split)}; use train, test, or leave it empty for an unused hand")
     return Case(case_id, in_months(value, unit), _SEX[male.lower()], ids.composed(group) or None, _SIDES[split.lower()])
 
 
 def in_months(age: float, unit: AgeUnit) -> float:
-    """An age in months. Of years, what the product adds to a whole month is taken off.
+    """An age in months. The product of years and 12 is rounded to 9 digits, so that whole months stay whole.
 
     >>> in_months(168.9325153, "months"), in_months(7 + 1 / 12, "years"), in_months(4.1, "years")
     (168.9325153, 85.0, 49.2)
@@ -216,11 +217,11 @@ def looks_like_years(cases: Sequence[Case]) -> bool:
 
 
 def split_cases(cases: Sequence[Case], train: int, test: int, seed: int) -> tuple[list[Case], list[Case]]:
-    """Draw ``train`` and ``test`` cases at random, without overlap, in the order in which Caffe reads them.
+    """Draw ``train`` and ``test`` cases at random, without overlap, in the order in which Caffe will read them.
 
-    Whole groups are drawn. The draw depends on the set of ids, the groups and the seed alone (NumPy's PCG64), not on
-    the order of the table. Raises CasesError when there are too few cases, or when whole groups do not add up to these
-    numbers; it names the nearest that they do add up to.
+    Whole groups are drawn. The draw depends only on the set of ids, the groups and the seed (NumPy's PCG64), not on the
+    order of the table. Raises CasesError when there are too few cases, or when no choice of whole groups gives these
+    numbers; the error names the nearest numbers that are possible.
     """
     if train + test > len(cases):
         raise CasesError(
@@ -236,7 +237,7 @@ def split_cases(cases: Sequence[Case], train: int, test: int, seed: int) -> tupl
 
 
 def given_split(cases: Iterable[Case], seed: int) -> tuple[list[Case], list[Case]]:
-    """The cases on the side that each has in ``split``, those without one left out, in a seeded order.
+    """Split the cases by their ``split``, in a seeded order; cases without one are left out.
 
     Caffe reads in this order, and a table may be sorted by age. CasesError when a group is on both sides.
 
@@ -250,7 +251,7 @@ def given_split(cases: Iterable[Case], seed: int) -> tuple[list[Case], list[Case
 
 
 def groups_on_both_sides(cases: Iterable[Case]) -> list[str]:
-    """The groups of which hands are on both sides of a given split, in the order of the cases."""
+    """The groups with hands on both sides of a given split, in the order of the cases."""
     sides: dict[str, set[Side]] = {}
     for case in cases:
         if case.group is not None and case.split is not None:
@@ -259,10 +260,10 @@ def groups_on_both_sides(cases: Iterable[Case]) -> list[str]:
 
 
 def folds(cases: Sequence[Case], count: int, seed: int) -> list[list[Case]]:
-    """All cases dealt into ``count`` folds of nearly equal size, whole groups together, at random (NumPy's PCG64).
+    """Deal all cases into ``count`` folds of nearly equal size, whole groups together, at random (NumPy's PCG64).
 
-    The folds depend on the set of ids, the groups, the count and the seed. Without groups their sizes differ by one at
-    most. Raises CasesError when there are fewer hands, or groups, than folds.
+    The folds depend on the set of ids, the groups, the count and the seed. Without groups their sizes differ by at most
+    one. Raises CasesError when there are fewer hands, or groups, than folds.
     """
     units = _shuffled(cases, seed)
     if count > len(units):
@@ -275,7 +276,7 @@ def folds(cases: Sequence[Case], count: int, seed: int) -> list[list[Case]]:
 
 
 def fold_split(cases: Sequence[Case], fold: int, count: int, seed: int) -> tuple[list[Case], list[Case]]:
-    """The cases of every fold but number ``fold`` (from 1) for training, those of this one for test.
+    """The cases of fold number ``fold`` (from 1) for test, those of all other folds for training; training first.
 
     >>> cases = [Case(str(n), 9.0) for n in range(5)]
     >>> sorted(case.id for fold in (1, 2) for case in fold_split(cases, fold, 2, seed=7)[1])
@@ -287,7 +288,7 @@ def fold_split(cases: Sequence[Case], fold: int, count: int, seed: int) -> tuple
 
 
 _Unit = list[Case]
-"""Cases that stay together: a group, or a hand of none."""
+"""Cases that stay together: a group, or one hand without a group."""
 
 
 def _units(cases: Iterable[Case]) -> list[_Unit]:
@@ -308,9 +309,9 @@ def _flat(units: Iterable[_Unit]) -> list[Case]:
 
 
 def _add_up(units: Sequence[_Unit], count: int) -> tuple[list[_Unit], list[_Unit]] | None:
-    """The first units that hold ``count`` cases together, and the others; None when no units do.
+    """The first units that together hold ``count`` cases, and the other units; None when no choice of units does.
 
-    A unit is passed over when those after it could not fill what it leaves open.
+    A unit is skipped when no choice of later units gives the rest of the number.
     """
     within = (1 << (count + 1)) - 1
     reachable = [1]  # bit n of entry i: the last i units can hold n cases
@@ -331,14 +332,14 @@ def _add_up(units: Sequence[_Unit], count: int) -> tuple[list[_Unit], list[_Unit
 
 
 def _both_sides(units: Sequence[_Unit], train: int, test: int) -> tuple[list[Case], list[Case]]:
-    """As `split_cases`, where the first choice for training leaves no whole groups for the test: every choice is seen.
+    """`split_cases` when the first choice for training leaves no whole groups for the test: try every choice.
 
-    What can be reached depends on the sizes of the groups alone, so it is worked out size by size.
+    Which numbers are possible depends only on the sizes of the groups, so they are computed size by size.
     """
     sizes = Counter(map(len, units))
     beyond = max(sizes)
     within = (1 << (test + beyond + 1)) - 1
-    rows = [1] + [0] * (train + beyond)  # bit b of row a: a cases for training and b for test can be had
+    rows = [1] + [0] * (train + beyond)  # bit b of row a: a cases for training and b for test are possible
     layers = []
     for size, many in sizes.items():
         layers.append((size, many, rows))
@@ -366,7 +367,7 @@ def _both_sides(units: Sequence[_Unit], train: int, test: int) -> tuple[list[Cas
 
 
 def _placed(units: Iterable[_Unit], places: Mapping[int, tuple[int, int]]) -> tuple[list[Case], list[Case]]:
-    """Of each size, the first units for training and the next for test, as many as ``places`` has for it."""
+    """Of each size, take the first units for training and the next for test, as many as ``places`` gives."""
     trained: list[Case] = []
     tested: list[Case] = []
     seen: Counter[int] = Counter()
@@ -382,18 +383,18 @@ def _placed(units: Iterable[_Unit], places: Mapping[int, tuple[int, int]]) -> tu
 
 
 def _not_whole(units: Sequence[_Unit], rows: Sequence[int], train: int, test: int) -> str:
-    """The refusal of numbers that whole groups do not add up to, with the nearest that they do."""
+    """The error message when no choice of whole groups gives these numbers, with the nearest that are possible."""
     near = [
         (abs(a - train) + abs(b - test), abs(a - train), a, b)
         for a, row in enumerate(rows)
         for b in range(row.bit_length())
         if a and b and row >> b & 1
     ]
-    nearest = "; the nearest that can are --train {} --test {}".format(*min(near)[2:]) if near else ""
+    nearest = "; the nearest possible numbers are --train {} --test {}".format(*min(near)[2:]) if near else ""
     return (
-        f"{train} for training and {test} for test cannot be drawn in whole groups: the column group makes "
-        f"{len(units)} of {sum(map(len, units))} hands, of up to {max(map(len, units))}{nearest}. If the column is not "
-        "about hands that belong together, rename it."
+        f"{train} for training and {test} for test cannot be drawn in whole groups: the column group "
+        f"puts {sum(map(len, units))} hands into {len(units)} groups of up to {max(map(len, units))}{nearest}. If the "
+        "column does not mark hands that belong together, rename it."
     )
 
 
@@ -401,14 +402,14 @@ def _not_whole(units: Sequence[_Unit], rows: Sequence[int], train: int, test: in
 
 
 def months_text(months: float) -> str:
-    """An age as written in a table, every digit kept: ``126``, ``168.9325153``."""
+    """An age as written in a table, with every digit: ``126``, ``168.9325153``."""
     return number_text(months)
 
 
 def write_cases(
     path: str | Path, cases: Iterable[Case], header: Sequence[str] = ("id", "boneage_months", "male")
 ) -> None:
-    """Write a table of ages, whole or not at all, under our header or another with the same three columns.
+    """Write a table of ages, whole or not at all, with bonecaffe's header or another for the same three columns.
 
     The columns ``group`` and ``split`` follow where a case has them.
     """

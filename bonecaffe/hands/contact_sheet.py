@@ -1,4 +1,4 @@
-"""Contact sheets: hands side by side, each with its points and rectangle, to be looked over."""
+"""Contact sheets: hands side by side, each with its points and rectangle, for a quick check by eye."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bonecaffe.hands.reference_points import ReferencePoints
 _SIDE = 320
 _CAPTION = 54
 _GROUND, _WHITE, _GREY = (40, 40, 40), (255, 255, 255), (190, 190, 190)
-_OURS, _OTHERS = (0, 214, 255), (255, 190, 60)  # yellow and blue, in OpenCV's order of channels
+_POINTS, _OTHERS = (0, 214, 255), (255, 190, 60)  # yellow and blue, in OpenCV's order of channels
 _AROUND = 0.3
 
 
@@ -31,12 +31,12 @@ def write_sheet(
 ) -> None:
     """Write hands as one PNG, cropped to what their points span, each under its id and caption.
 
-    Points are yellow dots, those of ``others`` blue crosses. Raises PointsError when there is no hand to show.
+    Points are yellow dots, those of ``others`` blue crosses. Raises PointsError when no hand to show.
     """
     others = others or {}
     cells = [_cell(_image(images[hand.id]), hand, others.get(hand.id), captions.get(hand.id, "")) for hand in hands]
     if not cells:
-        raise PointsError(f"{path}: there is no hand to show.")
+        raise PointsError(f"{path}: no hand to show.")
     columns = min(columns, len(cells))
     cells += [np.full_like(cells[0], _GROUND)] * (-len(cells) % columns)
     rows = [np.hstack(cells[i : i + columns]) for i in range(0, len(cells), columns)]
@@ -57,7 +57,7 @@ def _cell(image: Image, hand: ReferencePoints, other: ReferencePoints | None, ca
     def places(marked: ReferencePoints) -> NDArray[np.float64]:  # in the image's own pixels
         return np.array(marked.points) * (image.shape[1] / marked.width, image.shape[0] / marked.height)
 
-    marks = [(places(hand), _OURS)] + ([(places(other), _OTHERS)] if other else [])
+    marks = [(places(hand), _POINTS)] + ([(places(other), _OTHERS)] if other else [])
     spanned = np.concatenate([points for points, _ in marks])
     room = _AROUND * float(np.ptp(spanned, axis=0).max())
     left, top = np.maximum(0, np.floor(spanned.min(axis=0) - room)).astype(int)
@@ -77,8 +77,8 @@ def _cell(image: Image, hand: ReferencePoints, other: ReferencePoints | None, ca
                 continue
             cv2.circle(shown, place, 4, (0, 0, 0), -1)
             cv2.circle(shown, place, 3, colour, -1)
-            beside = place[0] + 5, place[1] - 4
-            cv2.putText(shown, "UR12345"[number], beside, cv2.FONT_HERSHEY_PLAIN, 1, colour, 1, cv2.LINE_AA)
+            label_at = place[0] + 5, place[1] - 4
+            cv2.putText(shown, "UR12345"[number], label_at, cv2.FONT_HERSHEY_PLAIN, 1, colour, 1, cv2.LINE_AA)
     cell = np.full((_SIDE + _CAPTION + 6, _SIDE + 8, 3), _GROUND, np.uint8)
     cell[_CAPTION : _CAPTION + shown.shape[0], 4 : 4 + shown.shape[1]] = shown
     cv2.putText(cell, hand.id[:30], (4, 16), cv2.FONT_HERSHEY_PLAIN, 1.1, _WHITE, 1, cv2.LINE_AA)

@@ -1,7 +1,7 @@
-"""Which joint belongs to which finger, told by position alone: five MCP joints, the ulna and the radius. Pure.
+"""Find out which joint belongs to which finger, from the positions of five MCP joints, ulna and radius. Pure.
 
-Seen from the wrist, between ulna and radius, the joints stand in a fan. The thumb is at the fan's end on the radius'
-side, whichever way the hand is turned or mirrored, and stands further from its neighbour than the little finger.
+Seen from the wrist, midway between ulna and radius, the joints form a fan. However the hand is turned or mirrored, the
+thumb is at the radius end of the fan, and it is further from its neighbour than the little finger is.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ Point = tuple[float, float]
 
 
 class Incomplete(ValueError):
-    """A hand whose seven points are not all there, each once, or whose image is not."""
+    """A hand whose image is missing, or that does not have each of its seven points exactly once."""
 
 
 BONES = ("ulna", "radius", "mcp", "mcpfirst")
-"""Names of boxes that give points."""
+"""Names of boxes from which points are made."""
 
 
 def _bare(name: str) -> str:
@@ -39,8 +39,8 @@ def is_bone(name: str) -> bool:
 def boxes_to_points(boxes: Sequence[tuple[str, Point]]) -> dict[str, Point]:
     """The seven points from named boxes' centres: MCP (five, or four and MCPFirst), Radius, Ulna.
 
-    Other names are passed over. Raises Incomplete for a bone that is missing or found too often, ValueError when the
-    fan does not tell the fingers apart.
+    Other names are ignored. Raises Incomplete for a bone that is missing or given too often, ValueError when the
+    fingers cannot be distinguished.
     """
     by_name: dict[str, list[Point]] = {}
     for name, centre in boxes:
@@ -54,12 +54,12 @@ def boxes_to_points(boxes: Sequence[tuple[str, Point]]) -> dict[str, Point]:
     (ulna,), (radius,) = by_name["ulna"], by_name["radius"]
     fan = order(ulna, radius, [*joints, *thumbs])
     if thumbs and fan[0] != thumbs[0]:
-        raise ValueError("MCPFirst is not at the radius' end of the fan of joints; are radius and ulna swapped?")
+        raise ValueError("MCPFirst is not the joint at the radius end of the fan; are radius and ulna swapped?")
     return dict(zip(POINT_NAMES, (ulna, radius, *fan), strict=True))
 
 
 def order(ulna: Point, radius: Point, joints: Sequence[Point]) -> list[Point]:
-    """Five joints from the thumb to the little finger. ValueError when that cannot be told.
+    """Sort five joints from the thumb to the little finger. ValueError when the order is unclear.
 
     >>> order((0, 0), (10, 0), [(30, 20), (-10, 55), (18, 60), (9, 65), (0, 62)])[0]
     (30, 20)
@@ -72,7 +72,7 @@ def order(ulna: Point, radius: Point, joints: Sequence[Point]) -> list[Point]:
         raise ValueError("two joints are at the same place")
     middle = sum(x for x, _ in joints) / len(joints) - wrist[0], sum(y for _, y in joints) / len(joints) - wrist[1]
     if math.hypot(*middle) == 0:
-        raise ValueError("the joints are all around the wrist")
+        raise ValueError("the joints surround the wrist")
     side = math.copysign(1.0, middle[0] * across[1] - middle[1] * across[0])
 
     def angle(joint: Point) -> float:  # from the fan's middle, towards the radius
@@ -82,6 +82,6 @@ def order(ulna: Point, radius: Point, joints: Sequence[Point]) -> list[Point]:
     fan = sorted(joints, key=angle, reverse=True)
     if math.dist(fan[0], fan[1]) <= math.dist(fan[3], fan[4]):
         raise ValueError(
-            "the joint at the radius' end does not stand apart, as a thumb's does; are radius and ulna swapped?"
+            "the joint at the radius end is too close to its neighbour to be the thumb's; are radius and ulna swapped?"
         )
     return fan

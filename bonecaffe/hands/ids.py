@@ -1,9 +1,9 @@
 """Ids of hands: the one rule for what can be an id, whether it comes from a table or from a file's name.
 
 An id is the name of an image without its suffix. It becomes the name of a file again (``images/ID.png``), a line of a
-list that Caffe reads, a key of an LMDB and a cell of a table. So it is one line of visible text that any of these
-keeps as it is. Letters with marks are kept composed (Unicode's NFC): macOS stores names decomposed, and a table typed
-elsewhere has them composed.
+list that Caffe reads, a key of an LMDB and a cell of a table. So it must be one line of visible text that all of these
+keep unchanged. Accented letters are stored composed (Unicode's NFC): macOS stores file names decomposed, while a table
+typed elsewhere has them composed.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from bonecaffe.errors import BonecaffeError
 from bonecaffe.files import Table, quoted
 
 BYTES_AT_MOST = 200
-"""Of an id in UTF-8. A file's name holds 255, of which suffixes and the names of temporary files need some."""
+"""Of an id in UTF-8. A file name may have 255; suffixes and the names of temporary files need some of them."""
 
 LITTER = frozenset(
     {
-        "__macosx",  # macOS: beside what was unpacked from its archives
+        "__macosx",  # macOS: appears when its archives are unpacked elsewhere
         "thumbs.db",  # Windows
         "desktop.ini",
         "$recycle.bin",
         "recycler",
         "recycled",
         "system volume information",
-        "@eadir",  # Synology: thumbnails, named as the images
+        "@eadir",  # Synology: thumbnails, named like the images
         "@sharebin",
         "#recycle",
         "#snapshot",
@@ -39,18 +39,18 @@ LITTER = frozenset(
 )
 """Names, in lower case, that operating systems and network storage give their own files and folders."""
 
-_JOINERS = "\u200c\u200d"  # belong to the spelling of Persian and of scripts of India
+_JOINERS = "\u200c\u200d"  # part of the spelling in Persian and Indic scripts
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".gif")
 _SHOWN = 60  # characters of a text that an error quotes
 
 
 def composed(text: str) -> str:
-    """A text with letters and marks composed (Unicode's NFC), by which ids are compared."""
+    """A text in Unicode's composed form (NFC), in which ids are compared."""
     return unicodedata.normalize("NFC", text)
 
 
 def read_table(path: str | os.PathLike[str], error: type[BonecaffeError]) -> Table:
-    """`bonecaffe.files.read_table` for tables with a column ``id``: the ids composed, all other text as it is."""
+    """`bonecaffe.files.read_table` for tables with a column ``id``: ids composed, all other text unchanged."""
     table = files.read_table(path, error)
     if "id" not in table.columns:
         return table
@@ -68,10 +68,10 @@ def of_file(name: str | os.PathLike[str]) -> str:
 
 
 def flaw(text: str) -> str | None:
-    """Why a text cannot be an id, in words that follow it in a sentence; None when it can.
+    """Why a text cannot be an id, as a clause for an error message; None when it can.
 
     >>> flaw("hand 12 7"), flaw(" lead"), flaw("")
-    (None, 'it begins or ends with a blank', 'it is empty')
+    (None, 'it begins or ends with a space', 'it is empty')
     """
     if not text:
         return "it is empty"
@@ -79,33 +79,33 @@ def flaw(text: str) -> str | None:
         if (reason := _forbidden(character)) is not None:
             return reason
     if text != text.strip():
-        return "it begins or ends with a blank"
+        return "it begins or ends with a space"
     if text.startswith("."):
         return "it begins with a dot"
     if len(text.encode("utf-8")) > BYTES_AT_MOST:
         return f"it is longer than {BYTES_AT_MOST} bytes"
     if text != composed(text):
-        return "its letters and marks are not composed (Unicode's NFC)"
+        return "its accented letters are not composed (Unicode's NFC)"
     return None
 
 
 def _forbidden(character: str) -> str | None:
     if character in "/\\":
-        return "it holds a slash; an id is the name without folder and suffix"
+        return "it contains a slash; an id is the name without folder and suffix"
     category = unicodedata.category(character)
     if category == "Cs":
-        return "it holds bytes that are not UTF-8"
+        return "it contains bytes that are not UTF-8"
     if category in ("Zl", "Zp") or character in "\n\r\x0b\x0c\x1c\x1d\x1e\x85":
-        return f"it holds a line separator, U+{ord(character):04X}"
+        return f"it contains a line separator, U+{ord(character):04X}"
     if category == "Cc":
-        return f"it holds a control character, U+{ord(character):04X}"
+        return f"it contains a control character, U+{ord(character):04X}"
     if category == "Cf" and character not in _JOINERS:
-        return f"it holds an invisible character, U+{ord(character):04X}"
+        return f"it contains an invisible character, U+{ord(character):04X}"
     return None
 
 
 def check(text: str) -> None:
-    """Raise ValueError, in words for an error that names the row, when a text cannot be an id."""
+    """Raise ValueError when a text cannot be an id, with a message for an error that names the row."""
     if not text:
         raise ValueError("no id")
     if (reason := flaw(text)) is not None:
@@ -113,7 +113,7 @@ def check(text: str) -> None:
 
 
 def shown(text: str) -> str:
-    """A text for an error's sentence: as it is when it can be an id, else quoted, escaped, and cut when it is long.
+    """A text for an error message: unchanged when it can be an id; otherwise quoted, escaped and shortened.
 
     >>> shown("hand 12 7"), shown("a\\tb"), shown("")
     ('hand 12 7', "'a\\\\tb'", 'missing')
@@ -124,7 +124,7 @@ def shown(text: str) -> str:
 
 
 def is_litter(name: str) -> bool:
-    """Whether a file or folder belongs to macOS, Windows or a NAS, or is hidden; its content is no image of ours.
+    """Whether a file or folder is hidden, or was made by macOS, Windows or a NAS; it contains no radiographs.
 
     >>> is_litter("@eaDir"), is_litter("._1377.png"), is_litter("1377.png")
     (True, True, False)
@@ -135,11 +135,11 @@ def is_litter(name: str) -> bool:
 # ---- near misses -------------------------------------------------------------------------------------------------
 
 
-def nearest(wanted: Iterable[str], known: Iterable[str]) -> dict[str, str]:
-    """For each of ``wanted`` that one of ``known`` was probably meant by: that one.
+def nearest(texts: Iterable[str], known: Iterable[str]) -> dict[str, str]:
+    """For each of ``texts`` that was probably meant to be one of ``known``: that one.
 
-    Alike are texts that differ in case, blanks, leading zeros, the form of their characters, an image's suffix, or in
-    what a spreadsheet makes of a number (``1001.0``). Where several are alike, none is named.
+    Texts match when they differ only in case, spaces, leading zeros, the Unicode form of characters, an image suffix,
+    or in what a spreadsheet makes of a number (``1001.0``). Where several match, none is named.
 
     >>> nearest(["1001.0", "7", "B 2"], ["1001", "0007", "b2", "9"])
     {'1001.0': '1001', '7': '0007', 'B 2': 'b2'}
@@ -148,7 +148,7 @@ def nearest(wanted: Iterable[str], known: Iterable[str]) -> dict[str, str]:
     for text in dict.fromkeys(known):
         by_key.setdefault(_key(text), []).append(text)
     found = {}
-    for text in wanted:
+    for text in texts:
         alike = [other for other in by_key.get(_key(text), ()) if other != text]
         if len(alike) == 1:
             (found[text],) = alike
@@ -156,7 +156,7 @@ def nearest(wanted: Iterable[str], known: Iterable[str]) -> dict[str, str]:
 
 
 def _key(text: str) -> str:
-    """What texts have in common that are alike."""
+    """The part in which matching texts agree."""
     key = "".join(unicodedata.normalize("NFKC", text).casefold().split())
     for suffix in _IMAGE_SUFFIXES:
         key = key.removesuffix(suffix)
@@ -166,14 +166,14 @@ def _key(text: str) -> str:
     return key.lstrip("0") or "0" if key.isdecimal() else key
 
 
-def listed(wanted: Iterable[str], known: Iterable[str] = (), at_most: int = 5) -> str:
-    """The first few of several ids, for a sentence; of those not found among ``known``, each with what was meant.
+def listed(texts: Iterable[str], known: Iterable[str] = (), at_most: int = 5) -> str:
+    """The first few ids, for a sentence; one that nearly matches an id in ``known`` is followed by that id.
 
     >>> listed(["1001.0", "1002.0", "x"], ["1001", "1002"], at_most=2)
     '1001.0 (did you mean 1001?), 1002.0 (did you mean 1002?) …'
     """
-    ids = list(wanted)
+    ids = list(texts)
     meant = nearest(ids, known)
-    first = sorted(ids, key=lambda text: text not in meant)[:at_most]  # those that say most
+    first = sorted(ids, key=lambda text: text not in meant)[:at_most]  # the most informative ones first
     named = [f"{text} (did you mean {meant[text]}?)" if text in meant else text for text in first]
     return ", ".join(named) + " …" * (len(ids) > at_most)

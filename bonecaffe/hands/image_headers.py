@@ -1,8 +1,8 @@
-"""What an image file's own structure tells before a pixel is decoded: format, size, orientation, and where it ends.
+"""Read an image file's structure before a pixel is decoded: format, size, orientation, and where the image ends.
 
-PNG, JPEG, TIFF and BMP are read; a file of another format is named as that. The size is held against
-`PIXELS_AT_MOST` here, so that no decoder is asked for more memory than a radiograph needs. Damage is told from
-harmless padding: PNG's chunks are walked to IEND and JPEG's markers to EOI, and what follows that end is ignored.
+PNG, JPEG, TIFF and BMP are read; for a file of another format, the error names that format. The size is compared with
+`PIXELS_AT_MOST` here, so that no decoder allocates more memory than a radiograph needs. Damage is distinguished from
+harmless padding: PNG chunks are followed to IEND and JPEG markers to EOI, and what comes after is ignored.
 
 Sources: PNG, third edition (W3C 2025); JPEG, ITU-T T.81 annex B; TIFF 6.0 (Adobe 1992); Exif 2.32, tag 274.
 """
@@ -21,8 +21,8 @@ from typing import NamedTuple, NoReturn
 from bonecaffe.errors import ImageError
 
 PIXELS_AT_MOST = 1 << 26
-"""The largest image that is decoded, in pixels (8,192 x 8,192). The finest scans of a hand film have some 5,000 x
-6,000, less than half of it; 16-bit colour of this size still fits in 512 MB."""
+"""The largest image that is decoded, in pixels (8,192 x 8,192). The finest scans of a hand film have about 5,000 x
+6,000, less than half of this; 16-bit colour of this size still fits in 512 MB."""
 SCANS_AT_MOST = 64
 """The most scans of a JPEG that are decoded. Encoders write about ten; each costs a pass over the whole image."""
 PAGES_COUNTED = 1000
@@ -30,7 +30,7 @@ AGAIN = "Fetch it again, or take it out of the tables."
 READ = "PNG, JPEG, TIFF and BMP are read"
 
 ReadAt = Callable[[int, int], bytes]
-"""Gives up to so many bytes (second argument) from a place in the file (first argument)."""
+"""Reads up to a number of bytes (second argument) at an offset in the file (first argument)."""
 
 
 class Source(NamedTuple):
@@ -49,7 +49,7 @@ class Source(NamedTuple):
         raise ImageError(f"{self.name}: damaged: {what}. {AGAIN}")
 
     def refused(self, what: str, remedy: str) -> NoReturn:
-        """Raise ImageError: a sound file of a kind that is not read."""
+        """Raise ImageError: the file is intact, but of a kind that is not read."""
         raise ImageError(f"{self.name}: {what}. {remedy}")
 
 
@@ -59,13 +59,13 @@ def of_bytes(content: bytes, name: str) -> Source:
 
 
 def of_file(handle: int, name: str) -> Source:
-    """An open file, of which only the places asked for are read. OSError comes from its ``at``."""
+    """An open file, of which only the requested parts are read. Its ``at`` raises OSError."""
     return Source(name, os.fstat(handle).st_size, lambda offset, count: os.pread(handle, count, offset))
 
 
 @dataclass(frozen=True)
 class Header:
-    """What every format tells. ``width`` and ``height`` are as stored; `size` is as seen."""
+    """What every format has. ``width`` and ``height`` are as stored; `size` is that of the upright image."""
 
     width: int
     height: int
@@ -81,7 +81,7 @@ class Header:
 def read_header(source: Source) -> Header:
     """The header of a PNG, JPEG, TIFF or BMP file, whatever its suffix.
 
-    Raises ImageError for a file of another format, one that is cut off or damaged, and one of more pixels than
+    Raises ImageError for a file of another format, one that is cut off or damaged, and one with more pixels than
     `PIXELS_AT_MOST`.
     """
     start = source.at(0, _SNIFFED)
@@ -92,10 +92,10 @@ def read_header(source: Source) -> Header:
     else:
         _refuse_other_format(source, start)
     if not (header.width and header.height):
-        source.damaged(f"its header promises {header.width} x {header.height} pixels")
+        source.damaged(f"its header declares {header.width} x {header.height} pixels")
     if header.width * header.height > PIXELS_AT_MOST:
         source.refused(
-            f"its header promises {header.width} x {header.height} pixels; at most {PIXELS_AT_MOST:,} are read",
+            f"its header declares {header.width} x {header.height} pixels; the limit is {PIXELS_AT_MOST:,}",
             "Is it a radiograph? If so, save it smaller.",
         )
     return header
@@ -107,11 +107,11 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # samples of a pixel by colour type
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _NEEDED = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # for the pixels; text, profiles and animation are not
-_ANCILLARY = 0x20  # the bit of a chunk's first letter that lets a reader pass over it
+_ANCILLARY = 0x20  # the bit of a chunk's first letter that marks it as optional
 
 
 class Chunk(NamedTuple):
-    """A chunk of a PNG file, or a row of chunks IDAT: where it begins and ends, checksum included, in bytes."""
+    """A chunk of a PNG file, or consecutive IDAT chunks: where it begins and ends, checksum included, in bytes."""
 
     kind: bytes
     offset: int
@@ -128,14 +128,14 @@ class PngHeader(Header):
     chunks: tuple[Chunk, ...]
 
     def pixels_alone(self, content: bytes) -> bytes:
-        """The file without what does not bear on its pixels, so that no decoder unpacks a text or a profile."""
+        """The file without the chunks that do not affect its pixels, so that no decoder unpacks a text or a profile."""
         kept = [chunk for chunk in self.chunks if chunk.kind in _NEEDED or not chunk.kind[0] & _ANCILLARY]
         if len(kept) == len(self.chunks) and self.chunks[-1].end == len(content):
             return content
         return _PNG + b"".join(content[chunk.offset : chunk.end] for chunk in kept)
 
     def packed_bytes(self) -> int:
-        """How many bytes the pixels' data unpack to: each row has one more than its pixels, for its filter."""
+        """The size of the unpacked pixel data, in bytes: each row has one byte more than its pixels, for its filter."""
         bits = self.bit_depth * _PNG_SAMPLES[self.colour_type]
         total = 0
         for x, y, wide, high in _ADAM7 if self.interlaced else ((0, 0, 1, 1),):
@@ -174,7 +174,7 @@ def _png(source: Source) -> PngHeader:
 
 
 def _chunk(source: Source, offset: int) -> Chunk:
-    """The chunk at ``offset``; where it is IDAT, all that follow one another. There may be hundreds, of 8 KB each."""
+    """The chunk at ``offset``; consecutive IDAT chunks are one. There may be hundreds, of 8 KB each."""
     end = offset
     while True:
         start = source.at(end, 8)
@@ -203,9 +203,9 @@ def check_chunk(source: Source, chunk: Chunk) -> None:
 
 
 def check_pixels(source: Source, header: PngHeader) -> None:
-    """Raise ImageError unless the checksums of the pixels' data are right, and they unpack to what was promised.
+    """Raise ImageError unless the pixel data have correct checksums and unpack to the size that the header declares.
 
-    A decoder would go on with a file that unpacks to a thousand times its promise.
+    A decoder would accept a file that unpacks to a thousand times that size.
     """
     expected = header.packed_bytes()
     stream = zlib.decompressobj()
@@ -214,15 +214,15 @@ def check_pixels(source: Source, header: PngHeader) -> None:
         for piece in _pixel_data(source, header):
             unpacked += len(stream.decompress(piece, expected - unpacked + 1))
             if unpacked > expected:
-                source.damaged(f"its pixels unpack to more than the {expected:,} bytes that its header promises")
+                source.damaged(f"its pixels unpack to more than the {expected:,} bytes that its header declares")
     except zlib.error as error:
         source.damaged(f"its pixels cannot be unpacked ({error})")
     if not stream.eof or unpacked < expected:
-        source.damaged(f"its pixels unpack to {unpacked:,} bytes; its header promises {expected:,}")
+        source.damaged(f"its pixels unpack to {unpacked:,} bytes; its header declares {expected:,}")
 
 
 def _pixel_data(source: Source, header: PngHeader) -> Iterator[bytes]:
-    """The data of the chunks IDAT, in pieces."""
+    """The data of the IDAT chunks, in pieces."""
     for row in header.chunks:
         offset = row.offset
         while row.kind == b"IDAT" and offset < row.end:
@@ -317,12 +317,12 @@ def _jpeg(source: Source) -> JpegHeader:
 
 
 def check_jpeg(source: Source, header: JpegHeader, content: bytes) -> None:
-    """Raise ImageError unless the file goes on to its end mark, with every bit of its grey.
+    """Raise ImageError unless the file has its end mark, and every bit of its grey channel.
 
-    A progressive file that lost its last scans, and was given an end mark, is a blurred image to any decoder.
+    A progressive file that lost its last scans but has an end mark decodes to a blurred image, without an error.
     """
     offset, scans = header.scans, 0
-    missing = dict.fromkeys(range(64), 14)  # bits of each coefficient of the first channel that no scan has brought
+    missing = dict.fromkeys(range(64), 14)  # bits of each coefficient of the first channel that no scan has given yet
     while (segment := _segment(source, offset)).marker != _END_OF_IMAGE:
         offset = segment.offset + segment.length
         if segment.marker != _START_OF_SCAN:
@@ -338,13 +338,13 @@ def check_jpeg(source: Source, header: JpegHeader, content: bytes) -> None:
             source.damaged(f"a JPEG scan with an impossible header at byte {segment.offset:,}")
         marker = _MARKER.search(content, offset)
         if marker is None:
-            source.cut_off("the pixels of a JPEG file go on without its end mark")
+            source.cut_off("a JPEG file whose pixels have no end mark")
         offset = marker.start()
     if any(missing.values()):
-        source.damaged(f"a progressive JPEG file of which scans are missing; {scans} are there")
+        source.damaged(f"a progressive JPEG file with missing scans; it has only {scans}")
 
 
-# ---- TIFF, and Exif, which is the same ---------------------------------------------------------------------------
+# ---- TIFF, and Exif, which has the same structure -----------------------------------------------------------------
 
 _EXIF_AT_MOST = 1 << 20
 _SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 254, 256, 257, 258, 259, 262
@@ -379,7 +379,7 @@ class TiffHeader(Header):
     samples: int
     white_is_zero: bool
     plain: tuple[tuple[int, bytes], ...]
-    """(place, bytes) that make it an upright image with black as zero. Decoders differ in what they make of both."""
+    """(offset, bytes) that make it an upright image with black as zero. Decoders differ in how they treat both."""
 
     def made_plain(self, content: bytes) -> bytes:
         """The file with those bytes, so that every decoder gives the pixels as they are stored."""
@@ -390,7 +390,7 @@ class TiffHeader(Header):
 
 
 def _directory(at: ReadAt, order: str, offset: int) -> _Directory:
-    """A directory of tags; of the tags in `_TAGS` alone, and at most their first 8 values. struct.error if cut off."""
+    """A directory: only the tags in `_TAGS`, each with at most 8 values. struct.error if the file is cut off."""
     (count,) = struct.unpack(order + "H", at(offset, 2))
     entries = at(offset + 2, 12 * count + 4)
     tags: dict[int, _Tag] = {}
@@ -410,9 +410,9 @@ def _directory(at: ReadAt, order: str, offset: int) -> _Directory:
 
 
 def _exif_orientation(block: bytes) -> int:
-    """The orientation in an Exif block; 1 where it is broken, has none, or names one that does not exist."""
+    """The orientation in an Exif block; 1 where the block is damaged, or the orientation missing or invalid."""
 
-    def at(offset: int, count: int) -> bytes:  # of a block that was cut, what is left counts
+    def at(offset: int, count: int) -> bytes:  # a block that was cut off is filled up with zeros
         return block[offset : offset + count].ljust(count, b"\0")
 
     block = block.removeprefix(b"Exif\0\0")
@@ -432,16 +432,16 @@ def _tiff(source: Source) -> TiffHeader:
         number = f"{PAGES_COUNTED} pages or more" if len(pages) >= PAGES_COUNTED else f"{len(pages)} pages"
         source.refused(f"a TIFF file of {number}", "Save each page as an image of its own.")
     if not pages:
-        source.refused("a TIFF file with nothing but thumbnails", "Export the image again.")
+        source.refused("a TIFF file that contains only thumbnails", "Export the image again.")
     (page,) = pages
     bits, samples = page.value(_BITS, 1), page.value(_SAMPLES, 1)
     photometric, sample_format = page.value(_PHOTOMETRIC, -1), page.value(_SAMPLE_FORMAT, 1)
     if sample_format not in (1, 4) or bits not in (1, 2, 4, 8, 16):  # 4: undefined, which is read as whole numbers
-        kind = {2: "signed whole numbers", 3: "fractions"}.get(sample_format, "whole numbers")
+        kind = {2: "signed whole numbers", 3: "floating-point numbers"}.get(sample_format, "whole numbers")
         source.refused(f"a TIFF file whose pixels are {kind} of {bits} bits", "Save it as 8- or 16-bit grey.")
     if photometric not in _PHOTOMETRICS or not 1 <= samples <= 4:
-        kind = {-1: "no stated colours", 5: "CMYK", 8: "L*a*b*"}.get(photometric, f"photometric {photometric}")
-        source.refused(f"a TIFF file of {kind} with {samples} values a pixel", "Save it as 8- or 16-bit grey.")
+        kind = {-1: "an unstated colour space", 5: "CMYK", 8: "L*a*b*"}.get(photometric, f"photometric {photometric}")
+        source.refused(f"a TIFF file of {kind} with {samples} values per pixel", "Save it as 8- or 16-bit grey.")
     orientation = page.value(_ORIENTATION, 1)
     plain = []
     for tag, neutral in ((_ORIENTATION, 1), (_PHOTOMETRIC, 1)):
@@ -479,19 +479,19 @@ def _pages(source: Source, order: str) -> Iterator[_Directory]:
 # ---- BMP ---------------------------------------------------------------------------------------------------------
 
 
-_BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)  # their lengths tell the versions
+_BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)  # the length identifies the version
 
 
 def _bmp(source: Source) -> Header:
     start = source.at(0, 26)
     length = int.from_bytes(start[14:18], "little")
-    if length not in _BMP_HEADERS:  # "BM" is how a text may begin, too
+    if length not in _BMP_HEADERS:  # a text may begin with "BM" too
         _refuse_other_format(source, source.at(0, _SNIFFED))
     if len(start) < 26:
         source.cut_off("a BMP file without a header")
     width, height = struct.unpack_from("<HH" if length == 12 else "<ii", start, 18)
     if width < 0:
-        source.damaged(f"its header promises {width} x {height} pixels")
+        source.damaged(f"its header declares {width} x {height} pixels")
     return Header(width, abs(height), 1)  # a negative height: rows are stored from the top
 
 
@@ -513,7 +513,7 @@ _FORMATS = (
     (4, b"ftyphei", "a HEIC file", _CONVERT),
     (4, b"ftyphev", "a HEIC file", _CONVERT),
     (4, b"ftypmif1", "a HEIC file", _CONVERT),
-    (4, b"ftyp", "a film", _CONVERT),
+    (4, b"ftyp", "a video", _CONVERT),
     (0, b"\0\0\0\x0cjP  ", "a JPEG 2000 file", _CONVERT),
     (0, b"\xff\x4f\xff\x51", "a JPEG 2000 file", _CONVERT),
     (0, b"\0\0\0\x0cJXL ", "a JPEG XL file", _CONVERT),
@@ -532,7 +532,7 @@ _OFFICE = {b"xl/": "an Excel file", b"word/": "a Word file", b"ppt/": "a PowerPo
 
 
 def _refuse_other_format(source: Source, start: bytes) -> NoReturn:
-    """Raise ImageError with the name of the format of a file that begins so."""
+    """Raise ImageError that names the format of a file with these first bytes."""
     if not start:
         source.refused("an empty file", AGAIN)
     for offset, magic, kind, remedy in _FORMATS:

@@ -26,12 +26,12 @@ GREY_TOLERANCE = 8
 
 
 def find_images(folder: str | Path, refused: dict[Path, str] | None = None) -> dict[str, Path]:
-    """The images below a folder by id, the file's name without its suffix; RSNA's come unpacked twice deep.
+    """The images below a folder by id, the file's name without its suffix; RSNA's archives unpack two folders deep.
 
-    What macOS, Windows and network storage leave among them is passed over (`bonecaffe.hands.ids.is_litter`). Raises
-    ImageError when the folder is not there or cannot be read, holds no image, two images of one id, or an image whose
-    name cannot be an id; all of these are named. With ``refused``, an image whose name cannot be used costs that image
-    alone: it is left out and put there, by path, as a sentence.
+    Files that macOS, Windows and network storage add are ignored (`bonecaffe.hands.ids.is_litter`). Raises ImageError
+    when the folder does not exist or cannot be read, or when it has no image, two images of one id, or an image whose
+    name cannot be an id; the error names all of these. With ``refused``, an image whose name cannot be used is only
+    left out: its path is added to ``refused``, with a sentence that gives the reason.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -45,7 +45,7 @@ def find_images(folder: str | Path, refused: dict[Path, str] | None = None) -> d
         elif case_id in found:
             both = f"{_shown(found[case_id], folder)} and {_shown(path, folder)}"
             unusable[path] = f"two images have the id {case_id}: {both}"
-            if refused is not None:  # neither is more right than the other
+            if refused is not None:  # it is unclear which of them is meant
                 unusable[found[case_id]] = unusable[path]
         else:
             found[case_id] = path
@@ -59,8 +59,8 @@ def find_images(folder: str | Path, refused: dict[Path, str] | None = None) -> d
         refused |= {path: f"{folder}: {problem}. Rename it, or remove it." for path, problem in unusable.items()}
         found = {case_id: path for case_id, path in found.items() if path not in refused}
     if not found and not unusable:
-        there = f" What is there: {others}." if (others := passed_over(folder)) else ""
-        raise ImageError(f"{folder}: no images here ({', '.join(SUFFIXES)}).{there}")
+        other_files = f" Found instead: {others}." if (others := passed_over(folder)) else ""
+        raise ImageError(f"{folder}: no images here ({', '.join(SUFFIXES)}).{other_files}")
     return found
 
 
@@ -76,8 +76,8 @@ def folders_of(folders: Folders) -> list[Path]:
 def find_in_all(folders: Folders) -> dict[str, Path]:
     """The images below one folder or several by id, as `find_images` finds them in one.
 
-    Raises ImageError, naming both paths, when an id is in two folders. A folder inside another, or given twice, is no
-    problem.
+    Raises ImageError, naming both paths, when an id is in two folders. A folder may be inside another, or be given
+    twice.
     """
     found: dict[str, Path] = {}
     problems = Problems()
@@ -86,7 +86,7 @@ def find_in_all(folders: Folders) -> dict[str, Path]:
             first = found.setdefault(case_id, path)
             if first is not path and os.path.realpath(first) != os.path.realpath(path):
                 problems.add(f"{_in_print(first)} and {_in_print(path)} have the same id")
-    problems.raise_if_any(ImageError, "--images", "Rename or remove one of each two, or give fewer folders.")
+    problems.raise_if_any(ImageError, "--images", "Rename or remove one of each pair, or give fewer folders.")
     return found
 
 
@@ -96,7 +96,7 @@ def listed_folders(folders: Folders) -> str:
 
 
 def passed_over(folder: str | Path) -> str:
-    """The files below a folder that `find_images` takes for no images, counted by suffix; empty when there are none.
+    """The files below a folder that `find_images` ignores because of their suffix, counted; empty when there are none.
 
     For a sentence, as in ``12 .dcm, 1 .csv``.
     """
@@ -118,7 +118,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
     walked: set[str] = set()
     for parent, folders, files in os.walk(folder, followlinks=True, onerror=unreadable):
-        if os.path.realpath(parent) in walked:  # a link that leads back
+        if os.path.realpath(parent) in walked:  # reached again through a link
             folders.clear()
             continue
         walked.add(os.path.realpath(parent))
@@ -129,7 +129,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _shown(path: Path, folder: Path) -> str:
-    """An image's place in its folder, in print: escaped where its name holds what a line of text does not show."""
+    """An image's path in its folder, for print: quoted and escaped where its name is not one line of visible text."""
     name = path.relative_to(folder).as_posix()
     return name if name.isprintable() and ids.flaw(ids.of_file(path)) is None else quoted(name, 255)
 
@@ -155,11 +155,11 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
 def read_image(path: str | os.PathLike[str]) -> Image:
     """Read a radiograph from a PNG, JPEG, TIFF or BMP file as uint8, shape (height, width), upright.
 
-    Taken are 8-bit grey, colour files that are really grey, and 16-bit grey, which is stretched from its own smallest
-    and largest value to 0…255 (the paper's images are 8-bit; see docs/guide/images.md). The orientation that a camera
-    or scanner noted is applied, and a TIFF file that stores white as zero comes out as it is meant to be seen.
-    Raises ImageError naming the file for one that is missing, a named pipe or a device, too large
-    (`image_headers.PIXELS_AT_MOST`), cut off, damaged, of another format, in colour, or transparent.
+    Accepted are 8-bit grey, colour files that are really grey, and 16-bit grey, which is stretched from its own
+    smallest and largest value to 0…255 (the paper's images are 8-bit; see docs/guide/images.md). The orientation stored
+    by a camera or scanner is applied, and a TIFF file that stores white as zero is inverted. Raises ImageError naming
+    the file for one that is missing, a named pipe or a device, too large (`image_headers.PIXELS_AT_MOST`), cut off,
+    damaged, of another format, in colour, or transparent.
     """
     try:
         content = read_bytes(path, "image", ImageError)
@@ -182,7 +182,7 @@ def decode(content: bytes, name: str) -> Image:
         decoded = _decode_by_pillow(source, content, "BMP")
     if decoded.shape[:2] != (header.height, header.width):
         height, width = decoded.shape[:2]
-        source.damaged(f"its header promises {header.width} x {header.height} pixels, and it has {width} x {height}")
+        source.damaged(f"its header declares {header.width} x {header.height} pixels, but it has {width} x {height}")
     image: NDArray[Any] = decoded if decoded.ndim == 2 else _grey(decoded, name)
     if image.dtype == np.uint16:
         low, high = int(image.min()), int(image.max())
@@ -194,7 +194,7 @@ def decode(content: bytes, name: str) -> Image:
 
 
 def upright(image: NDArray[Any], orientation: int) -> NDArray[Any]:
-    """Stored pixels, ``[row, column]``, as they are meant to be seen; ``orientation`` is 1…8 as in Exif's tag 274.
+    """Stored pixels, ``[row, column]``, turned upright; ``orientation`` is 1…8 as in Exif's tag 274.
 
     >>> upright(np.array([[1, 2], [3, 4]]), 6)  # the stored first row is the right edge: a quarter turn clockwise
     array([[3, 1],
@@ -223,10 +223,10 @@ def _decode_png(source: Source, header: PngHeader, content: bytes) -> NDArray[An
 
 
 def _decode_grey_png(header: PngHeader, content: bytes) -> NDArray[Any] | None:
-    """An 8- or 16-bit grey PNG, as RSNA's are, in half of OpenCV's time; None for another kind or a damaged one.
+    """An 8- or 16-bit grey PNG, as RSNA's are, in half of OpenCV's time; None for another kind or a damaged file.
 
-    It believes the checksum of each chunk, so a file that was damaged on its way is seen. It stops when it has the
-    pixels that the header promises, whatever else the file unpacks to.
+    The decoder compares the checksum of each chunk, so damage in transfer is detected. It stops when it has the pixels
+    that the header declares, even if the file unpacks to more.
     """
     import kornia_rs
 
@@ -241,9 +241,9 @@ def _decode_grey_png(header: PngHeader, content: bytes) -> NDArray[Any] | None:
 
 
 def _decode_jpeg(source: Source, header: JpegHeader, content: bytes) -> NDArray[Any]:
-    """By libjpeg-turbo, as OpenCV would, pixel for pixel; but what it only warns of is an error here.
+    """Decode with libjpeg-turbo, to the same pixels as OpenCV, but treat its warnings as errors.
 
-    libjpeg fills what is missing from a damaged file with grey, and goes on.
+    For a damaged file, libjpeg only warns, and fills the missing part with grey.
     """
     import simplejpeg
 
@@ -286,13 +286,13 @@ def _decode_by_pillow(source: Source, content: bytes, kind: str) -> NDArray[Any]
             pixels = np.asarray(image)
     except PIL.UnidentifiedImageError:
         source.refused(f"a {kind} file of a kind that is not read", "Save it as 8- or 16-bit grey PNG.")
-    except MemoryError:  # no fault of the file
+    except MemoryError:  # not caused by the file
         raise
-    except Exception as error:  # its decoders raise whatever a damaged file makes them
+    except Exception as error:  # its decoders raise all kinds of errors for a damaged file
         if "truncated" in str(error):
             source.cut_off(f"the {kind} decoder reports: {error}")
         source.damaged(f"the {kind} decoder reports: {error}")
-    if kind == "BMP" and pixels.ndim == 3:  # its fourth byte is filling, whatever the header calls it
+    if kind == "BMP" and pixels.ndim == 3:  # its fourth byte is padding, whatever the header declares
         return pixels[..., :3]
     return pixels.astype(np.uint16) if pixels.dtype.itemsize == 2 and pixels.dtype.kind == "u" else pixels
 
@@ -300,7 +300,7 @@ def _decode_by_pillow(source: Source, content: bytes, kind: str) -> NDArray[Any]
 def _grey(image: NDArray[Any], name: str) -> NDArray[Any]:
     if image.shape[2] in (2, 4):
         if image[..., -1].min() < np.iinfo(image.dtype).max:
-            raise ImageError(f"{name}: partly transparent; a radiograph is not. Save it without an alpha channel.")
+            raise ImageError(f"{name}: partly transparent, unlike a radiograph. Save it without an alpha channel.")
         image = image[..., :-1]
     tolerance = GREY_TOLERANCE * (257 if image.dtype == np.uint16 else 1)
     if int((image.max(axis=2).astype(np.int32) - image.min(axis=2)).max()) > tolerance:

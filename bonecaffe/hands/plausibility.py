@@ -1,4 +1,4 @@
-"""What is implausible about marked hands: not wrong enough to refuse, strange enough to look at."""
+"""Doubts about marked hands: not wrong enough to refuse, but strange enough to check."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from bonecaffe.hands.standard_view import polarity_of, polarity_remarks, pose
 from bonecaffe.progress import Progress, unseen
 
 ASPECT = (0.5, 1.6)
-"""Width over height of the rectangle: phantoms are between 0.75 and 1.05; turned hands further out."""
+"""Range of the rectangle's width over its height. Phantoms are between 0.75 and 1.05; turned hands vary more."""
 SHORT_PALM = 0.1
-"""Of the image's longer side: a shorter `palm` is a hand marked on a picture of something else."""
+"""Part of the image's longer side. A shorter `palm` suggests that the image shows something other than a hand."""
 CLOSE = 0.03
-"""Of the palm: two points nearer to each other are one point marked twice."""
+"""Part of the palm. Two points closer than this are probably one point marked twice."""
 BORDER = 2
 """Pixels from the image's border."""
 
 
 def doubts(hand: ReferencePoints) -> list[str]:
-    """What is strange about one hand, in words; empty when nothing is."""
+    """The doubts about one hand, as phrases; empty when there are none."""
     ulna, radius, *joints = hand.points
     found = []
     try:
@@ -36,7 +36,7 @@ def doubts(hand: ReferencePoints) -> list[str]:
     found += pose(hand.points)
     aspect = hand.rectangle().width / hand.rectangle().height
     if not ASPECT[0] <= aspect <= ASPECT[1]:
-        found.append(f"the rectangle is {aspect:.2f} times as wide as high")
+        found.append(f"the rectangle is {aspect:.2f} times as wide as it is high")
     if palm(hand) < SHORT_PALM * max(hand.width, hand.height):
         found.append(f"the palm is {palm(hand):.0f} pixels long in an image of {hand.width} x {hand.height}")
     for number, (name, point) in enumerate(zip(POINT_NAMES, hand.points, strict=True)):
@@ -50,9 +50,9 @@ def doubts(hand: ReferencePoints) -> list[str]:
 
 
 def doubts_about_image(hand: ReferencePoints, path: Path | None) -> list[str]:
-    """What is strange about the image file of a hand, in words; ``path`` is None when there is none."""
+    """The doubts about the image file of a hand, as phrases; ``path`` is None when there is no file."""
     if path is None:
-        return ["there is no image of it"]
+        return ["it has no image"]
     try:
         image = read_image(path)
     except ImageError as error:
@@ -65,15 +65,15 @@ def doubts_about_image(hand: ReferencePoints, path: Path | None) -> list[str]:
 def all_doubts(
     hands: Mapping[str, ReferencePoints], images: Mapping[str, Path] | None = None, progress: Progress = unseen
 ) -> dict[str, list[str]]:
-    """The doubts about each hand that raises any, by id; the same points under two ids among them.
+    """The doubts about each hand, by id; hands without any are left out. The same points under two ids are a doubt too.
 
-    With ``images``, files by id, those about each hand's image too.
+    With ``images``, files by id, each hand's image is checked too.
     """
     found = {case_id: doubts(hand) for case_id, hand in hands.items()}
     first: dict[tuple[tuple[float, float], ...], str] = {}
     for case_id, hand in hands.items():
         if (twin := first.setdefault(hand.points, case_id)) != case_id:
-            found[case_id].append(f"the very points of id {twin}")
+            found[case_id].append(f"the same points as id {twin}")
     if images is not None:
         for done, (case_id, hand) in enumerate(hands.items(), start=1):
             found[case_id] += doubts_about_image(hand, images.get(case_id))

@@ -1,8 +1,8 @@
-"""Where the points of a table come from: marked by a hand, accepted suggestions, or found by a program.
+"""Where the points of a table come from: marked by hand, accepted suggestions, or found by a program.
 
-`bonecaffe locate` writes what it found beside the table it makes (``points.found.csv``). `bonecaffe annotate` writes
-what it has to remember of each hand (``points.notes.csv``), among it the suggested places of which some were taken. A
-point of the table that is at such a place was marked by nobody; the hand's other points may well have been.
+`bonecaffe locate` writes everything it found next to its table of points (``points.found.csv``). `bonecaffe annotate`
+writes notes on each hand (``points.notes.csv``), including suggested places of which some were accepted. A point of the
+table at such a place was not marked by a person; the hand's other points may have been.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ FOUND_COLUMNS = (*COLUMNS, "confidence", "verdict", "key", "remarks")
 
 @dataclass(frozen=True)
 class FoundHand:
-    """One image looked at by `locate`: points, confidence, verdict.
+    """The result of `locate` for one image: points, confidence, verdict.
 
     The points are a guess where the verdict is not ``confident``, and None where there are none. ``key`` names image
-    and model. ``remarks`` tells what is unusual about a hand that can be used: turned, dark bones.
+    and model. ``remarks`` is what is unusual about a usable hand: that it is turned, or has dark bones.
     """
 
     id: str
@@ -39,7 +39,7 @@ class FoundHand:
 
     @property
     def confident(self) -> bool:
-        """Whether the points are good enough to be used unseen."""
+        """Whether the points are good enough to use without a check."""
         return self.verdict == "confident"
 
     def hand(self) -> ReferencePoints | None:
@@ -53,21 +53,21 @@ class FoundHand:
 
 
 def found_file(table: Path) -> Path:
-    """Where all that was found is kept beside the points: confidences, verdicts, guesses."""
+    """The file next to the points with everything that was found: confidences, verdicts, guesses."""
     table = followed(table)
     return table.with_name(f"{table.stem}.found.csv")
 
 
 def notes_file(table: Path) -> Path:
-    """Where `annotate` keeps what it remembers beside the points."""
+    """The file next to the points in which `annotate` keeps its notes."""
     table = followed(table)
     return table.with_name(f"{table.stem}.notes.csv")
 
 
 def read_found(table: Path) -> dict[str, FoundHand]:
-    """What `locate` found before for a table of points, by id; empty when it found nothing yet."""
+    """Earlier results of `locate` for a table of points, by id; empty when there are none."""
     path = found_file(table)
-    check_tree(path.parent, [path.name], LocateError)  # a link may lead anywhere
+    check_tree(path.parent, [path.name], LocateError)  # a link may point anywhere
     if not path.exists():
         return {}
     hands = {}
@@ -82,7 +82,8 @@ def read_found(table: Path) -> dict[str, FoundHand]:
             hands[hand.id] = hand
         except (KeyError, ValueError) as error:
             raise LocateError(
-                f"{path}: row {number}: not as locate writes it ({error}). Remove the file; it is made again."
+                f"{path}: row {number}: not in the form that locate writes ({error}). "
+                "Remove the file; locate makes a new one."
             ) from None
     return hands
 
@@ -95,10 +96,10 @@ def write_found(table: Path, hands: Mapping[str, FoundHand]) -> None:
 
 @contextlib.contextmanager
 def appending_found(table: Path) -> Iterator[Callable[[FoundHand], None]]:
-    """Give a function that stores one more hand behind those that `write_found` wrote.
+    """Yield a function that stores one more hand after those that `write_found` wrote.
 
-    The hand survives the death of this process: its row leaves the process whole, in one write. The disk is not waited
-    for, so that it costs microseconds.
+    Each row goes to the operating system in one write, so a hand is kept even if this process is killed. There is no
+    wait for the disk, so a call takes microseconds.
     """
     with open_append(found_file(table)) as file:
 
@@ -115,7 +116,7 @@ def _found_row(hand: FoundHand) -> list[str]:
 
 
 def read_notes(table: Path) -> dict[str, dict[str, str]]:
-    """What `annotate` noted of each hand of a table, by id; empty when it noted nothing yet."""
+    """The notes of `annotate` on each hand of a table, by id; empty when there are none."""
     path = notes_file(table)
     check_tree(path.parent, [path.name], AnnotateError)
     if not path.exists():
@@ -123,13 +124,13 @@ def read_notes(table: Path) -> dict[str, dict[str, str]]:
     return {row["id"]: row for _, row in ids.read_table(path, AnnotateError).rows() if row.get("id")}
 
 
-# ---- which points nobody marked ----------------------------------------------------------------------------------
+# ---- points that nobody marked -----------------------------------------------------------------------------------
 
 Place = tuple[float, float]
 
 
 def suggested_text(places: Iterable[Place]) -> str:
-    """Suggested places as a note keeps them.
+    """Suggested places as a note stores them.
 
     >>> suggested_text([(10, 20.04), (30.5, 7)])
     '10,20;30.5,7'
@@ -138,27 +139,27 @@ def suggested_text(places: Iterable[Place]) -> str:
 
 
 def suggested_places(text: str, row: Mapping[str, str]) -> list[Place]:
-    """What `suggested_text` wrote; of a note of 0.1, which is ``yes``, all places of the hand's row."""
+    """The places that `suggested_text` wrote; for a note of 0.1, which is ``yes``, all points of the hand's row."""
     if text == "yes":
         return [place for place in _places(row) if place]
     try:
         return [(float(x), float(y)) for x, y in (pair.split(",") for pair in text.split(";") if pair)]
-    except ValueError:  # edited by somebody
+    except ValueError:  # edited by hand
         return []
 
 
 def untouched(points: Iterable[Place | None], places: Iterable[Place]) -> tuple[bool, ...]:
-    """Which of some points are at one of these places, to a tenth of a pixel: suggested or found, and left there.
+    """For each point, whether it is at one of these places, to a tenth of a pixel: suggested or found, and not moved.
 
     >>> untouched([(1, 2), None, (3.02, 4)], [(3, 4)])
     (False, False, True)
     """
-    there = {tuple(map(coordinate_text, place)) for place in places}
-    return tuple(point is not None and tuple(map(coordinate_text, point)) in there for point in points)
+    known = {tuple(map(coordinate_text, place)) for place in places}
+    return tuple(point is not None and tuple(map(coordinate_text, point)) in known for point in points)
 
 
 def unmarked(table: Path) -> dict[str, tuple[str, ...]]:
-    """The points of each hand of a table that a program found or suggested and nobody moved, by the hand's id.
+    """The points that a program found or suggested and nobody moved, by hand: names of points by the hand's id.
 
     Hands all of whose points were marked are left out.
     """
@@ -166,17 +167,17 @@ def unmarked(table: Path) -> dict[str, tuple[str, ...]]:
 
 
 def count_found(table: Path) -> int:
-    """How many hands of a table have points, one at least, that `locate` found and wrote beside it."""
+    """How many hands of a table have at least one point that `locate` found and wrote next to it."""
     return len(_untouched(table, read_found(table), {}))
 
 
 def count_accepted(table: Path) -> int:
-    """How many hands of a table have points of a suggestion, one at least, accepted in `annotate` as they were."""
+    """How many hands of a table have at least one suggested point that was accepted in `annotate` without a change."""
     return len(_untouched(table, {}, read_notes(table)))
 
 
 def count_unmarked(table: Path) -> int:
-    """How many hands of a table have points, one at least, that a program found or suggested and nobody moved."""
+    """How many hands of a table have at least one point that a program found or suggested and nobody moved."""
     return len(unmarked(table))
 
 
@@ -197,7 +198,7 @@ def _untouched(
 
 
 def _places(row: Mapping[str, str]) -> tuple[Place | None, ...]:
-    """The points of a row of points.csv; None where there is none, or no number."""
+    """The points of a row of points.csv; None where a point is missing or not a number."""
 
     def place(name: str) -> Place | None:
         try:

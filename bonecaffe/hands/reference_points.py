@@ -1,8 +1,7 @@
 """The seven reference points of a hand: their table, their validation, their rectangle (paper II.1, figure 2).
 
-"Two points located towards the distal ends of ulna and radius and five points on proximal ends of the
-phalangeal bones." A point is ``(x, y)`` in pixels of the image named, x to the right, y down, pixel centres
-at whole numbers.
+"Two points located towards the distal ends of ulna and radius and five points on proximal ends of the phalangeal
+bones." A point is ``(x, y)`` in pixels of the hand's image, x to the right, y down, pixel centres at whole numbers.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ REMEDY = (
 
 
 SIDE_LIMIT = 1_000_000
-"""Pixels of a side that no image has."""
+"""In pixels. No image has a longer side."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +41,12 @@ class Rectangle:
 
     @property
     def width(self) -> int:
-        """Columns it holds."""
+        """Number of columns."""
         return self.right - self.left + 1
 
     @property
     def height(self) -> int:
-        """Rows it holds."""
+        """Number of rows."""
         return self.bottom - self.top + 1
 
 
@@ -63,8 +62,8 @@ class ReferencePoints:
     def rectangle(self, margin: float = 0.0) -> Rectangle:
         """The smallest axis-aligned rectangle that holds all seven points (paper II.1).
 
-        Whole pixels by floor and ceil. ``margin`` widens each side by that fraction of the rectangle's own
-        size, as far as the image reaches; the paper's is 0.
+        Whole pixels by floor and ceil. ``margin`` widens each side by that fraction of the rectangle's own size, but
+        not beyond the image; the paper's is 0.
 
         >>> hand = ReferencePoints("1", 100, 200, ((10.5, 180), (30, 190.2), *[(20, 50)] * 5))
         >>> hand.rectangle()
@@ -80,12 +79,12 @@ class ReferencePoints:
         )
 
     def problems(self) -> list[str]:
-        """What is wrong with these points, in words; empty when nothing is."""
+        """The faults of these points, as phrases; empty when there are none."""
         found = []
         for name, (x, y) in zip(POINT_NAMES, self.points, strict=True):
             if not (0 <= x <= self.width - 1 and 0 <= y <= self.height - 1):
                 found.append(f"{name} at ({x:g}, {y:g}) is outside the image of {self.width} x {self.height}")
-        if not found:  # as a table keeps it, to a tenth: what is read and written again can be read again
+        if not found:  # as a table stores it, to a tenth: a table that was read and written can be read again
             tenths = tuple((round(x, 1), round(y, 1)) for x, y in self.points)
             rectangle = replace(self, points=tenths).rectangle()
             if rectangle.width < 8 or rectangle.height < 8:
@@ -107,18 +106,18 @@ def read_points_table(path: str | Path) -> Table:
 def read_points(
     path: str | Path, guesses: bool = False, faulty: dict[str, str] | None = None
 ) -> dict[str, ReferencePoints]:
-    """Read ``points.csv``: the marked hands by id. Rows without any coordinate are hands not marked yet, left out.
+    """Read ``points.csv``: the marked hands by id. Rows without any coordinate are not marked yet, and left out.
 
-    All that `locate` found, with its verdicts, is read only where ``guesses`` will do. Raises PointsError naming the
-    file and every faulty row: a missing column, a duplicate id, some but not all coordinates, a text that is no
-    number, a point outside the image. With ``faulty``, the fault of a hand costs that hand alone: it is left out of
-    the result and put there, by id, as a sentence; a row without an id is an error all the same.
+    The table of everything that `locate` found, with its verdicts, is read only with ``guesses``. Raises PointsError
+    naming the file and every faulty row: a missing column, a duplicate id, some but not all coordinates, a text that is
+    not a number, a point outside the image. With ``faulty``, a hand with a fault is only left out: its id is added to
+    ``faulty``, with a sentence that gives the reason. A row without an id is still an error.
     """
     table = read_points_table(path)
     if "verdict" in table.columns and not guesses:
         raise PointsError(
-            f"{path}: all that bonecaffe locate found, the uncertain too; these are not marked points. "
-            "Give the table that it wrote beside it, which holds the confident ones."
+            f"{path}: everything that bonecaffe locate found, including uncertain points; these are not marked points. "
+            "Give the table that locate wrote next to it, which contains only the confident ones."
         )
     hands: dict[str, ReferencePoints] = {}
     first_row: dict[str, int] = {}
@@ -138,7 +137,7 @@ def read_points(
             at_fault(row["id"], f"{where}: {error}")
             continue
         if row["id"] in first_row:
-            at_fault(row["id"], f"{where}: the id stands in row {first_row[row['id']]} already")
+            at_fault(row["id"], f"{where}: the id is already in row {first_row[row['id']]}")
             continue
         first_row[row["id"]] = row_number
         if hand is None:
@@ -151,16 +150,16 @@ def read_points(
 
 
 def lock_file(table: Path) -> Path:
-    """What a program holds while it writes a table of points; see `bonecaffe.files.held`.
+    """The lock that a program holds while it writes a table of points; see `bonecaffe.files.held`.
 
-    It is beside the file itself: two programs that know one table by two names, one of them a link, share it.
+    It is next to the file itself, so that programs that use one table under two names, one of them a link, share it.
     """
     table = followed(table)
     return table.with_name(f".{table.name}.lock")
 
 
 def _hand(row: dict[str, str]) -> ReferencePoints | None:
-    """A row as points; None when it is not marked yet. ValueError with what is wrong."""
+    """A row as points; None when it is not marked yet. ValueError with the fault."""
     ids.check(row["id"])
     coordinates = [row[column] for column in COLUMNS[3:]]
     if not any(coordinates):
@@ -182,7 +181,7 @@ def _hand(row: dict[str, str]) -> ReferencePoints | None:
 
 
 def coordinate_text(value: float) -> str:
-    """A coordinate as points.csv has it, to a tenth of a pixel.
+    """A coordinate as in points.csv, to a tenth of a pixel.
 
     >>> coordinate_text(30.04), coordinate_text(30.06)
     ('30', '30.1')

@@ -1,8 +1,8 @@
-"""A radiograph as it is read: the hand upright, its bones bright. Told from the pixels and the seven points. Pure.
+"""Turn a radiograph to its standard view: the hand upright, its bones bright, by its pixels and seven points. Pure.
 
-The paper takes hands as RSNA stores them, all of them so. A scan may lie on its side, stand on its head, or show bones
-dark; its crop then means nothing to a net that has never seen one, and the age would be wrong without a word.
-Quarter turns and inversion lose nothing: they give the very pixels of the same scan stored as usual.
+The paper uses hands as RSNA stores them, all in this view. Another scan may be on its side, upside down, or show dark
+bones. A net that has never seen such a crop would give a wrong age without a warning. Quarter turns and inversion lose
+nothing: they give exactly the pixels of the same scan stored as usual.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from bonecaffe.hands.images import Image
 from bonecaffe.hands.reference_points import ReferencePoints
 
 TILT = 35
-"""Degrees beyond which the hand of a crop along the image's sides is not what the paper shows; phantoms reach 28."""
+"""Degrees of tilt beyond which a crop along the image's sides does not look like the paper's; phantoms reach 28."""
 _PALM = 64
 """Pixels of the palm, from the middle of the wrist to the middle of the knuckles, where brightness is compared."""
-_PLAIN, _HINT = 0.6, 0.3
-"""Scores, from -3 to 3, at which the polarity is plain; at which it is hinted at.
+_CLEAR, _HINT = 0.6, 0.3
+"""Absolute scores, of at most 3, from which the polarity is clear, and from which there is a hint of it.
 
-The bones of 64 real hands and of 2,000 phantoms are all told by the plain one, as they are and inverted.
+The polarity of 64 real hands and of 2,000 phantoms is always clear, as they are and inverted.
 """
 
 
 class Polarity(StrEnum):
-    """How bones look: as usual, the other way round, not to be told; or there is no hand to be seen at the points."""
+    """How bones look: bright as usual, dark, or unclear (doubtful); or no hand is visible at the points (unseen)."""
 
     BRIGHT = "bright"
     DARK = "dark"
@@ -52,28 +52,28 @@ def tilt(points: Sequence[Sequence[float]]) -> float:
 
 
 def _up(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The way (x, y) from the middle of the wrist to the middle of the knuckles, of seven points (7, 2)."""
+    """The vector (x, y) from the middle of the wrist to the middle of the knuckles, of seven points (7, 2)."""
     return np.asarray(points[3:].mean(axis=0) - points[:2].mean(axis=0))
 
 
 def quarters(points: Sequence[Sequence[float]]) -> int:
-    """Quarter turns counter-clockwise, 0 to 3, that bring a hand nearest to upright; `numpy.rot90` counts so."""
+    """Quarter turns counter-clockwise, 0 to 3, that bring a hand nearest to upright, as `numpy.rot90` counts them."""
     return round(tilt(points) / 90) % 4
 
 
 def pose(points: Sequence[Sequence[float]]) -> list[str]:
-    """How a hand, seven points (x, y), is turned, in words; empty when it is upright."""
+    """How a hand, seven points (x, y), is turned, as phrases; empty when it is upright."""
     return turn_remarks(quarters(points)) + askew(points)
 
 
 def askew(points: Sequence[Sequence[float]]) -> list[str]:
-    """How far a hand is from upright and from every quarter turn, in words; empty up to `TILT` degrees."""
+    """How far a hand is from upright and from every quarter turn, as a phrase; empty up to `TILT` degrees."""
     off = abs((tilt(points) + 45) % 90 - 45)
-    return [f"the hand is tilted by {off:.0f} degrees; much of its crop is not hand"] if off > TILT else []
+    return [f"the hand is tilted by {off:.0f} degrees; much of its crop does not show the hand"] if off > TILT else []
 
 
 def turn_remarks(count: int) -> list[str]:
-    """What so many quarter turns counter-clockwise undo, in words; empty for none."""
+    """The turn that ``count`` quarter turns counter-clockwise undo, as a phrase; empty for none."""
     how = {1: "90 degrees clockwise", 2: "180 degrees", 3: "90 degrees counter-clockwise"}
     return [f"the hand is turned by {how[count]}; it is set upright for the crop"] if count else []
 
@@ -91,28 +91,28 @@ def turned(hand: ReferencePoints, count: int) -> ReferencePoints:
 
 
 class StandardView(NamedTuple):
-    """An image (height, width) with its points, upright and with bright bones, and what was done for that."""
+    """An image (height, width) with its points, upright and with bright bones, and how it was changed."""
 
     image: Image
     points: ReferencePoints
     quarters: int
     """Quarter turns counter-clockwise."""
     polarity: Polarity
-    """Of the image as it was."""
+    """Of the original image."""
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What was done or noticed, in words; empty for an ordinary radiograph."""
+        """What was changed or noticed, as phrases; empty for an ordinary radiograph."""
         return (*turn_remarks(self.quarters), *askew(self.points.points), *polarity_remarks(self.polarity))
 
 
 def polarity_remarks(polarity: Polarity) -> list[str]:
-    """What is unusual about how bones look, in words; empty when they are bright."""
+    """What is unusual about how bones look, as a phrase; empty when they are bright."""
     return {
         Polarity.BRIGHT: [],
         Polarity.DARK: ["bones are dark; the image is inverted for the crop"],
-        Polarity.DOUBTFUL: ["it cannot be told whether bones are bright or dark; the hand is refused"],
-        Polarity.UNSEEN: ["a hand can hardly be seen at the points; look at them"],
+        Polarity.DOUBTFUL: ["it is unclear whether bones are bright or dark; the hand is refused"],
+        Polarity.UNSEEN: ["a hand is hardly visible at the points; check them"],
     }[polarity]
 
 
@@ -121,7 +121,7 @@ def standard_view(image: Image, hand: ReferencePoints) -> StandardView:
     polarity = polarity_of(image, hand.points)
     if polarity is Polarity.DOUBTFUL:
         raise ValueError(
-            "bones may be bright or dark here, it cannot be told. Look at the points; save the image with bright "
+            "it is unclear whether bones are bright or dark here. Check the points; save the image with bright "
             "bones, or leave the hand out"
         )
     if polarity is Polarity.DARK:
@@ -138,20 +138,20 @@ def standard_view(image: Image, hand: ReferencePoints) -> StandardView:
 def polarity_of(image: Image, points: Sequence[Sequence[float]]) -> Polarity:
     """How the bones of a hand look in an image (height, width), seven points (x, y) in pixels."""
     ulnar, radial, rays = evidence(image, points)
-    framed = ulnar * radial < -0.25  # one side is beyond the film's exposed part: neither tells anything
+    framed = ulnar * radial < -0.25  # one side is beyond the film's exposed part: neither is evidence
     against_film = 0.0 if framed else (ulnar + radial) / 2
     score = against_film + (5 if framed else 2) * rays
-    if abs(score) >= _PLAIN:
+    if abs(score) >= _CLEAR:
         return Polarity.BRIGHT if score > 0 else Polarity.DARK
-    contradiction = min(abs(against_film) / 0.4, abs(rays) / 0.1) >= 1  # each plain, one against the other
+    contradiction = min(abs(against_film) / 0.4, abs(rays) / 0.1) >= 1  # both are clear, and they disagree
     return Polarity.DOUBTFUL if contradiction or score < -_HINT else Polarity.UNSEEN
 
 
 def evidence(image: Image, points: Sequence[Sequence[float]]) -> tuple[float, float, float]:
     """Signs of bright bones, from -1 to 1, negative where they are dark: the palm against the film, bone against flesh.
 
-    The first two are how often a place in the palm is brighter than one beside the hand, on the ulna's and on the
-    radius' side. The third is how well brightness across the palm follows its four metacarpals: one wave a finger.
+    The first two are how often a place in the palm is brighter than one next to the hand, on the ulna's and on the
+    radius' side. The third is how well brightness across the palm follows its four metacarpals: one wave per finger.
     """
     around, at = _around(image, np.asarray(points, float))
     ulna, radius, thumb, fingers = at[0], at[1], at[2], at[3:]
@@ -182,14 +182,14 @@ def evidence(image: Image, points: Sequence[Sequence[float]]) -> tuple[float, fl
 
 
 def _around(image: Image, points: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """The part of an image about the points, scaled so that the palm has `_PALM` pixels; and the points in it."""
+    """The part of an image around the points, scaled so that the palm has `_PALM` pixels; and the points in it."""
     height, width = image.shape
     palm = max(1.0, float(np.hypot(*_up(points))))
     room = 0.6 * palm
     left, top = (int(max(0, math.floor(low - room))) for low in points.min(axis=0))
     right, bottom = (math.ceil(high + room) + 1 for high in points.max(axis=0))
     part = image[top : min(bottom, height), left : min(right, width)]
-    scale = min(_PALM / palm, 8 * _PALM / max(part.shape))  # points may be anywhere: no more than that
+    scale = min(_PALM / palm, 8 * _PALM / max(part.shape))  # points may be anywhere, so the size is limited
     size = [max(1, round(side * scale)) for side in part.shape[::-1]]
     small = cv2.resize(part, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     scales = np.array(size) / part.shape[::-1]
@@ -197,7 +197,7 @@ def _around(image: Image, points: NDArray[np.float64]) -> tuple[NDArray[np.float
 
 
 def _read(picture: NDArray[np.float32], places: Any) -> NDArray[np.float32]:
-    """The brightness at places (n, 2); beyond the border, the border's."""
+    """The brightness at places (n, 2); outside the image, that of its border."""
     at = np.asarray(places, np.float32)[None]
     read = cv2.remap(picture, at[..., 0], at[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return np.asarray(read[0], np.float32)

@@ -1,4 +1,4 @@
-"""What a locator's net sees: a square of the image, turned, mirrored, scaled, its local contrast made even. Pure."""
+"""What a locator's net sees: a square of the image, turned, mirrored, scaled, with even local contrast. Pure."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ Places = NDArray[np.float64]
 SIDE = 128
 """Pixels of the square, each way."""
 _FADE = SIDE / 16
-"""Pixels of the square in which the border of an image, continued outside, fades to the film's grey by two thirds."""
+"""Pixels of the square over which the border of an image, continued outside, fades by two thirds to the film's grey."""
 _BLUR = 0.45
-"""Of the square's pixel: the blur that leaves nothing finer than it."""
+"""In pixels of the square: the blur that removes everything finer than such a pixel."""
 LABEL_SCALE = 5.0
 """The net's outputs are positions in the square, from its middle, in sides, times this: numbers of about 1."""
 ROOM = 1.05
-"""The square about a whole image, relative to the image's longer side."""
+"""The square around a whole image, relative to the image's longer side."""
 HAND_SHARE = 0.50
-"""Part of the square that the hand's seven points take when it is seen from near."""
+"""Part of the square that the hand's seven points fill in the view from near."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Frame:
         return np.asarray(places) @ (self.size * self._turn()).T + (self.x, self.y)
 
     def to_square(self, points: Places) -> Places:
-        """Pixels of the image (…, 2) as places in the square; the way back of `to_image`."""
+        """Pixels of the image (…, 2) as places in the square; the inverse of `to_image`."""
         return (np.asarray(points) - (self.x, self.y)) @ self._turn() / self.size
 
     def shifted(self, across: float = 0, down: float = 0, turn: float = 0, scale: float = 1) -> Frame:
@@ -73,9 +73,9 @@ def near(points: Places) -> Frame:
     wrist, knuckles = (ulna + radius) / 2, np.mean(fingers, axis=0)
     up = knuckles - wrist
     length = float(np.hypot(*up)) + 1e-6
-    angle = math.atan2(up[0], -up[1])  # of "up" from the image's own
+    angle = math.atan2(up[0], -up[1])  # between the hand's "up" and the image's
     across = thumb - wrist
-    mirror = float(up[0] * across[1] - up[1] * across[0]) < 0  # thumb to the left of the way up
+    mirror = float(up[0] * across[1] - up[1] * across[0]) < 0  # the thumb is left of the hand's axis
     middle = wrist + 0.52 * up
     return Frame(float(middle[0]), float(middle[1]), length / HAND_SHARE, angle, mirror)
 
@@ -90,10 +90,10 @@ def halves(shape: tuple[int, int]) -> list[Frame]:
     return found
 
 
-def beside(shape: tuple[int, int], points: Places) -> list[Frame]:
-    """The frames of what an image (height, width) has left, right, above and below a hand, where there is room.
+def surroundings(shape: tuple[int, int], points: Places) -> list[Frame]:
+    """The frames of the parts of an image (height, width) left, right, above and below a hand, where there is room.
 
-    Turned as the hand is; room is half of what the rectangle of the hand's points takes.
+    They are turned like the hand. There is room from half the width and height of the rectangle of the hand's points.
     """
     height, width = shape
     (left, top), (right, bottom) = np.clip([points.min(axis=0), points.max(axis=0)], 0, (width - 1, height - 1))
@@ -131,7 +131,7 @@ class Pyramid:
         self.film = float(np.median(np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])))
 
     def soft(self, size: float) -> tuple[Picture, int]:
-        """The image without what is finer than the pixels of a square of ``size``; and its octave, 2 to a power."""
+        """The image without details finer than the pixels of a square of ``size``; and its octave, a power of 2."""
         step = size / SIDE
         number = max(0, math.floor(math.log2(step / 2))) if step > 0 else 0
         while len(self._octaves) <= number and min(self._octaves[-1].shape) > 1:
@@ -140,13 +140,13 @@ class Pyramid:
         step /= 2**number
         picture = self._octaves[number]
         if step > 1:
-            blur = min(_BLUR * math.sqrt(step**2 - 1), max(picture.shape))  # a guess may be far beyond the image
+            blur = min(_BLUR * math.sqrt(step**2 - 1), max(picture.shape))  # a guess may be far outside the image
             picture = np.asarray(cv2.GaussianBlur(picture, (0, 0), blur), np.float32)
         return picture, 2**number
 
 
 def even(square: Picture) -> Picture:
-    """Local contrast made even, about 128, between 0 and 255: what is left is structure, whatever the exposure."""
+    """Even local contrast, around 128, between 0 and 255: only structure is left, whatever the exposure."""
     spread = square.shape[0] / 10
     rest = square - _wide_blur(square, spread)
     power = _wide_blur(rest * rest, spread)
@@ -155,7 +155,8 @@ def even(square: Picture) -> Picture:
 
 
 def _wide_blur(square: Picture, spread: float) -> Picture:
-    """A Gaussian blur by many pixels, computed at half the size: the same to a grey level, in a quarter of the time."""
+    """A Gaussian blur by many pixels, computed at half the size: within a grey level of the same, in a quarter of the
+    time."""
     half = cv2.GaussianBlur(cv2.resize(square, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA), (0, 0), spread / 2)
     return np.asarray(cv2.resize(half, square.shape[::-1], interpolation=cv2.INTER_LINEAR), np.float32)
 
@@ -163,9 +164,9 @@ def _wide_blur(square: Picture, spread: float) -> Picture:
 def cut(image: Pyramid, frames: Sequence[Frame], bend: Places | None = None) -> Picture:
     """The pixels of frames of about one size, float32 (n, SIDE, SIDE).
 
-    Outside the image its border goes on and fades to the film's grey: black would draw an edge that moves when the
-    image is cut by a pixel, and the points with it. ``bend`` (SIDE, SIDE, 2), in sides, moves the places that are
-    looked at, for variation.
+    Outside the image its border continues and fades to the film's grey: black would draw an edge that moves when the
+    image is cut by a pixel, and the points with it. ``bend`` (SIDE, SIDE, 2), in sides, moves the sampled places, for
+    variation.
     """
     picture, octave = image.soft(math.exp(np.mean([math.log(frame.size) for frame in frames])))
     last_y, last_x = (side - 1 for side in picture.shape)

@@ -1,4 +1,4 @@
-"""How the locator learns: phantoms and the user's own marked hands, varied, in LMDBs; then ``caffe train``, twice."""
+"""Train the locator: variations of phantoms and of the user's marked hands in LMDBs; then ``caffe train``, twice."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from bonecaffe.workers import in_parallel
 
 VIEWS = ("whole", "near")
 WORK = ".train-locator"
-"""The folder in OUT where a training works; ours alone, and gone when it is done."""
+"""The work folder of a training in OUT; used for nothing else, and removed at the end."""
 BATCH = 32
 _PHANTOM_SIZE = (420, 546)
 
@@ -50,12 +50,12 @@ class Plan:
     own_variations: int = 0
     """Of each of the user's hands."""
     tests: int = 200
-    """Phantoms, each varied twice, that are kept for the test passes."""
+    """Phantoms, each varied twice, that are used only in the test passes."""
 
 
 FROM_SCRATCH = Plan()
 IMPROVE = Plan(phantoms=800, variations=4, iterations=(400, 1000), rate=0.0003, own_variations=120)
-"""From a locator that is there, with the user's own marked hands."""
+"""From an existing locator, with the user's own marked hands."""
 
 Hand = tuple[str, tuple[tuple[float, float], ...]]
 """An image's path and the seven points in it."""
@@ -65,7 +65,7 @@ Show = Callable[[str], AbstractContextManager[Progress]]
 """Shows the progress of a part of the work under its name."""
 
 
-# ---- what is learnt from -----------------------------------------------------------------------------------------
+# ---- the training data -------------------------------------------------------------------------------------------
 
 
 def _vary(task: Task) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -123,7 +123,7 @@ def _write(
 
 
 def at_work(out: Path) -> AbstractContextManager[int]:
-    """Hold a locator's folder while it is trained; LocateError when another process does."""
+    """Hold a locator's folder while it is trained; LocateError when another process holds it."""
 
     def busy(holder: str) -> LocateError:
         return LocateError(f"{out}: in use by {holder or 'another process'}. Wait for it, or give another folder.")
@@ -145,8 +145,8 @@ def train_locator(
 ) -> None:
     """Train a locator into a new folder ``out``, on phantoms, or improve one with the hands that ``table`` marks.
 
-    ``start`` is a locator to go on from; with own hands, the one that comes with bonecaffe. None for ``phantoms`` and
-    ``iterations`` takes the plan's. Goes on where it was interrupted. Raises LocateError.
+    ``start`` is the locator to start from; with own hands, by default the one that comes with bonecaffe. ``phantoms``
+    and ``iterations`` are those of the plan when None. An interrupted training is continued. Raises LocateError.
     """
     own = _own_hands(images, table) if images is not None and table is not None else []
     plan = IMPROVE if own else FROM_SCRATCH
@@ -165,10 +165,10 @@ def train_locator(
 
 def _own_hands(images: Path, table: Path) -> list[tuple[Path, ReferencePoints]]:
     marked, files = read_points(table), find_images(images)
-    if lacking := missing(marked, files):
-        raise LocateError(f"{images}: no image of {ids.listed(lacking, files)}, whose points {table} holds.")
+    if imageless := missing(marked, files):
+        raise LocateError(f"{images}: no image of {ids.listed(imageless, files)}, which {table} has points of.")
     if not marked:
-        raise LocateError(f"{table}: holds no marked hand to learn from.")
+        raise LocateError(f"{table}: contains no marked hand to learn from.")
     return [(files[case_id], hand) for case_id, hand in marked.items()]
 
 
@@ -187,22 +187,22 @@ def prepare(
     """Write what a locator in the new folder ``out`` will learn from.
 
     It is kept in ``OUT/.train-locator`` while it is needed. ``hands`` are the user's marked hands, ``start`` a locator
-    to go on from. Raises LocateError.
+    to start from. Raises LocateError.
     """
     if (out / "locator.json").exists():
-        raise LocateError(f"{out}: holds a locator already. Give another folder, or remove this one.")
+        raise LocateError(f"{out}: already contains a locator. Give another folder, or remove this one.")
     if start is not None and not (start / "near.caffemodel").is_file():
-        raise LocateError(f"{start}: no locator here to go on from.")
+        raise LocateError(f"{start}: no locator here to start from.")
     own = [(str(path.resolve()), points.points) for path, points in hands]
     note = out / WORK / "plan.json"
     expected = json.dumps({"plan": asdict(plan), "own": own, "start": str(start and start.resolve())})
     if note.is_file() and read_text(note, "record", LocateError) == expected:
-        say("what is learnt from is there already")
+        say("the training data already exists")
         return
     if any(snapshots.newest_complete(_run(out, view).snapshots) for view in VIEWS):
         raise LocateError(
-            f"{out}: holds an unfinished training from other hands, options or files. Call it as before to go on, "
-            f"or remove {out / WORK} to start again."
+            f"{out}: contains an unfinished training with other hands, options or files. Repeat the earlier "
+            f"command to continue it, or remove {out / WORK} to start again."
         )
     remove(out / WORK)
     (out / WORK).mkdir(parents=True)
@@ -241,12 +241,12 @@ def train_view(
     launch = Launch()
     if last:
         launch = Launch(snapshot=run.name_of(last.solverstate))
-        say(f"{view}: goes on from iteration {last.iteration}")
+        say(f"{view}: continues from iteration {last.iteration}")
     elif start:
         copy_file(start / f"{view}.caffemodel", run.init_weights)
         launch = Launch(weights=run.init_weights.name)
     schedule = preflight.schedule(run)
-    alarms = Alarms(DiskRoom(run.snapshots, schedule.snapshot_bytes))  # the others speak of months
+    alarms = Alarms(DiskRoom(run.snapshots, schedule.snapshot_bytes))  # the other alarms are about months
     with run.lock("train-locator") as lock:
         outcome = drive(
             run,
@@ -265,11 +265,11 @@ def train_view(
 
 
 def finish(out: Path, plan: Plan, own_hands: int) -> None:
-    """Put the locator together: ``whole.caffemodel, near.caffemodel, deploy.prototxt, locator.json``; the work goes."""
+    """Write ``whole.caffemodel, near.caffemodel, deploy.prototxt, locator.json``, and remove the work folder."""
     for view in VIEWS:
         last = snapshots.newest_complete(_run(out, view).snapshots)
         if last is None:
-            raise LocateError(f"{out}: the last snapshot of the net {view} is gone. Remove {out} and start again.")
+            raise LocateError(f"{out}: the last snapshot of the net {view} is missing. Remove {out} and start again.")
         copy_file(last.caffemodel, out / f"{view}.caffemodel")
     write_text(out / "deploy.prototxt", network.deploy())
     facts = {"learnt from": {"phantoms": plan.phantoms, "own hands": own_hands}, "plan": asdict(plan)}

@@ -1,4 +1,4 @@
-"""A folder of images in, a table of points out: what was found, and what was not, with the reason."""
+"""From a folder of images to a table of points: those that were found, and the reason where none were."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ from bonecaffe.predict import Hand, Refused, points_for, refusal
 from bonecaffe.progress import Progress, unseen
 from bonecaffe.workers import in_parallel
 
-FINDS = 3
-"""Raised when the same nets find other points in the same image, or their verdict has other words: earlier results are
-not kept."""
+FINDS = 4
+"""Increased when the same nets find other points in the same image, or the wording of a verdict changes: earlier
+results are then discarded."""
 
 
 def judge(
     case_id: str, shape: tuple[int, int], found: Found, key: str = "", image: hand_images.Image | None = None
 ) -> FoundHand:
-    """What was found in an image (height, width), as it is kept; with the image, its polarity is judged too."""
+    """The result for an image (height, width), as it is stored; with the image, its polarity is judged too."""
     height, width = shape
     found = found._replace(shape=shape)
     points = inside(found.points, shape)
@@ -79,11 +79,11 @@ def find_hand(image: Path, locator: Locator) -> Hand | Refused:
 def hands_in(
     images: Iterable[Path], table: Path | None = None, engine: engines.Kind = "caffe", locator: Path = MODEL
 ) -> Iterator[Hand | Refused]:
-    """Images with their points, from a table or found, one after the other; a folder stands for the images in it.
+    """Images with their points, from a table or found, one after the other; a folder means all images in it.
 
-    An image that cannot be read, is not in the table, or whose points are uncertain is refused, and the others go on.
-    What concerns all of them is raised at once: PointsError for a table that cannot be read, LocateError when
-    ``locator`` is none, CaffeError when there is no Caffe.
+    An image that cannot be read, is not in the table, or whose points are uncertain is refused; the others are not
+    affected. Errors that concern all of them are raised at once: PointsError for a table that cannot be read,
+    LocateError when ``locator`` is not a locator, CaffeError without Caffe.
     """
     if table is None:
         finder = Locator(locator, engine)
@@ -133,11 +133,11 @@ class _Task(NamedTuple):
 
 
 _CV2_NO_MEMORY = -4
-"""OpenCV's code of the error that it raises where memory is short."""
+"""OpenCV's code of the error that it raises for lack of memory."""
 
 
 class _Failed(NamedTuple):
-    """What went wrong in a worker for another reason than the image: a bug, or a machine short of memory."""
+    """A failure of a worker that the image did not cause: a bug, or a lack of memory."""
 
     id: str
     error: str
@@ -155,7 +155,7 @@ def _work(task: _Task) -> FoundHand | _Failed:
         return judge(task.id, image.shape, _locators[made].find(image), task.key, image)
     except BonecaffeError as error:
         return _unreadable(task.id, str(error), task.key)
-    except Exception as error:  # of this image: the others are looked at all the same
+    except Exception as error:  # this affects only this image
         memory = isinstance(error, MemoryError) or getattr(error, "code", 0) == _CV2_NO_MEMORY
         return _Failed(task.id, f"{type(error).__name__}: {error}", traceback.format_exc(), memory)
 
@@ -165,16 +165,18 @@ def _unreadable(case_id: str, reason: str, key: str) -> FoundHand:
 
 
 class _WorkerKilled(LocateError):
-    """A worker died at its work."""
+    """A worker process died."""
 
 
 _KILLS_AT_MOST = 3
-"""Workers lost one after the other without any image looked at: then it is the machine, not the images."""
+"""Workers lost in a row without a single result. After that, the machine is the cause, not the images."""
 
 
 def _looked_at(tasks: Sequence[_Task], workers: int) -> Generator[FoundHand | _Failed, None, None]:
-    """What is found for each task, in order. An image at which a worker dies, such as by a fault in a decoder, costs
-    itself alone: what is left is tried by one worker, and the image at which that one dies too is left out.
+    """What is found for each task, in order.
+
+    An image that kills its worker, for example through a bug in a decoder, does not affect the others: the remaining
+    images are tried by one worker, and the image that kills this one too is left out.
     """
     done = kills = 0
     at_once = workers
@@ -191,8 +193,8 @@ def _looked_at(tasks: Sequence[_Task], workers: int) -> Generator[FoundHand | _F
             if at_once > 1:
                 at_once = 1
                 continue
-            reason = "the process that looked at it was killed, for lack of memory or by a fault in a library"
-            yield _unreadable(tasks[done].id, reason, "")  # without a key: it is looked at again next time
+            reason = "the process that looked at it was killed, through lack of memory or a bug in a library"
+            yield _unreadable(tasks[done].id, reason, "")  # without a key, so that it is tried again next time
             done, at_once = done + 1, workers
 
 
@@ -209,15 +211,15 @@ def locate(
 ) -> tuple[list[FoundHand], int]:
     """Find the points of every hand in a folder; the folder's results, by id, and how many are new.
 
-    ``table`` gets the hands found with confidence, the others as empty rows; `found_file` gets all. What was found
-    before in the same image by the same model is not looked for again, and what was found in another folder stays.
-    Raises LocateError rather than write over a table that is not its own work, untouched, or is being marked.
+    ``table`` gets the hands found with confidence, the others as empty rows; `found_file` gets all. Earlier results of
+    the same model for an unchanged image are kept, and so are those of images in other folders. Raises LocateError, and
+    does not overwrite the table, when `locate` did not write it, when it was changed since, or when it is in use.
     """
 
     def busy(holder: str) -> LocateError:
         return LocateError(f"{table}: in use by {holder or 'another program'}. Stop it, or give another --points.")
 
-    table = followed(table)  # a link stays one
+    table = followed(table)  # a link stays a link
     table.parent.mkdir(parents=True, exist_ok=True)
     with held(lock_file(table), "locate", busy):
         for name in (table.name, found_file(table).name):
@@ -238,7 +240,7 @@ def _locate(
     before = read_found(table)
     if table.exists() and not _own_work(table, before):
         raise LocateError(
-            f"{table}: is there already and not as locate wrote it: marked by hand, perhaps. "
+            f"{table}: already exists and is not as locate wrote it; perhaps it was marked by hand. "
             "Give another --points, or move it away."
         )
     keys = {case_id: _key(path, model_key) for case_id, path in files.items()}
@@ -264,12 +266,12 @@ def _look(
     jobs: int | None,
     engine: engines.Kind,
 ) -> list[_Failed]:
-    """Do the tasks: each hand is added to the results, and stored, as it is done. Returns what failed.
+    """Do the tasks: each hand is added to the results and stored as soon as it is done. Returns the failures.
 
-    At any moment, every marked row of the table is also in `found_file`, so that after a kill the table is still known
-    as our own work (`_own_work`).
+    At any moment, every marked row of the table is also in `found_file`, so that after a kill the table is still
+    recognized as written by `locate` (`_own_work`).
     """
-    Locator(model, engine)  # raises at once when there is none
+    Locator(model, engine)  # raises at once when there is no locator
     if table.exists():
         _write_points(table, results)
     write_found(table, results)
@@ -292,7 +294,7 @@ def _look(
 
 
 def _failure(failed: _Failed, image: Path) -> Exception:
-    """The error to raise for what failed, when all else is stored."""
+    """The error to raise for a failure, after everything else is stored."""
     error = MemoryError(str(image)) if failed.memory else RuntimeError(f"{image}: {failed.error}")
     error.add_note(f"in a worker process:\n{failed.trace}")
     return error
@@ -318,7 +320,7 @@ def _model_key(model: Path) -> str:
 
 
 def _key(path: Path, model_key: str) -> str:
-    """What changes with an image or the model; empty for a link that leads nowhere, or an image that is gone by now."""
+    """A key that changes with the image or the model; empty for a broken link, or an image that no longer exists."""
     try:
         status = os.stat(path)
     except OSError:
@@ -327,14 +329,14 @@ def _key(path: Path, model_key: str) -> str:
 
 
 def _write_points(table: Path, results: Mapping[str, FoundHand]) -> None:
-    """Write points.csv, unless it is as it should be."""
+    """Write points.csv, unless it is up to date."""
     text = _points_text(results)
     if not table.exists() or read_text(table, "table", LocateError) != text:
         write_text(table, text, parents=True)
 
 
 def _points_text(results: Mapping[str, FoundHand]) -> str:
-    """points.csv: the confident ones; a row without points for the others, as for hands not marked yet."""
+    """points.csv: the confident hands; a row without points for the others, as for hands that are not marked yet."""
     rows = [
         results[case_id].row() if results[case_id].confident else [case_id, *[""] * 16] for case_id in sorted(results)
     ]

@@ -1,4 +1,4 @@
-"""Find the seven points of a hand: a guess from afar for each way up, made better from near, with a confidence.
+"""Find the seven points of a hand: a guess from afar for each orientation, refined from near, with a confidence.
 
 >>> from bonecaffe import Locator                         # doctest: +SKIP
 >>> Locator().find("hand.png").points                     # doctest: +SKIP
@@ -28,9 +28,9 @@ from bonecaffe.trees import read_json
 MODEL = Path(__file__).parent / "model"
 """The locator that comes with bonecaffe, trained on phantoms alone."""
 _TURNS = (0.0, 0.5 * math.pi, math.pi, 1.5 * math.pi)
-"""The ways up that an image may have; between them, the nets have learnt to see."""
+"""The orientations that are tried; the nets have learnt to see the angles between them."""
 Look = tuple[float, float, float, float, bool]
-"""How a hand is looked at: moved across and down (in sides), turned (radians), scaled; whether it is inverted."""
+"""One look at a hand: moved across and down (in sides), turned (radians), scaled; whether it is inverted."""
 
 
 def _around(across: float, down: float, turn: float, size: float) -> list[Look]:
@@ -40,8 +40,8 @@ def _around(across: float, down: float, turn: float, size: float) -> list[Look]:
 
 
 _LOOKS = _around(0.06, 0.06, 0.12, 0.09) + _around(0.03, 0.03, -0.06, -0.045)
-"""Looks whose mean is the hand's points. One look alone answers a small move of the hand with a larger one, and
-repeated, it never comes to rest; the mean of these does (each round brings two guesses nearer by a third or less)."""
+"""Looks whose mean gives the hand's points. A single look answers a small move of the hand with a larger one, and does
+not settle when it is repeated. The mean of these does (each round brings two guesses nearer by a third or less)."""
 _ROUNDS = 4
 _CHECKS: tuple[Look, ...] = (
     (0, 0, 0, 1, False),
@@ -51,11 +51,11 @@ _CHECKS: tuple[Look, ...] = (
     (0, -0.07, 0.12, 0.91, False),
     (0, 0, 0, 1, True),
 )
-"""Looks whose disagreement is the confidence: so wide apart that a net which answers the same whatever it sees is
-found out."""
+"""Looks whose disagreement gives the confidence. They are far enough apart to expose a net that gives the same answer
+whatever it sees."""
 _HALF = 0.06
 _OTHER_SIZE = (0.5, 2.0)
-"""Of the first hand's: how long another hand on the same film may be."""
+"""The range of another hand's length on the same film, relative to the first hand's."""
 
 
 class Found(NamedTuple):
@@ -78,17 +78,17 @@ class Found(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """``confident``, or why the points need a look first; the command line refuses what is not confident."""
+        """``confident``, or why the points need a check; the command line refuses points that are not confident."""
         return verdict(self.points, self.confidence, self.shape, len(self.others))
 
     @property
     def confident(self) -> bool:
-        """Whether the points are good enough to be used unseen."""
+        """Whether the points are good enough to use without a check."""
         return self.verdict == CONFIDENT
 
 
 class Locator:
-    """A trained locator: two nets in a folder. Raises LocateError when there is none, CaffeError without Caffe."""
+    """A trained locator: two nets in a folder. LocateError when the folder has none, CaffeError without Caffe."""
 
     def __init__(self, model: Path = MODEL, engine: engines.Kind = "caffe") -> None:
         try:
@@ -109,12 +109,12 @@ class Locator:
     def find(self, image: str | os.PathLike[str] | Image) -> Found:
         """The seven points of the hand in a radiograph, a file or uint8 (height, width).
 
-        Look at `Found.confident` before you use them. Raises ImageError for a file that cannot be read.
+        Check `Found.confident` before you use them. Raises ImageError for a file that cannot be read.
         """
         pixels = image if isinstance(image, np.ndarray) else read_image(image)
         film = Pyramid(pixels)
         points, steady, spread = self._hand(film, [frames.whole(pixels.shape, turn) for turn in _TURNS])
-        if spread >= _HALF or _strange(points):  # two hands, perhaps, and the guess is between them
+        if spread >= _HALF or _strange(points):  # perhaps two hands, with the guess between them
             halves = (self._hand(film, [part.shifted(turn=t) for t in _TURNS]) for part in frames.halves(pixels.shape))
             for hand in halves:
                 if hand[2] < min(_HALF, spread) and not _strange(hand[0]):
@@ -132,17 +132,17 @@ class Locator:
         return self._best(film, self._answers("whole", frames.cut(film, places), places))
 
     def _best(self, film: Pyramid, guesses: Places) -> Places:
-        """Of guesses (n, 7, 2), each looked at twice from near: the one that is in order and moves least."""
+        """The best of guesses (n, 7, 2), after two looks at each from near: in order, and moving least."""
         before = guesses
         for _ in range(2):
             before, places = guesses, [frames.near(points) for points in guesses]
-            squares = np.concatenate([frames.cut(film, [place]) for place in places])  # each of a size of its own
+            squares = np.concatenate([frames.cut(film, [place]) for place in places])  # each has its own size
             guesses = self._answers("near", squares, places)
         moves = [_apart(a, b) for a, b in zip(before, guesses, strict=True)]
         return guesses[min(range(len(moves)), key=lambda number: (_strange(guesses[number]), moves[number]))]
 
     def _settle(self, film: Pyramid, points: Places) -> tuple[Places, float]:
-        """The mean of many looks, until it rests: points (7, 2), and how far the last round moved them."""
+        """The mean of many looks, repeated to settle: points (7, 2), and how far the last round moved them."""
         moved = 0.0
         for _ in range(_ROUNDS):
             before, points = points, self._look(film, points, _LOOKS).mean(axis=0)
@@ -150,15 +150,15 @@ class Locator:
         return points, moved
 
     def _spread(self, film: Pyramid, points: Places) -> float:
-        """How far looks from wide apart disagree about a hand, in parts of `wrist_to_knuckles`."""
+        """How far looks that are far apart disagree about a hand, in parts of `wrist_to_knuckles`."""
         seen = self._look(film, points, _CHECKS)
         middle = np.median(seen, axis=0)
         return float(np.median([_apart(middle, other) for other in seen]))
 
     def _others(self, film: Pyramid, points: Places) -> tuple[Places, ...]:
-        """Other hands beside, above or below the first one, as far as they are confidently seen."""
+        """Other hands left, right, above or below the first one, if they are found with confidence."""
         found: list[Places] = []
-        for place in frames.beside(film.shape, points):
+        for place in frames.surroundings(film.shape, points):
             guess = self._guess(film, [place])
             size = wrist_to_knuckles(guess) / wrist_to_knuckles(points)
             if _strange(guess) or not _OTHER_SIZE[0] <= size <= _OTHER_SIZE[1] or _share(guess, points) > 0.2:
@@ -170,7 +170,7 @@ class Locator:
         return tuple(found)
 
     def _look(self, film: Pyramid, points: Places, looks: Sequence[Look]) -> Places:
-        """What the net answers to looks at a hand that is about there: points (n, 7, 2)."""
+        """The net's answers to looks at a hand near these points: points (n, 7, 2)."""
         here = frames.near(points)
         places = [here.shifted(*look[:4]) for look in looks]
         return self._answers("near", frames.cut(film, places), places, [look[4] for look in looks])
@@ -178,7 +178,7 @@ class Locator:
     def _answers(
         self, view: str, squares: Picture, places: Sequence[Frame], inverted: Sequence[bool] | None = None
     ) -> Places:
-        """What a net answers to squares (n, SIDE, SIDE) that were cut at ``places``: points in pixels (n, 7, 2)."""
+        """A net's answers to squares (n, SIDE, SIDE) that were cut at ``places``: points in pixels (n, 7, 2)."""
         squares = np.stack([frames.even(square) for square in squares])
         if inverted is not None:
             squares[inverted] = 255 - squares[inverted]
@@ -193,7 +193,7 @@ def _apart(a: Places, b: Places) -> float:
 
 
 def _strange(points: Places) -> bool:
-    """Whether the points are in no order that a hand has."""
+    """Whether the points are in an order that no hand has."""
     ulna, radius, *joints = ((float(x), float(y)) for x, y in points)
     try:
         return fingers.order(ulna, radius, joints) != joints

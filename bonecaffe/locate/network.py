@@ -51,7 +51,7 @@ def _net(view: str, layers: Iterable[Block]) -> str:
 
 
 def train_val(view: str, batch: int) -> str:
-    """The net in training: two databases a phase, squares and labels, read side by side."""
+    """The net in training: two databases per phase, squares and labels, read in parallel."""
     transform = ("transform_param", Block(("scale", 1 / 64), ("mean_value", 128)))
     data = []
     for phase, split in (("TRAIN", "train"), ("TEST", "test")):
@@ -72,7 +72,7 @@ def deploy() -> str:
 
 
 def solver(iterations: int, rate: float, test_iter: int, seed: int) -> str:
-    """Adam, its rate falling to nothing in a straight line."""
+    """Adam, with a rate that falls linearly to zero."""
     return text(
         Block(
             ("net", "train_val.prototxt"),

@@ -1,6 +1,6 @@
-"""What a locator learns from: a hand with its points, bent, turned, exposed and covered in ever new ways.
+"""What a locator learns from: a hand with its points, bent, turned, exposed and covered at random.
 
-Phantoms look more alike than hands do; what is varied here is what differs between radiographs and does not matter.
+Phantoms are more alike than real hands. The variations are differences between radiographs that do not matter.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _bend(rng: np.random.Generator, strength: float) -> Places:
 
 
 def _unbent(places: Places, bend: Places) -> Places:
-    """Where the points are after bending: the place p that looks at q fulfils p + bend(p) = q."""
+    """Where the points are after bending: the place p that shows q satisfies p + bend(p) = q."""
     found = places.copy()
     for _ in range(12):
         at = ((found + 0.5) * SIDE - 0.5).astype(np.float32)

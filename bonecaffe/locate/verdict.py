@@ -1,4 +1,4 @@
-"""Whether points that were found may be used unseen: the one rule, for the command line and for Python. Pure."""
+"""Whether found points may be used without a check: one rule for the command line and for Python. Pure."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from bonecaffe.locate.frames import Places
 
 CONFIDENT = "confident"
 _OUTSIDE = 0.02
-"""Of the image's height: the hand of a point found further outside is taken for cut off."""
+"""Part of the image's height. If a point is found further outside, the hand is taken for cut off."""
 _AT_BORDER = 0.10
-"""Of `wrist_to_knuckles`: a point found nearer to the border than this may be cut off; the nets have not learnt to look
-beyond it."""
+"""Part of `wrist_to_knuckles`. A point found nearer to the border than this may be cut off; the nets have not learnt to
+look beyond the border."""
 
 
 def wrist_to_knuckles(points: Places) -> float:
@@ -33,7 +33,7 @@ def inside(points: Places, shape: tuple[int, int]) -> tuple[tuple[float, float],
 
 
 def verdict(points: Places, confidence: float, shape: tuple[int, int], others: int = 0) -> str:
-    """``confident``, or why not, for points (7, 2) found in an image (height, width) that shows ``others`` besides."""
+    """``confident``, or why not, for points (7, 2) found in an image (height, width) with ``others`` more hands."""
     height, width = shape
     x, y = points[:, 0], points[:, 1]
     beyond = np.maximum.reduce([-x, -y, x - (width - 1), y - (height - 1)])
@@ -44,7 +44,7 @@ def verdict(points: Places, confidence: float, shape: tuple[int, int], others: i
     if others:
         return f"uncertain: {others + 1} hands on one film; cut the image so that it shows one"
     if beyond.max() > _OUTSIDE * height:
-        return f"cut off: {outermost} would lie outside the image"
+        return f"cut off: {outermost} would be outside the image"
     if beyond.max() > -_AT_BORDER * wrist_to_knuckles(points):
         return f"uncertain: {outermost} is at the image's border; perhaps the hand is cut off there"
     problems += askew(points.tolist())

@@ -1,4 +1,4 @@
-"""Appendices 1 and 2 of the paper, letter by letter, and where they cannot be taken as printed."""
+"""Appendices 1 and 2 of the paper, letter by letter, and where they cannot be used as printed."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ MISPRINTS = (
     "Appendix 1: the closing braces of layer, param, inner_product_param, weight_filler and bias_filler are missing; "
     "Caffe cannot parse it. prototxt/paper/train_val.prototxt has them.",
     "Appendix 1: the layer keeps the name fc8 with one output. Started with --weights and the stock ImageNet weights "
-    "(fc8: 1000 x 4096), Caffe dies: `Cannot copy param 0 weights from layer 'fc8'; shape mismatch`. "
-    "bonecaffe takes fc8 out of a copy of the weights.",
-    "Appendix 2 can be taken as printed.",
+    "(fc8: 1000 x 4096), Caffe aborts: `Cannot copy param 0 weights from layer 'fc8'; shape mismatch`. "
+    "bonecaffe removes fc8 from a copy of the weights.",
+    "Appendix 2 can be used as printed.",
 )
 
 

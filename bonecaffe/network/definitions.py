@@ -1,6 +1,6 @@
-"""The definition files of a run: train_val, solver, deploy and the mean image; written, compared, bound to a model.
+"""The definition files of a run: train_val, solver, deploy and the mean image. Writes them and compares them.
 
-A file that was edited by hand since bonecaffe wrote it is kept and named.
+A file that was edited by hand since bonecaffe wrote it is kept and reported.
 """
 
 from __future__ import annotations
@@ -20,39 +20,39 @@ from bonecaffe.run import RunDir
 
 
 class Definition(NamedTuple):
-    """What the definition files of a run will be: texts by path, those edited by hand, and what the mean is made of."""
+    """The definition files as they will be: texts by path, the files edited by hand, and where the mean comes from."""
 
     texts: dict[Path, str]
-    written: dict[Path, str]  # each text as the recipe has it
+    written: dict[Path, str]  # each text as the recipe gives it
     edited: list[Path]
     mean: dict[str, str]
 
     @property
     def generated(self) -> dict[str, str]:
-        """The hash of each text as the recipe has it, by name."""
+        """The hash of each text as the recipe gives it, by name."""
         return {path.name: sha256(text) for path, text in self.written.items()}
 
     def by_hand(self) -> dict[str, dict[str, tuple[str, str]]]:
-        """The files whose content is not the recipe's; of the solver, by field, what the recipe gives and what is.
+        """The files whose content is not the recipe's; for the solver, by field, the recipe's value and the file's.
 
-        Comments, layout and the place of computing do not count.
+        Comments, layout and ``solver_mode`` do not count.
         """
         found = {}
         for path in self.edited:
-            ours, here = self.written[path], self.texts[path]
-            fields = _unlike(ours, here) if path.stem == "solver" else {}
-            if fields or (path.stem != "solver" and _bare(ours) != _bare(here)):
+            expected, found_here = self.written[path], self.texts[path]
+            fields = _unlike(expected, found_here) if path.stem == "solver" else {}
+            if fields or (path.stem != "solver" and _bare(expected) != _bare(found_here)):
                 found[path.name] = fields
         return found
 
     def inputs(self, prepared_key: str) -> dict[str, str]:
-        """Hashes of what a training with these files depends on. Comments and the place of computing don't count."""
+        """Hashes of what a training with these files depends on. Comments and ``solver_mode`` do not count."""
         bare = {path.stem: sha256(_bare(text)) for path, text in self.texts.items()}
         return {"prepare": prepared_key, **bare, "mean": sha256(repr(sorted(self.mean.items())))}
 
 
 def intend(run: RunDir, recipe: Recipe) -> Definition:
-    """What `write` would make of a run's definition files with this recipe; writes nothing."""
+    """The definition files that `write` would write with this recipe; writes nothing."""
     prefix = f"{run.snapshots.name}/{recipe.solver.snapshot_prefix}"
     texts = {
         run.train_val: prototxt.train_val(recipe),
@@ -63,10 +63,10 @@ def intend(run: RunDir, recipe: Recipe) -> Definition:
     defined = run.read().prototxt
     edited = []
     for path, text in texts.items():
-        ours = {sha256(text)}
+        own = {sha256(text)}
         if defined is not None:
-            ours |= {defined.generated.get(path.name, ""), defined.intended.get(path.name, "")}
-        if path.is_file() and sha256_file(path) not in ours:
+            own |= {defined.generated.get(path.name, ""), defined.intended.get(path.name, "")}
+        if path.is_file() and sha256_file(path) not in own:
             edited.append(path)
             texts[path] = _text_of(path)
     facts = _mean_facts(run, recipe)
@@ -83,7 +83,7 @@ def write(run: RunDir, recipe: Recipe) -> list[str]:
 
 
 class Staging(NamedTuple):
-    """Definition files that are written, but not in place yet: their temporary paths, by name; names edited by hand."""
+    """Definition files that are written, but not in place yet: temporary paths by name, and names edited by hand."""
 
     files: dict[str, Path]
     edited: list[str]
@@ -91,10 +91,10 @@ class Staging(NamedTuple):
 
 @contextlib.contextmanager
 def staged(run: RunDir, recipe: Recipe) -> Iterator[Staging]:
-    """Write the definition files and the mean beside their places.
+    """Write the definition files and the mean under temporary names.
 
-    They are moved there, and recorded, when the block ends well. What is about to be moved is on record before: killed
-    in between, a file of ours would be taken for one that was edited by hand.
+    They are moved into place and recorded if the block succeeds. The files that are about to be moved are recorded
+    first: if the process is killed in between, they must not count as edited by hand.
     """
     plan = intend(run, recipe)
     with contextlib.ExitStack() as stack:
@@ -126,7 +126,7 @@ def _record_intended(run: RunDir, generated: dict[str, str]) -> None:
 
 
 def files_in_use(run: RunDir) -> dict[str, str]:
-    """Hashes of the two files that prediction needs, as they are in the run; empty for one that is missing."""
+    """Hashes of the two files that prediction needs, as they are in the run; empty for a missing file."""
     deploy = sha256(_bare(_text_of(run.deploy))) if run.deploy.is_file() else ""
     return {"deploy": deploy, "mean": sha256_file(run.mean_file) if run.mean_file.is_file() else ""}
 
@@ -144,9 +144,9 @@ def _bare(text: str) -> str:
 _FIELD = re.compile(r"""(\w+)\s*:\s*("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[^\s#{}]+)""")
 
 
-def _unlike(ours: str, here: str) -> dict[str, tuple[str, str]]:
+def _unlike(expected: str, found: str) -> dict[str, tuple[str, str]]:
     """The fields in which two solvers differ; numbers are compared as numbers."""
-    first, second = _fields(ours), _fields(here)
+    first, second = _fields(expected), _fields(found)
     names = [name for name in {**first, **second} if first.get(name) != second.get(name)]
     return {name: (first.get(name, "not set"), second.get(name, "not set")) for name in names}
 
@@ -166,7 +166,7 @@ def _fields(text: str) -> dict[str, str]:
 
 
 def _mean_facts(run: RunDir, recipe: Recipe) -> dict[str, str]:
-    """What the run's mean is made of: the recipe's words for it, the images or the file it comes from."""
+    """Where the run's mean comes from: the recipe's setting, and the images or the file."""
     facts = {"mean": recipe.network.mean, "words": mean.words(recipe)}
     if recipe.network.mean == "dataset":
         prepared = run.read().prepare
@@ -177,9 +177,9 @@ def _mean_facts(run: RunDir, recipe: Recipe) -> dict[str, str]:
 
 
 def _has_copy(run: RunDir, facts: dict[str, str]) -> bool:
-    """Whether a run that holds a model holds its copy of the given mean, too: the file outside no longer matters then.
+    """Whether a run that holds a model also holds its copy of the given mean: the file outside then no longer matters.
 
-    Before there is a model, a file that changed is taken up.
+    Before there is a model, a changed file is read again.
     """
     defined = run.read().prototxt
     if defined is None or not run.holds_model():
@@ -192,9 +192,9 @@ def _has_copy(run: RunDir, facts: dict[str, str]) -> bool:
 def _stage_mean(
     run: RunDir, recipe: Recipe, facts: dict[str, str], files: dict[str, Path], stack: contextlib.ExitStack
 ) -> dict[str, str]:
-    """Have the run's mean image, made again only when what it is made of changed.
+    """Write the run's mean image, but only when its source changed.
 
-    Returns what it is made of, with its hash.
+    Returns where it comes from, with its hash.
     """
     if not mean.needs_file(recipe):
         return facts
@@ -208,6 +208,6 @@ def _stage_mean(
 
 
 def _same_mean(before: dict[str, str], facts: dict[str, str]) -> bool:
-    """Whether the mean is what it was; a given file that is not looked at, or gone, is taken for unchanged."""
+    """Whether the mean is unchanged; a given file that was not read, or is missing, counts as unchanged."""
     gone = facts.get("given_sha256") == ""
     return all(before.get(name) == value for name, value in facts.items() if not (gone and name == "given_sha256"))

@@ -1,7 +1,7 @@
-"""What is subtracted from the pixels: one place that the prototxts, the Predictor and the manifest ask.
+"""What is subtracted from the pixels: one module for the prototxts, the Predictor and the manifest.
 
-The paper does not say. ``imagenet_values`` are the stock network's three numbers; ``dataset`` is the mean image of the
-training LMDB, by Caffe's compute_image_mean; ``file:…`` a mean image of one's own; ``none`` nothing.
+The paper does not state it. ``imagenet_values`` are the stock network's three numbers; ``dataset`` is the mean image of
+the training LMDB, by Caffe's compute_image_mean; ``file:…`` is the user's own mean image; ``none`` subtracts nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from bonecaffe.recipe import Recipe
 from bonecaffe.run import RunDir
 
 FILE = "mean.binaryproto"
-"""The mean image of a run, beside its prototxts."""
+"""The mean image of a run, in the same folder as its prototxts."""
 
 
 def fields(recipe: Recipe) -> list[tuple[str, float | str]]:
@@ -34,7 +34,7 @@ def fields(recipe: Recipe) -> list[tuple[str, float | str]]:
 
 
 def words(recipe: Recipe) -> str:
-    """The mean in words, for the heading of each prototxt and the report."""
+    """The mean as text, for the heading of each prototxt and the report."""
     kind = recipe.network.mean
     if kind == "imagenet_values":
         return "{:g}, {:g}, {:g} (blue, green, red)".format(*recipe.network.mean_value)
@@ -47,15 +47,15 @@ def needs_file(recipe: Recipe) -> bool:
 
 
 def given_file(recipe: Recipe) -> Path | None:
-    """The file that ``file:…`` names; None for the other kinds of mean."""
+    """The file that ``file:…`` names; None for other means."""
     kind = recipe.network.mean
     return Path(os.path.expanduser(kind.removeprefix("file:"))) if kind.startswith("file:") else None
 
 
 def write(run: RunDir, recipe: Recipe, target: Path) -> None:
-    """Write the mean image that the recipe wants to ``target``; nothing to do for numbers or none.
+    """Write the recipe's mean image to ``target``; does nothing where the mean is numbers or none.
 
-    Raises RecipeError for a file that is no mean image of the recipe's size.
+    Raises RecipeError for a file that is not a mean image of the recipe's size.
     """
     kind = recipe.network.mean
     if kind == "dataset":
@@ -69,26 +69,26 @@ def write(run: RunDir, recipe: Recipe, target: Path) -> None:
                 f"{given}: a mean image of {shown}, but the network's input is {' x '.join(map(str, size))}. "
                 "Caffe would stop. Use mean: dataset, or a mean image of that size."
             )
-        # written again with four dimensions: Caffe would take three for other ones (`shape_for_caffe`)
+        # written with four dimensions: Caffe would misread three (`shape_for_caffe`)
         fill(target, [caffemodel.write_blob(image)])
 
 
 def read(path: Path) -> NDArray[np.float32]:
-    """A mean image, float32 (channel, row, column); RecipeError naming the file when it is none.
+    """A mean image, float32 (channel, row, column); RecipeError naming the file when it is not one.
 
-    Its dimensions are the last three, whatever ones stand before them.
+    Its dimensions are the last three; leading dimensions of 1 are ignored.
     """
     return _parse(_read(path), path)[1]
 
 
 def shape_for_caffe(path: Path) -> tuple[int, int, int]:
-    """Channels, height and width of a mean file as Caffe takes them; RecipeError when Caffe would die of it.
+    """Channels, height and width of a mean file as Caffe reads them; RecipeError when Caffe would abort on it.
 
     Blob::LegacyShape counts dimensions from the front: a file of 3 x 224 x 224 is one of 224 channels, 224 x 1.
     """
     shape, _ = _parse(_read(path), path)
     if len(shape) > 4:
-        raise RecipeError(f"{path}: a mean image of {len(shape)} dimensions; Caffe takes four at most.")
+        raise RecipeError(f"{path}: a mean image of {len(shape)} dimensions; Caffe reads at most four.")
     _, channels, height, width = shape + (1,) * (4 - len(shape))
     return channels, height, width
 

@@ -1,4 +1,4 @@
-"""The network in outline, for people: each step of CaffeNet with the size of what leaves it (paper, figure 4)."""
+"""An outline of the network for people: each step of CaffeNet with the size of its output (paper, figure 4)."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class Step(NamedTuple):
 
     @property
     def size(self) -> str:
-        """Its output's size in words."""
+        """The size of its output, as text."""
         return (
             f"{self.channels}" if self.height == self.width == 1 else f"{self.channels} × {self.height} × {self.width}"
         )
 
 
 def steps(recipe: Recipe) -> list[Step]:
-    """The steps from the image to the months. ReLU, LRN and dropout, which change no size, belong to the step before.
+    """The steps from the image to the months. ReLU, LRN and dropout change no size and belong to the step before.
 
     >>> [step.size for step in steps(Recipe.load("paper")) if step.name in ("data", "pool5", "fc8")]
     ['3 × 224 × 224', '256 × 6 × 6', '1']

@@ -1,7 +1,7 @@
 """The three definition files: train_val, solver and deploy (paper II.3, appendices 1 and 2, figure 4).
 
-`train_val`, `deploy` and `solver` are pure: a recipe in, text out. The network is built by a few helpers so that
-`_caffenet` reads top to bottom like the figure; the files carry comments that name the source of each value.
+`train_val`, `deploy` and `solver` are pure: a recipe in, text out. A few helpers build the network, so that `_caffenet`
+reads top to bottom like the figure. Comments in the files name the source of each value.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Enum(str):
 
 
 class Block(list[tuple[str, "Value"]]):
-    """A message: (field, value) pairs in the order in which they are printed; a field may repeat."""
+    """A message: (field, value) pairs in the order of printing; a field may repeat."""
 
     def __init__(self, *pairs: tuple[str, Value]) -> None:
         super().__init__(pairs)
@@ -63,7 +63,7 @@ def _scalar(value: Value) -> str:
 
 
 def layer(name: str, kind: str, bottoms: Iterable[str], tops: Iterable[str], *rest: tuple[str, Value]) -> Block:
-    """A layer of a kind with its bottoms, tops and further fields."""
+    """A layer of type ``kind`` with its bottoms, tops and further fields."""
     return Block(("name", name), ("type", kind), *[("bottom", b) for b in bottoms], *[("top", t) for t in tops], *rest)
 
 
@@ -173,7 +173,7 @@ def _regression(recipe: Recipe, bottom: str, trained: bool) -> Block:
 
 
 def _data(recipe: Recipe, phase: str, split: str, batch: int, mirror: bool) -> list[Block]:
-    """The Data layer of a phase; with exact labels a second one feeds the ages, record by record beside the images."""
+    """The Data layer of a phase; with exact labels, a second one feeds the ages in the order of the images."""
     exact = recipe.data.labels == "exact"
 
     def source(name: str) -> tuple[str, Value]:
@@ -206,7 +206,7 @@ def _heading(recipe: Recipe, what: str) -> str:
 
 
 def train_val(recipe: Recipe) -> str:
-    """The network while it is trained, with its two data layers and the loss. LMDBs are named beside the file."""
+    """The network in training, with its two data layers and the loss. LMDBs are named relative to the file."""
     net = recipe.network
     layers = [
         *_data(recipe, "TRAIN", "train", net.train_batch, net.mirror),
@@ -234,7 +234,7 @@ def deploy(recipe: Recipe) -> str:
 
 
 def solver(recipe: Recipe, snapshot_prefix: str | None = None) -> str:
-    """The training schedule (appendix 2), each line with its source; ``snapshot_prefix`` as a run folder needs it."""
+    """The training schedule (appendix 2), each line with its source; ``snapshot_prefix`` replaces the recipe's."""
     schedule = recipe.solver
     values: dict[str, Value] = {field: getattr(schedule, field) for field in type(schedule).model_fields}
     values["solver_mode"] = Enum(schedule.solver_mode)

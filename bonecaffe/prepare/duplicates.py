@@ -1,7 +1,7 @@
-"""The same image under two ids: on both sides of the split it makes the test worthless, on one side it counts twice.
+"""Find an image under two ids: on both sides of the split it makes the test worthless, on one side it counts twice.
 
-Compared are decoded pixels, so a copy that was saved again without loss is seen too. Two different images of one child
-are not: RSNA's tables hold no number of the child. A table that has one can name it in its column ``group``.
+Decoded pixels are compared, so a copy that was saved again without loss is found too. Two different images of one child
+are not, because RSNA's tables do not identify the child. A table that does can give it in the column ``group``.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ def groups(hashes: Mapping[str, str]) -> list[tuple[str, ...]]:
 
 
 def refuse_leaks(hashes: Mapping[str, str], train: Sequence[str], tables: str) -> None:
-    """PrepareError, naming them, when images of the training split are in the test split too, under other ids.
+    """PrepareError that names them, when images of the training split are in the test split too, under other ids.
 
-    ``hashes`` are those of all images by id, ``train`` the ids of the training split, ``tables`` where to take ids out.
+    ``hashes`` are those of all images by id, ``train`` the ids of the training split, ``tables`` the tables to correct.
     """
     problems = Problems()
     trained = set(train)
@@ -38,14 +38,14 @@ def refuse_leaks(hashes: Mapping[str, str], train: Sequence[str], tables: str) -
     problems.raise_if_any(
         PrepareError,
         "split",
-        f"A test on images that were trained on shows nothing. Keep one id of each image in {tables}.",
+        f"A test on training images is not a test. Keep one id of each image in {tables}.",
     )
 
 
 def remarks(hashes: Mapping[str, str]) -> list[str]:
-    """A sentence that names the images that are there twice, up to five; none when there are none."""
+    """A sentence that names up to five duplicate images; empty when there are none."""
     if not (found := groups(hashes)):
         return []
     named = ", ".join(" = ".join(sharing) for sharing in found[:5]) + ", …" * (len(found) > 5)
-    each = "image is" if len(found) == 1 else "images are"
-    return [f"{len(found)} {each} there under more than one id: {named}"]
+    each = "image has" if len(found) == 1 else "images have"
+    return [f"{len(found)} {each} more than one id: {named}"]

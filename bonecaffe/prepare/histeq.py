@@ -73,7 +73,7 @@ def histeq(image: Image, levels: int = 64) -> Image:
 
 
 def transform_text(counts: Counts, levels: int = 64) -> str:
-    """The histogram and its table T as CSV: ``level,pixels,output``, 256 rows; to be compared with MATLAB's own T.
+    """The histogram and its table T as CSV: ``level,pixels,output``, 256 rows; for comparison with MATLAB's own T.
 
     MATLAB's second output of histeq is this table over 255.
     """

@@ -1,7 +1,7 @@
 """List file -> convert_imageset -> audited LMDB (paper II.1).
 
-convert_imageset reads a label with ``atoi`` (126.9 becomes 126), logs and skips an image that it cannot read, and
-exits 0 all the same. So nothing it writes is believed: the LMDB is read back, record by record.
+convert_imageset reads a label with ``atoi`` (126.9 becomes 126), logs and skips an image that it cannot read, and still
+exits 0. So its output is not trusted: the LMDB is read back, record by record.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from bonecaffe.recipe import Preparation
 
 
 def list_text(cases: Sequence[Case], labels: str = "whole_months") -> str:
-    """The list that convert_imageset reads: ``relative/path label`` a line, in the order of training.
+    """The list that convert_imageset reads: one line ``relative/path label`` per case, in the order of training.
 
     Raises PrepareError for a fractional age when ``labels`` is whole_months, because atoi would cut it silently.
     """
@@ -50,7 +50,7 @@ def check_whole_months(cases: Sequence[Case]) -> None:
             f"labels: {len(fractional)} of {len(cases)} ages are not whole months: {shown}"
             f"{', …' if len(fractional) > 3 else ''}. convert_imageset would cut the fraction off silently. "
             "Give --labels round to train on rounded ages, or --labels exact to keep them "
-            "in a database of their own; either is declared as a departure. Evaluation uses the exact ages in any case."
+            "in a separate database; both are declared as a departure. Evaluation uses the exact ages in any case."
         )
 
 
@@ -62,12 +62,12 @@ def write_labels(target: Path, cases: Sequence[Case]) -> None:
 class Conversion:
     """A convert_imageset that is running: the paper's command, ``-resize_height H -resize_width W FOLDER/ LIST LMDB``.
 
-    PrepareError when the LMDB exists already, because convert_imageset would abort.
+    PrepareError when the LMDB already exists, because convert_imageset would abort.
     """
 
     def __init__(self, image_folder: Path, list_file: Path, target: Path, preparation: Preparation) -> None:
         if target.exists():
-            raise PrepareError(f"{target}: exists already; convert_imageset would abort. Remove it and try again.")
+            raise PrepareError(f"{target}: already exists; convert_imageset would abort. Remove it and try again.")
         self._target = target
         self._call = programs.Call("convert_imageset", command(image_folder, list_file, target, preparation))
 
@@ -83,7 +83,7 @@ class Conversion:
         follow_umask(self._target)  # Caffe makes the folder with mode 0744, which nobody else can enter
 
     def stop(self) -> None:
-        """End it at once, if it still runs."""
+        """Stop it at once, if it is still running."""
         self._call.stop()
 
 
@@ -105,7 +105,7 @@ def command(image_folder: Path, list_file: Path, target: Path, preparation: Prep
 def audit(target: Path, cases: Sequence[Case], images: Mapping[str, str], preparation: Preparation) -> int:
     """Read an LMDB back and compare it with what was listed; return the number of records.
 
-    Every case must be there under its key, in order, with its label, as 3 equal channels of height x width whose
+    Every case must have a record under its key, in order, with its label, as 3 equal channels of height x width whose
     pixels have the SHA-256 in ``images``. Raises PrepareError naming the first difference.
     """
     expected_shape = (3, preparation.height, preparation.width)
@@ -123,7 +123,7 @@ def audit(target: Path, cases: Sequence[Case], images: Mapping[str, str], prepar
                 raise PrepareError(f"{where} is {pixels.shape}, not {expected_shape}.")
             grey = np.array_equal(pixels[0], pixels[1]) and np.array_equal(pixels[0], pixels[2])
             if not grey or sha256(pixels[0].tobytes()) != images[case.id]:
-                raise PrepareError(f"{where}: its pixels are not those that were prepared.")
+                raise PrepareError(f"{where}: its pixels differ from the prepared ones.")
             count += 1
     if stray is not None or count != len(cases):
         raise _incomplete(target, cases, stray)
@@ -141,4 +141,4 @@ def _incomplete(target: Path, cases: Sequence[Case], stray: str | None) -> Prepa
             f"{message}; first missing: {missing[0]}. convert_imageset skips unreadable files: "
             f"repair images/{missing[0]}.png or remove it from the list."
         )
-    return PrepareError(f"{message}, and {stray or 'its end'} stands where another was listed.")
+    return PrepareError(f"{message}; {stray or 'its end'} is where another record was expected.")

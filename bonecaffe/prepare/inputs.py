@@ -1,8 +1,8 @@
 """What a run is prepared from: ages, points and images, read and checked; the recipe with what the user asked for.
 
-Who is trained on and tested is one of three things in ``data.split``: drawn at random as in the paper, given by the
-tables of ages, or one fold of several. Where the tables give it, they are followed and the recipe declares it, unless
-the recipe asks for another split with a reason.
+The split into training and test, ``data.split``, is one of three: drawn at random as in the paper, given by the tables
+of ages, or one fold of several. A split in the tables is used and declared in the recipe, unless the recipe asks for
+another split with a reason.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from bonecaffe.run import SPLITS, RunDir
 
 @dataclass(frozen=True)
 class Inputs:
-    """The checked inputs of a run: who is trained on and tested, their points and images; the recipe that says so."""
+    """The checked inputs of a run: cases of training and test, their points and images; the recipe with this split."""
 
     recipe: Recipe
     split: dict[str, list[Case]]
@@ -46,7 +46,7 @@ class Inputs:
     left_out: dict[str, int]  # reason -> number of cases
     ages_months: tuple[float, float]  # the lowest and the highest in the table
     ages_in: AgeUnit
-    remarks: list[str]  # sentences about what is usable, but may not be meant
+    remarks: list[str]  # sentences about what is usable, but perhaps not intended
 
     def groups(self) -> int | None:
         """How many groups the chosen hands are in; None when none of them is in one."""
@@ -59,14 +59,14 @@ class Inputs:
 
 
 FEWEST = 2
-"""Hands of a given side or a fold: the CCC of one hand is not defined, so it could be trained, but not evaluated."""
+"""Hands of a given side or a fold. The CCC of one hand is undefined: such a run could be trained, but not evaluated."""
 
 
 # ---- the recipe --------------------------------------------------------------------------------------------------
 
 
 def recipe_for(run: RunDir, name: str | None) -> Recipe:
-    """The recipe of this name or file; without one, the run's own, edits of recipe.yaml included; else the paper's."""
+    """The recipe of this name or file; without one, the run's own, with edits of recipe.yaml, or the paper's."""
     if name:
         return Recipe.load(name)
     run.check()
@@ -84,7 +84,7 @@ def with_split(
 ) -> Recipe:
     """The recipe with another split or other labels, each declared; the test pass covers each test case once.
 
-    ``given_by`` is what gives a split of its own (`giver`). CasesError for numbers or a seed where nothing is drawn.
+    ``given_by`` is what gives the split, if anything does (`giver`). CasesError for numbers or a seed without a draw.
     """
     if split is not None:
         recipe = recipe.with_values({"data.split": split}, f"prepare --split {split}", meant=True)
@@ -96,11 +96,11 @@ def with_split(
         "data.split_seed": (seed, "--seed"),
     }
     fixed = {"drawn": (), "given": ("--train", "--test", "--seed")}.get(recipe.data.split, ("--train", "--test"))
-    asked = [option for value, option in given.values() if value is not None and option in fixed]
-    if asked:
+    unusable = [option for value, option in given.values() if value is not None and option in fixed]
+    if unusable:
         raise CasesError(
-            f"{', '.join(asked)}: the split is {recipe.data.split} ({recipe.source_of('data.split')}), which leaves "
-            "nothing to ask for. Leave them out, or have it drawn with --split drawn."
+            f"{', '.join(unusable)}: not possible, because the split is {recipe.data.split} "
+            f"({recipe.source_of('data.split')}). Leave them out, or draw the split with --split drawn."
         )
     for field, (value, option) in given.items():
         if value is not None:
@@ -109,7 +109,7 @@ def with_split(
 
 
 def giver(ages: Path, test_ages: Path | None = None) -> str | None:
-    """What gives a split, in words for a recipe's reason; None when the tables give none."""
+    """What gives a split, as the reason in a recipe; None when the tables do not give one."""
     if test_ages is not None:
         return f"{_BY_TABLE}{test_ages.name}"
     return f"{_BY_COLUMN}{ages.name}" if has_split_column(ages) else None
@@ -131,7 +131,7 @@ def _as_given(recipe: Recipe, given_by: str | None) -> Recipe:
 
 
 def with_origin(recipe: Recipe, points: Path, origin: str | None = None) -> Recipe:
-    """The recipe with the points' origin declared: as the user states it, else as the files beside the table tell."""
+    """The recipe with the points' origin declared: as stated by the user, or from the files next to the table."""
     if origin is not None:
         return recipe.with_values({"data.points": origin}, f"prepare --origin {origin}")
     if found := count_unmarked(points):
@@ -155,9 +155,9 @@ def read_inputs(
 ) -> Inputs:
     """Read and check the inputs and split the hands; write nothing.
 
-    A case is usable when it is marked. Cases without points are left out and counted; a marked case without an
-    image, an image of another size than its points have, a fractional age are errors naming the case. So are ages that
-    may be years, unless ``ages_in`` states what they are; an id in both tables of ages; a group on both sides of a
+    A case is usable when it is marked. Cases without points are left out and counted. A marked case without an image,
+    an image of another size than that of its points, and a fractional age are errors that name the case. So are ages
+    that may be years, unless ``ages_in`` gives their unit; an id in both tables of ages; a group on both sides of a
     split. With ``test_ages``, the hands of ``ages`` are for training and those of ``test_ages`` for test.
     """
     recipe = _as_given(recipe, giver(ages, test_ages))
@@ -178,7 +178,7 @@ def read_inputs(
     needed, why = _needed(recipe)
     if len(usable) < needed:
         first = ids.listed(alike[:1] or unmarked[:1], without_age)
-        remedy = "Write the ids alike in both tables" if alike else "Mark more hands"
+        remedy = "Write the ids the same way in both tables" if alike else "Mark more hands"
         fewer = ", or ask for fewer with --train and --test" if recipe.data.split == "drawn" else ""
         raise CasesError(
             f"{_names(tables)}: {len(cases)} cases, of which {len(usable)} are marked in {points}"
@@ -209,17 +209,17 @@ def read_inputs(
 
 
 def _read_tables(ages: Path, test_ages: Path | None, recipe: Recipe, ages_in: AgeUnit | None) -> list[AgesTable]:
-    """The tables of ages; each hand on its side when there are two, or the split is given; else on none."""
+    """The tables of ages; each hand on its side when there are two tables, or the split is given; otherwise on none."""
     split = recipe.data.split
     if test_ages is not None and split != "given":
         raise CasesError(
-            f"--test-ages {test_ages}: gives each hand its side, but the recipe's data.split is {split} "
+            f"--test-ages {test_ages}: puts each hand on a side, but the recipe's data.split is {split} "
             f"({recipe.source_of('data.split')}). Leave --test-ages out, or add --split given."
         )
     if split == "given" and giver(ages, test_ages) is None:
         raise CasesError(
             f"{ages}: no column split, but the recipe's data.split is given ({recipe.source_of('data.split')}). Add "
-            "the column, give --test-ages, or have the split drawn with --split drawn."
+            "the column, give --test-ages, or draw the split with --split drawn."
         )
     tables = [
         read_ages(path, ages_in or "months", sides=split == "given" and test_ages is None)
@@ -237,7 +237,7 @@ def _read_tables(ages: Path, test_ages: Path | None, recipe: Recipe, ages_in: Ag
         problems.add(f"id {case_id}: row {first.rows[case_id]} of {ages} and row {second.rows[case_id]} of {test_ages}")
     problems.found.sort(key=lambda line: int(line.split(": row ")[1].split()[0]))
     problems.raise_if_any(
-        CasesError, f"{test_ages}: hands that are in {ages}, too", "Take each out of one of the two tables."
+        CasesError, f"{test_ages}: hands that are also in {ages}", "Take each out of one of the two tables."
     )
     return [
         replace(first, cases=[replace(case, split="train") for case in first.cases]),
@@ -250,13 +250,13 @@ def _names(tables: Sequence[AgesTable]) -> str:
 
 
 def _needed(recipe: Recipe) -> tuple[int, str]:
-    """How many marked hands a split needs at least, and a sentence that asks for them."""
+    """The smallest number of marked hands for a split, and a sentence that asks for them."""
     data = recipe.data
     if data.split == "drawn":
         needed = data.train_cases + data.test_cases
         return needed, f"{data.train_cases} for training and {data.test_cases} for test are needed"
     if fold := fold_of(data.split):
-        return fold.of * FEWEST, f"{fold.of * FEWEST} or more are needed for {data.split}, two a fold"
+        return fold.of * FEWEST, f"{fold.of * FEWEST} or more are needed for {data.split}, two per fold"
     return 2 * FEWEST, "Two or more for training and for test are needed"
 
 
@@ -271,7 +271,7 @@ def _split(usable: list[Case], tables: Sequence[AgesTable], recipe: Recipe) -> t
                 found = "only one marked hand" if cases else "no marked hand"
                 raise CasesError(
                     f"{names}: the given split ({recipe.source_of('data.split')}) has {found} for {side}; the CCC "
-                    "needs two. Mark hands of this side, or have the split drawn with --split drawn."
+                    "needs two. Mark hands of this side, or draw the split with --split drawn."
                 )
         return train, test
     try:
@@ -300,12 +300,12 @@ def _check_groups(usable: Sequence[Case], tables: Sequence[AgesTable]) -> None:
     problems.raise_if_any(
         CasesError,
         _names(tables),
-        "A test on hands of a group that was trained on shows nothing. Give each group one side.",
+        "A test on a group that is also in the training split is not a test. Put each group on one side.",
     )
 
 
 def _counted(recipe: Recipe, train: list[Case], test: list[Case]) -> Recipe:
-    """The recipe with the numbers of cases that a split which is not drawn has, and a test pass over them."""
+    """The recipe with the numbers of cases of a split that is not drawn, and a test pass over the whole test split."""
     if recipe.data.split == "drawn":
         return recipe
     counts = {"data.train_cases": len(train), "data.test_cases": len(test)}
@@ -313,11 +313,11 @@ def _counted(recipe: Recipe, train: list[Case], test: list[Case]) -> Recipe:
 
 
 def _split_remarks(recipe: Recipe, train: list[Case], test: list[Case]) -> list[str]:
-    """What the split is where it is not the paper's, and what was held together."""
+    """Remarks on a split that is not drawn as in the paper, and on groups that were kept together."""
     found = []
     if (split := recipe.data.split) != "drawn":
         why = recipe.source_of("data.split")
-        hint = "; --split drawn does not look at the column" if why.startswith(_BY_COLUMN) else ""
+        hint = "; --split drawn ignores the column" if why.startswith(_BY_COLUMN) else ""
         found.append(f"the split is {split}, not drawn as in the paper ({why}){hint}")
     if grouped := [case.group for case in (*train, *test) if case.group is not None]:
         found.append(f"{len(grouped)} hands are in {len(set(grouped))} groups, each on one side of the split")
@@ -325,7 +325,7 @@ def _split_remarks(recipe: Recipe, train: list[Case], test: list[Case]) -> list[
 
 
 def _may_be_years(ages: Path, cases: list[Case]) -> CasesError:
-    """The question that no age above 20 raises."""
+    """The error for a table in which no age is above 20."""
     low, high = range_of(cases)
     return CasesError(
         f"{ages}: the ages are {low:g} to {high:g}: months of babies, or years? Give --ages-in-years when they are "

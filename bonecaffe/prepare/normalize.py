@@ -1,7 +1,7 @@
 """From a hand to the image the network sees: crop, equalize, resize (paper II.1, figure 3).
 
-There is one such function. `prepare` packs what it returns and `Predictor` feeds what it returns. Before the crop, a
-hand that is not upright is turned by quarters, and an image with dark bones is inverted; both say so.
+`prepare` and `Predictor` use this one function. Before the crop, a hand that is not upright is turned by quarter turns,
+and an image with dark bones is inverted; both are reported.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ def normalize(image: Image, points: ReferencePoints, preparation: Preparation) -
     """Crop to the rectangle of the points, equalize, resize to the recipe's height x width; uint8.
 
     The resize is OpenCV's bilinear one with its defaults, as in ``convert_imageset -resize_height -resize_width``,
-    which then finds nothing left to resize. Raises ValueError as `viewed` does.
+    which then has nothing left to resize. Raises ValueError as `viewed` does.
     """
     return normalize_viewed(viewed(image, points), preparation)
 
 
 def normalize_viewed(view: StandardView, preparation: Preparation) -> Image:
-    """`normalize` for a hand that is upright and has bright bones already, or is taken as it is."""
+    """`normalize` for a hand that is already upright with bright bones, or is used as it is."""
     return resize(equalized_crop(view.image, view.points, preparation), preparation)
 
 

@@ -1,4 +1,4 @@
-"""The images of a run, normalized in parallel: each once, whatever was interrupted, added or changed since."""
+"""Normalize the images of a run in parallel: each only once, also after an interruption or a change of inputs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from bonecaffe.trees import parse_json
 from bonecaffe.workers import in_parallel
 
 PIXELS = 2
-"""Raised when `normalize` makes other pixels of the same hand."""
+"""Increased when `normalize` gives other pixels for the same hand."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,10 @@ class Job:
 
 @dataclass(frozen=True)
 class NormalizedImage:
-    """What became of a job: hashes of the source file, of the pixels and the file made, and of the image as it was
-    read; how the hand was turned upright, and its polarity; or what was wrong."""
+    """The result of a job, or its problem.
+
+    Hashes of the source file, of the pixels and the file made, and of the image as read; how the hand was turned
+    upright, and its polarity."""
 
     id: str
     source_stat: tuple[int, int]
@@ -59,7 +61,7 @@ class NormalizedImage:
     problem: str = ""
 
     def case(self) -> PreparedCase:
-        """As the record has it."""
+        """As stored in the record."""
         return PreparedCase(
             source_stat=self.source_stat,
             source_sha256=self.source_sha256,
@@ -88,10 +90,10 @@ def jobs_of(inputs: Inputs, preparation: Preparation, folder: Path) -> list[Job]
 def normalize_all(
     run: RunDir, before: Prepared | None, jobs: list[Job], train: int, progress: Progress, workers: int | None
 ) -> Iterator[tuple[str, dict[str, NormalizedImage]]]:
-    """Normalize every image; yield each split with its outcomes by id as soon as it is whole, training first.
+    """Normalize every image; yield each split with its outcomes by id as soon as it is complete, training first.
 
-    The first ``train`` jobs are the training split's. Finished images of an earlier or interrupted prepare are taken
-    over by hard link. Raises PrepareError naming what is wrong, after a look at every image.
+    The first ``train`` jobs are the training split's. Finished images of an earlier or interrupted prepare are reused
+    by hard link. Raises PrepareError that names all faulty images, after every image was tried.
     """
     make_folder(run.work / "images")
     journal = run.work / "journal.jsonl"
@@ -131,13 +133,13 @@ def _outcomes(todo: list[Job], workers: int | None) -> Generator[NormalizedImage
 
 
 def normalize_file(job: Job) -> NormalizedImage:
-    """Read one image, normalize it, write it beside its target and move it into place. Runs in a worker process."""
+    """Read one image, normalize it, write it next to its target and move it into place. Runs in a worker process."""
     try:
         content = read_bytes(job.source, "image", ImageError)
         image = hand_images.decode(content, job.source)
         view = viewed(image, job.points)
         normal = normalize_viewed(view, job.preparation)
-        png = hand_images.encode_png(normal, level=0)  # read once, to be packed: not worth the time of compressing it
+        png = hand_images.encode_png(normal, level=0)  # read only once, so compression is not worth the time
         write_scratch(job.target, png)
     except ImageError as error:
         return NormalizedImage(job.id, job.source_stat, job.made_from, problem=str(error))
@@ -171,7 +173,7 @@ def _recorded(before: Prepared | None) -> dict[str, NormalizedImage]:
 
 
 def _journalled(journal: Path) -> dict[str, NormalizedImage]:
-    """What an interrupted prepare had finished; a torn last line is passed over."""
+    """The results of an interrupted prepare; an incomplete last line is ignored."""
     found = {}
     if journal.is_file():
         for line in read_bytes(journal, "record", PrepareError).decode("utf-8", "replace").splitlines():
@@ -186,7 +188,7 @@ def _journalled(journal: Path) -> dict[str, NormalizedImage]:
 
 
 def _same_source(job: Job, outcome: NormalizedImage) -> bool:
-    """Whether the image and how it is normalized are as they were; a file with another time is read to tell."""
+    """Whether the image and its preparation are unchanged; a file with another time is read to find out."""
     if outcome.made_from != job.made_from:
         return False
     return outcome.source_stat == job.source_stat or source_sha256(job, outcome.case()) == outcome.source_sha256
@@ -205,9 +207,9 @@ def source_sha256(job: Job, known: PreparedCase) -> str:
 
 
 def _take_over(job: Job, outcome: NormalizedImage, run: RunDir, before: Prepared | None) -> bool:
-    """Have the finished image of an earlier prepare at the job's target; False when it is gone or another.
+    """Put the finished image of an earlier prepare at the job's target; False when it is missing or changed.
 
-    What stands there already is read: a prepare with other points may have been killed between image and journal.
+    An existing target is read: a prepare with other points may have been killed between image and journal.
     """
     try:
         if sha256(read_bytes(job.target, "image")) == outcome.png_sha256:

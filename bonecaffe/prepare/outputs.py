@@ -1,4 +1,4 @@
-"""What prepare leaves in a run: moved into place whole, and read by later stages, which notice what changed since."""
+"""The files that prepare writes into a run: moved into place together, and checked when later stages read them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def split_of(run: RunDir) -> dict[str, list[Case]]:
     prepared = prepared_of(run)
     name = run.name_of(run.cases_file)
     if not is_intact(run.path, prepared, name):
-        raise RunError(f"{run.cases_file}: not as prepare wrote it. Run prepare again; it is repaired.")
+        raise RunError(f"{run.cases_file}: changed since prepare wrote it. Run prepare again to repair it.")
     try:
         cases = {case.id: case for case in read_cases(run.cases_file)}
         return {split: [cases[case_id] for case_id in prepared.split[split]] for split in SPLITS}
@@ -55,9 +55,9 @@ def read_prepared(run: RunDir, case_id: str) -> NDArray[np.uint8]:
     try:
         content = read_bytes(path, "image", RunError)
     except OSError as error:
-        raise RunError(f"{path}: {error.strerror}. Run prepare again; it is repaired.") from error
+        raise RunError(f"{path}: {error.strerror}. Run prepare again to repair it.") from error
     if sha256(content) != expected:
-        raise RunError(f"{path}: not the image that prepare wrote. Run prepare again; it is repaired.")
+        raise RunError(f"{path}: not the image that prepare wrote. Run prepare again to repair it.")
     return hand_images.decode(content, str(path))
 
 
@@ -79,7 +79,7 @@ def view_remarks(prepared: Prepared) -> list[str]:
         found.append(f"{len(dark)} {each} dark bones, inverted for the crop: {ids.listed(dark)}")
     if unseen:
         each = "image hardly shows" if len(unseen) == 1 else "images hardly show"
-        found.append(f"{len(unseen)} {each} a hand at the points; look at them: {ids.listed(unseen)}")
+        found.append(f"{len(unseen)} {each} a hand at the points; check them: {ids.listed(unseen)}")
     return found
 
 
@@ -90,17 +90,17 @@ def check_images(run: RunDir) -> None:
     found = damaged(run.path, prepared, names)
     if not found:
         return
-    gone = {name for name in found if not os.path.lexists(run.path / name)}
-    listed = ", ".join(f"{name} ({'missing' if name in gone else 'changed'})" for name in found[: Problems.SHOWN])
+    missing = {name for name in found if not os.path.lexists(run.path / name)}
+    listed = ", ".join(f"{name} ({'missing' if name in missing else 'changed'})" for name in found[: Problems.SHOWN])
     more = f" and {len(found) - Problems.SHOWN} more" if len(found) > Problems.SHOWN else ""
     what = "image is" if len(found) == 1 else "images are"
     raise RunError(
-        f"{run}: {len(found)} {what} not as prepare wrote: {listed}{more}. Run prepare again; it is repaired."
+        f"{run}: {len(found)} {what} not as prepare wrote them: {listed}{more}. Run prepare again to repair them."
     )
 
 
 def changed(run: RunDir) -> list[str]:
-    """Which of the files that Caffe reads are not those that prepare wrote: lists, LMDBs, cases. All are read."""
+    """The files for Caffe that changed since prepare wrote them: lists, LMDBs, cases. All are read."""
     prepared = prepared_of(run)
     return damaged(run.path, prepared, [name for name in prepared.outputs if not name.startswith("images/")], read=True)
 
@@ -109,7 +109,7 @@ def changed(run: RunDir) -> list[str]:
 
 
 def write_example(staged: RunDir, image: Path, points: ReferencePoints) -> None:
-    """Keep one hand with its points, upright and made smaller, for the report's picture of the preparation."""
+    """Store one hand with its points, upright and reduced, for the report's picture of the preparation."""
     import cv2
 
     pixels, points, *_ = viewed(hand_images.read_image(image), points)
@@ -127,10 +127,10 @@ def write_example(staged: RunDir, image: Path, points: ReferencePoints) -> None:
 
 @contextlib.contextmanager
 def moved_into_place(run: RunDir, staged: RunDir) -> Iterator[None]:
-    """Swap the staged outputs in, and back again when what is done inside fails.
+    """Swap the staged outputs in, and swap them back when the body fails.
 
-    The record is written inside, last. After a kill the record of before stands, its outputs are damaged, and the swap
-    is done again; a trained model is guarded all the while.
+    The body writes the record last. After a kill, the earlier record is still there, its outputs count as damaged, and
+    the swap is repeated. A trained model is protected all the time.
     """
     old = staged.path / "old"
     remove(old)
@@ -142,7 +142,7 @@ def moved_into_place(run: RunDir, staged: RunDir) -> Iterator[None]:
             target = run.path / name
             if os.path.lexists(target):
                 move(target, old / name)
-            if (staged.path / name).exists():  # exact labels are not always asked for
+            if (staged.path / name).exists():  # exact labels are optional
                 move(staged.path / name, target)
                 made.append(name)
         yield
@@ -163,7 +163,7 @@ def _names(run: RunDir) -> list[str]:
 
 
 def files_of(run: RunDir, case_ids: Iterable[str]) -> list[Path]:
-    """Every file that prepare leaves for the stages that follow, in order, whether it is there or not."""
+    """Every file that prepare may write for later stages, in order, whether it exists or not."""
     by_split = [
         path
         for split in SPLITS

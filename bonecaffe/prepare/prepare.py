@@ -1,8 +1,8 @@
 """The prepare stage: ages, images and points in; normalized images, lists and audited LMDBs out.
 
 Everything is made in ``RUN/.prepare`` and moved into place when the audit has passed. The training hands are packed
-while the test hands are normalized. A prepare that was interrupted picks up its finished images from there; one that
-fails leaves the run as it was. Only this stage writes recipe.yaml.
+while the test hands are normalized. A prepare after an interruption reuses the finished images there; a prepare that
+fails leaves the run unchanged. Only this stage writes recipe.yaml.
 """
 
 from __future__ import annotations
@@ -32,8 +32,10 @@ from bonecaffe.run import SPLITS, RunDir
 
 
 class PrepareOutcome(NamedTuple):
-    """What prepare did: the record; whether images, lists or LMDBs were made; what changed in the recipe; the lowest
-    and the highest age in the table, in months; sentences about what may not be meant."""
+    """What prepare did.
+
+    The record; whether images, lists or LMDBs were made; what changed in the recipe; the lowest and the highest age in
+    the table, in months; sentences about what may not be intended."""
 
     record: Prepared
     made: bool
@@ -43,7 +45,7 @@ class PrepareOutcome(NamedTuple):
 
 
 class Given(NamedTuple):
-    """Where the inputs are: the folders of images; the tables by the names that the record has for them."""
+    """Where the inputs are: the folders of images; the tables by their names in the record."""
 
     folders: list[Path]
     tables: dict[str, Path]
@@ -62,24 +64,24 @@ def prepare(
     check: bool = False,
     test_ages: Path | None = None,
 ) -> PrepareOutcome:
-    """Prepare a run; do nothing when it is prepared already with the same inputs and recipe.
+    """Prepare a run; do nothing when it is already prepared with the same inputs and recipe.
 
-    Everything that it left in the run is read again, and made again where it is damaged. A radiograph whose size and
-    time are as before is taken for unchanged, unless ``check`` asks for it to be read.
+    All earlier outputs in the run are read again, and rewritten where they are damaged. A radiograph with the same size
+    and time counts as unchanged, unless ``check`` has it read.
 
     The images are in one folder or several. With ``test_ages``, a second table, the hands of ``ages`` are for training
-    and those of ``test_ages`` for test; else a column ``split`` of ``ages`` decides, unless the recipe asks for another
-    split with a reason. ``origin`` says where the points come from (``marked, boxes, found``); without it, points that
-    `locate` found or suggested are noticed and declared. ``ages_in`` is the unit of the ages; without it they are
+    and those of ``test_ages`` for test; otherwise a column ``split`` of ``ages`` decides, unless the recipe asks for
+    another split with a reason. ``origin`` is where the points come from (``marked, boxes, found``); without it, points
+    that `locate` found or suggested are detected and declared. ``ages_in`` is the unit of the ages; without it they are
     months, and ages that may be years are refused. Raises a BonecaffeError naming the file, row and remedy for bad
-    input, and for a change on a run that holds a trained model; nothing half-made is left then.
+    input, and for a change on a run that holds a trained model; nothing incomplete is left behind.
     """
     recipe = with_origin(recipe, Path(points), origin)
     folders = folders_of(images_in)
     tables = {"ages": Path(ages), "points": Path(points)} | ({"test_ages": Path(test_ages)} if test_ages else {})
     inputs = read_inputs(folders, tables["ages"], tables["points"], recipe, ages_in, tables.get("test_ages"))
     given, recipe = Given(folders, tables), inputs.recipe
-    with folder_made(run.path), run.lock("prepare"):  # what is removed below is removed by its owner alone
+    with folder_made(run.path), run.lock("prepare"):  # only the owner of the lock removes files below
         record, made, changes, remarks = _prepare(run, inputs, given, recipe, progress, workers, check)
     hashes = {case_id: case.image_sha256 or "" for case_id, case in record.cases.items()}
     return PrepareOutcome(
@@ -113,8 +115,8 @@ def _prepare(
     changes = Recipe.parse(before.recipe, f"{run.manifest_file}, prepare.recipe").changes(recipe)
     if run.holds_model() and (other or changes):
         same_hands = set(before.cases) == {job.id for job in jobs}
-        told = other if same_hands else [name for name in other if name not in ("points", "images")]
-        raise _would_orphan(run, told, changes)
+        named = other if same_hands else [name for name in other if name not in ("points", "images")]
+        raise _would_orphan(run, named, changes)
     if other or damaged(run.path, before, read=True):
         return _make(run, before, inputs, given, jobs, recipe, progress, workers, check), True, changes, []
     put_back = []
@@ -122,8 +124,8 @@ def _prepare(
         recipe = Recipe.parse(before.recipe, f"{run.manifest_file}, prepare.recipe")
         if run.recipe_file.is_file() and Recipe.load(run.recipe_file).to_yaml() != before.recipe:
             put_back = [
-                f"{run.recipe_file}: names and reasons edited after the training; those that it was trained with are "
-                "put back. To have others, prepare another run folder with this recipe"
+                f"{run.recipe_file}: names and reasons were edited after the training; those of the training are "
+                "restored. To use others, prepare another run folder with this recipe"
             ]
     _drop_stale(run, before)
     record, remarks = _renewed(run, adopt(run, recipe), inputs, given, jobs)
@@ -131,7 +133,7 @@ def _prepare(
 
 
 def _without_stats(before: Prepared) -> Prepared:
-    """The record with times that no radiograph has, so that each is read again."""
+    """The record with impossible file times, so that each radiograph is read again."""
     cases = {
         name: case.model_copy(update={"source_stat": (case.source_stat[0], -1)}) for name, case in before.cases.items()
     }
@@ -139,7 +141,7 @@ def _without_stats(before: Prepared) -> Prepared:
 
 
 def _given(inputs: Inputs, given: Given) -> dict[str, Any]:
-    """What a record tells of the tables and the folder as they were given, whatever was drawn from them."""
+    """The facts of a record about the tables and the folder as given, whatever was drawn from them."""
     return {
         "sources": {name: Source(name=path.name, sha256=sha256_file(path)) for name, path in given.tables.items()},
         "images_folder": ", ".join(folder.name for folder in given.folders),
@@ -150,17 +152,17 @@ def _given(inputs: Inputs, given: Given) -> dict[str, Any]:
 
 
 def _phantoms(given: Given) -> frozenset[str]:
-    """The hashes of the phantoms that are listed beside the images and tables."""
-    beside = [folder for images in given.folders for folder in (images, images.parent)]
-    return listed.known(*beside, *(table.parent for table in given.tables.values()))
+    """The hashes of the phantoms that are listed next to the images and tables."""
+    folders = [folder for images in given.folders for folder in (images, images.parent)]
+    return listed.known(*folders, *(table.parent for table in given.tables.values()))
 
 
 def _renewed(
     run: RunDir, record: Prepared, inputs: Inputs, given: Given, jobs: list[Job]
 ) -> tuple[Prepared, list[str]]:
-    """The record with the tables as they are now, and remarks: rows of other hands may come and go, under a model too.
+    """The record with the current tables, and remarks. Rows of other hands may change, even when the run holds a model.
 
-    Otherwise `verify --ages` would call the table another one for ever, with no command that could help.
+    Otherwise `verify --ages` would always report another table, and no command could correct that.
     """
     now = _given(inputs, given)
     other = [path.name for name, path in given.tables.items() if now["sources"][name] != record.sources.get(name)]
@@ -177,7 +179,7 @@ def _renewed(
 
 
 def _check_model_stays(run: RunDir, inputs: Inputs, jobs: list[Job], recipe: Recipe) -> None:
-    """Refuse to orphan a model whose preparation is not on record: it was being replaced when it was killed."""
+    """Refuse to orphan a model whose preparation is not on record, because prepare was killed while it replaced it."""
     trained = run.read().train
     if trained is None or not run.holds_model():
         return
@@ -190,7 +192,7 @@ def _check_model_stays(run: RunDir, inputs: Inputs, jobs: list[Job], recipe: Rec
 
 
 def adopt(run: RunDir, recipe: Recipe) -> Prepared:
-    """Keep a recipe for a run whose images and LMDBs it does not change."""
+    """Store a recipe in a run whose images and LMDBs it does not change."""
     before = outputs.prepared_of(run)
     if not run.recipe_file.is_file() or Recipe.load(run.recipe_file).to_yaml() != recipe.to_yaml():
         run.write_recipe(recipe)
@@ -201,7 +203,7 @@ def adopt(run: RunDir, recipe: Recipe) -> Prepared:
 
 
 def _would_orphan(run: RunDir, other: list[str], changes: list[Change]) -> RunError:
-    """The refusal to change what a trained model rests on."""
+    """The refusal to change what a trained model depends on."""
     explained = {"cases": "data.", "settings": "preparation."}
     lines = [str(change) for change in changes]
     lines += [
@@ -210,7 +212,7 @@ def _would_orphan(run: RunDir, other: list[str], changes: list[Change]) -> RunEr
         if not any(change.field.startswith(explained.get(name, "?")) for change in changes)
     ]
     return RunError(
-        f"{run}: holds a trained model, which would no longer belong to it. Changed since it was prepared:"
+        f"{run}: holds a trained model, which would no longer match its preparation. Changed since it was prepared:"
         + "".join(f"\n  {line}" for line in lines)
         + f"\nPrepare another run folder, or remove {run.snapshots} to give the model up."
     )
@@ -225,7 +227,7 @@ _WORDS = {
 
 
 def _hashes(inputs: Inputs, recipe: Recipe, image_hashes: Mapping[str, str]) -> dict[str, str]:
-    """What a preparation depends on, by name, whatever the files are called and wherever they are."""
+    """Hashes of what a preparation depends on, by name; names and places of files do not matter."""
     chosen = list(inputs.chosen())
     ids = sorted(case.id for case in chosen)
     facts = {
@@ -238,7 +240,7 @@ def _hashes(inputs: Inputs, recipe: Recipe, image_hashes: Mapping[str, str]) -> 
 
 
 def _facts(case: Case) -> dict[str, Any]:
-    """A case as it is hashed: columns that its table does not have make no other hash."""
+    """A case for its hash; columns that its table does not have leave the hash unchanged."""
     return {name: value for name, value in asdict(case).items() if value is not None or name not in ("group", "split")}
 
 
@@ -255,12 +257,13 @@ def _make(
 ) -> Prepared:
     """Make images, lists and LMDBs in the work folder, move them into place, and record them.
 
-    A failure removes the work folder. A refusal before it does not: after a kill in the swap it holds files of before.
+    A failure removes the work folder. An earlier refusal does not: after a kill in the swap, the folder holds the files
+    of the earlier preparation.
     """
     phantoms = _phantoms(given)
     try:
         _check_space(run, jobs)
-        if check:  # what an interrupted prepare noted of the radiographs is not believed either
+        if check:  # the journal of an interrupted prepare is not trusted either
             remove(run.work)
         make_folder(run.work)
         staged = RunDir(run.work)
@@ -296,8 +299,10 @@ def _make(
 
 
 def _drop_stale(run: RunDir, prepared: Prepared) -> None:
-    """Remove what was trained, predicted and measured on other images, and its records: a report beside another split
-    would pass for its own. The files first: a removal that was interrupted is then finished by the next prepare."""
+    """Remove what was trained, predicted and measured on other images, and its records.
+
+    Otherwise a report would appear to belong to a split that it was not made from. Files are removed first, so that the
+    next prepare completes an interrupted removal."""
     manifest = run.read()
     stages = ("train", "predict", "evaluate", "evaluate_all")
     found = {stage: record for stage, record in manifest.records().items() if stage in stages}
@@ -316,7 +321,7 @@ def _drop_stale(run: RunDir, prepared: Prepared) -> None:
 
 @contextlib.contextmanager
 def _put_back(run: RunDir, before: Prepared | None) -> Iterator[None]:
-    """Record the preparation of before again, with its recipe, when the new one fails; its files are back by then."""
+    """Record the earlier preparation again, with its recipe, when the new one fails; its files are already restored."""
     try:
         yield
     except BaseException:
@@ -334,7 +339,7 @@ def _pack(
     given: Given,
     recipe: Recipe,
 ) -> tuple[dict[str, NormalizedImage], dict[str, int]]:
-    """Pack each split as soon as its images are there, and audit what came of it: outcomes by id, records by split."""
+    """Pack each split as soon as its images are ready, and audit the result: outcomes by id, records by split."""
     outcomes: dict[str, NormalizedImage] = {}
     running: dict[str, imageset.Conversion] = {}
     try:

@@ -1,8 +1,8 @@
 """The same recipe over several seeds of split and initialization, or over the folds of a cross-validation.
 
-Each seed is a run of its own, OUT/seed-N, each fold OUT/fold-K; one that is done already does nothing. They are run one
-after the other, or by Dask distributed on the workers of a cluster that share the file system (``pip install
-'bonecaffe[cluster]'``). `results` has what comes of them, `spread` the statistics.
+Each seed is a separate run, OUT/seed-N, and each fold is OUT/fold-K; a finished one is not run again. They run one
+after the other, or with Dask distributed on the workers of a cluster with a shared file system (``pip install
+'bonecaffe[cluster]'``). `results` evaluates them, `spread` has the statistics.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from bonecaffe.training.launch import as_launched, departures, given_weights, gp
 from bonecaffe.training.train import train
 
 WAIT_S = 300.0
-"""How long a seed waits for a Caffe that a killed worker left finishing its snapshot."""
+"""Seconds that a seed waits for the Caffe of a killed worker, which is still writing its snapshot."""
 RETRIES = 3
-"""How often a cluster tries a seed again whose worker was lost."""
+"""How often a cluster retries a seed whose worker was lost."""
 
 
 def one(
     plan: Repetition, number: int, watch: Watcher | None = None, say: Callable[[str], None] = lambda sentence: None
 ) -> Result:
-    """Prepare, train and evaluate one seed or fold, from wherever it stands.
+    """Prepare, train and evaluate one seed or fold; completed steps are not repeated.
 
-    Raises a BonecaffeError when it cannot be done, or when Caffe died or was killed (it may be tried again).
+    Raises a BonecaffeError when it cannot be done, or when Caffe died or was killed (a retry may then succeed).
     """
     run = plan.run_of(number)
     if run.path.is_dir():
-        with run.lock("repeat", WAIT_S):  # of a Caffe that a killed worker left
+        with run.lock("repeat", WAIT_S):  # held by the Caffe of a killed worker
             pass
     workers = None if plan.cpu else 1
     prepare(run, plan.images, plan.ages, plan.points, plan.recipe_for(number), workers=workers, ages_in=plan.ages_in)
@@ -55,7 +55,7 @@ def one(
     if outcome is not None and outcome.state is State.DIVERGED:
         return Result(number=number, state=State.DIVERGED, iteration=outcome.iteration)
     if outcome is not None and outcome.state is State.INTERRUPTED:
-        raise RepeatInterrupted(f"{run}: interrupted at iteration {outcome.iteration}. Call repeat again to go on.")
+        raise RepeatInterrupted(f"{run}: interrupted at iteration {outcome.iteration}. Call repeat again to continue.")
     if outcome is not None and outcome.state is not State.FINISHED:
         raise RepeatError(f"{run}: {outcome.state} at iteration {outcome.iteration}: {outcome.why}")
     with run.lock("evaluate"):
@@ -80,7 +80,7 @@ def one(
 
 
 def _tested(run: RunDir) -> tuple[tuple[HandTested, ...], int]:
-    """The test hands of a run with their predictions, and how many are younger or older than all in training."""
+    """The test hands of a run with their predictions, and how many are outside the age range of the training."""
     split = split_of(run)
     predicted = read_predictions(run, "test").set_index("id")["predicted_months"]
     hands = tuple(
@@ -92,15 +92,15 @@ def _tested(run: RunDir) -> tuple[tuple[HandTested, ...], int]:
 
 
 def _check_weights(run: RunDir, plan: Repetition) -> GivenWeights | None:
-    """The plan's weights, where there is a training; RepeatError when it started from others: seeds of two kinds."""
+    """The plan's weights, if the run was trained; RepeatError when that training started from other weights."""
     trained = run.read().train
     if trained is None:
         return None
     weights = given_weights(plan.weights) if plan.weights is not None else None
     before, now = (each.sha256 if each else None for each in (trained.weights, weights))
     if before != now:
-        started, asked = map(start_of, (trained.weights, weights))
-        raise RepeatError(f"{run}: was trained {started}, and is asked for {asked}. Give another --out.")
+        started, requested = map(start_of, (trained.weights, weights))
+        raise RepeatError(f"{run}: was trained {started}; this repeat would train {requested}. Give another --out.")
     return weights
 
 
@@ -115,7 +115,7 @@ def _diverged_before(run: RunDir, plan: Repetition, weights: GivenWeights | None
 
 
 def _start_again(run: RunDir) -> bool:
-    """Remove the snapshots of a run when none of them is complete; whether there were any."""
+    """Remove the snapshots of a run when none of them is complete; return whether any were removed."""
     if not snapshots.find(run.snapshots) or snapshots.newest_complete(run.snapshots) is not None:
         return False
     remove(run.snapshots)
@@ -128,7 +128,7 @@ def in_sequence(
     watch: Watcher | None = None,
     say: Callable[[str], None] = lambda sentence: None,
 ) -> Iterator[Result]:
-    """One seed or fold after the other, here."""
+    """One seed or fold after the other, on this machine."""
     for count, number in enumerate(numbers, start=1):
         say(f"{plan.kind} {number} ({count} of {len(numbers)})")
         yield one(plan, number, watch, say)
@@ -137,7 +137,7 @@ def in_sequence(
 def on_cluster(
     plan: Repetition, numbers: list[int], scheduler: str, say: Callable[[str], None] = lambda sentence: None
 ) -> Iterator[Result]:
-    """The seeds or folds on the workers of a Dask cluster, as they finish; a lost worker's goes on with another.
+    """The seeds or folds on the workers of a Dask cluster, as they finish; another worker retries a lost worker's.
 
     Raises RepeatError when Dask is not installed, or the scheduler cannot be reached.
     """

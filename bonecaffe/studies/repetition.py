@@ -1,4 +1,4 @@
-"""What `repeat` repeats, and what became of each seed or fold."""
+"""What `repeat` repeats, and the result of each seed or fold."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bonecaffe.studies.spread import Figure, Measured, measured
 
 Kind = Literal["seed", "fold"]
 SEEDED = ("data.split_seed", "solver.random_seed")
-"""The fields in which the seeds differ."""
+"""The fields that differ between seeds."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,13 @@ class Repetition:
     cpu: bool = False
     ages_in: AgeUnit | None = None
     folds: int | None = None
-    """Folds of a cross-validation; None: seeds."""
+    """Number of folds of a cross-validation; None: seeds."""
     split_seed: int = 1
-    """Of the deal into folds; over seeds, each has its own."""
+    """Seed of the assignment to folds; over seeds, each has its own."""
 
     @property
     def kind(self) -> Kind:
-        """What the parts are."""
+        """Whether the parts are seeds or folds."""
         return "seed" if self.folds is None else "fold"
 
     def run_of(self, number: int) -> RunDir:
@@ -53,20 +53,20 @@ class Repetition:
         return Recipe.parse(self.recipe, "the recipe to repeat")
 
     def recipe_for(self, number: int) -> Recipe:
-        """The recipe of a seed or fold. All folds start from the same weights; a seed changes them with the split."""
+        """The recipe of a seed or fold. All folds start from the same weights; a seed changes weights and split."""
         if self.folds is None:
             values = dict.fromkeys(SEEDED, number)
             return self.base().with_values(values, f"repeat: seed {number} of split and initialization")
         fold = {"data.split": str(Fold(number, self.folds))}
         recipe = self.base().with_values(fold, f"repeat --folds {self.folds}: every hand is tested once", meant=True)
-        return recipe.with_values({"data.split_seed": self.split_seed}, "repeat: seed of the deal into folds")
+        return recipe.with_values({"data.split_seed": self.split_seed}, "repeat: seed of the assignment to folds")
 
     def departures(self) -> list[Departure]:
-        """In what this is not the paper's study; seeds are choices, and no departures."""
+        """Where this study departs from the paper's; seeds are choices, not departures."""
         return self.recipe_for(1).departures()
 
     def key(self) -> str:
-        """What is repeated, as a hash: recipe, ages, points, weights and folds, wherever the files are."""
+        """What is repeated, as a hash of recipe, ages, points, weights and folds; the files' paths do not count."""
         files = (self.ages, self.points, *([self.weights] if self.weights else []))
         try:
             years = ["ages in years"] if self.ages_in == "years" else []
@@ -77,7 +77,7 @@ class Repetition:
 
 
 class HandTested(NamedTuple):
-    """One hand of a test: ages in months."""
+    """One test hand; ages in months."""
 
     id: CaseId
     boneage_months: Finite
@@ -87,7 +87,7 @@ class HandTested(NamedTuple):
 
     @property
     def unit(self) -> str:
-        """What was drawn when it was: the hand, or its group."""
+        """The unit that was drawn: the hand, or its group."""
         return f"hand {self.id}" if self.group is None else f"group {self.group}"
 
 
@@ -96,7 +96,7 @@ Ccc = Annotated[float, Field(ge=-1.000001, le=1.000001, allow_inf_nan=False)]
 
 
 class Result(Frozen):
-    """What became of a seed or fold; figures in months, None unless it finished."""
+    """The result of a seed or fold; figures in months, None unless it finished."""
 
     number: Count
     state: State
@@ -111,11 +111,11 @@ class Result(Frozen):
     phantoms: Count = 0
     """How many of its hands, of both splits, are phantoms."""
     departures: Count = 0
-    """In how many fields its run departs from the paper, by recipe, launch and edited files."""
+    """Number of fields in which its run departs from the paper, by recipe, launch and edited files."""
     word: str = ""
-    """Of the verdict on its run."""
+    """The verdict on its run."""
     hands: tuple[HandTested, ...] = ()
-    """The test hands with their predictions, from which the sampling error comes."""
+    """The test hands with their predictions, from which the sampling error is estimated."""
 
     @model_validator(mode="after")
     def _whole(self) -> Result:
@@ -128,11 +128,11 @@ class Result(Frozen):
 
     @property
     def finished(self) -> bool:
-        """Whether it has figures."""
+        """Whether it finished and has figures."""
         return self.state is State.FINISHED
 
     def measured(self, figure: Figure) -> Measured | None:
-        """The test's MAD or CCC with its sampling error; None where it has none."""
+        """The test's MAD or CCC with its sampling error; None where that cannot be estimated."""
         return measured_of(figure, self.hands)
 
 

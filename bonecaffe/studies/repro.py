@@ -18,18 +18,18 @@ def comparison_of(run: RunDir) -> tuple[Recipe, Comparison]:
 
 
 def facts(recipe: Recipe, compared: Comparison) -> dict[str, Any]:
-    """What departures.json holds."""
+    """The content of departures.json."""
     content = {
         "recipe": recipe.name,
         "departures": [each._asdict() for each in compared.departures],
         "choices": [{**each._asdict(), "paper": "not stated"} for each in compared.choices],
     }
-    return dict(json.loads(json.dumps(content)))  # as a reader will find it: no tuples
+    return dict(json.loads(json.dumps(content)))  # as it is read back: no tuples
 
 
 def write_departures(run: RunDir) -> tuple[Recipe, Comparison]:
     """Write departures.json, and return what `comparison_of` does; RunError while another command holds the run."""
-    comparison_of(run)  # so that a folder that is no run gets no lock file
+    comparison_of(run)  # raises for a folder that is not a run, before the lock
     with run.lock("repro"):
         recipe, compared = comparison_of(run)
         write_text(run.departures, json.dumps(facts(recipe, compared), indent=2, ensure_ascii=False) + "\n")

@@ -1,4 +1,4 @@
-"""The results of `repeat`: kept in repeat.json, laid out in tables, and held against the paper."""
+"""The results of `repeat`: stored in repeat.json, printed as tables, and compared with the paper."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from bonecaffe.errors import EvaluateError, RepeatError
 from bonecaffe.evaluation.metrics import PAPER, PAPER_CASES, ccc, mad, max_error
 from bonecaffe.evaluation.verdict import FAR_BETTER, MARGIN, Word, word_for
-from bonecaffe.evaluation.words import signed
+from bonecaffe.evaluation.words import number, signed
 from bonecaffe.files import number_text, table_text, write_text
 from bonecaffe.records import Frozen, Sha256
 from bonecaffe.studies import spread
@@ -21,16 +21,16 @@ from bonecaffe.studies.spread import Figure, Interval
 from bonecaffe.trees import read_json
 
 VERSION: Literal[2] = 2
-"""Of the form of repeat.json. The form before it had no number, and not the hands' predictions."""
+"""Version of the format of repeat.json. The format before it had no version and no predictions."""
 FEW_SEEDS = 5
-"""Below this many seeds, the intervals are so wide that the verdict adds a remark."""
+"""With fewer seeds, the intervals are so wide that the verdict adds a remark."""
 
 
 # ---- the record --------------------------------------------------------------------------------------------------
 
 
 class Record(Frozen):
-    """What is read back of repeat.json; the rest of it is worked out of these."""
+    """The part of repeat.json that is read back; the rest is computed from it."""
 
     version: Literal[2]
     kind: Kind
@@ -39,7 +39,7 @@ class Record(Frozen):
 
 
 def earlier(plan: Repetition) -> list[Result]:
-    """The results that OUT/repeat.json holds; RepeatError when they are of another recipe or data, or not readable."""
+    """The results in OUT/repeat.json; RepeatError when they belong to another recipe or data, or are not readable."""
     path, remedy = plan.out / "repeat.json", "Remove it, or give another --out"
     try:
         tree = read_json(path, "record", RepeatError)
@@ -49,12 +49,12 @@ def earlier(plan: Repetition) -> list[Result]:
         raise RepeatError(f"{error} {remedy}.") from None
     if isinstance(tree, dict) and tree.get("version") != VERSION and {"plan", "results"} <= tree.keys():
         raise RepeatError(
-            f"{path}: written by another version of bonecaffe, which kept it in another form. Remove this file and "
-            f"call repeat again: finished runs beside it are not trained again. Or give another --out."
+            f"{path}: written by another version of bonecaffe, in another format. Remove this file and call repeat "
+            f"again: the finished runs in {plan.out} are not trained again. Or give another --out."
         )
     try:
         if not isinstance(tree, dict):
-            raise TypeError("a mapping is needed")
+            raise TypeError("it must be a mapping")
         record = Record.model_validate({name: tree[name] for name in Record.model_fields})
         numbers = [result.number for result in record.results]
         if len(set(numbers)) < len(numbers):
@@ -139,7 +139,7 @@ def _over_hands(figure: Figure, hands: tuple[HandTested, ...]) -> Interval | Non
 class Spread:
     """A figure over the seeds: mean, standard deviation (over n - 1), extremes; MADs in months.
 
-    The intervals are 95 %; None for fewer than three seeds, and those about hands for the training figures.
+    The intervals are 95 %. They are None for fewer than three seeds; training figures have only ``next_seed_95``.
     """
 
     figure: str
@@ -154,9 +154,9 @@ class Spread:
     other_hands_95: Interval | None
     """Where the same study of one seed would be, on other hands of the same kind."""
     less_paper_95: Interval | None
-    """The difference: here less the paper, whose hands were others, and 200 for test."""
+    """The difference from the paper (here less paper), whose study had other hands: 200 for the test."""
     word: Word
-    """What the difference from the paper comes to, by the rule of `evaluate`."""
+    """The verdict on this difference, by the rule of `evaluate`."""
 
 
 def spreads(results: Sequence[Result]) -> list[Spread]:
@@ -175,12 +175,12 @@ def _spread(split: str, figure: Figure, done: Sequence[Result]) -> Spread:
     next_seed = spread.next_seed(figure, [spread.to_scale(figure, float(value)) for value in values])
     tests = [result.measured(figure) for result in done] if split == "test" else []
     whole = [test for test in tests if test is not None]
-    there = less = less_90 = None
+    elsewhere = less = less_90 = None
     if whole and len(whole) == len(done):
-        there = spread.other_hands(whole)
+        elsewhere = spread.other_hands(whole)
         less, less_90 = (_less(spread.other_hands(whole, PAPER_CASES[split], level), paper) for level in (0.95, 0.9))
-    word = word_for(split, figure, less_90, less) if less and less_90 else Word.CANNOT_BE_TOLD
-    if split == "test" and figure == "mad" and there and there[1] < FAR_BETTER * paper:
+    word = word_for(split, figure, less_90, less) if less and less_90 else Word.UNCLEAR
+    if split == "test" and figure == "mad" and elsewhere and elsewhere[1] < FAR_BETTER * paper:
         word = Word.SUSPICIOUS
     return Spread(
         f"{split}_{figure}",
@@ -191,7 +191,7 @@ def _spread(split: str, figure: Figure, done: Sequence[Result]) -> Spread:
         float(values.max()),
         paper,
         next_seed,
-        there,
+        elsewhere,
         less,
         word,
     )
@@ -235,7 +235,7 @@ def pooled(plan: Repetition, results: Sequence[Result]) -> Pooled | None:
     )
 
 
-# ---- in words ----------------------------------------------------------------------------------------------------
+# ---- as text -----------------------------------------------------------------------------------------------------
 
 
 def shown(figure: str, value: float) -> str:
@@ -244,8 +244,7 @@ def shown(figure: str, value: float) -> str:
     >>> shown("test_mad", 18.94), shown("test_ccc", 0.784)
     ('18.9', '0.78')
     """
-    text = f"{value:.1f}" if figure.endswith("mad") else f"{value:.2f}"
-    return text.replace("-", "−")
+    return number(value, 1 if figure.endswith("mad") else 2)
 
 
 def shown_interval(figure: str, interval: Interval | None) -> str:
@@ -258,19 +257,19 @@ def shown_interval(figure: str, interval: Interval | None) -> str:
 
 
 def verdict(plan: Repetition, results: Sequence[Result]) -> list[str]:
-    """What the results come to, in sentences."""
+    """The conclusions from the results, as sentences."""
     lines = _of_seeds(plan, results) if plan.folds is None else _of_folds(plan, results)
     for word in (Word.SUSPICIOUS, Word.MEMORIZED, Word.LEARNED_NOTHING):
         if count := sum(result.word == word for result in results):
             lines.insert(0, f"{count} of {len(results)} {plan.kind}s: {word}. See the reports of their runs.")
-    lost = [result for result in results if not result.finished]
-    if lost:
-        lines.append(f"{len(lost)} of {len(results)} {plan.kind}s diverged and are not in these figures.")
+    diverged = [result for result in results if not result.finished]
+    if diverged:
+        lines.append(f"{len(diverged)} of {len(results)} {plan.kind}s diverged and are not in these figures.")
     if outside := sum(result.outside for result in results):
         tested = sum(len(result.hands) for result in results)
         lines.append(
-            f"{outside} of {tested} predictions are extrapolations, of hands younger or older than every hand that "
-            "their network was trained on."
+            f"{outside} of {tested} predictions are extrapolations: their hands are younger or older than every hand "
+            "in the training."
         )
     return lines
 
@@ -295,8 +294,8 @@ def _of_seeds(plan: Repetition, results: Sequence[Result]) -> list[str]:
         lines.append("No intervals: they need three seeds. Ask for more with --seeds.")
     elif seeds < FEW_SEEDS:
         lines.append(
-            f"{seeds} seeds say little: their spread is known to a factor of two at best, so the intervals are wide. "
-            f"Ask for {FEW_SEEDS} or more with --seeds."
+            f"{seeds} seeds are weak evidence: their spread is known to a factor of two at best, so the intervals are "
+            f"wide. Ask for {FEW_SEEDS} or more with --seeds."
         )
     return lines
 
@@ -314,10 +313,10 @@ def _against_paper(plan: Repetition, results: Sequence[Result], found: Sequence[
         meaning = {
             Word.AGREES: f"agrees with the paper, to within {margin}{unit}",
             Word.BETTER: "better than the paper",
-            Word.SUSPICIOUS: "suspicious, because it is more than this method can be expected to do. Look for test "
+            Word.SUSPICIOUS: "suspicious, because it is better than this method can be expected to be. Look for test "
             "hands among the training hands",
             Word.WORSE: "worse than the paper",
-            Word.CANNOT_BE_TOLD: f"cannot be told: neither a difference nor agreement to within {margin}{unit}",
+            Word.UNCLEAR: f"unclear: neither a difference nor agreement to within {margin}{unit} is shown",
         }[each.word]
         lines.append(
             f"Test {name} less the paper’s {each.paper}: {less}{unit}, "
@@ -327,12 +326,12 @@ def _against_paper(plan: Repetition, results: Sequence[Result], found: Sequence[
 
 
 def _not_comparable(plan: Repetition, results: Sequence[Result]) -> str | None:
-    """Why the figures cannot be held against the paper's; None where they can."""
+    """Why the figures cannot be compared with the paper's; None where they can."""
     reasons = []
     if any(result.phantoms for result in results):
         reasons.append("the hands are phantoms")
     if departures := max([len(plan.departures()), *(result.departures for result in results)]):
-        reasons.append(f"the runs depart from it in {departures} field{'s' * (departures > 1)}")
+        reasons.append(f"the runs depart from the paper in {departures} field{'s' * (departures > 1)}")
     if not reasons:
         return None
     paper = PAPER["test"]
@@ -343,7 +342,7 @@ def _of_folds(plan: Repetition, results: Sequence[Result]) -> list[str]:
     whole = pooled(plan, results)
     if whole is None:
         done = sum(result.finished for result in results)
-        return [f"{done} of {plan.folds} folds finished: there are no pooled figures until all have."]
+        return [f"{done} of {plan.folds} folds finished. There are no pooled figures until all are."]
     intervals = [
         f" (95 % over hands: {shown_interval(figure, interval)})" if interval else ""
         for figure, interval in (("mad", whole.mad_interval_95), ("ccc", whole.ccc_interval_95))

@@ -1,4 +1,4 @@
-"""The runs in a folder, a line each."""
+"""The runs in a folder, one line each."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from bonecaffe.run import RunDir
 from bonecaffe.trees import read_json
 
 DEPTH = 3
-"""How many folders deep runs are looked for: runs/NAME, and runs/NAME/seed-1 of a repeat."""
+"""Depth of the search for runs, in folders: runs/NAME, and runs/NAME/seed-1 of a repeat."""
 
 
 class Summary(NamedTuple):
-    """A run in a line. The iteration reached of how many; the test figures, None when not evaluated."""
+    """One run: the iteration reached and the last one; the test figures, None when not evaluated."""
 
     run: str
     recipe: str
@@ -58,14 +58,14 @@ def _summary(run: RunDir, name: str) -> Summary:
 
 
 def _recipe(run: RunDir, prepared: Prepared | None) -> Recipe:
-    """The recipe as it was prepared, whatever recipe.yaml says by now."""
+    """The recipe as it was prepared, even if recipe.yaml was edited since."""
     if prepared is None:
         return Recipe.load(run.recipe_file)
     return Recipe.parse(prepared.recipe, f"{run.manifest_file}, prepare.recipe")
 
 
 def _figures(run: RunDir, manifest: Manifest) -> tuple[int | None, float | None, float | None]:
-    """Iteration, MAD and CCC of the evaluation, when it is of this training's model and these predictions."""
+    """Iteration, MAD and CCC of the evaluation, when it belongs to this training's model and these predictions."""
     if manifest.predict is None or not manifest.is_evaluated():
         return None, None, None
     try:

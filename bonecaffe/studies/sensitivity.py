@@ -1,7 +1,7 @@
-"""How much the seven points matter: they are moved a little, and the predicted ages with them.
+"""How much the seven points matter: they are moved a little, and the change of the predicted age is measured.
 
-The paper gives no repeat-marking error. Here points are moved by a share of the palm, or as far as two markings of the
-same hands lie apart, and the months by which predictions move are what a careless click costs.
+The paper gives no repeat-marking error. Here points are moved by a percentage of the palm, or replaced by another
+marking of the same hands. The change of the predictions, in months, is the cost of a careless click.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from bonecaffe.progress import Progress, unseen
 from bonecaffe.run import RunDir
 
 PERCENT = (0.5, 1.0, 2.0, 4.0)
-"""Of the palm, the standard deviation of each coordinate of each point."""
+"""Standard deviations of each coordinate of each point, in percent of the palm."""
 
 
 class Moved(NamedTuple):
@@ -46,7 +46,7 @@ class Moved(NamedTuple):
 
 @dataclass(frozen=True)
 class Level:
-    """What moving the points by a standard deviation of ``percent`` of the palm does to predictions, in months."""
+    """How predictions change, in months, when points move by a standard deviation of ``percent`` of the palm."""
 
     percent: float
     mean_shift: float
@@ -58,7 +58,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Against:
-    """The same hands, with the points of their preparation and with others: MAD in months, CCC, mean absolute shift."""
+    """The same hands with the run's own points and with other points: MAD in months, CCC, mean absolute shift."""
 
     hands: int
     mad_marked: float
@@ -71,7 +71,7 @@ class Against:
 
 @dataclass(frozen=True)
 class Study:
-    """The outcome: each level, months per percent (a line through zero), and other markings against the run's own."""
+    """The outcome: each level, months per percent (a line through zero), and other markings compared with the run's."""
 
     hands: int
     repeats: int
@@ -94,11 +94,11 @@ def study(
     """Move the points of a split's hands, predict, and compare.
 
     Writes ``sensitivity.json`` and ``sensitivity.csv`` into the run. ``others`` are further markings by name, such as
-    those that `locate` found; hands that one of them lacks are left out of it. Raises PointsError or EvaluateError when
-    the points are not those that the run was prepared with, RunError while another command holds the run.
+    those that `locate` found; each is compared on the hands that it has. Raises PointsError or EvaluateError when the
+    points are not those that the run was prepared with, RunError while another command holds the run.
     """
-    run.recipe()  # raises for a folder that is no run, which gets no lock file
-    percents = tuple(dict.fromkeys(percents))  # one level each: the hands of two equal ones would be pooled
+    run.recipe()  # raises for a folder that is not a run, before the lock
+    percents = tuple(dict.fromkeys(percents))  # two equal levels would be pooled
     with run.lock("sensitivity"):
         looks = _Looks(Predictor(run), split_of(run)[split], hand_images.find_in_all(images), points, others)
         looks.check(images)
@@ -123,7 +123,7 @@ def study(
 
 
 class _Look(NamedTuple):
-    """A hand with points: its own (``what`` is None), moved by so many percent, or another marking's by name."""
+    """A hand with points: its own (``what`` is None), moved by ``what`` percent, or those of the marking ``what``."""
 
     id: str
     what: str | float | None
@@ -145,11 +145,13 @@ class _Looks:
         run = self.predictor.run
         if missing := [case.id for case in self.cases if case.id not in self.points]:
             raise PointsError(
-                f"no points of {', '.join(missing[:5])}, cases of {run}. Give the table that it was prepared with."
+                f"no points for {', '.join(missing[:5])}, cases of {run}. Give the table that it was prepared with."
             )
         if missing := [case.id for case in self.cases if case.id not in self.files]:
             where = hand_images.listed_folders(images)
-            raise EvaluateError(f"{where}: no image of {', '.join(missing[:5])}, cases of {run}.")
+            raise EvaluateError(
+                f"{where}: no image of {', '.join(missing[:5])}, cases of {run}. Give the folder it was prepared from."
+            )
 
     def count(self, percents: Sequence[float], repeats: int) -> int:
         """How many predictions there will be."""
@@ -157,7 +159,7 @@ class _Looks:
         return len(self.cases) * (1 + len(percents) * repeats) + marked
 
     def predicted(self, percents: Sequence[float], repeats: int, seed: int) -> Iterator[tuple[_Look, float]]:
-        """Each look with its prediction, in months; the nets are fed in batches."""
+        """Each look with its prediction, in months; predictions are computed in batches."""
         looked_at: list[_Look] = []
 
         def normals() -> Iterator[Image]:
@@ -189,7 +191,7 @@ class _Looks:
                     yield _Look(case.id, name, hand), self._normal(view, hand)
 
     def _normal(self, view: StandardView, hand: ReferencePoints) -> Image:
-        """The crop at other points of a hand that is upright and has bright bones: both are told by its own points."""
+        """The crop at other points of a hand, which was turned and inverted according to its own points."""
         here = view._replace(points=turned(hand, view.quarters))
         try:
             return normalize_viewed(here, self.predictor.recipe.preparation)
@@ -198,7 +200,7 @@ class _Looks:
 
 
 def _slope(levels: Sequence[Level]) -> float:
-    """Months per percent: the line through nothing that fits best."""
+    """Months per percent: the slope of the best line through zero."""
     steps = np.array([(level.percent, level.mean_shift) for level in levels])
     return float((steps[:, 0] * steps[:, 1]).sum() / (steps[:, 0] ** 2).sum()) if len(steps) else math.nan
 
@@ -258,7 +260,7 @@ def _against(ages: Mapping[str, float], base: Mapping[str, float], found: Mappin
 def repeat_marking_percent(first: Mapping[str, ReferencePoints], second: Mapping[str, ReferencePoints]) -> float:
     """The repeat-marking error of one marking, from two: a coordinate's standard deviation, in percent of the palm.
 
-    The difference of two markings varies twice as much as one does, hence the root of two.
+    The variance of the difference of two markings is twice that of one, so it is divided by two.
     """
     squares = [p**2 for difference in compare(first, second) for p in difference.percent]
     return math.sqrt(float(np.mean(squares)) / 2 / 2)  # two coordinates, two markings

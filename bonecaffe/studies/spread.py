@@ -1,21 +1,21 @@
 """How far MAD and CCC would move with another seed, and with other hands: intervals for `repeat`.
 
-Both figures are worked with on a scale where their errors are nearly normal, and on which no interval can leave the
-possible values: the MAD as its logarithm, the CCC as Fisher's z = atanh(CCC) (Lin, Biometrics 1989;45:255-268).
+Both figures are computed on a scale where their errors are nearly normal, and where no interval can leave the possible
+values: the MAD as its logarithm, the CCC as Fisher's z = atanh(CCC) (Lin, Biometrics 1989;45:255-268).
 
-The seeds of one `repeat` draw from one pool of hands, so two seeds test some of the same hands. Seen between seeds is
-therefore too little of the sampling error: the part through shared hands is the same in both. It is measured here: the
-jackknife (Tukey, Ann Math Stat 1958;29:614) gives each hand its share in the sampling error of a figure, by how the
-figure moves without it. The covariance of two seeds is the sum, over the hands that both tested, of the products of the
-two shares. With s² the variance between S seeds, and c the mean covariance of two of them:
+The seeds of one `repeat` draw from one pool of hands, so two seeds test some of the same hands. The variance between
+seeds therefore shows too little of the sampling error: the part that comes from shared hands is the same in both. That
+part is estimated with the jackknife (Tukey, Ann Math Stat 1958;29:614): a hand's share in the sampling error of a
+figure follows from how the figure changes without the hand. The covariance of two seeds is the sum, over the hands that
+both tested, of the products of the two shares. With s² the variance between S seeds, and c the mean covariance of two:
 
 - another seed on these hands differs from the mean of the S seeds with variance s² (1 + 1/S);
 - a study on other hands differs from it with variance s² (1 + 1/S) + 2 c: once for the hands here, once for the others.
 
 The first has S - 1 degrees of freedom; c rests on hundreds of hands. The half-width of the second interval is therefore
 the root of the sum of squares of two half-widths, Student's t for s² and the normal for c (the "modified large sample"
-way: Graybill and Wang, J Am Stat Assoc 1980;75:869-873). `scripts/repeat_coverage.py` measures how often the intervals
-hold; docs/explanation/STATISTICS.md has its figures.
+method: Graybill and Wang, J Am Stat Assoc 1980;75:869-873). `scripts/repeat_coverage.py` measures the coverage of the
+intervals; docs/explanation/STATISTICS.md has its figures.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from bonecaffe.evaluation.metrics import ccc, mad
 Figure = Literal["mad", "ccc"]
 Interval = tuple[float, float]
 SEEDS_FOR_AN_INTERVAL = 3
-"""With two seeds, one degree of freedom, an interval would be ten times as wide as the difference of the two."""
+"""With two seeds (one degree of freedom), an interval would be ten times as wide as their difference."""
 UNITS_FOR_AN_INTERVAL = 10
 """Hands, or groups of hands; with fewer, the sampling error cannot be estimated from them."""
 
@@ -54,7 +54,7 @@ def to_scale(figure: Figure, value: float) -> float:
 
 
 def from_scale(figure: Figure, value: float) -> float:
-    """Back from the scale: a MAD above 0, a CCC within -1 and 1; a MAD too large for a number is infinite."""
+    """The inverse of `to_scale`: a MAD above 0, a CCC from -1 to 1; a MAD too large for a float is infinite."""
     if figure == "ccc":
         return math.tanh(value)
     return math.exp(value) if value < 700 else math.inf
@@ -70,24 +70,24 @@ def around(figure: Figure, centre: float, half: float) -> Interval:
 
 @dataclass(frozen=True)
 class Measured:
-    """A figure of one test set on its scale, and what each unit (hand, or group of hands) has in its sampling error."""
+    """A figure of one test set on its scale, and each unit's (hand's or group's) share in its sampling error."""
 
     figure: Figure
     value: float
     """On the scale."""
     shares: Mapping[str, float]
-    """By unit: how far the figure falls, on the scale, when it is left out, less the mean of that. They add up to 0."""
+    """By unit: how far the figure falls, on the scale, without the unit, less the mean over units. The sum is 0."""
     hands: int
 
     @property
     def variance(self) -> float:
-        """The sampling variance on the scale, of as many hands drawn from all there might be."""
+        """The sampling variance on the scale, for a random sample of this many hands."""
         units = len(self.shares)
         return math.fsum(share**2 for share in self.shares.values()) * units / (units - 1) if units > 1 else math.nan
 
     @property
     def interval_95(self) -> Interval | None:
-        """Where the figure of this model would be over all hands of the kind: 95 %, by Student's t on the scale.
+        """The 95 % interval for this model's figure over all such hands, by Student's t on the scale.
 
         None for fewer than `UNITS_FOR_AN_INTERVAL`.
         """
@@ -102,8 +102,8 @@ class Measured:
 def measured(figure: Figure, units: Sequence[str], truth: ArrayLike, predicted: ArrayLike) -> Measured | None:
     """The figure of a test set with its sampling error, by the jackknife over units.
 
-    None for fewer than three units, and where the figure, with all or without one of them, is perfect: it has no place
-    on the scale.
+    None for fewer than three units, and where the figure of all units, or of all but one, is perfect: its value on the
+    scale would be infinite.
 
     ``units`` names the sampling unit of each hand: its id, or its group, whose hands are drawn together. ``truth`` and
     ``predicted`` are months, one for each hand. Raises EvaluateError for what cannot be compared.
@@ -143,7 +143,7 @@ def _z_cccs_without(x: NDArray[np.float64], y: NDArray[np.float64], of_unit: NDA
 
     The CCC is 2 A / (Q + 2 A), because its denominator s_x² + s_y² + (mean x - mean y)² is Q + 2 A.
     """
-    shift = x.mean()  # of both: small numbers lose fewer digits in products, and neither Q nor A changes
+    shift = x.mean()  # shifts both: small numbers lose fewer digits in products, and neither Q nor A changes
     x, y = x - shift, y - shift
     q = _means_without((x - y) ** 2, of_unit)
     a = _means_without(x * y, of_unit) - _means_without(x, of_unit) * _means_without(y, of_unit)
@@ -152,7 +152,7 @@ def _z_cccs_without(x: NDArray[np.float64], y: NDArray[np.float64], of_unit: NDA
 
 
 def shared_variance(a: Measured, b: Measured) -> float:
-    """The covariance of a figure of two test sets through the units that are in both, on the scale."""
+    """The covariance of a figure of two test sets, on the scale, from the units that are in both."""
     return math.fsum(share * b.shares[unit] for unit, share in a.shares.items() if unit in b.shares)
 
 
@@ -172,9 +172,9 @@ def next_seed(figure: Figure, values: Sequence[float]) -> Interval | None:
 def other_hands(seeds: Sequence[Measured], hands: int | None = None, level: float = 0.95) -> Interval | None:
     """The prediction interval for one study, of one seed, that draws other hands and tests ``hands`` of them.
 
-    Without ``hands``, it tests as many as the seeds here did. With another number, its sampling variance is that of as
-    many hands. ``level`` is how often it is to hold, from 0 to 1. None for fewer than three seeds, or fewer than
-    `UNITS_FOR_AN_INTERVAL` hands in a seed's test.
+    Without ``hands``, the other study tests as many as the seeds here did. With ``hands``, its sampling variance is
+    that of so many hands. ``level`` is the coverage, from 0 to 1. None for fewer than three seeds, or fewer than
+    `UNITS_FOR_AN_INTERVAL` units in a seed's test.
     """
     from scipy import stats
 
@@ -183,8 +183,8 @@ def other_hands(seeds: Sequence[Measured], hands: int | None = None, level: floa
         return None
     shared = max(0.0, float(np.mean([shared_variance(a, b) for a, b in itertools.combinations(seeds, 2)])))
     here = float(np.mean([seed.variance for seed in seeds]))
-    there = here if hands is None else float(np.mean([seed.variance * seed.hands / hands for seed in seeds]))
-    known = max(0.0, 2 * shared + there - here)
+    other = here if hands is None else float(np.mean([seed.variance * seed.hands / hands for seed in seeds]))
+    known = max(0.0, 2 * shared + other - here)
     squared_half = _squared_half_of_seeds(values, level) + float(stats.norm.ppf(0.5 + level / 2)) ** 2 * known
     return around(seeds[0].figure, float(np.mean(values)), math.sqrt(squared_half))
 

@@ -1,4 +1,4 @@
-"""A run as evidence: recompute every hash that its records hold and name the first link that broke."""
+"""A run as evidence: recompute every hash in its records and report the first broken link."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from bonecaffe.studies import repro
 from bonecaffe.training import launch
 from bonecaffe.trees import read_json
 
-HOLDS, BROKEN, OTHER, UNSEEN = "holds", "BROKEN", "differs", "not looked at"
+HOLDS, BROKEN, OTHER, UNCHECKED = "holds", "BROKEN", "differs", "not checked"
 
 
 class Link(NamedTuple):
-    """One link of the chain. ``state``: holds, BROKEN, differs (no fault of the run), not looked at."""
+    """One link of the chain. ``state``: holds, BROKEN, differs (not a fault of the run), not checked."""
 
     name: str
     state: str
-    said: str
+    message: str
 
 
 Check = Iterator[str]
-"""What a link finds wrong, in words; nothing when it holds."""
+"""The problems of a link, as text; none when it holds."""
 
 
 def _nothing(run: RunDir) -> Check:
@@ -54,24 +54,24 @@ def verify(
 ) -> list[Link]:
     """Recompute the chain from the inputs to the report, in order. RunError when the folder holds no run.
 
-    The inputs are outside the run; they are looked at where their places are given.
+    The inputs are outside the run; they are checked where their paths are given.
     """
     manifest = run.read()
     prepared, trained = manifest.prepare, manifest.train
     if prepared is None:
-        raise RunError(f"{run}: no manifest of a prepared run here, so there is nothing to verify.")
+        raise RunError(f"{run}: no manifest of a prepared run here, so there is nothing to verify. Name a run folder.")
 
     if test_ages is not None and "test_ages" not in prepared.sources:
-        raise RunError(f"{run}: was prepared without --test-ages. Leave it out.")
+        raise RunError(f"{run}: was prepared without --test-ages. Leave that option out.")
 
     def given(name: str, check: Check | None) -> Link:
-        return Link(name, UNSEEN, f"outside the run; give --{name}") if check is None else _link(name, check)
+        return Link(name, UNCHECKED, f"outside the run; give --{name}") if check is None else _link(name, check)
 
     def table(name: str, path: Path | None) -> Link:
         return given(name, _same(path, prepared.sources[name.replace("-", "_")].sha256) if path else None)
 
     def recorded(name: str, record: Record | None, stage: str, check: Callable[[], Check]) -> Link:
-        return _link(name, check()) if record else Link(name, UNSEEN, f"{stage} has not been done")
+        return _link(name, check()) if record else Link(name, UNCHECKED, f"{stage} has not been done")
 
     def chained(name: str, record: Record | None, stage: str, check: Callable[[RunDir], Check] = _nothing) -> Link:
         return recorded(name, record, stage, lambda: _chained(run, manifest, record, check))
@@ -97,15 +97,15 @@ def verify(
 
 
 _REMEDIES = {
-    "ages": "prepare again with this table: it names what changed, or renews its record",
-    "test-ages": "prepare again with this table: it names what changed, or renews its record",
-    "points": "prepare again with this table: it names what changed, or renews its record",
-    "images": "prepare again with --check: it names what changed, or makes the run's images again",
-    "split": "run bonecaffe prepare again; it is repaired",
-    "prepared images": "run bonecaffe prepare again; it is repaired",
-    "LMDBs and lists": "run bonecaffe prepare again; it is repaired",
+    "ages": "prepare again with this table: it reports what changed, or updates its record",
+    "test-ages": "prepare again with this table: it reports what changed, or updates its record",
+    "points": "prepare again with this table: it reports what changed, or updates its record",
+    "images": "prepare again with --check: it reports what changed, or makes the run's images again",
+    "split": "run bonecaffe prepare again to repair it",
+    "prepared images": "run bonecaffe prepare again to repair them",
+    "LMDBs and lists": "run bonecaffe prepare again to repair them",
 }
-"""What to do about a link that broke, where a command can help."""
+"""The remedy for a broken link, where a command can help."""
 
 
 def _link(name: str, check: Check) -> Link:
@@ -119,7 +119,7 @@ def _link(name: str, check: Check) -> Link:
 
 
 def first_broken(links: list[Link]) -> Link | None:
-    """The first link that does not hold; None when all do that were looked at."""
+    """The first broken link; None when every checked link holds."""
     return next((link for link in links if link.state == BROKEN), None)
 
 
@@ -132,7 +132,7 @@ def _seals(manifest: Manifest) -> Check:
         if manifest.seals.get(stage) != seal(record):
             yield f"manifest.json: the record of {stage} was changed after it was written"
     for stage in manifest.seals.keys() - records.keys():
-        yield f"manifest.json: the record of {stage} was taken out"
+        yield f"manifest.json: the record of {stage} was removed"
 
 
 def _same(path: Path, expected: str) -> Check:
@@ -140,7 +140,7 @@ def _same(path: Path, expected: str) -> Check:
         if sha256_file(path) != expected:
             yield f"{path.name}: not the file that was recorded"
     except FileNotFoundError:
-        yield f"{path.name}: gone"
+        yield f"{path.name}: missing"
 
 
 def _outputs(run: RunDir, record: Record, chosen: Callable[[str], bool] = lambda name: True) -> Check:
@@ -150,11 +150,11 @@ def _outputs(run: RunDir, record: Record, chosen: Callable[[str], bool] = lambda
             if sha256_file(run.path / name) != record.outputs[name]:
                 yield f"{name}: not the file that was recorded"
         except FileNotFoundError:
-            yield f"{name}: gone"
+            yield f"{name}: missing"
 
 
 def _inputs(manifest: Manifest, record: Record) -> Check:
-    """What a stage read, against what the stages before it left."""
+    """Compare what a stage read with what the stages before it wrote."""
     before = dict[str, str]()
     for stage, earlier in manifest.records().items():
         if stage == record.stage:
@@ -164,7 +164,7 @@ def _inputs(manifest: Manifest, record: Record) -> Check:
         before["prepare"] = manifest.prepare.key
     for name, expected in record.inputs.items():
         if before.get(name) != expected:
-            yield f"{record.stage}: {_BEFORE.get(name, f'{name}: another one than the stages before it left')}"
+            yield f"{record.stage}: {_BEFORE.get(name, f'{name}: not the one that the stages before it wrote')}"
 
 
 _BEFORE = {"prepare": "of images that were prepared before"}
@@ -215,13 +215,13 @@ def _recipe(run: RunDir, prepared: Prepared) -> Check:
 
 
 def _images(run: RunDir, prepared: Prepared, progress: Progress) -> Check:
-    """Each prepared image: its file, as whoever predicts compares it, and its pixels, decoded again."""
+    """Each prepared image: its file, as a prediction compares it, and its decoded pixels."""
     for number, (case_id, case) in enumerate(prepared.cases.items(), start=1):
         path = run.image(case_id)
         if not path.is_file():
-            yield f"images/{path.name}: gone"
+            yield f"images/{path.name}: missing"
         elif sha256(read_image(path).tobytes()) != case.pixels_sha256:
-            yield f"images/{path.name}: other pixels"
+            yield f"images/{path.name}: its pixels changed"
         elif not is_intact(run.path, prepared, run.name_of(path), read=True):
             yield f"images/{path.name}: another file with the same pixels"
         progress(number, len(prepared.cases))
@@ -234,21 +234,21 @@ def _definitions(run: RunDir, prepared: Prepared, trained: Trained | None) -> Ch
     assert trained is not None
     recipe = launch.as_launched(Recipe.parse(prepared.recipe, "the recipe"), trained.weights, trained.launch.gpus)
     now = definitions.intend(run, recipe).inputs(prepared.key)
-    words = {"prepare": "the images were prepared again", "mean": "the mean is another"}
+    words = {"prepare": "the images were prepared again", "mean": "the mean changed"}
     for name, then in trained.inputs.items():
         if now.get(name) != then:
-            yield words.get(name, f"{name}.prototxt: not what was trained")
+            yield words.get(name, f"{name}.prototxt: not the file that was trained")
     in_use = definitions.files_in_use(run)
     for name, path in (("deploy", run.deploy), ("mean", run.mean_file)):
         if in_use[name] != trained.files[name]:
-            yield f"{path.name}: not what was trained with"
+            yield f"{path.name}: not the file that was trained with"
 
 
 def _caffe(trained: Trained | None) -> Link:
-    """This Caffe against the one that trained: another one is no fault of the run, but worth knowing."""
+    """Compare this Caffe with the one that trained: a difference is not a fault of the run, but worth knowing."""
     name = "Caffe and packages"
     if trained is None or not trained.attempts:
-        return Link(name, UNSEEN, "no training recorded them")
+        return Link(name, UNCHECKED, "no training recorded them")
     then, now = trained.attempts[-1].by, environment.describe()
     differs = [
         f"{package} {version} then, {now.packages.get(package)} now"
@@ -258,7 +258,7 @@ def _caffe(trained: Trained | None) -> Link:
     if now.caffe is None:
         differs.insert(0, "no Caffe is installed here")
     elif then.caffe is None or then.caffe.binaries != now.caffe.binaries:
-        differs.insert(0, "trained with another Caffe than is installed here")
+        differs.insert(0, "trained with a Caffe other than the one installed here")
     return Link(name, OTHER if differs else HOLDS, "; ".join(differs))
 
 
@@ -283,7 +283,7 @@ def _metrics(run: RunDir) -> Check:
 
 
 def _alike(a: Any, b: Any) -> bool:
-    """The same, numbers to nine digits: another machine may differ in the last."""
+    """Whether two values are the same, numbers to nine digits: another machine may differ in the last digits."""
     if isinstance(a, list) and isinstance(b, list):
         return len(a) == len(b) and all(map(_alike, a, b))
     if isinstance(a, float) and isinstance(b, float | int):

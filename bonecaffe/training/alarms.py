@@ -1,7 +1,7 @@
 """What a person who watches a training wants to know at once. Events of the log in, sentences out.
 
-Each alarm is a small listener with one method, ``hear``, and gives its sentence once. `Alarms` is a list of them.
-There is none for nan and inf: they end the training (`drive`).
+Each alarm is a small listener with one method, ``hear``, and yields its sentence once. `Alarms` combines them. nan and
+inf have no alarm: they end the training (`drive`).
 """
 
 from __future__ import annotations
@@ -18,20 +18,23 @@ from typing import Protocol
 from bonecaffe.caffe.log import Event, rmse_months
 
 GROWN = 2.0
-"""A training loss that is this many times its first value has grown (median of the last five displayed)."""
+"""The training loss has grown when it is this many times its first value (median of the last five displayed)."""
 GROWN_TEST = 1.1
 """The same for the loss of a whole test pass, which hardly fluctuates."""
 ALIKE = 0.03
-"""How near, as a share, the test error must come to that of a constant answer, in two tests running."""
+"""How close, as a fraction, the test error must be to that of a constant prediction, in two successive tests."""
 BETTER = 0.99
 """A test loss below this share of the best so far is an improvement."""
 LOOK_EVERY_S = 10.0
-"""How often, at most, the free room of the disk is looked up."""
+"""Seconds between checks of the free disk space, at least."""
 
 
 @dataclass(frozen=True)
 class Constant:
-    """The mean squared error, in months², of one answer for every test hand: the best age, the mean training age."""
+    """The mean squared error, in months², of one predicted age for all test hands.
+
+    ``best``: of the age with the least error. ``guess``: of the mean training age.
+    """
 
     best: float
     guess: float
@@ -43,7 +46,7 @@ class Constant:
         return cls(variance, variance + (statistics.fmean(test) - statistics.fmean(train)) ** 2)
 
     def matches(self, test_loss: float) -> bool:
-        """Whether a test loss (half a mean square) is what a constant answer gives."""
+        """Whether a test loss (half a mean square) is that of a constant prediction."""
         return self.best * (1 - ALIKE) <= 2 * test_loss <= self.guess * (1 + ALIKE)
 
 
@@ -51,7 +54,7 @@ class Listener(Protocol):
     """One alarm."""
 
     def hear(self, event: Event) -> Iterator[str]:
-        """The sentences that an event raises: none or one."""
+        """The sentence of the alarm that an event raises, if any."""
 
 
 class Alarms:
@@ -62,7 +65,7 @@ class Alarms:
 
     @classmethod
     def of_training(cls, constant: Constant, patience: int, folder: Path, snapshot_bytes: int) -> Alarms:
-        """All the alarms of a training; ``patience`` in iterations, ``folder`` and size of the next snapshot."""
+        """All the alarms of a training; ``patience`` in iterations, and folder and size of the next snapshot."""
         advice = Once()
         return cls(
             GrownTrainLoss(advice),
@@ -79,7 +82,7 @@ class Alarms:
 
 
 class Once:
-    """Lets one sentence through. Two alarms with the same advice share one, so that the advice is given once."""
+    """Lets one sentence through. Two alarms with the same advice share one, so that the advice appears once."""
 
     def __init__(self) -> None:
         self._open = True
@@ -142,7 +145,7 @@ class GrownTestLoss:
 
 
 class ConstantAnswer:
-    """Two tests running give the error of a constant answer; the first test, of an untrained net, does not count."""
+    """Two successive tests have the error of a constant prediction; the first test, of an untrained net, is ignored."""
 
     def __init__(self, constant: Constant) -> None:
         self._constant, self._once = constant, Once()
@@ -156,14 +159,14 @@ class ConstantAnswer:
         if alike and self._alike_before:
             yield from self._once(
                 f"iteration {event.iteration}: the test error is the spread of the ages "
-                f"(RMSE {rmse_months(event.value):.1f} months): the net answers the mean age for every hand. "
-                "Look at the rate, the initial weights, the mean."
+                f"(RMSE {rmse_months(event.value):.1f} months): the net predicts the mean age for every hand. "
+                "Check the learning rate, the initial weights and the mean."
             )
         self._tested, self._alike_before = True, alike
 
 
 class Plateau:
-    """No test loss has improved on the best, by a hundredth at least, for ``patience`` iterations."""
+    """No test loss has improved on the best by at least 1 % for ``patience`` iterations."""
 
     def __init__(self, patience: int) -> None:
         self._patience, self._once = patience, Once()
@@ -188,7 +191,7 @@ def _free_bytes(folder: Path) -> int:
 
 
 class DiskRoom:
-    """The disk has no room for the next snapshot of ``snapshot_bytes``; given again after room was made and used up."""
+    """The disk has no room for the next snapshot of ``snapshot_bytes``; repeated if space was freed and used up."""
 
     def __init__(
         self,
@@ -213,7 +216,7 @@ class DiskRoom:
         if free < self._needed:
             yield from self._once(
                 f"the disk has {free / 1e6:.0f} MB left and the next snapshot takes {self._needed / 1e6:.0f} MB; "
-                "Caffe will die writing it. Make room."
+                "Caffe will abort while writing it. Free some space."
             )
         else:
             self._once.again()

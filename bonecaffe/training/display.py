@@ -1,4 +1,4 @@
-"""What a person sees of a training: one live line on a terminal, plain lines elsewhere."""
+"""The display of a training: one live line on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def describe(progress: Standing) -> str:
 
 
 class Display:
-    """Shows a training on stderr; use it in a ``with`` block. If it can show nothing, the training goes on unseen."""
+    """Shows a training on stderr; use it in a ``with`` block. If nothing can be shown, the training still runs."""
 
     def __init__(self, verb: str = "train") -> None:
         self._verb = verb
@@ -55,15 +55,15 @@ class Display:
                 self._live.stop()
 
     def say(self, sentence: str) -> None:
-        """Print a sentence that stays."""
-        with contextlib.suppress(Exception):  # whoever read along is gone; the training is not
+        """Print a sentence that stays on the screen."""
+        with contextlib.suppress(Exception):  # the reader may be gone; the training continues
             if self._live is not None:
                 self._live.console.print(sentence, highlight=False, markup=False)
             else:
                 print(f"{self._verb}: {sentence}", file=sys.stderr, flush=True)
 
     def show(self, progress: Standing) -> None:
-        """Show where the training stands; elsewhere than on a terminal, at a `Pace` and at each twentieth."""
+        """Show the training's progress; without a terminal, at a `Pace` and at each twentieth."""
         event = progress.event
         if self._live is not None:
             with contextlib.suppress(OSError):

@@ -1,7 +1,7 @@
-"""Run ``caffe train`` to its end: watch its log, pass signals on, tell truly how it ended.
+"""Run ``caffe train`` to its end: watch its log, pass signals on, report exactly how it ended.
 
-Caffe writes its log itself, into the file; we read it there. So the log is whole and Caffe can finish its snapshot
-even when we are killed.
+Caffe writes its log to the file itself, and this module reads it there. So the log is complete, and Caffe can finish
+its snapshot, even when this process is killed.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, a schedule
 
 @dataclass
 class Standing:
-    """Where a training stands; handed to the watcher with every event."""
+    """The progress of a training; passed to the watcher with every event."""
 
     max_iter: int
     started_at: int  # iteration
     test_interval: int = 0
-    images: int = 0  # that an iteration trains on
+    images: int = 0  # per iteration
     event: log.Event | None = None
     iteration: int = 0
     train_loss: float = math.nan
@@ -49,7 +49,7 @@ class Standing:
 
     @property
     def images_per_s(self) -> float:
-        """Images trained on in a second, tests included in the time."""
+        """Images trained on per second; the time includes test passes."""
         return self.iterations_per_s * self.images
 
     @property
@@ -68,7 +68,7 @@ class Standing:
         return (iteration - self.iteration) / self.iterations_per_s if self.iterations_per_s > 0 else math.nan
 
     def note(self, event: log.Event, now: float) -> None:
-        """Take up an event, seen at ``now`` (seconds)."""
+        """Add an event, seen at ``now`` (seconds)."""
         self.event = event
         if event.kind == "train_loss" and event.iteration is not None:
             self.iteration, self.train_loss = event.iteration, event.value
@@ -85,11 +85,11 @@ class Standing:
 
 Watcher = Callable[[Standing], None]
 Say = Callable[[str], None]
-"""Told a sentence that a person should read."""
+"""Called with a sentence that a person should read."""
 
 
 def silent(sentence: str) -> None:
-    """For a training that nobody listens to."""
+    """Prints nothing; the default of ``say``."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def drive(
     watch: Watcher | None = None,
     say: Say = silent,
 ) -> Outcome:
-    """Run Caffe, with the open file ``lock`` kept open in it, until it ends; renew curve.csv on the way."""
+    """Run Caffe until it ends, and update curve.csv meanwhile. Caffe inherits the open file ``lock``."""
     progress = Standing(schedule.max_iter, started_at, schedule.test_interval, schedule.images, iteration=started_at)
     began = time.monotonic()
     ending = _Ending()
@@ -149,16 +149,16 @@ def drive(
             code = process.wait()
     _renew_curve(run, curve, progress, say)
     state, iteration, why = _judge(run, schedule.max_iter, code, ending, progress.iteration)
-    why = why.replace(f"{run.path}{os.sep}", "")  # it goes into the manifest: no path of this machine
+    why = why.replace(f"{run.path}{os.sep}", "")  # recorded in the manifest: no path of this machine
     return Outcome(state, iteration, why, time.monotonic() - began, tuple(progress.alarms))
 
 
 def _renew_curve(run: RunDir, curve: log.Curve, progress: Standing, say: Say) -> None:
-    """Write curve.csv; a disk that has no room for it is no reason to stop Caffe, and the log still holds it all."""
+    """Write curve.csv. A full disk is no reason to stop Caffe: the log still holds everything."""
     try:
         write_text(run.curve, curve.csv())
     except OSError as error:
-        alarm = f"{run.curve.name} cannot be written: {error.strerror}. Caffe goes on; make room."
+        alarm = f"{run.curve.name} cannot be written: {error.strerror}. Caffe continues; free some space."
         if alarm not in progress.alarms:
             progress.alarms.append(alarm)
             with contextlib.suppress(Exception):
@@ -166,7 +166,7 @@ def _renew_curve(run: RunDir, curve: log.Curve, progress: Standing, say: Say) ->
 
 
 def _begin_attempt(written: BinaryIO, arguments: list[str]) -> None:
-    """A line of our own that tells the attempts apart; on a line of its own, however the last attempt ended."""
+    """Write a line that separates the attempts; it starts on a new line, however the last attempt ended."""
     end = written.seek(0, os.SEEK_END)
     if end:
         written.seek(end - 1)
@@ -187,7 +187,7 @@ def follow(path: Path, offset: int, process: programs.Process) -> Iterator[str]:
     with open_regular(path) as file:
         file.seek(offset)
         while True:
-            over = process.poll() is not None  # asked before reading, so that nothing written before its end is missed
+            over = process.poll() is not None  # before reading, so that nothing written before the end is missed
             chunk = file.read()
             *lines, rest = (rest + chunk).split(b"\n")
             for line in lines:
@@ -202,13 +202,13 @@ def follow(path: Path, offset: int, process: programs.Process) -> Iterator[str]:
 
 @dataclass
 class _Ending:
-    """What was seen and done that tells how a training ended."""
+    """The observations that decide how a training ended."""
 
     stopped: bool = False
     diverged: bool = False
     fatal: str = ""
     tail: str = ""
-    signals: int = 0  # stopping signals that we were sent
+    signals: int = 0  # stopping signals received
 
     def note(self, event: log.Event) -> None:
         self.stopped |= event.kind == "stopped_early"
@@ -236,7 +236,7 @@ def _judge(run: RunDir, max_iter: int, code: int, ending: _Ending, iteration: in
             f"caffe train reported that it was done, but {flaw} The whole log: {run.caffe_log}",
         )
     newest = snapshots.newest_complete(run.snapshots)
-    go_on = "Go on with --resume." if newest else "There is no complete snapshot yet: train again."
+    go_on = "Continue with --resume." if newest else "There is no complete snapshot yet: train again."
     if ending.stopped:
         at = newest.iteration if newest else iteration
         return State.INTERRUPTED, at, f"stopped early; Caffe wrote a snapshot. {go_on}"
@@ -247,22 +247,22 @@ def _judge(run: RunDir, max_iter: int, code: int, ending: _Ending, iteration: in
         whose = (
             "at your second signal"
             if ending.signals > 1
-            else "by something outside, such as the kernel short of memory"
+            else "from outside, for example by the kernel when memory is short"
         )
         return State.KILLED, iteration, f"caffe train: {how}, {whose}. {go_on} The whole log: {run.caffe_log}"
     message = ending.fatal or ending.tail or "it printed nothing"
     meaning = explain(message)
-    cause = f"{message}: that is, {meaning}" if meaning else message
+    cause = f"{message}. Meaning: {meaning}" if meaning else message
     return State.DIED, iteration, f"caffe train: {how}: {cause}. {go_on} The whole log: {run.caffe_log}"
 
 
 @contextlib.contextmanager
 def _passing_signals(ending: _Ending) -> Iterator[Callable[[programs.Process], None]]:
-    """Pass the first stopping signal to Caffe as SIGINT, so that it snapshots and stops; a second one kills it.
+    """Pass the first stopping signal to Caffe as SIGINT, so that it writes a snapshot and stops; a second one kills it.
 
-    Gives the function to call with Caffe's process as soon as there is one. A signal that comes before waits for that:
-    raised while Caffe is forked, it would end up where nobody can act on it. Held back by a mask instead, it would
-    reach us through another thread.
+    Yields the function to call with Caffe's process as soon as it runs. A signal that comes earlier waits for that: an
+    exception raised while Caffe is being forked would be lost. A signal mask would not help: another thread would
+    receive the signal.
     """
     started: list[programs.Process] = []
 
@@ -281,8 +281,9 @@ def _passing_signals(ending: _Ending) -> Iterator[Callable[[programs.Process], N
             stop()
 
     try:
-        heeded = [number for number in _STOPPING if signal.getsignal(number) is not signal.SIG_IGN]  # nohup ignores one
-        before = {number: signal.signal(number, handle) for number in heeded}
+        # nohup ignores one of them
+        handled = [number for number in _STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, handle) for number in handled}
     except ValueError:  # not the main thread
         before = {}
     try:
@@ -294,7 +295,7 @@ def _passing_signals(ending: _Ending) -> Iterator[Callable[[programs.Process], N
 
 @contextlib.contextmanager
 def _not_left_behind(process: programs.Process) -> Iterator[None]:
-    """Should we fail in the middle (a full disk under curve.csv, say), Caffe is stopped before the run is let go."""
+    """If the driver fails meanwhile (for example because the disk is full), stop Caffe before the run is released."""
     try:
         yield
     finally:

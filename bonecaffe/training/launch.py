@@ -1,4 +1,4 @@
-"""How a training is started: from which weights or snapshot, and where it is computed. Decided and checked here."""
+"""How a training starts: from which weights or snapshot, and where it is computed. Decided and checked here."""
 
 from __future__ import annotations
 
@@ -24,44 +24,44 @@ STOCK_SHA1 = "4c8d77deb20ea792f84eb5e6d0a11ca0a8660a46"
 def gpus_for(recipe: Recipe, gpu: str | None, cpu: bool, before: Trained | None = None) -> str | None:
     """The GPUs to compute on (``0``, ``0,1``, ``all``), None for the CPU.
 
-    As asked for, else as the training before it in the same run, else as the recipe has it. Raises CaffeError when a
-    GPU is wanted of a build without one.
+    As requested, else as in the earlier training of the same run, else as in the recipe. Raises CaffeError when the
+    requested GPU cannot be used.
     """
     if cpu and gpu is not None:
         raise TrainError("--cpu and --gpu exclude each other.")
     if gpu is not None:
-        wanted: str | None = gpu
+        wish: str | None = gpu
     elif cpu:
-        wanted = None
+        wish = None
     elif before is not None:
-        wanted = before.launch.gpus
+        wish = before.launch.gpus
     else:
-        wanted = "0" if recipe.solver.solver_mode == "GPU" else None
-    Launch.of(None, None, wanted)  # RunError for what is no list of GPUs
-    if wanted is not None and (problem := gpus.problem(wanted)):
+        wish = "0" if recipe.solver.solver_mode == "GPU" else None
+    Launch.of(None, None, wish)  # RunError for what is not a list of GPUs
+    if wish is not None and (problem := gpus.problem(wish)):
         raise CaffeError(problem)
-    return wanted
+    return wish
 
 
 def given_weights(path: Path) -> GivenWeights:
-    """What is recorded of the weights to start from: name, hash, whether they are BVLC's by their sha1; TrainError."""
+    """The record of the weights to start from: name, hash, whether they are BVLC's by their sha1; TrainError."""
     try:
         with open_regular(path, TrainError) as file:
             imagenet = hashlib.file_digest(file, "sha1").hexdigest() == STOCK_SHA1
         return GivenWeights(name=path.name, sha256=sha256_file(path), imagenet=imagenet)
     except OSError as error:
-        raise TrainError(f"{path}: {error.strerror}: no weights to start from.") from error
+        raise TrainError(f"{path}: {error.strerror}. Give the file of weights to start from.") from error
 
 
 def start_of(weights: GivenWeights | None) -> str:
-    """What a training starts from, in words that follow it: the file's name, or the fillers."""
+    """What a training starts from, as text: the file's name, or the fillers."""
     return f"from {weights.name}" if weights else "from the fillers"
 
 
 def as_launched(recipe: Recipe, weights: GivenWeights | None, gpus: str | None) -> Recipe:
     """The recipe with what the launch decides: which weights it started from, and where it was computed.
 
-    It is what the definition files are written from, and what is compared with the paper.
+    The definition files are written from this recipe, and it is the one compared with the paper.
     """
     if gpus is None:
         recipe = recipe.with_values({"solver.solver_mode": "CPU"}, "train --cpu: computed without a GPU")
@@ -76,23 +76,23 @@ def as_launched(recipe: Recipe, weights: GivenWeights | None, gpus: str | None) 
 
 
 def recipe_as_trained(run: RunDir) -> Recipe:
-    """The recipe of a run with what its training decided; its own when it is not trained yet."""
+    """The recipe of a run with what its training decided; the run's own recipe before a training."""
     trained = run.read().train
     recipe = run.recipe()
     return as_launched(recipe, trained.weights, trained.launch.gpus) if trained else recipe
 
 
 class Comparison(NamedTuple):
-    """A run held against the paper: where it departs from it, and what it chose where the paper is silent."""
+    """A run compared with the paper: where it departs, and what it chose where the paper is silent."""
 
     departures: list[Departure]
     choices: list[Choice]
 
 
 def compare(run: RunDir, recipe: Recipe | None = None) -> Comparison:
-    """Hold a run against the paper: by its recipe, by files edited by hand, by where each part was computed.
+    """Compare a run with the paper: its recipe, files edited by hand, and where each part was computed.
 
-    ``recipe`` is that of the run as it was trained, where the caller has it. Before a training, the files are looked at
+    ``recipe`` is the run's recipe as it was trained, where the caller has it. Before a training, the files are compared
     as they are.
     """
     recipe = recipe or recipe_as_trained(run)
@@ -131,13 +131,12 @@ def _edited_choices(name: str, fields: Mapping[str, tuple[str, str]]) -> dict[st
 
 
 def _edited(name: str, fields: Mapping[str, tuple[str, str]]) -> dict[str, Departure]:
-    """The rows of a file that was edited by hand: the file, and each field that the paper states and that is not as the
-    recipe has it.
+    """The departures of a file that was edited by hand: the file, and each edited field that the paper states.
 
-    A field that was edited to the paper's value is no departure, whatever the recipe gives.
+    A field that was edited to the paper's value is not a departure, whatever the recipe gives.
     """
     listed = "; ".join(f"{field}: {here}, the recipe gives {ours}" for field, (ours, here) in fields.items())
-    reason = "edited by hand in the run folder" + (f": {listed}" if listed else "; the recipe's values are not its own")
+    reason = "edited by hand in the run folder" + (f": {listed}" if listed else "; the recipe's values do not apply")
     rows = {name: Departure(name, "as the recipe gives it", "edited by hand", reason)}
     paper = Recipe.load("paper")
     for field, (ours, here) in fields.items():
@@ -158,7 +157,7 @@ def _same_value(text: str, value: object) -> bool:
 
 
 def _computed(trained: Trained, recipe: Recipe) -> dict[str, Departure]:
-    """Where the iterations that led to the model were computed, by attempt, when it was not one GPU for all of them."""
+    """Where the iterations that led to the model were computed, by attempt, unless one GPU computed all of them."""
     parts = _parts(trained.attempts)
     rows = {}
     if len({count == 0 for _, count in parts}) == 2:
@@ -174,11 +173,11 @@ def _computed(trained: Trained, recipe: Recipe) -> dict[str, Departure]:
 def _parts(attempts: Sequence[Attempt]) -> list[tuple[int, int]]:
     """First iteration and number of GPUs of each attempt that led to the model, from the start on.
 
-    An attempt whose snapshots were not gone on from led nowhere; what came before a start belongs to another training.
+    An attempt whose snapshots were not resumed does not count; attempts before a start belong to another training.
     """
     parts: list[tuple[int, int]] = []
     for attempt in reversed(attempts):
-        if attempt.started_at is None or attempt.gpus is None:  # recorded before these were
+        if attempt.started_at is None or attempt.gpus is None:  # recorded by a version without these fields
             break
         if not parts or attempt.started_at < parts[0][0]:
             parts.insert(0, (attempt.started_at, attempt.gpus))
@@ -188,13 +187,13 @@ def _parts(attempts: Sequence[Attempt]) -> list[tuple[int, int]]:
 
 
 def init_weights(given: Path, target: Path, recipe: Recipe) -> str:
-    """Write the weights that Caffe accepts beside the paper's ``fc8``; tell in words what was done."""
+    """Write the weights that Caffe accepts together with the paper's ``fc8``; return what was done, as text."""
     net = recipe.network
     return caffemodel.initial_weights(given, target, net.fc8_name, (net.fc8_outputs, net.fc_outputs[1]))
 
 
 def check_weights_given(recipe: Recipe) -> None:
-    """TrainError when a recipe starts from pretrained weights; for a training to which none were given."""
+    """TrainError when a recipe starts from pretrained weights; called when no weights were given."""
     if recipe.training.initial_weights != "none":
         raise TrainError(
             f"the recipe starts from pretrained weights ({recipe.training.initial_weights}; paper II.3), "
@@ -204,6 +203,6 @@ def check_weights_given(recipe: Recipe) -> None:
 
 
 def schedule(run: RunDir, gpus_used: str | None) -> preflight.Schedule:
-    """The course of the training; with several GPUs each of them takes a whole batch."""
+    """The schedule of the training; with several GPUs, each takes a whole batch."""
     course = preflight.schedule(run)
     return replace(course, images=course.images * gpus.count(gpus_used))

@@ -1,7 +1,7 @@
-"""Would Caffe refuse this, or silently do it wrong? Answered before it is asked.
+"""Would Caffe refuse this, or silently do it wrong? Checked before Caffe starts.
 
-Reads what Caffe will read (solver, net, weights, LMDBs, mean, its own build) and names each thing it would die of,
-as it is in the run folder, edits by hand included.
+Reads what Caffe will read (solver, net, weights, LMDBs, mean, its own build) as it is in the run folder, edits by hand
+included, and reports each thing that would make Caffe abort.
 """
 
 from __future__ import annotations
@@ -28,32 +28,32 @@ TRAIN, TEST = 0, 1
 
 @dataclass(frozen=True)
 class View:
-    """A run as Caffe would see it: its files, of which some may not be in place yet (``staged``, by name)."""
+    """A run as Caffe would see it: its files, some of which may not be in place yet (``staged``, by name)."""
 
     run: RunDir
     staged: Mapping[str, Path] = field(default_factory=dict)
 
     def file(self, name: str, whose: str) -> Path:
-        """Where a file that another one names is read; RunError when it is outside of the run."""
+        """The path of a file that the file ``whose`` names; RunError when it is outside the run."""
         return self.staged.get(name) or self.run.inside(name, whose)
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """How many cases prepare packed, by split; empty when it did not."""
+        """How many cases prepare packed, by split; empty before prepare."""
         prepared = self.run.read().prepare
         return {split: count for split, count in prepared.records.items()} if prepared else {}
 
 
 @dataclass
 class Report:
-    """What was found. Problems keep Caffe from working or from working rightly."""
+    """What was found. With a problem, Caffe would abort or train wrongly."""
 
     problems: list[str] = field(default_factory=list)
     copied: list[str] = field(default_factory=list)
     fresh: list[str] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
     not_followed: str = ""
-    """Beyond which layer nothing was looked at, because its type is not known here."""
+    """The first layer of an unknown type; later layers were not checked."""
 
     def raise_if_any(self, run: RunDir) -> None:
         """Raise PreflightError with every problem, a line each."""
@@ -63,12 +63,12 @@ class Report:
 
 
 def examine(run: RunDir, launch: Launch | None = None, staged: Mapping[str, Path] | None = None) -> Report:
-    """Look at everything that ``caffe train`` would; never raises for what it finds.
+    """Check everything that ``caffe train`` reads; problems are returned, never raised.
 
     ``staged`` are files that are written but not in place yet, by name.
     """
     view, launch, report = View(run, staged or {}), launch or Launch(), Report()
-    say = report.problems.append
+    say = report.problems.append  # each check calls it with one problem
     solver = _parse(view.file(run.solver.name, ""), run.solver.name, "SolverParameter", say)
     net_name = _net_name(run, solver)
     net = _parse_named(view, net_name, run.solver.name, say)
@@ -112,19 +112,19 @@ def _parse_named(view: View, name: str, whose: str, say: Any) -> Any:
 
 @dataclass(frozen=True)
 class Schedule:
-    """The course of a training, by the files as they lie in the run. Iterations, images, bytes."""
+    """The schedule of a training, from the files as they are in the run. Iterations, images, bytes."""
 
     max_iter: int
     test_interval: int
     snapshot_interval: int
     images: int
-    """Images that one iteration trains on: batch times iter_size."""
+    """Images per iteration: batch times iter_size."""
     snapshot_bytes: int
-    """Of one caffemodel with its solverstate; 0 when it is not known."""
+    """Of one caffemodel with its solverstate; 0 if unknown."""
     solver: Any
 
     def rate_at(self, iteration: int) -> float | None:
-        """The learning rate in force, as Caffe works it out; None for a policy other than fixed and step."""
+        """The learning rate at an iteration, as Caffe computes it; None for a policy other than fixed and step."""
         s = self.solver
         if s.lr_policy == "fixed":
             return s.base_lr
@@ -134,7 +134,7 @@ class Schedule:
 
 
 def schedule(run: RunDir) -> Schedule:
-    """What the solver and net files of a run make of its training; PreflightError when they cannot be read."""
+    """The schedule by the solver and net files of a run; PreflightError when they cannot be read."""
     view = View(run)
     problems: list[str] = []
     solver = _parse(run.solver, run.solver.name, "SolverParameter", problems.append)
@@ -160,7 +160,7 @@ def schedule(run: RunDir) -> Schedule:
 
 
 def _parse(path: Path, name: str, kind: str, say: Any) -> Any:
-    """A prototxt as a protobuf message; None, with the reason said, when it cannot be read. ``name`` is for errors."""
+    """A prototxt as a protobuf message; if it cannot be read, report why and return None. ``name`` is for errors."""
     from google.protobuf import text_format
 
     message = getattr(programs.caffe_pb2(), kind)()
@@ -182,7 +182,7 @@ def _solver(view: View, solver: Any, launch: Launch, say: Any) -> None:
         say(f"{run.solver.name}: {problem}")
     _snapshot_prefix(view, solver.snapshot_prefix, say)
     if launch.weights is not None and launch.snapshot is not None:
-        say("--weights and --snapshot exclude each other: give weights to start, a snapshot to go on.")
+        say("--weights and --snapshot exclude each other: weights start a training, a snapshot resumes one.")
     if launch.snapshot is not None:
         _snapshot(run, launch.snapshot, say)
 
@@ -194,32 +194,32 @@ def _snapshot_prefix(view: View, text: str, say: Any) -> None:
     except RunError as error:
         say(str(error))
         return
-    # Caffe writes into a folder that the prefix names, and beside its own file without a prefix
+    # Caffe writes into the folder that the prefix names; without a prefix, into the solver's own folder
     folder = prefix if prefix.is_dir() or prefix == run.snapshots else prefix.parent
     if folder != run.snapshots and not folder.is_dir():
         say(
             f"{run.solver.name}: snapshot_prefix {text}: there is no folder {folder}; "
-            "Caffe would die at its first snapshot."
+            "Caffe would abort at its first snapshot."
         )
     elif folder.is_dir() and not os.access(folder, os.W_OK):
         say(f"{run.solver.name}: snapshot_prefix {text}: {folder} cannot be written to.")
     elif folder != run.snapshots:
         say(
-            f"{run.solver.name}: snapshot_prefix {text or 'is missing'}: bonecaffe looks for snapshots in "
-            f'{run.snapshots} alone. Write snapshot_prefix: "{run.snapshots.name}/SNAPSHOT".'
+            f"{run.solver.name}: snapshot_prefix {text or 'is missing'}: bonecaffe looks for snapshots only in "
+            f'{run.snapshots}. Write snapshot_prefix: "{run.snapshots.name}/SNAPSHOT".'
         )
 
 
 def _snapshot(run: RunDir, snapshot: str, say: Any) -> None:
     path = run.path / snapshot
     if path.suffix == ".caffemodel":
-        say(f"{snapshot}: a caffemodel holds weights, not a solver's state. Go on from the .solverstate beside it.")
+        say(f"{snapshot}: a caffemodel holds weights, not a solver's state. Resume from its .solverstate file.")
         return
     try:
         caffemodel.solver_state(path)
         learned = caffemodel.learned_net(path)
         if not run.inside(learned, snapshot).is_file():
-            say(f"{snapshot}: belongs to {learned}, which is not there. Resume from an older pair.")
+            say(f"{snapshot}: belongs to {learned}, which is missing. Resume from an older pair.")
     except (WeightsError, RunError) as error:
         say(str(error))
 
@@ -239,8 +239,8 @@ def _databases(view: View, net: Any, say: Any) -> dict[str, tuple[Shape, int]]:
         listed = _listed(view, Path(source).name)
         if listed is not None and listed != found[source][1]:
             say(
-                f"{source}: holds {found[source][1]} records for {listed} listed cases; Caffe would train on what is "
-                "there without a word. Run prepare again."
+                f"{source}: holds {found[source][1]} records for {listed} listed cases; Caffe would silently train on "
+                "those records only. Run prepare again."
             )
     return found
 
@@ -252,9 +252,9 @@ _FILES = ("source", "mean_file", "file_name", "root_folder")
 
 
 def _unlike_the_recipe(view: View, net: Any) -> Iterator[str]:
-    """What the net is fed that the recipe does not have: predictions and records follow the recipe.
+    """Inputs of the net that differ from the recipe, which predictions and records follow.
 
-    LMDBs of another run, another mean than the one that is subtracted in predictions, files that no record names.
+    LMDBs of another run, a mean other than the one that predictions subtract, files that no record names.
     """
     from google.protobuf import text_format
 
@@ -262,14 +262,14 @@ def _unlike_the_recipe(view: View, net: Any) -> Iterator[str]:
         recipe, _ = view.run.recipe_as_edited()
     except BonecaffeError:
         return  # no run: there is nothing to compare with
-    ours = text_format.Parse(prototxt.train_val(recipe), type(net)())
+    generated = text_format.Parse(prototxt.train_val(recipe), type(net)())
     for phase, name in ((TRAIN, "TRAIN"), (TEST, "TEST")):
-        expected = {tuple(layer.top): layer for layer in ours.layer if _is_data(layer, phase)}
+        expected = {tuple(layer.top): layer for layer in generated.layer if _is_data(layer, phase)}
         for layer in net.layer:
             if _is_data(layer, phase) and tuple(layer.top) in expected:
                 for problem in _unlike(layer, expected[tuple(layer.top)]):
                     yield f"layer {layer.name} ({name}): {problem}"
-    fed = {tuple(layer.top) for layer in ours.layer if layer.type == "Data"}
+    fed = {tuple(layer.top) for layer in generated.layer if layer.type == "Data"}
     for layer in net.layer:
         known = layer.type == "Data" and tuple(layer.top) in fed
         for name, value in () if known else _files_named(layer):
@@ -285,14 +285,15 @@ def _is_data(layer: Any, phase: int) -> bool:
 def _unlike(layer: Any, expected: Any) -> Iterator[str]:
     if layer.data_param.source != expected.data_param.source:
         yield (
-            f"source {layer.data_param.source or 'is missing'}: not what prepare packed for it, and the record of the "
-            f'training would not name it. Write source: "{expected.data_param.source}".'
+            f"source {layer.data_param.source or 'is missing'}: not the LMDB that prepare wrote for it, and the record "
+            f'of the training would not name it. Write source: "{expected.data_param.source}".'
         )
     for name in _PIXELS:
-        value, ours = (_shown(getattr(each.transform_param, name)) for each in (layer, expected))
-        if value != ours:
-            remedy = f" To train with another, change {_IN_RECIPE[name]} in recipe.yaml." if name in _IN_RECIPE else ""
-            yield (f"{name} is {value}, the recipe has {ours}, and predictions follow the recipe. Put it back.{remedy}")
+        value, given = (_shown(getattr(each.transform_param, name)) for each in (layer, expected))
+        if value != given:
+            field_name = _IN_RECIPE.get(name)
+            remedy = f" To train with another value, change {field_name} in recipe.yaml." if field_name else ""
+            yield f"{name} is {value}, the recipe has {given}, and predictions follow the recipe. Undo it.{remedy}"
 
 
 def _shown(value: Any) -> str:
@@ -302,7 +303,7 @@ def _shown(value: Any) -> str:
 
 
 def _files_named(message: Any) -> Iterator[tuple[str, str]]:
-    """The files that a layer names, wherever in it: field and value."""
+    """The files that a layer names, at any depth: field and value."""
     for descriptor, value in message.ListFields():
         if descriptor.name in _FILES:
             yield descriptor.name, str(value)
@@ -328,12 +329,13 @@ def _test_pass(view: View, solver: Any, net: Any, say: Any) -> None:
     if seen != tests:
         say(
             f"{run.solver.name}: test_iter {solver.test_iter[0]} x test batch {batches[0]} is {seen} images, "
-            f"but there are {tests} test cases: the test loss would not be theirs. {_whole_pass(tests, batches[0])}"
+            f"but there are {tests} test cases: the test loss would not be that of the test set. "
+            f"{_whole_pass(tests, batches[0])}"
         )
 
 
 def _whole_pass(tests: int, batch: int) -> str:
-    """What to write, so that a test pass sees each test case once."""
+    """The remedy: settings with which a test pass sees each test case once."""
     if batch > 0 and tests % batch == 0:
         return f"Set solver.test_iter: {tests // batch} in the recipe."
     return f"Set network.test_batch: 1 and solver.test_iter: {tests} in the recipe."
@@ -351,15 +353,16 @@ def _transforms(view: View, net: Any, phase: int, stored: dict[str, tuple[Shape,
         if transform.crop_size > min(height, width):
             say(
                 f"{where}: crop_size {transform.crop_size} is larger than the images of {height} x {width}. "
-                "Take it out: 224 needs no crop."
+                "Remove it: images of 224 need no crop."
             )
         if transform.scale != 1:
-            say(f"{where}: scale {transform.scale:g}: predictions are made of pixels as they are. Remove it.")
+            say(f"{where}: scale {transform.scale:g}: predictions use the pixels unscaled. Remove it.")
         if transform.mean_value and transform.HasField("mean_file"):
-            say(f"{where}: both mean_value and mean_file are given; Caffe takes one.")
+            say(f"{where}: both mean_value and mean_file are given, but Caffe accepts only one. Remove one.")
         if len(transform.mean_value) not in (0, 1, channels):
             say(
-                f"{where}: {len(transform.mean_value)} mean_values for {channels} channels; give one, or one a channel."
+                f"{where}: {len(transform.mean_value)} mean_values for {channels} channels; "
+                "give one, or one per channel."
             )
         if transform.HasField("mean_file"):
             try:
@@ -375,7 +378,7 @@ def _transforms(view: View, net: Any, phase: int, stored: dict[str, tuple[Shape,
 
 
 def _weights(view: View, launch: Launch, flow: shapes.Flow, report: Report) -> None:
-    """Which layers Caffe will copy from the weights, start afresh, or ignore; and those it would die of."""
+    """Which layers Caffe will copy from the weights, start from fillers, or ignore; and which would make it abort."""
     if launch.weights is None or not flow.complete:
         return
     try:
@@ -384,19 +387,19 @@ def _weights(view: View, launch: Launch, flow: shapes.Flow, report: Report) -> N
     except WeightsError as error:
         report.problems.append(str(error))
         return
-    for name, wanted in flow.weights.items():
+    for name, expected in flow.weights.items():
         if name not in stored:
             report.fresh.append(name)
-        elif len(stored[name]) != len(wanted):
+        elif len(stored[name]) != len(expected):
             report.problems.append(
                 f"{launch.weights}: layer {name} has {len(stored[name])} blobs of weights, "
-                f"the net wants {len(wanted)}. Rename the layer, or take it out of the caffemodel."
+                f"the net needs {len(expected)}. Rename the layer, or remove it from the caffemodel."
             )
         else:
             clash = next(
                 (
                     (have, want)
-                    for have, want in zip(stored[name], wanted, strict=True)
+                    for have, want in zip(stored[name], expected, strict=True)
                     if _squeezed(have) != _squeezed(want)
                 ),
                 None,
@@ -405,7 +408,7 @@ def _weights(view: View, launch: Launch, flow: shapes.Flow, report: Report) -> N
                 have, want = (" x ".join(map(str, shape)) for shape in clash)
                 report.problems.append(
                     f"{launch.weights}: layer {name} is {have} in the weights and {want} in the net; "
-                    "Caffe would die of it. Rename the layer, or take it out of the caffemodel."
+                    "Caffe would abort. Rename the layer, or remove it from the caffemodel."
                 )
             else:
                 report.copied.append(name)
@@ -413,7 +416,7 @@ def _weights(view: View, launch: Launch, flow: shapes.Flow, report: Report) -> N
 
 
 def _squeezed(shape: Shape) -> Shape:
-    """A shape without leading ones, which Caffe's old four-number blobs have."""
+    """A shape without the leading ones of Caffe's old four-number blobs."""
     while len(shape) > 1 and shape[0] == 1:
         shape = shape[1:]
     return shape
@@ -434,7 +437,7 @@ def _hardware(solver: Any, launch: Launch, say: Any) -> None:
 
 
 def check_is_for_cpu(run: RunDir, staged: Mapping[str, Path]) -> None:
-    """PreflightError for a solver, edited by hand, that asks for a GPU; for a training recorded as the CPU's."""
+    """PreflightError for a solver, edited by hand, that asks for a GPU although the record would name the CPU."""
     solver = _parse(
         View(run, staged).file(run.solver.name, ""), run.solver.name, "SolverParameter", lambda problem: None
     )
@@ -453,7 +456,7 @@ def _weight_bytes(flow: shapes.Flow) -> int:
 def snapshot_bytes(solver: Any, flow: shapes.Flow) -> int:
     """Bytes of one snapshot: the caffemodel, and its solverstate with the solver's histories.
 
-    With ``snapshot_diff`` the caffemodel holds the differences of the weights, too.
+    With ``snapshot_diff`` the caffemodel also holds the differences of the weights.
     """
     model = _weight_bytes(flow)
     return model * (1 + bool(solver.snapshot_diff) + solvers.STATE_FACTOR.get(solver.type, 1))
@@ -466,17 +469,17 @@ def _room(run: RunDir, solver: Any, flow: shapes.Flow, say: Any) -> None:
     free = shutil.disk_usage(run.path).free
     if free < one * count:
         say(
-            f"the disk has {free / 1e6:.0f} MB free, and {count} snapshots of {one / 1e6:.0f} MB are to come; "
-            "Caffe would die writing one. Make room, or raise solver.snapshot."
+            f"the disk has {free / 1e6:.0f} MB free, but {count} snapshots of {one / 1e6:.0f} MB will be written; "
+            "Caffe would abort while writing one. Free some space, or raise solver.snapshot."
         )
 
 
 def _memory(solver: Any, flows: dict[int, shapes.Flow], launch: Launch, say: Any) -> None:
-    """Blobs and their differences in both phases, and the weights with theirs, against the memory there is."""
+    """Compare the memory that training needs with the memory of the GPU or this machine."""
     needed = memory_bytes(solver, flows)
     if launch.gpus is not None or (solver.HasField("solver_mode") and solver.solver_mode == 1):
-        cards = gpus.chosen(launch.gpus or str(solver.device_id), gpus.cards())
-        available, where = min((card.memory for card in cards), default=0), "the GPU"
+        chosen = gpus.chosen(launch.gpus or str(solver.device_id), gpus.visible())
+        available, where = min((gpu.memory for gpu in chosen), default=0), "the GPU"
     else:
         available, where = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "this machine"
     if not available or needed <= available:
@@ -490,16 +493,16 @@ def _memory(solver: Any, flows: dict[int, shapes.Flow], launch: Launch, say: Any
     if fits:
         remedy = (
             f"Set network.train_batch: {fits[-1]} and solver.iter_size: {batch // fits[-1] * steps}, "
-            f"which learns from {batch * steps} images an iteration all the same"
+            f"which still learns from {batch * steps} images per iteration"
         )
     say(
-        f"training would need about {needed / 1e9:.1f} GB of memory, and {where} has {available / 1e9:.1f} GB. "
+        f"training would need about {needed / 1e9:.1f} GB of memory, but {where} has {available / 1e9:.1f} GB. "
         f"{remedy}."
     )
 
 
 def memory_bytes(solver: Any, flows: dict[int, shapes.Flow]) -> int:
-    """About how many bytes training will hold: values and differences of all blobs and weights, and histories."""
+    """About how many bytes training needs: values and differences of all blobs and weights, and histories."""
     blobs = sum(2 * 4 * math.prod(shape) for flow in flows.values() for shape in flow.blobs.values())
     learned = _weight_bytes(flows[TRAIN])
     return blobs + learned * (2 + solvers.STATE_FACTOR.get(solver.type, 1))

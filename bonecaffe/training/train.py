@@ -1,8 +1,8 @@
 """Start, watch, stop and resume ``caffe train`` (paper II.3-4): check, write, drive, record.
 
-A run is finished when Caffe exited 0, had not been stopped early, and the snapshot of the last iteration is there
-and complete. ``Optimization Done.`` alone says nothing: Caffe prints it after Ctrl-C too. A training that is refused
-leaves the run as it was.
+A run is finished when Caffe exited with 0, was not stopped early, and the snapshot of the last iteration exists and is
+complete. ``Optimization Done.`` alone proves nothing: Caffe prints it after Ctrl-C too. A refused training leaves the
+run as it was.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def train(
 ) -> Outcome | None:
     """Train a prepared run to the recipe's last iteration; None when that was done already.
 
-    Raises TrainError, RunError, PreflightError or CaffeError with the reason when it cannot start, and leaves the run
-    as it was then; the Outcome tells how it ended.
+    Raises TrainError, RunError, PreflightError or CaffeError with the reason when it cannot start; the run is then left
+    unchanged. The Outcome reports how the training ended.
     """
     outputs.prepared_of(run)
     with run.lock("train") as lock:
@@ -59,7 +59,7 @@ def train(
 
 @dataclass(frozen=True)
 class Start:
-    """A training that may begin: the recipe as edited, and as launched; from what; on what; what it depends on."""
+    """A training that may begin: recipe (as edited, as launched), weights or snapshot, GPUs, and its inputs' hashes."""
 
     recipe: Recipe
     edits: list[Change]
@@ -74,21 +74,21 @@ class Start:
 
     @property
     def started_at(self) -> int:
-        """The iteration it goes on from."""
+        """The iteration it resumes from; 0 for a start."""
         return self.snapshot.iteration if self.snapshot else 0
 
 
 def _check(run: RunDir, given: Path | None, gpu: str | None, cpu: bool, resume: bool, say: Say) -> Start | None:
     """Whether and how a training may begin; None when it is done already. Writes nothing."""
     if resume and given is not None:
-        raise TrainError("--resume goes on from a snapshot; --weights would be ignored. Give one of them.")
+        raise TrainError("--resume continues from a snapshot; --weights would be ignored. Give only one of them.")
     recipe, edits = _recipe(run)
     before = run.read().train
-    wanted = launches.gpus_for(recipe, gpu, cpu, before)
-    if spoiled := outputs.changed(run):
-        raise TrainError(f"{run}: {', '.join(spoiled)}: not as prepare wrote it. Run prepare again; it is repaired.")
+    gpus_used = launches.gpus_for(recipe, gpu, cpu, before)
+    if changed := outputs.changed(run):
+        raise TrainError(f"{run}: {', '.join(changed)}: not as prepare wrote it. Run prepare again to repair it.")
     weights = launches.given_weights(given) if given is not None else before.weights if resume and before else None
-    launched = launches.as_launched(recipe, weights, wanted)
+    launched = launches.as_launched(recipe, weights, gpus_used)
     plan = definitions.intend(run, launched)
     inputs = plan.inputs(outputs.prepared_of(run).key)
     earlier = snapshots.find(run.snapshots)
@@ -96,7 +96,7 @@ def _check(run: RunDir, given: Path | None, gpu: str | None, cpu: bool, resume: 
         if weights is not None and (before.weights is None or before.weights.sha256 != weights.sha256):
             raise TrainError(
                 f"{run}: trained already, {launches.start_of(before.weights)}; {given} holds other weights. "
-                f"Prepare another run folder for them, or remove {run.snapshots} to give this model up."
+                f"Prepare another run folder for them, or remove {run.snapshots} to discard this model."
             )
         for each in earlier:
             if each.iteration == before.iteration:
@@ -105,7 +105,7 @@ def _check(run: RunDir, given: Path | None, gpu: str | None, cpu: bool, resume: 
     if earlier and not resume:
         raise TrainError(
             f"{run.snapshots}: holds snapshots up to iteration {earlier[-1].iteration} of an earlier training. "
-            f"Go on from there with --resume, or remove {run.snapshots} to start again."
+            f"Continue it with --resume, or remove {run.snapshots} to start again."
         )
     snapshot = _to_resume(run, before, inputs, earlier, say) if resume else None
     if snapshot is None and given is None:
@@ -113,14 +113,14 @@ def _check(run: RunDir, given: Path | None, gpu: str | None, cpu: bool, resume: 
     installation.find().program("caffe")
     if snapshot is not None and run.caffe_log.exists():
         open_append(run.caffe_log).close()  # refused here, before anything is written or recorded
-    return Start(recipe, edits, launched, weights, given, snapshot, wanted, inputs, plan.by_hand(), before)
+    return Start(recipe, edits, launched, weights, given, snapshot, gpus_used, inputs, plan.by_hand(), before)
 
 
 def _recipe(run: RunDir) -> tuple[Recipe, list[Change]]:
-    """The run's recipe, and what was edited in it: applied where that costs neither a model nor another preparation."""
+    """The run's recipe, and its edits. Edits that would orphan a model or need another preparation are refused."""
     recipe, edits = run.recipe_as_edited()
     if edits and (run.holds_model() or any(edit.field.startswith(("data.", "preparation.")) for edit in edits)):
-        run.recipe()  # says what was edited, and the remedy
+        run.recipe()  # raises with what was edited, and the remedy
     return recipe, edits
 
 
@@ -134,9 +134,9 @@ def _to_resume(
     """The newest complete snapshot; TrainError when there is none, or when what it was trained on has changed."""
     if before is None and earlier:
         raise TrainError(
-            f"{run.snapshots}: snapshots of a training that is not on record here, so what they were trained on is not "
-            "known. Resume in the run that they come from, or give their caffemodel by --weights, with the snapshots "
-            "moved away."
+            f"{run.snapshots}: holds snapshots of a training that is not recorded here, so it is unknown what they "
+            "were trained on. Resume in the run that they come from, or move them away and give their caffemodel with "
+            "--weights."
         )
     if before is not None and before.inputs != inputs:
         changed = ", ".join(name for name in inputs if inputs[name] != before.inputs.get(name))
@@ -151,8 +151,8 @@ def _to_resume(
     for each in earlier:
         flaw = each.flaw()
         if flaw and each.iteration > snapshot.iteration:
-            say(f"passed over an incomplete snapshot: {flaw}")
-        if before is not None and not each.model_flaw():  # at the end all of them will be recorded as its own
+            say(f"skipped an incomplete snapshot: {flaw}")
+        if before is not None and not each.model_flaw():  # at the end all are recorded as its own
             _check_own(run, before, each.caffemodel)
             if not flaw:
                 _check_own(run, before, each.solverstate)
@@ -169,14 +169,14 @@ def _check_own(run: RunDir, before: Trained, file: Path) -> None:
 
 
 def _write(run: RunDir, start: Start, say: Say) -> tuple[Launch, str]:
-    """Write what Caffe will read, have it examined, and move it into place.
+    """Write what Caffe will read, check it, and move it into place.
 
-    Returns the call, and in words what it starts from. PreflightError when Caffe would die of it or do it wrong; the
-    run is left as it was.
+    Returns the call, and what it starts from, as text. PreflightError when Caffe would abort or train wrongly; the run
+    is then left unchanged.
     """
     with definitions.staged(run, start.launched) as staging, contextlib.ExitStack() as stack:
         for name in staging.edited:
-            say(f"{name} was edited by hand and is used as it is")
+            say(f"{name} was edited by hand and is used unchanged")
         staged = dict(staging.files)
         begun = "from the fillers, without pretrained weights"
         if start.snapshot is not None:
@@ -191,7 +191,7 @@ def _write(run: RunDir, start: Start, say: Say) -> tuple[Launch, str]:
         if launch.gpus is None:
             preflight.check_is_for_cpu(run, staged)
         if report.copied:
-            say(f"weights: copied {' '.join(report.copied)}; fresh {' '.join(report.fresh) or 'none'}")
+            say(f"weights: copied {' '.join(report.copied)}; from fillers {' '.join(report.fresh) or 'none'}")
         for edit in start.edits:
             say(f"{run.recipe_file.name} was edited: {edit}")
         adopt(run, start.recipe)
@@ -250,7 +250,7 @@ def _drive(
     try:
         run.record(record)
         outcome = drive(run, course, launch, start.started_at, lock, _alarms(run, course), watch, say)
-    except BaseException as error:  # Caffe was stopped; record by what before it goes on
+    except BaseException as error:  # Caffe was stopped; record why, then re-raise
         with contextlib.suppress(RunError, OSError):
             died = attempt.model_copy(update={"state": State.DIED, "why": f"the driver failed: {type(error).__name__}"})
             run.record(_with_last(record, died, state=State.DIED, **outputs_of(run.path, _left(run))))
@@ -271,15 +271,16 @@ def _drive(
         why = f" ({outcome.why})" if outcome.why else ""
         raise TrainError(
             f"{run}: {outcome.state} at iteration {outcome.iteration}{why}, but this could not be recorded: "
-            f"{error.strerror}. The snapshots are kept. Make room, and record it with: bonecaffe train {run} --resume"
+            f"{error.strerror}. The snapshots are kept. Free some space, and record it with: "
+            f"bonecaffe train {run} --resume"
         ) from error
     return outcome
 
 
 def _kept(run: RunDir, before: Trained | None, snapshot: snapshots.Snapshot | None) -> dict[str, Any]:
-    """The outputs that stand while a training goes on from a snapshot: snapshots up to it, and the initial weights.
+    """The outputs that remain valid when a training resumes: the snapshots so far, and the initial weights.
 
-    They were found to be the run's own (`_to_resume`). All others will be written again.
+    `_to_resume` has checked that they are the run's own. All others will be written again.
     """
     if before is None or snapshot is None:
         return {"outputs": {}, "stamps": {}}
@@ -295,13 +296,13 @@ def _with_last(record: Trained, attempt: Attempt, **facts: object) -> Trained:
 def _say_rate(run: RunDir, iteration: int, say: Say) -> None:
     rate = preflight.schedule(run).rate_at(iteration)
     if rate is not None:
-        say(f"learning rate in force at iteration {iteration}: {rate:g}")
+        say(f"learning rate at iteration {iteration}: {rate:g}")
 
 
 def _ended(attempts: tuple[Attempt, ...]) -> list[Attempt]:
-    """Earlier attempts; one whose end nobody recorded was killed together with its driver."""
-    unseen = {"state": State.KILLED, "why": "the driver was killed; nobody saw the end"}
-    return [attempt if attempt.state is not None else attempt.model_copy(update=unseen) for attempt in attempts]
+    """Earlier attempts; one without a recorded end was killed together with its driver."""
+    killed = {"state": State.KILLED, "why": "the driver was killed, so the end was not recorded"}
+    return [attempt if attempt.state is not None else attempt.model_copy(update=killed) for attempt in attempts]
 
 
 def _alarms(run: RunDir, course: preflight.Schedule) -> Alarms:
@@ -315,6 +316,6 @@ def _alarms(run: RunDir, course: preflight.Schedule) -> Alarms:
 
 
 def _left(run: RunDir) -> list[Path]:
-    """What a training leaves behind: snapshots, initial weights, log, curve."""
+    """The files that a training leaves: snapshots, initial weights, log, curve."""
     kept = (path for snapshot in snapshots.find(run.snapshots) for path in (snapshot.caffemodel, snapshot.solverstate))
     return [*kept, run.init_weights, run.caffe_log, run.curve]

@@ -1,6 +1,6 @@
-"""Benchmarks, side by side in one run: `make bench`, or some parts alone with `make bench ONLY="prepare train"`.
+"""Run the benchmarks: `make bench`, or only some parts with `make bench ONLY="prepare train"`.
 
-The machines are shared with others, so every figure is given beside another that was measured in the same minute.
+Other work may run on the same machine. So every figure comes with another that was measured in the same minute.
 ``BENCH_COUNT`` sets the number of hands (600, as in the paper).
 """
 
@@ -33,17 +33,17 @@ PARTS = (
     "predict",
     "evaluate",
 )
-"""The parts in their order. Each is a module of this package."""
+"""The parts, in order. Each is a module of this package."""
 
 
 def measure_of(part: str) -> Measure:
-    """The function that measures a part; its module is imported when it is needed."""
+    """The function that measures a part. Its module is imported only when it is needed."""
     measure: Measure = importlib.import_module(f".{part}", __package__).measure
     return measure
 
 
 def table(parts: Sequence[str], bench: Workbench) -> dict[str, str]:
-    """Measure some parts and print each figure at once; what was measured, and its figure."""
+    """Measure some parts and print each figure at once. Returns the figures by what was measured."""
     figures: dict[str, str] = {}
     for part in parts:
         for what, figure in measure_of(part)(bench):
@@ -53,7 +53,7 @@ def table(parts: Sequence[str], bench: Workbench) -> dict[str, str]:
 
 
 def main(arguments: Sequence[str], keep: Path = Path("runs/bench.json")) -> int:
-    """Measure the parts asked for, print one table, keep it with the machine's description in ``keep``."""
+    """Measure the chosen parts, print a table, and write it with the machine's description to ``keep``."""
     parts = arguments or PARTS
     unknown = [part for part in parts if part not in PARTS]
     if unknown:

@@ -20,7 +20,7 @@ from .workbench import Row, Workbench
 
 HANDS = 4
 MARKING_S = 3.0
-"""Somebody marks a hand for so long, while the next one is loaded."""
+"""Time that a person spends on marking one hand, while the next one is loaded."""
 
 SHOWN = (
     "return !document.getElementById('stage').classList.contains('loading')"

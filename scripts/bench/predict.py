@@ -1,4 +1,4 @@
-"""predict: pycaffe beside OpenCV's importer of the same files: cold (process start to months), one warm, 32 warm."""
+"""predict: pycaffe against OpenCV's importer of the same files: cold (process start to months), one warm, 32 warm."""
 
 from __future__ import annotations
 

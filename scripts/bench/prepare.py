@@ -54,7 +54,7 @@ def _decode_limit(data: Path, work: Callable[[list[Path]], int]) -> float:
     """Seconds in which one process per core only decodes the images."""
     paths = sorted((data / "images").glob("*.png"))
     with ProcessPoolExecutor(CORES, mp_context=get_context("spawn")) as pool:  # a fork would inherit OpenCV's locks
-        list(pool.map(work, [[]] * CORES))  # so that they are started, with all they import
+        list(pool.map(work, [[]] * CORES))  # starts all processes, with their imports, before the clock does
         began = time.monotonic()
         list(pool.map(work, [paths[i::CORES] for i in range(CORES)]))
         return time.monotonic() - began

@@ -70,7 +70,7 @@ def _caffe_time(program: Path, run: Path) -> float:
 def _stock_caffe() -> Path | None:
     """The caffe program of a build with Caffe's own loops (FAST=0), built when it is missing.
 
-    None beside a Caffe that the user brought.
+    None when the Caffe in use is the user's own.
     """
     caffe = installation.find()
     if "USE_OPENMP=ON" not in str(caffe.build.get("flags", "")):

@@ -39,7 +39,7 @@ class Memory(NamedTuple):
     caffe: float = 0.0
 
     def __str__(self) -> str:
-        return f"{self.ours:.0f} MB in our processes together, {self.caffe:.0f} MB in Caffe's"
+        return f"{self.ours:.0f} MB in bonecaffe's processes together, {self.caffe:.0f} MB in Caffe's"
 
 
 class Cost(NamedTuple):
@@ -50,7 +50,7 @@ class Cost(NamedTuple):
 
 
 def vary(image: Path, target: Path, number: int) -> None:
-    """The image again, its corner's grey changed by a number: `prepare` refuses the same image on both sides."""
+    """Write a copy of an image with one changed pixel: `prepare` refuses the same image on both sides of the split."""
     pixels = read_image(image)
     pixels[-1, -1] = (int(pixels[-1, -1]) + number) % 256
     target.write_bytes(encode_png(pixels))
@@ -177,7 +177,7 @@ def memory_of(ancestor: int) -> Memory:
                 continue
             family.add(str(number))
             held_kb = int(status.split("RssAnon:")[1].split()[0])
-        except (OSError, IndexError):  # it has ended
+        except (OSError, IndexError):  # the process has ended
             continue
         if status.startswith(("Name:\tconvert_image", "Name:\tcaffe")):
             caffe += held_kb

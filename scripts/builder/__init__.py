@@ -1,1 +1,1 @@
-"""Builds Caffe from source into the user's cache: what scripts/build_caffe.py is made of. Standard library only."""
+"""Builds Caffe from source into the user's cache: the parts of scripts/build_caffe.py. Standard library only."""

@@ -1,7 +1,7 @@
-"""Building Caffe into the cache, and running Caffe's own tests on what was built.
+"""Build Caffe into the cache, and run Caffe's own tests on the result.
 
-A folder of the cache that is named after a key is a finished Caffe: it is moved into place as the last step, under a
-lock that a second build of the same key waits for.
+A folder of the cache that is named after a key is a finished Caffe. It is moved into place as the last step. A lock
+makes a second build of the same key wait.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from caffe_edits import CUDA_HEADER
 
 
 class Busy(CaffeError):
-    """Another process builds the same Caffe."""
+    """Another process is building the same Caffe."""
 
 
 @dataclass(frozen=True)
 class Build:
-    """One Caffe of the cache: what it is built from, and its folders."""
+    """One Caffe of the cache: its inputs and its folders."""
 
     source: Source
     inputs: Inputs
@@ -45,21 +45,21 @@ class Build:
 
     @property
     def tree(self) -> Path:
-        """Source, objects and logs of a finished Caffe's build; kept, for Caffe's own tests."""
+        """Source, object files and logs of a finished build. Caffe's own tests need them."""
         return self.cache / f"{self.inputs.key}.tree"
 
     @property
     def log(self) -> Path:
-        """What its steps print while it is built; stays here when it fails, and is moved into `tree` otherwise."""
+        """Output of the build's steps. It stays here if the build fails, and is moved into `tree` otherwise."""
         return self.cache / f"{self.inputs.key}.log"
 
     @property
     def staged(self) -> Path:
-        """The install while it is not finished."""
+        """The unfinished install."""
         return Path(f"{self.tree / 'staging'}{self.prefix}")
 
     def ensure(self) -> installation.Caffe:
-        """The Caffe, built when the cache does not have it; CaffeError when it cannot be built or does not work."""
+        """The Caffe, built if the cache lacks it. CaffeError when it cannot be built or does not work."""
         with self._locked() as lock:
             return self._ensure(lock)
 
@@ -68,7 +68,7 @@ class Build:
         with self._locked() as lock:
             self._ensure(lock)
             if not (self.tree / "build").is_dir():
-                self._build(lock)  # the finished Caffe stays as it is meanwhile
+                self._build(lock)  # does not touch the finished Caffe
                 files.remove(self.tree / "staging")
                 self._put_log_away()
             say("building Caffe's own C++ tests (about 3 minutes on two cores the first time)")
@@ -77,7 +77,7 @@ class Build:
             tests = [str(self.tree / "build" / "test" / "test.testbin"), "--gtest_filter=-*GPU*"]
             done = subprocess.run(
                 [*tests, "--gtest_shuffle=0", "--gtest_color=no"],
-                cwd=self.tree / "source",  # the tests name their data from there
+                cwd=self.tree / "source",  # the tests use paths relative to it
                 pass_fds=(lock,),
                 check=False,
             )
@@ -85,13 +85,13 @@ class Build:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[int]:
-        """Hold this key's lock; wait while another process has it."""
+        """Hold this key's lock, and wait while another process holds it."""
         lock_file = self.cache / f"{self.inputs.key}.lock"
         with contextlib.ExitStack() as stack:
             try:
                 lock = stack.enter_context(files.held(lock_file, "build", Busy))
             except Busy as holder:
-                say(f"another build of {self.inputs.key} is under way ({holder}); waiting for it")
+                say(f"another process is building {self.inputs.key} ({holder}); waiting for it")
                 lock = stack.enter_context(files.held(lock_file, "build", Busy, wait_s=math.inf))
             yield lock
 
@@ -125,7 +125,7 @@ class Build:
         try:
             yield
         except BaseException as error:
-            shutil.rmtree(self.tree, ignore_errors=True)  # a compiler may write for a moment more
+            shutil.rmtree(self.tree, ignore_errors=True)  # a compiler may still be writing
             if isinstance(error, KeyboardInterrupt):
                 files.remove(self.log)
             raise
@@ -156,7 +156,7 @@ class Build:
             if problem:
                 raise CaffeError(f"the Caffe that was built does not work: {problem} (the build's log: {self.log})")
         except BaseException:
-            os.rename(self.prefix, self.tree / "refused")  # out of its place in one step; it goes with the tree
+            os.rename(self.prefix, self.tree / "refused")  # moved away in one step, then removed with the tree
             raise
         say(f"built into {self.prefix}")
 

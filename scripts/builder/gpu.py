@@ -20,16 +20,16 @@ NEW_GLIBC, NEEDS_CUDA = "2.43", "13.2"
 HOST_COMPILERS = ("g++", "g++-14", "g++-13", "g++-12", "g++-11", "g++-10")
 """The newest first: an old CUDA refuses a new g++."""
 ONE_AT_A_TIME = "no NCCL: one card at a time"
-"""Version 0.1's words, because they are part of the key of a cached build."""
+"""Unchanged since version 0.1, because it is part of the key of a cached build."""
 
 
 _SEARCHED = ("CMAKE_PREFIX_PATH", "CMAKE_INCLUDE_PATH", "CMAKE_LIBRARY_PATH", "CUDA_LIB_PATH", "CPATH", "LIBRARY_PATH")
-"""Variables that name further folders for CMake and the compilers."""
+"""Environment variables with more folders for CMake and the compilers."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of CUDA's toolkit: a header of it, the files of which one is its library, NVIDIA's package for Debian."""
+    """A part of CUDA's toolkit: a header, the possible files of its library, NVIDIA's package for Debian."""
 
     name: str
     header: str
@@ -42,7 +42,7 @@ PARTS = (
     Part("cuBLAS", "cublas_v2.h", ("libcublas.so",), "libcublas-dev"),
     Part("cuRAND", "curand.h", ("libcurand.so",), "libcurand-dev"),
 )
-"""What Caffe is built with on any GPU."""
+"""The parts that every GPU build of Caffe needs."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Toolkit:
 
 @dataclass(frozen=True)
 class Architectures:
-    """Compute capabilities: those compiled for, and the one whose PTX a newer GPU's driver compiles for itself."""
+    """Compute capabilities: the compiled ones, and the one whose PTX the driver of a newer GPU compiles."""
 
     real: tuple[int, ...]
     virtual: int
@@ -77,7 +77,7 @@ class Library:
 
 @dataclass(frozen=True)
 class Gpu:
-    """All that a build for a GPU depends on."""
+    """Everything that a build for a GPU depends on."""
 
     toolkit: Toolkit
     architectures: Architectures
@@ -121,7 +121,7 @@ class Gpu:
 
     @property
     def summary(self) -> str:
-        """What is built for, in words."""
+        """The target of the build, in words."""
         cudnn = f"cuDNN {cudnn_major(self.cudnn.include)}" if self.cudnn else "no cuDNN"
         nccl = "NCCL" if self.nccl else ONE_AT_A_TIME
         return f"CUDA {self.toolkit.version}, {cudnn}, {nccl}; compute capability {_listed(self.architectures.real)}"
@@ -230,7 +230,7 @@ def find_toolkit(folder: str) -> Toolkit:
     toolkit = Path(found)
     nvcc = toolkit / "bin" / "nvcc"
     if not os.access(nvcc, os.X_OK):
-        raise CaffeError(f"{toolkit}: no bin/nvcc there. Set CUDA_HOME to the toolkit's folder.")
+        raise CaffeError(f"{toolkit}: it has no bin/nvcc. Set CUDA_HOME to the toolkit's folder.")
     release = re.search(r"release (\d+)([0-9.]*),", ask([str(nvcc), "--version"]).stdout)
     if release is None:
         raise CaffeError(f"{nvcc} --version prints no release. Set CUDA_HOME to another toolkit's folder.")
@@ -246,8 +246,8 @@ def find_toolkit(folder: str) -> Toolkit:
 def check_parts(toolkit: Toolkit) -> None:
     """CaffeError when a part of CUDA that Caffe is built with is missing: its header, or its library.
 
-    A toolkit can be installed in parts. CMake stops at a missing one without naming a remedy, or the compiler does
-    after minutes. Searched are the folders in which CMake's FindCUDA looks.
+    A toolkit can be installed in parts. If one is missing, CMake stops without naming a remedy, or the compiler fails
+    minutes later. This searches the same folders as CMake's FindCUDA.
     """
     multiarch = ask(["gcc", "-print-multiarch"]).stdout.strip()
     named = [Path(folder) for name in _SEARCHED for folder in os.environ.get(name, "").split(os.pathsep) if folder]
@@ -290,7 +290,7 @@ def _folder_of_nvcc() -> str:
 
 
 def host_compiler(toolkit: Toolkit, asked: str, work: Path) -> str:
-    """The first C++ compiler that nvcc accepts: the one asked for, then the newest that are installed."""
+    """The first C++ compiler that nvcc accepts: the requested one, then the installed ones, newest first."""
     program = work / "host.cu"
     program.write_text("int main() {}\n", encoding="utf-8")
     reason = "none is installed"
@@ -325,7 +325,7 @@ def _installed_gpus() -> str:
 
 
 def capabilities(text: str) -> list[int]:
-    """Compute capabilities from a list of them, lowest first; CaffeError for what is none.
+    """Parse a list of compute capabilities; lowest first. CaffeError for an invalid one.
 
     >>> capabilities("8.9, 86 7.5 86")
     [75, 86, 89]
@@ -333,27 +333,27 @@ def capabilities(text: str) -> list[int]:
     words = text.replace(",", " ").split()
     wrong = next((word for word in words if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", word)), None)
     if wrong is not None:
-        raise CaffeError(f"CUDA_ARCH: '{wrong}' is no compute capability, such as 86 or 8.6.")
+        raise CaffeError(f"CUDA_ARCH: '{wrong}' is not a compute capability. Write them as 86 or 8.6.")
     return sorted({int(word.replace(".", "")) for word in words})
 
 
 def choose(asked: list[int], toolkit: Toolkit) -> Architectures:
-    """What to compile for, so that every GPU asked for runs it; CaffeError for a GPU that is too old for this CUDA.
+    """Choose what to compile for, to support every requested GPU. CaffeError for a GPU too old for this CUDA.
 
-    A GPU that is too new gets the newest PTX that its driver can compile. With no GPU asked for, the oldest known
-    compute capability serves all.
+    A GPU that is too new gets the newest PTX that its driver can compile. If no GPU is requested, the result is the
+    oldest compute capability that this CUDA supports: every newer GPU can run it.
     """
     known, cuda = toolkit.known, f"CUDA {toolkit.version}"
     if not asked:
         say(
-            f"no GPU found and no CUDA_ARCH given: built for compute capability {known[0]}; newer GPUs compile it for "
-            "themselves at the first start"
+            f"no GPU found and no CUDA_ARCH given: building for compute capability {known[0]}; the driver of a "
+            "newer GPU compiles it at the first start"
         )
         return Architectures(known[:1], known[0])
     if asked[0] < known[0]:
         raise CaffeError(
-            f"compute capability {asked[0]}: {cuda} knows {known[0]} and newer. For a GPU this old (a GTX 1060 is 61), "
-            "install CUDA 12 or 11.8."
+            f"compute capability {asked[0]}: {cuda} supports {known[0]} and newer. For a GPU this old "
+            "(a GTX 1060 is 61), install CUDA 12 or 11.8."
         )
     real, virtual = [], known[0]
     for capability in asked:
@@ -362,8 +362,8 @@ def choose(asked: list[int], toolkit: Toolkit) -> Architectures:
             real.append(capability)
         else:
             say(
-                f"compute capability {capability} is not known to {cuda}: built as {virtual}, which the driver "
-                "compiles for the GPU at its first start"
+                f"compute capability {capability} is not known to {cuda}: building for {virtual}; "
+                "the driver compiles it for the GPU at the first start"
             )
     return Architectures(tuple(real) or (virtual,), virtual)
 
@@ -372,7 +372,7 @@ def choose(asked: list[int], toolkit: Toolkit) -> Architectures:
 
 
 def find_library(name: str, header: str, root: str, cuda: Path) -> Library | None:
-    """A library and its header, below ``root``, in CUDA's folder or the system's; None if one of them is missing."""
+    """A library and its header, in ``root``, CUDA's folder or the system's. None if either is missing."""
     multiarch = ask(["gcc", "-print-multiarch"]).stdout.strip()
     own = [Path(root, "include"), Path(root)] if root else []
     system = [Path("/usr/include"), Path("/usr/include", multiarch), Path("/usr/local/include")]
@@ -384,12 +384,12 @@ def find_library(name: str, header: str, root: str, cuda: Path) -> Library | Non
 
 
 def first_with(pattern: str, folders: list[Path]) -> Path | None:
-    """The first file of a name's pattern, in the first of the folders that has one."""
+    """The first file that matches a name pattern, in the first folder that has one."""
     return next((path for folder in folders for path in sorted(folder.glob(pattern))), None)
 
 
 def cudnn_major(include: Path) -> str:
-    """cuDNN's major version from its headers; empty before 8, which had it elsewhere."""
+    """cuDNN's major version from its headers; empty for versions before 8, which store it elsewhere."""
     text = "".join(path.read_text(errors="replace") for path in sorted(include.glob("cudnn_version*.h")))
     found = re.search(r"^#define CUDNN_MAJOR *(.*)$", text, flags=re.MULTILINE)
     return found[1] if found else ""

@@ -1,4 +1,4 @@
-"""All that a built Caffe depends on, and the key of the cache that stands for it."""
+"""Everything that a built Caffe depends on, and its key in the cache."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from builder.steps import ask
 
 SCRIPTS = Path(__file__).resolve().parent.parent
 EDITS = ("caffe_edits.py", "caffe_parallel.py", "caffe_parallel.hpp")
-"""What changes Caffe's source; a changed byte of it is another build."""
+"""The files that change Caffe's source. A changed byte in one of them means another build."""
 CUDA_EDIT = "caffe_cuda.h"
 """Included by every file of a GPU build."""
 LIBRARIES = (
@@ -48,11 +48,11 @@ class Python:
 
 
 def this_python() -> Python:
-    """The Python that runs this; CaffeError when it cannot be built for."""
+    """The Python that runs this script. Raises CaffeError when pycaffe cannot be built for it."""
     numpy = ask([sys.executable, "-c", "import numpy; print(numpy.get_include()); print(numpy.__version__)"])
     if numpy.returncode:
         raise CaffeError(
-            f"{sys.executable} cannot import numpy. Run scripts/setup.sh, which makes an environment that can."
+            f"{sys.executable} cannot import numpy. Run scripts/setup.sh: it makes an environment with numpy."
         )
     numpy_include, numpy_version = numpy.stdout.splitlines()
     include = sysconfig.get_path("include")
@@ -71,7 +71,7 @@ def this_python() -> Python:
 
 @dataclass(frozen=True)
 class Inputs:
-    """All that a build depends on."""
+    """Everything that a build depends on."""
 
     source_sha256: str
     edits_sha256: str
@@ -101,7 +101,7 @@ class Inputs:
 
     @property
     def key(self) -> str:
-        """16 hexadecimal digits that stand for all of this, and name a built Caffe in the cache."""
+        """16 hexadecimal digits: a hash of all inputs, and the name of a built Caffe in the cache."""
         lines = [
             self.source_sha256,
             self.edits_sha256,
@@ -112,12 +112,12 @@ class Inputs:
             self.libraries,
         ]
         if self.gpu:
-            # the last as sha256sum prints it, so that the keys of version 0.1 stay valid
+            # the last one in sha256sum's format, which keeps the keys of version 0.1 valid
             lines += [self.gpu.summary, " ".join(self.gpu.paths), f"{self.cuda_header_sha256}  -"]
         return files.sha256("".join(f"{line}\n" for line in lines))[:16]
 
     def cmake_arguments(self, cuda_header: Path) -> list[str]:
-        """What CMake is given beside its folders; ``cuda_header`` is where `CUDA_EDIT` is in Caffe's source."""
+        """CMake's arguments, except its folders. ``cuda_header`` is the path of `CUDA_EDIT` in Caffe's source."""
         cxx_flags = [PARALLEL_CXX_FLAGS] if self.parallel else []
         paths: list[str] = []
         if self.gpu:
@@ -152,7 +152,7 @@ class Inputs:
 
 
 def gather(source: Source, parallel: bool, gpu: Gpu | None) -> Inputs:
-    """The inputs of a build on this machine; CaffeError when something that it needs is missing."""
+    """The inputs of a build on this machine. Raises CaffeError when a needed program or file is missing."""
     compiler = ask(["g++", "-dumpfullversion"])
     if compiler.returncode:
         raise CaffeError("no C++ compiler: g++ is missing. Install it: apt-get install g++")
@@ -170,7 +170,7 @@ def gather(source: Source, parallel: bool, gpu: Gpu | None) -> Inputs:
 
 
 def _library_versions() -> str:
-    """The versions of the libraries, from dpkg; where it does not know them all, from pkg-config too."""
+    """The versions of the libraries, from dpkg, and from pkg-config too if dpkg does not know all of them."""
     debian = ask(["dpkg-query", "-W", "-f", "${Package} ${Version}\n", *LIBRARIES])
     versions = debian.stdout
     if debian.returncode:

@@ -1,4 +1,4 @@
-"""What the user asks of a build, by environment variables."""
+"""The user's settings for a build, from environment variables."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bonecaffe.errors import CaffeError
 
 @dataclass(frozen=True)
 class Settings:
-    """The variables that decide what is built; an empty text where one is not set."""
+    """The variables that decide what is built. An unset one is an empty text."""
 
     source: str  # CAFFE_SOURCE: a folder or tarball of Caffe's source
     gpu: str  # BONECAFFE_GPU: "1", "0", or "auto": when nvcc and a driver are present
@@ -25,7 +25,7 @@ class Settings:
 
     @classmethod
     def read(cls, environment: Mapping[str, str]) -> Settings:
-        """The settings of an environment; CaffeError for a value that is none. A variable set to nothing is not set.
+        """The settings of an environment. CaffeError for an invalid value. An empty variable counts as not set.
 
         >>> Settings.read({"CUDNN": "0", "CUDA_HOME": "", "CUDA_PATH": "/opt/cuda"}).cuda
         '/opt/cuda'

@@ -69,26 +69,26 @@ ORIGINAL = "caffe_1.0.0+git20180821.99bd997.orig.tar.gz"
 """Upstream's tarball, as both archives name it."""
 
 BUILT_FROM = ("CMakeLists.txt", "cmake", "include", "src", "python", "tools")
-"""What a build reads of a source folder; these files decide its key."""
+"""The parts of a source folder that a build reads. These files determine the key."""
 COPIED = (*BUILT_FROM, "examples", "scripts", "models", "data", "matlab", "docs")
-"""What is copied of a source folder: the rest of its own build stays where it is."""
+"""The parts of a source folder that are copied. Results of its own builds are not."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A source of Caffe: where it comes from in words, the sum that stands for its content, and where it is."""
+    """A source of Caffe: where it comes from, in words; the checksum of its content; its path."""
 
     origin: str
     sha256: str
     path: Path
 
     def unpack(self, target: Path, steps: Steps) -> None:
-        """Make the folder ``target`` with the source in it."""
+        """Make the folder ``target`` and put the source into it."""
         raise NotImplementedError
 
 
 class Folder(Source):
-    """The user's source folder; it is copied, and stays as it is."""
+    """The user's source folder. It is copied and not changed."""
 
     def unpack(self, target: Path, steps: Steps) -> None:
         """See `Source.unpack`."""
@@ -186,7 +186,7 @@ def _check(path: Path, folder: Path) -> None:
 
 
 def tree_sha256(folder: Path) -> str:
-    """One sum for all that a build reads of a source folder: that of sha256sum's lines, sorted by path."""
+    """One checksum of all files that a build reads: the sha256 of sha256sum's lines, sorted by path."""
     paths = sorted(_regular_files(folder), key=os.fsencode)
     return files.sha256("".join(f"{files.sha256_file(folder / path)}  {path}\n" for path in paths))
 

@@ -1,4 +1,4 @@
-"""Running programs: to ask them something, or as a step of the build with its output in a log."""
+"""Run programs: for their output, or as a step of the build with the output in a log."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ STOPS_WITHIN_S = 10
 
 
 def say(message: str) -> None:
-    """One line for the user, on stderr: stdout is for what was found."""
+    """Print one line for the user on stderr; stdout is for the result."""
     print(f"caffe: {message}", file=sys.stderr, flush=True)
 
 
 def ask(command: Sequence[str], cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a program to its end with its output captured; exit status 127 where it cannot be started, as in a shell."""
+    """Run a program and capture its output. As in a shell, the exit status is 127 if it cannot be started."""
     try:
         return subprocess.run(
             command, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False
@@ -34,7 +34,7 @@ def ask(command: Sequence[str], cwd: Path | None = None) -> subprocess.Completed
 
 
 def tenth(line: bytes) -> int | None:
-    """How many tenths are done, from a line of make's output; None for a line without a percentage.
+    """Tenths of the work done, from a line of make's output; None for a line without a percentage.
 
     >>> tenth(b"[ 42%] Building CXX object net.cpp.o"), tenth(b"Scanning dependencies")
     (4, None)
@@ -52,19 +52,19 @@ def last_lines(path: Path, count: int) -> str:
 class Steps:
     """Runs the steps of a build, one after another, with their output in one log.
 
-    A step inherits the open file ``lock``: should the builder be killed, the lock is held until its steps have ended.
+    A step inherits the open file ``lock``. If the builder is killed, the lock stays held until its steps have ended.
     """
 
     log: Path
     lock: int
 
     def run(self, command: Sequence[str], **environment: str) -> None:
-        """Run a step, with a message for each tenth that make has done; CaffeError with the log's end if it fails."""
+        """Run a step and print a message for each tenth of make's work. CaffeError with the log's end on failure."""
         with files.open_append(self.log) as log, self._started(command, environment) as process:
             last = -1
             for line in process.stdout or ():
                 log.write(line)
-                log.flush()  # it can be followed while the step runs
+                log.flush()  # lets the user follow the log while the step runs
                 done = tenth(line)
                 if done is not None and done > last:
                     last = done
@@ -75,7 +75,7 @@ class Steps:
 
     @contextlib.contextmanager
     def _started(self, command: Sequence[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-        """A step while it runs; it is stopped when the block is interrupted."""
+        """A running step. It is stopped when the block is interrupted."""
         process = subprocess.Popen(
             command,
             env={**os.environ, **environment},

@@ -1,4 +1,4 @@
-"""Strangers at the port of a page: they get nothing, learn nothing, and keep nobody from marking."""
+"""Programs without the token at the port of a page: they get nothing, learn nothing and cannot stop the marking."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def connect(port: int) -> socket.socket:
 
 
 def ask(port: int, content: bytes) -> bytes:
-    """What is answered to raw bytes, until the connection is closed."""
+    """The answer to raw bytes, read until the connection is closed."""
     answer = b""
     with connect(port) as connection, contextlib.suppress(OSError):
         connection.sendall(content)
@@ -64,11 +64,11 @@ def log(serving: Serving) -> str:
     """What the server printed, once it has ended."""
     serving.process.send_signal(signal.SIGINT)
     serving.process.wait(60)
-    return serving.said + serving.process.stdout.read()
+    return serving.printed + serving.process.stdout.read()
 
 
 def test_idle_connections_do_not_block_the_page(serving):
-    """More of them than it takes, silent, or a byte now and then: the page is answered at once, all the while."""
+    """More connections than the server accepts, silent or slow. The page is still answered at once."""
     port, token = address(serving)
     strangers = []
     for number in range(web.CONNECTIONS + 100):
@@ -103,7 +103,7 @@ def answer(connection) -> bytes:
 
 
 def test_a_connection_without_the_token_is_closed_in_time(monkeypatch, tmp_path):
-    """It drips a byte each moment, or asks for a page that is not there again and again; one with the token stays."""
+    """Whether it sends a byte at a time or asks for a wrong path again and again. One with the token stays open."""
     monkeypatch.setattr(web, "STRANGER_S", 1.0)
     listener, token = web.listen(0, web.RememberedAddress(tmp_path / "page"), RuntimeError)
 
@@ -136,7 +136,7 @@ def test_a_connection_without_the_token_is_closed_in_time(monkeypatch, tmp_path)
 
 
 def test_a_deep_or_odd_body_gets_400(serving, tmp_path):
-    """With the token even: nested, cut, not text, not this page's; nothing is written, and nothing is printed."""
+    """Also with the token: nested, cut off, not text, or not in the page's form. Nothing is written or printed."""
     port, token = address(serving)
     good = {"points": [None] * 7, "skipped": "", "flagged": True, "seconds": 0, "version": ""}
     whole = json.dumps(good)
@@ -169,8 +169,8 @@ def test_a_deep_or_odd_body_gets_400(serving, tmp_path):
     assert "Traceback" not in printed and printed.count("\n") < 6, printed
 
 
-def test_odd_requests_get_no_error_of_ours(serving):
-    """Eight hundred of them, with and without the token, seeded: none is answered with 5xx, none leaves a traceback."""
+def test_odd_requests_cause_no_server_error(serving):
+    """Eight hundred seeded requests, with and without the token: none is answered with 5xx or leaves a traceback."""
     port, token = address(serving)
     chance = random.Random(13)
     odd = "\x00 \t\r\n/\\%?#;:@&=+~*'\"<>[]{}|^`.äß\u2028\U0001f600"
@@ -234,14 +234,14 @@ def test_odd_requests_get_no_error_of_ours(serving):
         return "\r\n".join(lines).encode("utf-8", "replace") + b"\r\n\r\n"
 
     def wild() -> bytes:
-        """Broken as HTTP already."""
+        """Not valid as HTTP."""
         method = chance.choice(["GET", "PUT", "HEAD", "OPTIONS", "TRACE", "CONNECT", "get", "", text(5)])
         version = chance.choice(["HTTP/1.1", "HTTP/1.0", "HTTP/9.9", "", "http/1.1"])
         body = chance.choice([b"", b"{}", b"[" * 9000, chance.randbytes(50), b"5\r\nhello\r\n0\r\n\r\n"])
         return f"{method} {path()}{query()} {version}\r\n".encode("utf-8", "replace") + head() + body
 
     def tame() -> bytes:
-        """Sound as HTTP, odd for the application."""
+        """Valid as HTTP, odd for the application."""
         method = chance.choice(["GET", "GET", "PUT", "PUT", "POST", "HEAD", "DELETE", "OPTIONS"])
         ids = ["1001", "1002", "1003", "nobody", text(12)]
         likely = [f"{chance.choice(['hands', 'hands', 'images', 'thumbnails'])}/{quote(chance.choice(ids))}"]
@@ -267,7 +267,7 @@ def test_odd_requests_get_no_error_of_ours(serving):
 
 
 @pytest.mark.parametrize(
-    ("content", "mode", "believed"),
+    ("content", "mode", "used"),
     [
         ('{"port": 45678, "token": "abcdefghijklmnopqrstuvw_"}', 0o600, True),
         ('{"port": 45678, "token": "abcdefghijklmnopqrstuvw_"}', 0o644, False),
@@ -284,19 +284,19 @@ def test_odd_requests_get_no_error_of_ours(serving):
         ("", 0o600, False),
     ],
 )
-def test_a_remembered_address_is_believed_only_if_it_is_ours(tmp_path, content, mode, believed):
-    """Of this user, readable and writable by nobody else, with a token of our form."""
+def test_a_remembered_address_is_used_only_if_this_user_wrote_it(tmp_path, content, mode, used):
+    """The file belongs to this user, nobody else can read or write it, and the token has the right form."""
     path = tmp_path / ".points.csv.page"
     path.write_text(content)
     path.chmod(mode)
-    assert (web.RememberedAddress(path).read() is not None) == believed
-    if believed:
+    assert (web.RememberedAddress(path).read() is not None) == used
+    if used:
         (tmp_path / "again").hardlink_to(path)
         assert web.RememberedAddress(path).read() is None
 
 
-def test_a_remembered_address_of_another_user_is_not_believed(tmp_path, monkeypatch):
-    """Whoever can write into the folder of the table would choose our token."""
+def test_a_remembered_address_of_another_user_is_not_used(tmp_path, monkeypatch):
+    """Otherwise, anybody who can write into the folder of the table could choose the token."""
     path = tmp_path / ".points.csv.page"
     remembered = web.RememberedAddress(path)
     remembered.write(45678, web.new_token())
@@ -306,7 +306,7 @@ def test_a_remembered_address_of_another_user_is_not_believed(tmp_path, monkeypa
 
 
 def test_a_port_that_another_program_took_ends_the_token(tmp_path):
-    """A page that is still open tells that program the token with its next request."""
+    """A page that is still open sends the token to that program with its next request."""
     remembered = web.RememberedAddress(tmp_path / "page")
     with socket.create_server((web.ADDRESS, 0)) as theirs:
         port, token = theirs.getsockname()[1], web.new_token()

@@ -1,4 +1,4 @@
-"""The table while it is marked: nothing lost, nothing half-written, nobody written over."""
+"""The table while it is marked: nothing is lost, half-written or overwritten."""
 
 from __future__ import annotations
 
@@ -48,18 +48,18 @@ def truth(hands):
     return read_points(hands / "points.csv")
 
 
-def test_partly_marked_is_kept_and_said(marking, table):
-    """Three of seven points are on disk; whoever prepares with them is told which are missing."""
+def test_partly_marked_is_kept_and_reported(marking, table):
+    """Three of seven points are on disk. A program that needs all seven reports which are missing."""
     first = marking.ids[0]
     marks = marking.change(first, Marks(points=((10, 20), (30.04, 20), (50, 60), *[None] * 4)))
-    assert marks.version and marks.state == "begun"
+    assert marks.version and marks.state == "partial"
     assert table.read_text().splitlines()[1] == f"{first},300,390,10,20,30,20,50,60,,,,,,,,"
     with pytest.raises(PointsError, match=rf"row 2 \(id {first}\): missing phalanx2_x.*annotate"):
         read_points(table)
 
 
 def test_others_rows_and_columns_stay(hands, table, truth):
-    """Rows of hands that are not in the folder, and columns that are not ours, are written back as they were."""
+    """Rows of hands outside the folder, and columns of other programs, are written back unchanged."""
     lines = [
         ",".join((*COLUMNS, "reader")),
         "zz,100,100,10,90,20,90,60,50,50,20,40,20,30,20,20,20,Ann",
@@ -76,8 +76,8 @@ def test_others_rows_and_columns_stay(hands, table, truth):
     assert read_points(table)["1003"].points == truth["1003"].points
 
 
-def test_a_change_elsewhere_is_no_ones_loss(marking, table, truth):
-    """Another program's row is taken up; a change made from an older version is refused, other hands go on."""
+def test_a_change_elsewhere_is_not_lost(marking, table, truth):
+    """Another program's row is read. A change made from an older version is refused; other hands are not affected."""
     before = marking.change("1001", Marks(points=truth["1001"].points))
     moved = replace(truth["1001"], points=((1.0, 2.0), *truth["1001"].points[1:]))
     write_points(table, [moved, truth["1002"]])
@@ -90,7 +90,7 @@ def test_a_change_elsewhere_is_no_ones_loss(marking, table, truth):
 
 
 def test_a_version_is_what_is_on_disk(hands, table, truth):
-    """The same state has the same name after a restart: a page that was open before goes on without being asked."""
+    """The same state has the same name after a restart, so a page that was open before continues without a question."""
     with opened(hands / "images", table) as marking:
         seen = marking.change("1001", Marks(points=(*truth["1001"].points[:3], *[None] * 4), seconds=3.0))
     with opened(hands / "images", table) as marking:
@@ -101,10 +101,10 @@ def test_a_version_is_what_is_on_disk(hands, table, truth):
             marking.change("1001", seen)
 
 
-def test_a_skipped_hand_is_in_nobodys_way(hands, table, truth):
-    """Skipped half-marked or whole: its row is empty, so that nobody uses it or stumbles over it.
+def test_the_row_of_a_skipped_hand_is_empty(hands, table, truth):
+    """Whether it was partly or completely marked: nobody can use its points or fail because of them.
 
-    Taken up again, its points are there.
+    When it is no longer skipped, its points come back.
     """
     whole, part = truth["1001"].points, (*truth["1002"].points[:3], *[None] * 4)
     with opened(hands / "images", table) as marking:
@@ -125,7 +125,7 @@ def test_a_skipped_hand_is_in_nobodys_way(hands, table, truth):
 
 @pytest.mark.parametrize("skip", [True, False])
 def test_killed_between_the_two_files(hands, table, truth, monkeypatch, skip):
-    """Points and notes are two files; whichever is written first, a crash before the second loses no point."""
+    """Points and notes are two files. A crash between the two writes loses no point, whichever file is first."""
     with opened(hands / "images", table) as marking:
         marks = marking.change("1001", Marks(points=truth["1001"].points))
         if not skip:
@@ -147,7 +147,7 @@ def test_killed_between_the_two_files(hands, table, truth, monkeypatch, skip):
 
 
 def test_accepted_suggestions_are_remembered_point_by_point(hands, table, truth):
-    """Accepted as they are, or one of them dragged: the others were marked by nobody, whoever copies the table."""
+    """A point that was accepted and never moved counts as marked by nobody, even if another point was dragged."""
     offered = {case_id: truth[case_id] for case_id in ("1001", "1002")}
     away = ((5.0, 6.0), *truth["1002"].points[1:])
     with opened(hands / "images", table, offered) as marking:
@@ -164,7 +164,7 @@ def test_accepted_suggestions_are_remembered_point_by_point(hands, table, truth)
         assert marks.untouched == (True,) * 7
         ulna, radius, *joints = marks.points
         swapped = marking.change("1001", replace(marks, points=(radius, ulna, *reversed(joints))))
-        assert swapped.untouched == (True,) * 7  # other names, but nobody's places
+        assert swapped.untouched == (True,) * 7  # under other names, but still at the suggested places
         skipped = marking.change("1001", replace(swapped, skipped="cut off"))
         assert unmarked(table) == {"1002": POINT_NAMES[1:]} and skipped.untouched == (True,) * 7
         marking.change("1001", replace(skipped, skipped=""))
@@ -172,7 +172,7 @@ def test_accepted_suggestions_are_remembered_point_by_point(hands, table, truth)
 
 
 def test_notes_of_the_first_version_count_whole_hands(hands, table, truth):
-    """Its notes hold ``yes`` for a suggestion that was accepted; that stays known when one of the points moves."""
+    """Its notes contain ``yes`` for an accepted suggestion. That is kept when one of the points moves."""
     write_points(table, [truth["1001"]])
     table.with_name("points.notes.csv").write_text(
         "id,skipped,flagged,seconds,points,suggested\n1001,,,3.0,,yes\n1002,cut off,,1.0,,\n"
@@ -186,7 +186,7 @@ def test_notes_of_the_first_version_count_whole_hands(hands, table, truth):
 
 
 def test_links_that_lead_out_are_not_shown(hands, table, tmp_path):
-    """Nothing outside the folder is served, by a link neither; what is left out is known."""
+    """Nothing outside the folder is served, not even through a link. What is left out is listed."""
     images = tmp_path / "images"
     images.mkdir()
     (images / "in.png").write_bytes((hands / "images" / "1001.png").read_bytes())
@@ -201,7 +201,7 @@ def test_links_that_lead_out_are_not_shown(hands, table, tmp_path):
 
 
 def test_an_image_swapped_for_a_link_is_not_shown(hands, tmp_path, table):
-    """Looked at when it is served, not only at the start: a link that leads out, however deep, or a pipe."""
+    """The file is checked when it is served, not only at the start: for a link that leads out, or a pipe."""
     images, outside = tmp_path / "images", tmp_path / "outside"
     shutil.copytree(hands / "images", images / "deep")
     shutil.copytree(hands / "images", outside)
@@ -243,7 +243,7 @@ for number in range(150):
 
 @pytest.mark.parametrize("name", ["points.csv", "points.notes.csv"])
 def test_rows_that_another_program_appends_are_never_lost(hands, table, truth, name):
-    """It knows nothing of our lock, and keeps the file open while it writes: each of its rows and of ours stays."""
+    """The program ignores our lock and keeps the file open while it writes. All rows of both programs are kept."""
     write_points(table, [truth["1001"]])
     path, rest = table.with_name(name), "," * 16 if name == "points.csv" else ",theirs,,,,,"
     with opened(hands / "images", table) as marking:
@@ -254,7 +254,7 @@ def test_rows_that_another_program_appends_are_never_lost(hands, table, truth, n
             number += 1
             marks = marking.marks("1003")
             points = ((5.0, number % 100), *truth["1003"].points[1:])
-            with contextlib.suppress(AnnotateError):  # on a busy machine it may write between all our attempts: told
+            with contextlib.suppress(AnnotateError):  # on a busy machine it may write between all our attempts
                 marking.change("1003", replace(marks, points=points, flagged=bool(number % 2)))
         assert other.returncode == 0 and number > 3
         marking.change("1003", replace(marking.marks("1003"), points=points))
@@ -268,8 +268,8 @@ def test_rows_that_another_program_appends_are_never_lost(hands, table, truth, n
 
 @pytest.mark.parametrize("name", ["points.csv", "points.notes.csv"])
 @pytest.mark.parametrize("how", ["replaced", "written into", "made"])
-def test_written_by_another_at_the_very_moment(hands, table, truth, monkeypatch, name, how):
-    """Between our last look at the file and its replacement: seen there, taken up, and nothing of it lost."""
+def test_a_write_between_our_check_and_our_replacement_is_kept(hands, table, truth, monkeypatch, name, how):
+    """Another program writes after our last look at the file. This is detected and its row is kept."""
     write_points(table, [truth["1001"]])
     path, rest = table.with_name(name), "," * 16 if name == "points.csv" else ",theirs,,,,,"
     if how == "made":
@@ -300,7 +300,7 @@ def test_written_by_another_at_the_very_moment(hands, table, truth, monkeypatch,
 
 
 def test_a_program_that_keeps_the_file_open_while_it_writes_is_waited_for(hands, table, truth):
-    """Opened before our change, written and closed after it: its row would go into a file that has no name any more."""
+    """It opens the file before our change and writes after it. Its row would go into a file that no name leads to."""
     write_points(table, [truth["1001"]])
     with opened(hands / "images", table) as marking, open(table, "a") as file:
         later = threading.Timer(0.3, lambda: (file.write("other" + "," * 16 + "\n"), file.close()))
@@ -312,7 +312,7 @@ def test_a_program_that_keeps_the_file_open_while_it_writes_is_waited_for(hands,
 
 
 def test_a_program_that_never_closes_the_file_blocks_nothing(hands, table, truth, monkeypatch):
-    """An editor in the background: after a while the change is written all the same."""
+    """Such as an editor in the background: the change is written after a limited wait."""
     monkeypatch.setattr(files, "_WRITER_S", 0.2)
     write_points(table, [truth["1001"]])
     with opened(hands / "images", table) as marking, open(table, "a"):
@@ -320,8 +320,8 @@ def test_a_program_that_never_closes_the_file_blocks_nothing(hands, table, truth
     assert set(read_points(table)) == {"1001", "1002"}
 
 
-def test_where_files_cannot_be_exchanged(hands, table, truth, monkeypatch):
-    """A file system without it: compared just before the replacement."""
+def test_a_file_system_that_cannot_exchange_files(hands, table, truth, monkeypatch):
+    """The content is compared just before the replacement instead."""
     monkeypatch.setattr(files, "_renameat2", lambda source, target, flags: False)
     with opened(hands / "images", table) as marking:
         marking.change("1001", Marks(points=truth["1001"].points))
@@ -331,7 +331,7 @@ def test_where_files_cannot_be_exchanged(hands, table, truth, monkeypatch):
 
 
 def test_another_programs_change_of_the_same_hand_is_a_conflict(hands, table, truth, monkeypatch):
-    """Changed between our look and our writing: it stays as the other program wrote it."""
+    """The hand changed between our look and our write: it stays as the other program wrote it."""
     write_points(table, [truth["1001"]])
     theirs = replace(truth["1001"], points=((1.0, 2.0), *truth["1001"].points[1:]))
     with opened(hands / "images", table) as marking:
@@ -348,7 +348,7 @@ def test_another_programs_change_of_the_same_hand_is_a_conflict(hands, table, tr
 
 
 def test_a_table_that_is_a_link_keeps_its_target(hands, tmp_path, truth):
-    """The file that it leads to is locked, read and replaced; who reads it by either name sees the same."""
+    """The file that it leads to is locked, read and replaced. Both names give the same content."""
     (tmp_path / "study").mkdir()
     (tmp_path / "share").mkdir()
     link, target = tmp_path / "study" / "points.csv", tmp_path / "share" / "all.csv"
@@ -381,14 +381,14 @@ def test_a_table_that_is_a_link_keeps_its_target(hands, tmp_path, truth):
 
 
 def test_implausible_hands_are_in_doubt_until_confirmed(hands, table, truth):
-    """The rules of `points check`, with the very points of another hand; a confirmation is for these points alone."""
+    """By the rules of `points check`, or with the points of another hand. A confirmation is for these points only."""
     ulna, radius, *joints = truth["1001"].points
     crossed = (ulna, radius, joints[1], joints[0], *joints[2:])
     with opened(hands / "images", table) as marking:
         fine = marking.change("1002", Marks(points=truth["1002"].points))
         assert not marking.remarks("1002", fine.points) and not marking.in_doubt("1002", fine)
         assert not marking.remarks("1002", (*fine.points[:6], None))
-        marks = marking.change("1001", Marks(points=crossed, confirmed=True))  # nobody has seen the remark yet
+        marks = marking.change("1001", Marks(points=crossed, confirmed=True))  # the remark has not been shown yet
         assert marking.in_doubt("1001", marks)
         assert marking.remarks("1001", crossed) == [
             "The fingers are not in order from thumb to little finger, seen from the wrist."
@@ -402,36 +402,36 @@ def test_implausible_hands_are_in_doubt_until_confirmed(hands, table, truth):
         moved = (ulna, radius, joints[1], joints[0], *joints[2:-1], (joints[-1][0] + 1, joints[-1][1]))
         assert marking.in_doubt("1001", marking.change("1001", replace(marks, points=moved)))
         twin = marking.change("1003", Marks(points=fine.points))
-        assert marking.remarks("1003", twin.points) == ["The points are those of 1002."]
+        assert marking.remarks("1003", twin.points) == ["The points are exactly those of 1002."]
         same = marking.change("1004", Marks(points=(fine.points[0],) * 7))
         assert "too small to be a hand" in marking.remarks("1004", same.points)[0]
 
 
 def test_wrong_tables_are_refused(hands, table, truth):
-    """Another size, a half point, a double id, no header: said with the row, and the file stays as it is."""
+    """Another size, half a point, a duplicate id, no header: the error names the row, and the file is not changed."""
     whole = ",".join(COLUMNS) + "\n"
     wrong = {
         "id 1001: marked in 600 x 780, but the image is 300 x 390": whole + "1001,600,780" + ",50" * 14,
         r"row 2 .*ulna has only one coordinate": whole + "1001,300,390,5" + "," * 13,
-        r"row 3 .*in an earlier row already": whole + ("1001,300,390" + ",50" * 14 + "\n") * 2,
+        r"row 3 .*an earlier row has the same id": whole + ("1001,300,390" + ",50" * 14 + "\n") * 2,
         "no column height": "id,width\n1,2",
-        "is no number": whole + "1001,300,390,a,b" + ",5" * 12,
+        "is not a number": whole + "1001,300,390,a,b" + ",5" * 12,
     }
-    for said, content in wrong.items():
+    for message, content in wrong.items():
         table.write_text(content)
-        with pytest.raises(PointsError, match=said):
+        with pytest.raises(PointsError, match=message):
             Marking(hands / "images", table)
         assert table.read_text() == content
 
 
 def test_one_program_at_a_time(marking, hands, table):
-    """A second one is told who marks."""
+    """The error for the second one names the process of the first."""
     with pytest.raises(AnnotateError, match=f"process {os.getpid()}"):
         Marking(hands / "images", table)
 
 
 def test_a_full_disk_loses_nothing(marking, table, truth, monkeypatch):
-    """What could not be written is not believed; the next try with the same version writes it."""
+    """A failed write changes nothing; the next attempt with the same version succeeds."""
     marking.change("1001", Marks(points=truth["1001"].points))
     before = table.read_bytes()
 
@@ -442,7 +442,7 @@ def test_a_full_disk_loses_nothing(marking, table, truth, monkeypatch):
         patched.setattr(shared_table, "write_if_unchanged", full)
         with pytest.raises(OSError):
             marking.change("1002", Marks(points=truth["1002"].points))
-    assert table.read_bytes() == before and marking.marks("1002").state == "open"
+    assert table.read_bytes() == before and marking.marks("1002").state == "unmarked"
     assert marking.change("1002", Marks(points=truth["1002"].points)).state == "done"
 
 
@@ -454,8 +454,8 @@ change = st.tuples(
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(change, max_size=6))
-def test_what_was_said_is_what_is_read(hands, tmp_path_factory, changes):
-    """Any course of changes, read again by a new program, gives the last of them."""
+def test_what_was_written_is_what_is_read(hands, tmp_path_factory, changes):
+    """After any sequence of changes, a new program reads the last one of each hand."""
     table = tmp_path_factory.mktemp("any") / "points.csv"
     last: dict[str, Marks] = {}
     with opened(hands / "images", table) as marking:
@@ -474,7 +474,7 @@ def test_what_was_said_is_what_is_read(hands, tmp_path_factory, changes):
         assert len(set(ids)) == len(ids)
 
 
-# ---- what the server answers ------------------------------------------------------------------------------------
+# ---- the server's answers ------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -504,7 +504,7 @@ def test_only_this_machine_with_the_token(client):
 
 
 def test_no_path_outside(client):
-    """Ids are looked up, never joined into paths; the page's own files are all that is served besides."""
+    """Ids are looked up, never joined into paths. Apart from images, only the page's own files are served."""
     for path in (
         "images/../ages",
         "images/..%2fages.csv",
@@ -521,7 +521,7 @@ def test_no_path_outside(client):
 
 
 def test_headers(client):
-    """Nothing from elsewhere may run or be asked; nothing is told to others."""
+    """The page loads nothing from other sites and reveals nothing to them."""
     answer = client.get("/secret/", headers=HOST)
     assert answer.status_code == 200
     policy = answer.headers["Content-Security-Policy"]
@@ -530,7 +530,7 @@ def test_headers(client):
 
 
 def test_nonsense_is_refused(client, marking):
-    """Whatever is sent: an answer with words, and nothing written."""
+    """Any invalid message gets an error with an explanation, and nothing is written."""
     good = {"points": [None] * 7, "skipped": "", "flagged": False, "seconds": 0, "version": ""}
     for spoiled in (
         {},
@@ -553,8 +553,8 @@ def test_nonsense_is_refused(client, marking):
     assert not marking.table.exists()
 
 
-def test_conflict_shows_what_is_there(client):
-    """The second of two changes from the same version gets what the first made of it."""
+def test_a_conflict_shows_what_is_on_disk(client):
+    """The second of two changes from the same version is answered with the result of the first."""
     marks = {"points": [[5, 6], *[None] * 6], "skipped": "", "flagged": False, "seconds": 2.5, "version": ""}
     assert client.put("/secret/hands/1001", json=marks, headers=HOST).get_json()["version"]
     answer = client.put("/secret/hands/1001", json={**marks, "points": [None] * 7}, headers=HOST)
@@ -563,7 +563,7 @@ def test_conflict_shows_what_is_there(client):
 
 
 def test_dark_bones_and_turned_hands_are_remarked(hands, tmp_path):
-    """The page is told what `points check --images` tells, from pixels and points; the crop it shows is set right."""
+    """The page shows the same remarks as `points check --images`, and a crop that is corrected for both."""
     images = tmp_path / "images"
     images.mkdir()
     marked = read_points(hands / "points.csv")["1003"]

@@ -22,7 +22,7 @@ from bonecaffe.hands.reference_points import POINT_NAMES, read_points, write_poi
 
 @pytest.fixture
 def serve(hands, tmp_path):
-    """Starts the page for the twelve phantoms; all are ended with the test."""
+    """Start the page for the twelve phantoms. All servers are stopped after the test."""
     running = []
 
     def start(*options: str, images: Path | None = None, table: Path | None = None) -> Serving:
@@ -36,7 +36,7 @@ def serve(hands, tmp_path):
 
 
 class Page:
-    """A tab with the page in it, and hands to use it with."""
+    """A tab that shows the page, with methods to use it."""
 
     def __init__(self, browser, address: str, size=(1280, 860), touch=False) -> None:
         self.browser = browser
@@ -55,7 +55,7 @@ class Page:
         patience = time.monotonic() + 60
         while not (answer := true()):
             assert time.monotonic() < patience, (
-                f"waited for {what} in vain; the page shows {self.text('next')!r} {self.text('banner')!r}"
+                f"waited for {what} in vain; the page shows {self.text('status')!r} {self.text('banner')!r}"
             )
             time.sleep(0.01)
         return answer
@@ -64,7 +64,7 @@ class Page:
         return self.js("return document.getElementById(arguments[0])?.textContent", name)
 
     def saved(self) -> bool:
-        """Whether all clicks are saved and answered: the page would let itself be closed without a question."""
+        """Whether all clicks are saved and answered, so that the page can be closed without a question."""
         asked = "const event = new Event('beforeunload', { cancelable: true }); window.dispatchEvent(event); "
         return self.js(asked + "return !event.defaultPrevented")
 
@@ -109,18 +109,20 @@ class Page:
 
     def button(self, name):
         self.js(
-            "[...document.querySelectorAll('#buttons button')].find(b => b.textContent === arguments[0]).click()", name
+            "[...document.querySelectorAll('#buttons button')]"
+            ".find(b => b.firstChild.textContent === arguments[0]).click()",
+            name,
         )
 
     def console(self):
-        """What the browser complained of."""
+        """Errors and warnings in the browser's console."""
         return [
             entry["message"] for entry in self.browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")
         ]
 
 
 def places(table: Path, case_id: str) -> list[tuple[float, float] | None]:
-    """The points of a hand as they lie on disk now."""
+    """The points of a hand that are on disk now."""
     if not table.exists():
         return [None] * 7
     rows = pandas.read_csv(table, dtype=str, keep_default_na=False).set_index("id")
@@ -145,7 +147,7 @@ def table(tmp_path):
 
 
 def test_ten_hands_at_a_click_a_point(browser, serve, truth, table, capsys):
-    """Ten hands are marked by seventy clicks and nothing else; after each of them the table on disk holds it."""
+    """Ten hands are marked with seventy clicks and nothing else. After each click, the table on disk contains it."""
     page = Page(browser, serve().address)
     began = time.monotonic()
     for case_id in list(truth)[:10]:
@@ -196,16 +198,16 @@ def test_the_thumbnail_is_what_the_network_sees(browser, serve, hands, truth, ta
         "const g = c.getContext('2d'); g.drawImage(t, 0, 0); "
         "return [...g.getImageData(0, 0, 224, 224).data].filter((v, i) => i % 4 == 0)"
     )
-    wanted = normalize(
+    expected = normalize(
         read_image(hands / "images" / f"{case_id}.png"), truth[case_id], Recipe.load("paper").preparation
     )
-    assert np.array_equal(np.array(shown, np.uint8).reshape(224, 224), wanted)
+    assert np.array_equal(np.array(shown, np.uint8).reshape(224, 224), expected)
     rectangle = truth[case_id].rectangle()
     assert f"rectangle {rectangle.width} × {rectangle.height} of" in page.text("rectangle")
 
 
 def test_undo_redo_reload(browser, serve, truth, table):
-    """Undo goes back into the hand before; redo comes again; a reload opens the first hand that is not complete."""
+    """Undo goes back to the previous hand and redo returns. A reload opens the first hand that is not complete."""
     first, second = list(truth)[:2]
     page = Page(browser, serve().address)
     for place in truth[first].points:
@@ -222,20 +224,20 @@ def test_undo_redo_reload(browser, serve, truth, table):
     page.wait(lambda: count(table, first) == 7 and count(table, second) == 1)
     page.browser.refresh()
     page.ready(second)
-    assert "radius" in page.text("next")
+    assert "radius" in page.text("status")
     page.key("z")
-    page.wait(lambda: "Nothing to undo" in page.text("next"))
+    page.wait(lambda: "Nothing to undo" in page.text("status"))
     assert count(table, second) == 1
 
 
 def test_kill_between_two_clicks(browser, serve, truth, table):
-    """kill -9 of the server between two clicks: the page reports it and keeps the second, and a new server takes it."""
+    """After kill -9 between two clicks, the page reports it and keeps the second, which the next server saves."""
     first, second = list(truth)[:2]
     serving = serve()
     page = Page(browser, serving.address)
     page.click(*truth[first].points[0])
     page.wait(lambda: count(table, first) == 1)
-    page.wait(page.saved)  # on disk, it may not be answered yet
+    page.wait(page.saved)  # it is on disk, but may not be answered yet
     serving.kill()
     page.click(*truth[first].points[1])
     page.wait(lambda: "Not saved yet" in page.text("banner") and "start it again" in page.text("banner"))
@@ -257,16 +259,16 @@ def test_kill_between_two_clicks(browser, serve, truth, table):
 
 
 def test_a_lost_answer_is_no_conflict(browser, serve, truth, table):
-    """A server that ends after it has written, before it has answered.
+    """The server ends after it has written and before it has answered.
 
-    The page asks nothing, and sends what is newer.
+    The page asks no question, and sends the newer state.
     """
     first = next(iter(truth))
     page = Page(browser, serve().address)
     page.js(
-        "const f = window.fetch; let lost = false; window.fetch = async (path, options) => {"
+        "const f = window.fetch; let dropped = false; window.fetch = async (path, options) => {"
         " const answer = await f(path, options);"
-        " if (options?.method === 'PUT' && !lost) { lost = true; throw new TypeError('no answer'); }"
+        " if (options?.method === 'PUT' && !dropped) { dropped = true; throw new TypeError('no answer'); }"
         " return answer; }"
     )
     page.click(*truth[first].points[0])
@@ -278,7 +280,7 @@ def test_a_lost_answer_is_no_conflict(browser, serve, truth, table):
 
 
 def test_a_token_is_for_its_owner_and_ends_with_the_server(serve, tmp_path):
-    """The address lies where its owner alone can read it, and after Ctrl-C it is not used again."""
+    """Only its owner can read the stored address. After Ctrl-C it is not used again."""
     serving = serve()
     remembered = tmp_path / ".points.csv.page"
     assert remembered.stat().st_mode & 0o077 == 0 and json.loads(remembered.read_text())["token"] in serving.address
@@ -300,15 +302,15 @@ def test_a_stopped_server_that_comes_back(browser, serve, truth, table):
 
 
 def slow(page, milliseconds):
-    """The server's answers take longer from now on, as from a slow disk."""
+    """Delay the server's answers from now on, as a slow disk would."""
     page.js(
         "const f = window.realFetch ??= window.fetch; window.fetch = async (...a) => "
         f"{{ await new Promise((w) => setTimeout(w, {milliseconds})); return f(...a); }}"
     )
 
 
-def test_undo_asks_nobody_and_writes_over_nobody(browser, serve, truth, table):
-    """A hand that another tab changed since is not put back as it was here: undo says so and leaves it."""
+def test_undo_overwrites_no_change_by_others(browser, serve, truth, table):
+    """Undo does not restore a hand that another tab has changed since. It reports this and changes nothing."""
     first, second = list(truth)[:2]
     serving = serve()
     page = Page(browser, serving.address)
@@ -316,19 +318,19 @@ def test_undo_asks_nobody_and_writes_over_nobody(browser, serve, truth, table):
         page.click(*place)
     page.ready(second)
     page.wait(lambda: count(table, first) == 7)
-    page.wait(page.saved)  # on disk, it may not be answered yet
+    page.wait(page.saved)  # it is on disk, but may not be answered yet
     moved = replace(read_points(table)[first], points=((3.0, 4.0), *read_points(table)[first].points[1:]))
     write_points(table, [moved])  # by another program, or another tab
     page.key("z")
-    page.wait(lambda: "changed elsewhere" in page.text("next"))
+    page.wait(lambda: "changed elsewhere" in page.text("status"))
     assert page.text("hand") == first and read_points(table)[first].points == moved.points
     page.key("z")
-    page.wait(lambda: "Nothing to undo" in page.text("next"))
+    page.wait(lambda: "Nothing to undo" in page.text("status"))
     assert read_points(table)[first].points == moved.points
 
 
 def test_no_hand_gets_anothers_points(browser, serve, truth, table):
-    """Whatever is pressed while the next hand is on its way: nothing of the hand before is written into it."""
+    """Keys pressed while the next hand is loading write nothing of the previous hand into it."""
     first, second, third = list(truth)[:3]
     page = Page(browser, serve().address)
     for place in truth[first].points[:6]:
@@ -344,7 +346,7 @@ def test_no_hand_gets_anothers_points(browser, serve, truth, table):
     page.drag(truth[first].points[2], truth[first].points[3])
     page.ready(second)
     page.wait(lambda: count(table, first) == 7)
-    page.key("z", "n")  # back into the first, and on before it has come
+    page.key("z", "n")  # back to the first, and on to the next before it has loaded
     page.wait(lambda: page.js("return !document.getElementById('stage').classList.contains('loading')"))
     time.sleep(1.0)
     assert count(table, second) == 0 and count(table, third) == 0
@@ -354,7 +356,7 @@ def test_no_hand_gets_anothers_points(browser, serve, truth, table):
 
 
 def test_a_table_that_cannot_be_read_for_a_while(browser, serve, truth, table):
-    """Half-saved by another program: what is clicked then is kept, shown as such, saved when the table is fixed."""
+    """Another program has half-saved it. Clicks are kept, reported as not saved, and saved when the table is fixed."""
     first = next(iter(truth))
     page = Page(browser, serve().address)
     page.click(*truth[first].points[0])
@@ -369,7 +371,7 @@ def test_a_table_that_cannot_be_read_for_a_while(browser, serve, truth, table):
 
 
 def test_a_held_key_accepts_one_hand(browser, serve, truth, table, tmp_path):
-    """Enter held down takes the suggestion that is seen, not those of hands that nobody has looked at."""
+    """Enter held down accepts the suggestion on screen, not those of hands that have not been shown."""
     offered = tmp_path / "found.csv"
     write_points(offered, truth.values())
     page = Page(browser, serve("--suggest", str(offered)).address)
@@ -393,7 +395,7 @@ def test_a_held_key_accepts_one_hand(browser, serve, truth, table, tmp_path):
 
 @pytest.mark.parametrize("keep", ["theirs", "mine"])
 def test_two_tabs(browser, serve, truth, table, keep):
-    """Two tabs on one hand: the second to change it is asked, and nothing is written over before."""
+    """Two tabs show one hand. The second one to change it asks first and overwrites nothing."""
     first = next(iter(truth))
     serving = serve()
     page = Page(browser, serving.address)
@@ -404,19 +406,19 @@ def test_two_tabs(browser, serve, truth, table, keep):
         other = Page(browser, serving.address)
         other.click(*truth[first].points[0])
         other.wait(lambda: count(table, first) == 1)
-        there = places(table, first)
+        saved = places(table, first)
         browser.switch_to.window(one)
         page.click(*truth[first].points[3])
         page.wait(lambda: page.js("return document.getElementById('conflict').open"))
-        assert places(table, first) == there
+        assert places(table, first) == saved
         page.js("document.querySelector(`#conflict button[value=${arguments[0]}]`).click()", keep)
         if keep == "theirs":
-            page.wait(lambda: "radius" in page.text("next"))
+            page.wait(lambda: "radius" in page.text("status"))
             page.click(*truth[first].points[1])
             page.wait(lambda: count(table, first) == 2)
-            assert places(table, first)[0] == there[0]
+            assert places(table, first)[0] == saved[0]
         else:
-            page.wait(lambda: places(table, first) != there)
+            page.wait(lambda: places(table, first) != saved)
             assert np.allclose(places(table, first)[0], truth[first].points[3], atol=1)
     finally:
         browser.switch_to.window(two)
@@ -425,7 +427,7 @@ def test_two_tabs(browser, serve, truth, table, keep):
 
 
 def test_keyboard_alone(browser, serve, truth, table):
-    """Points set, moved, deleted, a hand skipped with a reason, flagged, filtered, without a mouse."""
+    """Set, move and delete points, skip a hand with a reason, flag it and filter, all without a mouse."""
     from selenium.webdriver.common.keys import Keys
 
     ids = list(truth)
@@ -445,7 +447,7 @@ def test_keyboard_alone(browser, serve, truth, table):
     page.wait(lambda: np.allclose(places(table, ids[0])[0], np.add(middle, (0, 2)), atol=0.6))
     page.key(Keys.DELETE)
     page.wait(lambda: places(table, ids[0])[0] is None and count(table, ids[0]) == 2)
-    assert "ulna" in page.text("next")
+    assert "ulna" in page.text("status")
     page.key("f")
     page.wait(lambda: "flagged" in page.text("state"))
     page.key("n")
@@ -465,7 +467,7 @@ def test_keyboard_alone(browser, serve, truth, table):
     page.js("const f = document.getElementById('filter'); f.value = 'skipped'; f.dispatchEvent(new Event('change'))")
     page.ready(ids[1])
     page.key("s")
-    page.wait(lambda: page.text("state") == "open")
+    page.wait(lambda: page.text("state") == "not marked")
     page.key("i", "b", "]", ".")
     assert "invert" in page.js("return document.getElementById('picture').style.filter")
     page.key("r")
@@ -474,7 +476,7 @@ def test_keyboard_alone(browser, serve, truth, table):
 
 
 def test_suggestions(browser, serve, truth, table, tmp_path):
-    """Suggested points are shown as such and not saved; Enter takes them; dragging one takes them, that one moved."""
+    """Suggested points are shown but not saved. Enter accepts them. Dragging one moves it and accepts the others."""
     from selenium.webdriver.common.keys import Keys
 
     ids = list(truth)
@@ -482,7 +484,7 @@ def test_suggestions(browser, serve, truth, table, tmp_path):
     write_points(offered, [truth[ids[0]], truth[ids[1]]])
     page = Page(browser, serve("--suggest", str(offered)).address)
     assert page.js("return document.querySelectorAll('#overlay .suggested').length") == 7
-    assert "Suggested" in page.text("next") and not table.exists()
+    assert page.text("status") == "Suggested: Enter accepts, drag corrects" and not table.exists()
     page.key(Keys.ENTER)
     page.ready(ids[1])
     page.wait(lambda: count(table, ids[0]) == 7)
@@ -505,7 +507,7 @@ def crossed(hand):
 
 
 def remarks(page) -> list[str]:
-    """What is remarked about the hand shown, as far as it can be seen."""
+    """The visible remarks about the hand shown."""
     return page.js(
         "return document.getElementById('remarks').checkVisibility()"
         " ? [...document.querySelectorAll('#remarks li')].map(e => e.textContent) : []"
@@ -513,7 +515,7 @@ def remarks(page) -> list[str]:
 
 
 def test_the_finished_crop_is_seen(browser, serve, truth, table):
-    """After the seventh click the hand stays, with its whole crop, for some tenths of a second."""
+    """After the seventh click, the hand stays with its complete crop for some tenths of a second."""
     from selenium.webdriver.common.keys import Keys
 
     first, second = list(truth)[:2]
@@ -528,17 +530,17 @@ def test_the_finished_crop_is_seen(browser, serve, truth, table):
         )
     )
     began = time.monotonic()
-    assert page.text("hand") == first and "network will see" in page.text("next")
+    assert page.text("hand") == first and "network will see" in page.text("status")
     page.ready(second)
     assert 0.4 < time.monotonic() - began < 5
     for place in truth[second].points:
         page.click(*place)
     x, y = truth[second].points[6]
-    page.drag((x, y), (x + 6, y))  # whoever corrects it stays
+    page.drag((x, y), (x + 6, y))  # after a correction the page stays
     page.wait(lambda: count(table, second) == 7)
     page.wait(page.saved)
     time.sleep(1.2)
-    assert page.text("hand") == second and page.text("next") == "All seven points are set"
+    assert page.text("hand") == second and page.text("status") == "All seven points are set. N opens the next hand."
     page.key("n")
     page.ready(list(truth)[2])
     third = list(truth)[2]
@@ -554,7 +556,7 @@ def test_the_finished_crop_is_seen(browser, serve, truth, table):
 
 
 def test_an_implausible_hand_is_held_until_confirmed(browser, serve, truth, table):
-    """The seventh click says what `points check` would, and the hand stays until its one key or button."""
+    """After the seventh click the page shows the remarks of `points check`, and stays until they are confirmed."""
     first, second, third, fourth = list(truth)[:4]
     serving = serve()
     page = Page(browser, serving.address)
@@ -575,7 +577,7 @@ def test_an_implausible_hand_is_held_until_confirmed(browser, serve, truth, tabl
     for place in crossed(truth[third]):
         page.click(*place)
     page.wait(lambda: remarks(page))
-    page.key("n")  # left without a word
+    page.key("n")  # left without confirming
     page.ready(fourth)
     page.wait(lambda: page.text("progress").startswith("3 done (1 in doubt), "))
     page.key("p")
@@ -586,7 +588,7 @@ def test_an_implausible_hand_is_held_until_confirmed(browser, serve, truth, tabl
     page.key("z")
     page.wait(page.saved)
     serving.kill()
-    page = Page(browser, serve().address)  # asked again after a restart, for that hand alone
+    page = Page(browser, serve().address)  # after a restart, the page asks again for that hand only
     page.ready(fourth)
     assert page.text("progress").startswith("3 done (1 in doubt), ")
     page.js("const f = document.getElementById('filter'); f.value = 'doubtful'; f.dispatchEvent(new Event('change'))")
@@ -598,7 +600,7 @@ def test_an_implausible_hand_is_held_until_confirmed(browser, serve, truth, tabl
 
 
 def test_an_implausible_suggestion_is_held_too(browser, serve, truth, table, tmp_path):
-    """What is remarked is shown before Enter, and Enter alone does not get past it; one dragged point leaves six."""
+    """Its remarks are shown before Enter, and Enter alone does not pass them. After one drag, six stay untouched."""
     from selenium.webdriver.common.keys import Keys
 
     first, second, third = list(truth)[:3]
@@ -658,7 +660,7 @@ def test_touch_on_a_phone(browser, serve, truth, table):
 
 
 def test_remarks_and_the_crop_are_seen_on_a_phone(browser, serve, truth, table):
-    """A held hand shows both, and the button to confirm, without scrolling; the crop lets taps through to the hand."""
+    """A hand with remarks shows both, and the button to confirm, without scrolling. Taps pass through the crop."""
     first, second = list(truth)[:2]
     page = Page(browser, serve().address, size=(390, 800), touch=True)
     seen = (
@@ -718,8 +720,240 @@ def test_zoom_and_pan_keep_places(browser, serve, truth, table):
     assert np.allclose(places(table, first)[0], (x, y), atol=0.3)  # zoomed in, finer than a pixel
 
 
+# ---- how the page looks -------------------------------------------------------------------------------------------
+
+
+def offered(serve, tmp_path, truth, *options: str) -> Serving:
+    """The page with suggestions for every hand."""
+    table = tmp_path / "found.csv"
+    write_points(table, truth.values())
+    return serve("--suggest", str(table), *options)
+
+
+def test_suggested_points_are_solid_and_bright(browser, serve, truth, tmp_path):
+    """A full line on a dark edge, at least as bright as 7 : 1 against that edge: visible on bone and on background."""
+    page = Page(browser, offered(serve, tmp_path, truth).address)
+    ring, halo = page.js(
+        "return ['ring', 'halo'].map(name => { const style = getComputedStyle("
+        "document.querySelector(`#overlay .suggested .${name}`)); return { dash: style.strokeDasharray, "
+        "width: parseFloat(style.strokeWidth), opacity: style.opacity * style.strokeOpacity, "
+        "color: style.stroke.match(/[\\d.]+/g).map(Number) } })"
+    )
+    assert ring["dash"] == "none" and ring["opacity"] == 1 and ring["width"] >= 2 and halo["width"] > ring["width"]
+    linear = [(value / 255 + 0.055) ** 2.4 / 1.055**2.4 for value in ring["color"]]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    assert (luminance + 0.05) / 0.05 > 7 and sum(halo["color"]) == 0
+
+
+def test_a_digit_and_the_arrow_keys_correct_a_suggestion(browser, serve, truth, table, tmp_path):
+    """The chosen point moves and the other six are accepted. Without a choice, an arrow key changes nothing."""
+    from selenium.webdriver import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    first = next(iter(truth))
+    page = Page(browser, offered(serve, tmp_path, truth).address)
+    page.key(Keys.ARROW_RIGHT)
+    page.wait(lambda: "Choose a point first" in page.text("status"))
+    page.key("3")
+    assert page.text("status") == "Suggested: Enter accepts, drag corrects" and not table.exists()
+    assert page.js("return document.querySelector('#overlay .suggested.chosen text').textContent") == "1 thumb"
+    page.key(Keys.ARROW_RIGHT)
+    ActionChains(browser, duration=0).key_down(Keys.SHIFT).send_keys(Keys.ARROW_DOWN).key_up(Keys.SHIFT).perform()
+    x, y = truth[first].points[2]
+    page.wait(lambda: count(table, first) == 7 and places(table, first)[2] == pytest.approx((x + 1, y + 10), abs=0.11))
+    assert [place for i, place in enumerate(places(table, first)) if i != 2] == [
+        place for i, place in enumerate(truth[first].points) if i != 2
+    ]
+    page.wait(lambda: page.text("state") == "done, 6 points as suggested")
+    assert page.text("hand") == first
+    page.key("z", "z")
+    page.wait(lambda: page.text("status") == "Suggested: Enter accepts, drag corrects")
+    page.wait(lambda: count(table, first) == 0)
+    page.key(Keys.ARROW_LEFT)  # nothing is chosen after undo either
+    page.wait(lambda: "Choose a point first" in page.text("status"))
+    assert count(table, first) == 0
+
+
+def test_the_status_line_is_right_after_undo_and_redo(browser, serve, truth, table):
+    """It names the next point as it is now; no message about an earlier state stays."""
+    first = next(iter(truth))
+    page = Page(browser, serve().address)
+    for place in crossed(truth[first]):
+        page.click(*place)
+    page.wait(lambda: page.text("status") == "Please check this hand")
+    page.click(5, 5)
+    page.wait(lambda: page.text("status").startswith("All seven points are set. Drag"))
+    page.key("z")
+    page.wait(lambda: page.text("status") == "Next: little finger: base of its proximal phalanx")
+    assert page.text("state") == "6 of 7 points" and page.text("last") == f"Undone in {first}. Redo (Y) does it again."
+    page.key("y")
+    page.wait(lambda: page.text("status") == "Please check this hand")
+    assert page.text("last") == f"Redone in {first}."
+    page.key("y")
+    page.wait(lambda: page.text("status") == "Nothing to redo.")
+    page.js(
+        "const b = [...document.querySelectorAll('#buttons button')]; b.find(e => /^Undo/.test(e.textContent)).click()"
+    )
+    page.wait(lambda: page.text("status") == "Next: little finger: base of its proximal phalanx")
+
+
+POSITIONS = (
+    "const p = document.getElementById('picture').style.transform; return JSON.stringify([p, ...[...document."
+    "querySelectorAll('#stage, #status, #crop, #buttons, #buttons button')].map(e => { "
+    "const b = e.getBoundingClientRect(); return [e.id || e.textContent, b.left, b.top, b.width, b.height] })])"
+)
+
+
+@pytest.mark.parametrize("size", [(1280, 800), (1024, 768), (390, 844)])
+def test_the_layout_stays_still(browser, serve, truth, table, size):
+    """Messages, remarks and a failure to save move nothing: neither the picture nor the panel nor a button."""
+    serving = serve()
+    page = Page(browser, serving.address, size=size)
+    page.click(*truth[page.text("hand")].points[0])
+    page.wait(lambda: count(table, page.text("hand")) == 1)
+    before = page.js(POSITIONS)
+    page.key("y")
+    page.wait(lambda: page.text("status") == "Nothing to redo.")
+    assert page.js(POSITIONS) == before
+    page.js("document.getElementById('status').textContent = 'a long message '.repeat(30)")
+    assert page.js(POSITIONS) == before
+    for place in crossed(truth[page.text("hand")])[1:]:
+        page.click(*place)
+    page.wait(lambda: remarks(page))
+    assert page.js(POSITIONS) == before
+    page.wait(page.saved)
+    serving.kill()
+    page.key("f")
+    page.wait(lambda: "Not saved yet" in page.text("banner"))
+    assert page.js(POSITIONS) == before
+    assert "sent again" in page.text("banner")
+    page.js("window.onbeforeunload = null")
+
+
+@pytest.mark.parametrize("size", [(1280, 800), (1920, 1080), (1024, 768)])
+def test_nothing_falls_off_the_panel(browser, serve, truth, table, size):
+    """Every control is visible without scrolling, with remarks and without."""
+    page = Page(browser, serve().address, size=size)
+    hidden = (
+        "const a = document.querySelector('aside'), box = a.getBoundingClientRect(); "
+        "return [...a.querySelectorAll('button, input, img, #status, #file, #rectangle')]"
+        ".filter(e => e.checkVisibility())"
+        ".filter(e => { const b = e.getBoundingClientRect(); return b.left < box.left || b.top < box.top "
+        "|| b.right > Math.min(box.right, innerWidth) || b.bottom > Math.min(box.bottom, innerHeight) "
+        "|| e.scrollWidth > e.clientWidth + 1 && e.tagName === 'BUTTON' }).map(e => e.id || e.textContent)"
+    )
+    scrolls = (
+        "const a = document.querySelector('aside'); "
+        "return [a.scrollHeight > a.clientHeight, a.scrollWidth > a.clientWidth]"
+    )
+    assert page.js(hidden) == [] and page.js(scrolls) == [False, False]
+    for place in crossed(truth[next(iter(truth))]):
+        page.click(*place)
+    page.wait(lambda: remarks(page))
+    page.wait(lambda: page.js("return document.getElementById('thumbnail').naturalWidth == 224"))
+    assert page.js(hidden) == [] and page.js(scrolls) == [False, False]
+
+
+def test_buttons_are_in_three_groups_with_their_keys(browser, serve, truth, table):
+    """Previous is before Next. A button that can do nothing now is disabled."""
+    page = Page(browser, serve().address)
+    groups = page.js(
+        "return [...document.querySelectorAll('#buttons [role=group]')].map(g => [g.getAttribute('aria-label'), "
+        "[...g.querySelectorAll('button')].map(b => [b.firstChild.textContent, b.querySelector('kbd').textContent])])"
+    )
+    assert dict(groups) == {
+        "Hand": [["Previous", "P"], ["Next", "N"], ["Accept", "Enter"], ["Skip", "S"], ["Flag", "F"]],
+        "Points": [["Undo", "Z"], ["Redo", "Y"], ["Delete", "Del"], ["Swap", "X"]],
+        "View": [["Zoom in", "+"], ["Zoom out", "−"], ["Fit", "0"], ["Invert", "I"], ["Mirror", "M"], ["Reset", "R"]],
+    }
+
+    def disabled():
+        return page.js(
+            "return [...document.querySelectorAll('#buttons button:disabled')].map(b => b.firstChild.textContent)"
+        )
+
+    assert disabled() == ["Accept", "Undo", "Redo", "Delete", "Swap"]
+    page.click(*truth[page.text("hand")].points[0])
+    page.wait(lambda: disabled() == ["Accept", "Redo"])
+    page.button("Undo")
+    page.wait(lambda: disabled() == ["Accept", "Undo", "Delete", "Swap"])
+    page.button("Redo")
+    page.wait(lambda: disabled() == ["Accept", "Redo"])
+
+
+def test_partly_marked_hands_are_named_and_filtered(browser, serve, truth, table):
+    """In the page's words: not marked, 3 of 7 points; the filter and the terminal name them too."""
+    first, second = list(truth)[:2]
+    serving = serve()
+    assert "0 of 12 hands done, 0 partly marked, 12 not marked, 0 skipped" in serving.printed
+    page = Page(browser, serving.address)
+    assert page.text("state") == "not marked"
+    for place in truth[first].points[:3]:
+        page.click(*place)
+    page.wait(lambda: count(table, first) == 3 and page.text("state") == "3 of 7 points")
+    options = page.js("return [...document.querySelectorAll('#filter option')].map(o => o.textContent)")
+    assert {"not marked", "partly marked"} <= set(options) and not {"open", "begun"} & set(options)
+    choose = "const f = document.getElementById('filter'); f.value = arguments[0]; f.dispatchEvent(new Event('change'))"
+    page.js(choose, "unmarked")
+    page.ready(second)
+    page.js(choose, "partial")
+    page.ready(first)
+    page.js(choose, "doubtful")
+    page.key("g")  # the filter for suggestions is not offered without any
+    assert page.js("return document.getElementById('filter').value") == "all"
+    serving.kill()
+    assert "0 of 12 hands done, 1 partly marked, 11 not marked, 0 skipped" in serve().printed
+
+
+@pytest.mark.parametrize(
+    "where",
+    {
+        "near": [(150 + 4 * (i % 3), 200 + 5 * (i // 3)) for i in range(7)],
+        "in a row": [(60 + 6 * i, 180) for i in range(7)],
+        "in a corner": [(2 + 3 * i, 387 - i) for i in range(7)],
+        "at one place": [(100, 100)] * 7,
+    }.items(),
+    ids=lambda item: item[0],
+)
+def test_labels_do_not_overlap(browser, serve, truth, table, where):
+    """However near the points are, labels keep clear of each other and of all dots, each on a line to its own dot."""
+    first = next(iter(truth))
+    write_points(table, [replace(truth[first], points=tuple(map(lambda p: (float(p[0]), float(p[1])), where[1])))])
+    page = Page(browser, serve().address, size=(1280, 800))
+    page.js("const f = document.getElementById('filter'); f.value = 'done'; f.dispatchEvent(new Event('change'))")
+    page.ready(first)
+    drawn = page.js(
+        "return [...document.querySelectorAll('#overlay g')].map(g => { "
+        "const b = g.querySelector('text').getBoundingClientRect(); "
+        "const r = g.querySelector('.ring').getBoundingClientRect(); "
+        "const s = document.getElementById('stage').getBoundingClientRect(), l = g.querySelector('.leader'); "
+        "const ends = ['x1', 'y1', 'x2', 'y2'].map(n => +l.getAttribute(n)); "
+        "return { text: g.querySelector('text').textContent, box: [b.left, b.top, b.right, b.bottom], "
+        "ring: [(r.left + r.right) / 2, (r.top + r.bottom) / 2, r.width / 2], "
+        "stage: [s.left, s.top, s.right, s.bottom], "
+        "width: parseFloat(getComputedStyle(l).strokeWidth), "
+        "line: [ends[0] + s.left, ends[1] + s.top, ends[2] + s.left, ends[3] + s.top] } })"
+    )
+    assert [each["text"][0] for each in drawn[2:]] == list("12345") and [d["text"] for d in drawn[:2]] == ["U", "R"]
+    for number, one in enumerate(drawn):
+        left, top, right, bottom = one["box"]
+        assert left >= one["stage"][0] and top >= one["stage"][1]
+        assert right <= one["stage"][2] and bottom <= one["stage"][3]
+        for other in drawn[number + 1 :]:
+            apart = right <= other["box"][0] or other["box"][2] <= left or bottom <= other["box"][1]
+            assert apart or other["box"][3] <= top, (one["text"], other["text"])
+        for other in drawn:
+            x, y, radius = other["ring"]
+            nearest = np.hypot(max(left - x, 0, x - right), max(top - y, 0, y - bottom))
+            assert nearest >= radius, (one["text"], other["text"])
+        start, end = one["line"][:2], one["line"][2:]
+        assert np.hypot(start[0] - one["ring"][0], start[1] - one["ring"][1]) < one["ring"][2] + 2 and one["width"] <= 1
+        assert left - 4 <= end[0] <= right + 4 and top - 4 <= end[1] <= bottom + 4
+        assert np.hypot(end[0] - start[0], end[1] - start[1]) > 2
+
+
 def test_sixteen_bits_and_a_damaged_file(browser, serve, tmp_path):
-    """A 3000 pixel 16-bit image is shown; one that cannot be read is said by name and can be skipped."""
+    """A 3000-pixel 16-bit image is shown. An image that cannot be read is named and can be skipped."""
     from selenium.webdriver.common.keys import Keys
 
     images = tmp_path / "images"
@@ -734,7 +968,7 @@ def test_sixteen_bits_and_a_damaged_file(browser, serve, tmp_path):
     size = "const p = document.getElementById('picture'); return [p.naturalWidth, p.naturalHeight]"
     assert page.js(size) == [2400, 3000]
     page.key("n")
-    page.wait(lambda: "2.png" in page.text("next") and "cut off" in page.text("next"))
+    page.wait(lambda: "2.png" in page.text("status") and "cut off" in page.text("status"))
     page.mouse("mousePressed", 400, 400)
     page.mouse("mouseReleased", 400, 400)
     page.key("s")
@@ -742,7 +976,7 @@ def test_sixteen_bits_and_a_damaged_file(browser, serve, tmp_path):
     page.key("damaged", Keys.ENTER)
     page.ready("3")
     page.key("n")
-    page.wait(lambda: "4.png" in page.text("next") and page.text("hand") == "4")
+    page.wait(lambda: "4.png" in page.text("status") and page.text("hand") == "4")
     page.key("s")
     page.wait(lambda: page.js("return document.getElementById('skip').open"))
     page.key("a web page", Keys.ENTER)
@@ -753,7 +987,7 @@ def test_sixteen_bits_and_a_damaged_file(browser, serve, tmp_path):
 
 
 def test_ctrl_c_and_a_second_server(serve, tmp_path, hands):
-    """A second program on the same table is refused with words; after Ctrl-C the table is free again."""
+    """A second program on the same table is refused and the error names the first. Ctrl-C frees the table."""
     serving = serve()
     command = [
         sys.executable,
@@ -773,4 +1007,4 @@ def test_ctrl_c_and_a_second_server(serve, tmp_path, hands):
     assert {path.name for path in tmp_path.iterdir()} <= {".points.csv.lock", ".points.csv.page"}, list(
         tmp_path.iterdir()
     )
-    assert "Traceback" not in serving.said + (serving.process.stdout.read() or "")
+    assert "Traceback" not in serving.printed + (serving.process.stdout.read() or "")

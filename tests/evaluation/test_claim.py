@@ -121,7 +121,7 @@ def test_every_item_has_its_number_section_and_topic():
         assert word.lower() in topic.lower(), number
 
 
-def test_a_prepared_run_says_what_is_not_yet(own_run, tmp_path):
+def test_a_prepared_run_names_what_is_missing(own_run, tmp_path):
     """Before a training: what prepare recorded, the plan, and which command gives the rest."""
     found = rows(checklist(facts_of(own_run)))
     assert list(found) == list(range(1, 45)) and all(len(cells) == 3 for cells in found.values())
@@ -133,17 +133,17 @@ def test_a_prepared_run_says_what_is_not_yet(own_run, tmp_path):
         facts_of(RunDir(tmp_path))
 
 
-def test_a_trained_run_says_evaluate(trained, own_trained):
+def test_a_trained_run_names_evaluate(trained, own_trained):
     """What only evaluate knows is not made up; an interrupted training is no finished one."""
     answers = answers_of(facts_of(trained))
     for number in (26, 28, 29, 32, 37, 38, 39):
         assert answers[number].missing == "not yet: run `bonecaffe evaluate`", number
-    assert answers[25].status == "recorded" and "Training: finished, at iteration 12" in answers[25].told
-    assert answers[24].told == "At random, by the fillers of the definition file, Caffe's seed 2018"
+    assert answers[25].status == "recorded" and "Training: finished, at iteration 12" in answers[25].text
+    assert answers[24].text == "At random, by the fillers of the definition file, Caffe's seed 2018"
     record = own_trained.read().train
     own_trained.record(record.model_copy(update={"state": State.INTERRUPTED, "iteration": 5}))
     stopped = answers_of(facts_of(own_trained))[25]
-    assert "Training: interrupted, at iteration 5" in stopped.told and stopped.status == "not yet"
+    assert "Training: interrupted, at iteration 5" in stopped.text and stopped.status == "not yet"
 
 
 def test_figures_are_those_of_the_records(evaluated):
@@ -183,14 +183,14 @@ def test_what_no_record_holds_is_left_to_the_authors(evaluated):
     for number in ONLY_AUTHORS:
         assert found[number][1].startswith(f"**{AUTHORS}**: ") and found[number][2] == ""
     for number in (7, 8, 10, 14, 17, 20, 21, 36, 43):
-        assert answers[number].status == "in part", number
-    told = " ".join(answer.told for answer in answers.values()).lower()
+        assert answers[number].status == "partly", number
+    text = " ".join(answer.text for answer in answers.values()).lower()
     for word in ("approv", "consent", "radiologist", "funded", "atlas", "depart", "paper"):
-        assert word not in told, word
+        assert word not in text, word
 
 
 def test_counts_at_the_top_are_those_of_the_table(own_run, evaluated):
-    """13 answered, so many in part, …: they add up to 44."""
+    """13 answered, so many partly, …: they add up to 44."""
     for run in (own_run, evaluated):
         text = checklist(facts_of(run))
         numbers = [int(number) for number in re.findall(r"(\d+) (?:answered|for the authors|not yet)", text)][:4]
@@ -198,7 +198,7 @@ def test_counts_at_the_top_are_those_of_the_table(own_run, evaluated):
         answers = answers_of(facts_of(run)).values()
         assert numbers == [
             sum(answer.status == status for answer in answers)
-            for status in ("recorded", "in part", "authors", "not yet")
+            for status in ("recorded", "partly", "authors", "not yet")
         ]
 
 
@@ -234,21 +234,21 @@ def test_what_was_trained_counts(evaluated):
         }
     )
     answers = answers_of(replace(facts, trained=edited, state=State.FINISHED))
-    assert "base_lr 0.5," in answers[25].told and "Edited by hand" in answers[25].told
-    assert "Call 2: from iteration 8 on 2 GPUs" in answers[25].told and answers[25].authors == "the model of the GPUs"
-    assert "Edited by hand" in answers[22].told and "train_val.prototxt" in answers[22].told
-    assert answers[24].told.startswith("BVLC's CaffeNet weights, trained on ImageNet (net.caffemodel, SHA-256 aaa")
+    assert "base_lr 0.5," in answers[25].text and "Edited by hand" in answers[25].text
+    assert "Call 2: from iteration 8 on 2 GPUs" in answers[25].text and answers[25].authors == "the model of the GPUs"
+    assert "Edited by hand" in answers[22].text and "train_val.prototxt" in answers[22].text
+    assert answers[24].text.startswith("BVLC's CaffeNet weights, trained on ImageNet (net.caffemodel, SHA-256 aaa")
     unknown = edited.model_copy(update={"weights": edited.weights.model_copy(update={"imagenet": False})})
     assert answers_of(replace(facts, trained=unknown))[24].authors == "what these weights were trained on"
     early = answers_of(replace(facts, measured=replace(facts.measured, iteration=4), surveyed=True))
-    assert early[26].told.startswith("The snapshot of iteration 4; the last one is of iteration 12. Every snapshot")
-    assert "grounds" in early[26].authors and "SNAPSHOT\\_iter\\_4.caffemodel" in early[43].told
-    assert "no identical image" in answers[20].told
+    assert early[26].text.startswith("The snapshot of iteration 4; the last one is of iteration 12. Every snapshot")
+    assert "why this snapshot was chosen" in early[26].authors and "SNAPSHOT\\_iter\\_4.caffemodel" in early[43].text
+    assert "no identical image" in answers[20].text
     cases = {key: case.model_copy(update={"image_sha256": None}) for key, case in facts.prepared.cases.items()}
     old = answers_of(replace(facts, prepared=facts.prepared.model_copy(update={"cases": cases})))
-    assert "no identical image" not in old[20].told
+    assert "no identical image" not in old[20].text
     found = answers_of(replace(facts, recipe=facts.recipe.with_values({"data.points": "found"}, "here")))
-    assert "found by a program" in found[10].told and "marked" not in found[10].told
+    assert "found by a program" in found[10].text and "marked" not in found[10].text
 
 
 def test_data_are_named_as_they_are_on_record(own):
@@ -261,33 +261,33 @@ def test_data_are_named_as_they_are_on_record(own):
         (0, "12 images of hands; none is listed as a phantom"),
     ):
         own.record(prepared.model_copy(update={"phantoms": count}))
-        assert answers_of(facts_of(RunDir(own.path)))[7].told.startswith(words)
+        assert answers_of(facts_of(RunDir(own.path)))[7].text.startswith(words)
     tree = json.loads(own.manifest_file.read_text())
     del tree["prepare"]["phantoms"]
     own.manifest_file.write_text(json.dumps(tree))
-    assert "whether they are radiographs or phantoms is not on record" in answers_of(facts_of(own))[7].told
+    assert "whether they are radiographs or phantoms is not on record" in answers_of(facts_of(own))[7].text
 
 
-def test_a_split_is_told_as_it_was_made(own_hands, tmp_path):
+def test_a_split_is_described_as_it_was_made(own_hands, tmp_path):
     """Given by a column with groups, by two tables, one fold: never as drawn at random from one table."""
     table = pandas.read_csv(own_hands / "ages.csv", dtype=str)
     table["split"] = ["train"] * 7 + ["test"] * 5
     table["group"] = [f"child{number // 2}" for number in range(6)] + ["", "a", "", "", "b", "b"]
     table.to_csv(own_hands / "ages.csv", index=False)
     given = answers_of(facts_of(prepare_run(tmp_path / "given", own_hands)))
-    assert given[19].told.startswith("7 hands for training and 5 for test, as the tables give it")
-    assert "5 groups, by the tables' column group" in given[20].told and "what the groups are" in given[20].authors
-    assert given[21].told == "7 for training and 5 for test follow from the split"
-    assert not any("random" in given[number].told or "child1" in given[number].told for number in given if number < 22)
+    assert given[19].text.startswith("7 hands for training and 5 for test, as the tables give it")
+    assert "5 groups, by the tables' column group" in given[20].text and "what the groups are" in given[20].authors
+    assert given[21].text == "7 for training and 5 for test follow from the split"
+    assert not any("random" in given[number].text or "child1" in given[number].text for number in given if number < 22)
     train, test = (table[table["split"] == side].drop(columns=["split", "group"]) for side in ("train", "test"))
     train.to_csv(own_hands / "ages.csv", index=False)
     test.to_csv(own_hands / "others.csv", index=False)
     two = answers_of(facts_of(prepare_run(tmp_path / "two", own_hands, test_ages=own_hands / "others.csv")))
-    assert "(ages.csv and others.csv)" in two[14].told and "a table of their own" in two[17].told
-    assert "test ages: others.csv" in two[7].told and "as the tables give it" in two[10].told
+    assert "(ages.csv and others.csv)" in two[14].text and "a separate table" in two[17].text
+    assert "test ages: others.csv" in two[7].text and "as the tables give it" in two[10].text
     table.drop(columns=["split", "group"]).to_csv(own_hands / "ages.csv", index=False)
     fold = answers_of(facts_of(prepare_run(tmp_path / "fold", own_hands, tiny(data__split="fold 2 of 3"))))
-    assert "8 hands for training and 4 for test: fold 2 of 3, dealt at random with seed 2018" in fold[19].told
+    assert "8 hands for training and 4 for test: fold 2 of 3, assigned at random with seed 2018" in fold[19].text
     assert fold[20].authors.startswith("whether several images are of one child")
 
 
@@ -304,10 +304,10 @@ def test_figures_of_another_state_are_not_shown(own):
     assert facts_of(own).measured is None
 
 
-def test_sensitivity_is_told_where_it_was_studied(own):
+def test_sensitivity_is_in_the_answers_when_it_was_studied(own):
     """Its outcome; a file that is not as `sensitivity` writes it is none."""
     own.sensitivity.write_text('{"months_per_percent": 1.234}')
-    assert "by 1.23 months for each percent of the palm" in answers_of(facts_of(own))[30].told
+    assert "by 1.23 months for each percent of the palm" in answers_of(facts_of(own))[30].text
     for content in ("{", "[]", '{"months_per_percent": null}', '{"months_per_percent": "x"}'):
         own.sensitivity.write_text(content)
         assert "bonecaffe sensitivity" in answers_of(facts_of(own))[30].missing
@@ -354,7 +354,7 @@ def test_what_authors_wrote_is_not_lost(own, tmp_path):
 
 
 def test_the_commands_write_it(own, tmp_path, monkeypatch):
-    """repro and evaluate --claim; a file that cannot be taken is told before anything is computed."""
+    """repro and evaluate --claim; a file that cannot be written is refused before anything is computed."""
     first, second = tmp_path / "a.md", tmp_path / "b.md"
     done = CliRunner().invoke(main, ["repro", str(own), "--claim", str(first)])
     assert done.exit_code == 0 and done.output.splitlines()[-1] == str(first), done.output
@@ -366,15 +366,15 @@ def test_the_commands_write_it(own, tmp_path, monkeypatch):
     own.departures.unlink()
     for verb in ("repro", "evaluate"):
         done = CliRunner().invoke(main, [verb, str(own), "--claim", str(first)])
-        assert done.exit_code == 1 and "somebody has filled it in" in done.stderr
+        assert done.exit_code == 1 and "somebody edited it" in done.stderr
         assert first.read_text() == "filled in by hand" and not own.departures.exists()
 
 
 def test_a_run_of_images_without_sex(own_hands, tmp_path):
-    """Hands of unknown sex are told as such."""
+    """Hands of unknown sex are counted as such."""
     table = pandas.read_csv(own_hands / "ages.csv")
     table = table.rename(columns={"boneage": "boneage_months"})[["id", "boneage_months"]]
     table.to_csv(own_hands / "ages.csv", index=False)
     answers = answers_of(facts_of(prepare_run(tmp_path / "run", own_hands)))
-    assert "0 boys, 0 girls, 4 of unknown sex" in answers[36].told
-    assert "unknown for 12 hands" in answers[12].told and "imputed" in answers[12].told
+    assert "0 boys, 0 girls, 4 of unknown sex" in answers[36].text
+    assert "unknown for 12 hands" in answers[12].text and "imputed" in answers[12].text

@@ -86,9 +86,9 @@ def test_half_a_year_between_the_sexes_is_found():
     for difference in (found.bias, found.bias_at_same_age):
         assert difference.excludes_zero() and difference.interval_95[0] < 6 < difference.interval_95[1]
         assert difference.p < 0.05
-    assert found.verdict.startswith("The bias differs by sex: boys less girls +")
+    assert found.verdict.startswith("The bias differs by sex: boys minus girls +")
     fewer = by_sex(*hands(2, 200, 200, boys_more=-6, slope=-0.1))
-    assert fewer.bias_at_same_age.interval_95[1] < 0 and "boys less girls −" in fewer.verdict
+    assert fewer.bias_at_same_age.interval_95[1] < 0 and "boys minus girls −" in fewer.verdict
 
 
 def test_five_in_a_hundred_are_found_where_there_is_nothing():
@@ -157,7 +157,7 @@ def test_difference_in_mad_is_found():
     assert f"up to {most:.1f} months are possible" in found.verdict
 
 
-def test_unknown_sex_and_too_few_are_told():
+def test_unknown_sex_and_too_few_are_named():
     """Hands of unknown sex are counted and left out; below ten of one sex nothing is computed, in words."""
     ages, predicted, male = hands(8, 12, 12)
     more = by_sex([*ages, 50, 60], [*predicted, 500, 900], [*male, None, None])
@@ -169,7 +169,7 @@ def test_unknown_sex_and_too_few_are_told():
     for boys, girls, words in ((9, 30, "9 boys and 30 girls"), (30, 1, "30 boys and 1 girl;"), (1, 0, "1 boy and 0")):
         few = by_sex(*hands(8, boys, girls))
         assert (few.bias, few.bias_at_same_age, few.mad) == (None, None, None)
-        assert "too few to tell" in few.verdict and words in few.verdict and "at least 10 of each" in few.verdict
+        assert "too few to compare" in few.verdict and words in few.verdict and "at least 10 of each" in few.verdict
     nobody = by_sex([50, 60], [50, 60], [None, None])
     assert (nobody.boys, nobody.girls, nobody.unknown) == (0, 0, 2) and "too few" in nobody.verdict
 
@@ -186,7 +186,7 @@ def test_errors_that_do_not_vary_give_no_figure():
     rng = np.random.default_rng(2)
     apart = by_sex([60.0] * 12 + [120.0] * 12, rng.normal(90, 5, 24), [True] * 12 + [False] * 12)
     assert apart.bias is not None and apart.bias_at_same_age is None
-    assert "age cannot be taken into account" in apart.verdict and "differs by sex" in apart.verdict
+    assert "not adjusted for age" in apart.verdict and "differs by sex" in apart.verdict
     apart = by_sex(ages, ages + np.where(male, 5, -5), male)
     assert apart.bias.months == pytest.approx(10) and "differs by sex" in apart.verdict
     half = by_sex(ages, ages + np.where(male, 5, rng.normal(0, 5, 24)), male)  # boys' errors do not vary

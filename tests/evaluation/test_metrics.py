@@ -1,4 +1,4 @@
-"""MAD, CCC and maximum: checked by hand, and where they are not defined said so."""
+"""MAD, CCC and maximum: checked by hand; an error where they are not defined."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_yardstick_is_the_papers():
 
 
 def test_where_the_ccc_is_defined():
-    """Two cases are enough; only ages and predictions that are all the same one value are too few to tell."""
+    """Two cases are enough; only ages and predictions that are all the same one value are too few."""
     assert ccc([1, 3], [1, 3]) == 1
     # means 2 and 4, variances 1 and 1, covariance 1: 2 / (1 + 1 + 4); over n - 1: 4 / (2 + 2 + 4)
     assert ccc([1, 3], [3, 5]) == pytest.approx(1 / 3)

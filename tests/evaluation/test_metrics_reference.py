@@ -63,7 +63,7 @@ def test_interval_covers_and_repeats():
     assert low < ccc(x, y) < high and high - low < 0.1
 
 
-def test_degenerate_cases_are_said():
+def test_degenerate_cases_are_reported():
     """Constant predictions, few cases, groups too small for a CCC: stated, or None; never a number out of nothing."""
     metrics = measure([10, 50, 90, 130], [70, 70, 70, 70], guess=70)
     assert metrics.ccc == 0 and metrics.pearson_r is None and metrics.ccc_interval_95 is None

@@ -1,4 +1,4 @@
-"""report.html in a real browser: on a phone and a desk, light and dark; it asks nothing of anyone and hides nothing."""
+"""report.html in a real browser: on a phone, a desktop and paper, light and dark; it loads and hides nothing."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def show(browser, report, width: int, dark: bool = False):
 
 @pytest.mark.parametrize("width", [360, 768, 1280])
 def test_nothing_overflows_nothing_is_asked_for(browser, report, width):
-    """No sideways scrolling even with all details open, no console message, no request but for the file itself."""
+    """No sideways scrolling even with all details open, no console message, no request except for the file itself."""
     console, asked = show(browser, report, width)
     assert console == []
     assert asked == [report.as_uri()]
@@ -71,7 +71,8 @@ def test_every_picture_is_there(browser, report):
     """Images decoded, plots of a readable size with their marks in them, texts for those who do not see them."""
     show(browser, report, 360)
     images = browser.execute_script(
-        "return [...document.images].map(i => [i.naturalWidth, i.getBoundingClientRect().width, i.alt])"
+        "return [...document.images].filter(i => !i.closest('[popover]'))"
+        ".map(i => [i.naturalWidth, i.getBoundingClientRect().width, i.alt])"
     )
     assert len(images) == 12 and all(real > 50 and shown > 100 and len(alt) > 20 for real, shown, alt in images)
     drawn = browser.execute_script(
@@ -89,6 +90,82 @@ def test_every_picture_is_there(browser, report):
     assert browser.execute_script(marks) >= 4
 
 
+def test_a_hand_is_enlarged_by_click_and_by_key(browser, report):
+    """The enlarged image fits the window; Escape and Close close it, and the focus returns to the hand."""
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    def opened():
+        return browser.execute_script(
+            "return [...document.querySelectorAll(':popover-open')].map(p => p.getBoundingClientRect())"
+            ".map(r => [r.left, r.top, innerWidth - r.right, innerHeight - r.bottom, r.width])"
+        )
+
+    for width in (360, 1280):
+        show(browser, report, width)
+        buttons = browser.find_elements(By.CSS_SELECTOR, ".hands figure > button")
+        small = buttons[0].size["width"]
+        assert len(buttons) == 8 and opened() == []
+        browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", buttons[0])
+        buttons[0].click()
+        (place,) = opened()
+        assert min(place[:4]) >= 0 and place[4] > 1.8 * small
+        browser.switch_to.active_element.send_keys(Keys.ESCAPE)
+        assert opened() == [] and browser.switch_to.active_element == buttons[0]
+        buttons[0].send_keys(Keys.ENTER)
+        assert len(opened()) == 1 and browser.switch_to.active_element.text == "Close"
+        browser.switch_to.active_element.send_keys(Keys.ENTER)
+        assert opened() == []
+
+
+def test_print_pairs_figures_and_shows_departures(browser, report):
+    """On paper: two plots side by side, no contents list, no enlarged images, the table of departures."""
+    show(browser, report, 700)
+    browser.execute_script("document.querySelectorAll('details').forEach(d => d.open = false)")
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        top = "return [...document.querySelectorAll('.plots > figure')].map(f => f.getBoundingClientRect().top)"
+        tops = browser.execute_script(top)
+        assert len(tops) == 8 and tops[::2] == tops[1::2]
+        shown = "return [...document.querySelectorAll(arguments[0])].filter(e => e.checkVisibility()).length"
+        assert browser.execute_script(shown, "nav, .enlarged, .screen") == 0
+        assert browser.execute_script(shown, "details.printed td") > 0
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
+def test_labels_of_limits_are_outside_the_dots():
+    """Bias and limits of agreement are right of the axes, one below the other, even when an outlier sets the scale."""
+    import pandas
+
+    for errors in ([3, -2, 1, -1] * 10, [0.1, -0.1] * 20 + [300]):
+        ages = [10.0 + 5 * i for i in range(len(errors))]
+        table = pandas.DataFrame(
+            {"boneage_months": ages, "predicted_months": [a + e for a, e in zip(ages, errors, strict=True)]}
+        )
+        figure = plots._bland_altman(table, "test")
+        figure.draw_without_rendering()
+        (axes,) = figure.axes
+        boxes = [text.get_window_extent() for text in axes.texts]
+        assert len(boxes) == 3 and all(box.x0 > axes.bbox.x1 and box.x1 <= figure.bbox.x1 for box in boxes)
+        assert all(lower.y1 < upper.y0 for lower, upper in itertools.pairwise(boxes))
+
+
+def test_counts_have_whole_ticks():
+    """Iterations and hands are counted in whole numbers, however few there are."""
+    import pandas
+
+    rows = [(i, phase, 9.0 - i) for i in (0, 1, 2) for phase in ("train", "test")]
+    curve = pandas.DataFrame(rows, columns=["iteration", "phase", "rmse_months"])
+    table = pandas.DataFrame({"boneage_months": [20.0, 40.0]})
+    for axis in (
+        plots._curve(curve, "linear").axes[0].xaxis,
+        plots._curve(curve, "log").axes[0].xaxis,
+        plots._ages({"train": table, "test": table}).axes[0].yaxis,
+    ):
+        assert all(float(tick).is_integer() for tick in axis.get_majorticklocs())
+
+
 def luminance(colour: str) -> float:
     parts = [float(part) / 255 for part in colour[colour.index("(") + 1 : -1].split(",")[:3]]
     linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
@@ -97,7 +174,7 @@ def luminance(colour: str) -> float:
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_light_and_dark_can_be_read(browser, report, dark):
-    """Text and plots stand out from the page by the contrast that WCAG asks for (4.5; 3 for marks)."""
+    """Text and plots have the contrast with the page that WCAG requires (4.5; 3 for marks)."""
     show(browser, report, 1280, dark)
     page = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
     assert (luminance(page) < 0.1) == dark

@@ -76,7 +76,7 @@ def test_other_points_than_the_run_s_are_refused(own_trained, hands):
     shifted = {i: replace(h, points=tuple((x + 4, y) for x, y in h.points)) for i, h in points.items()}
     with pytest.raises(PointsError, match="not those that .* was prepared with"):
         sensitivity.study(own_trained, hands / "images", shifted, {}, (1.0,), 2)
-    with pytest.raises(PointsError, match="no points of"):
+    with pytest.raises(PointsError, match="no points for"):
         sensitivity.study(own_trained, hands / "images", {}, {}, (1.0,), 2)
 
 

@@ -17,21 +17,43 @@ from bonecaffe.predict import predict_run
 
 
 class Page(html.parser.HTMLParser):
-    """Collects what a report would ask of others, and its images."""
+    """Collects what a browser would load for a report, its images and its texts."""
 
     def __init__(self):
         super().__init__()
-        self.asked, self.images, self.text = [], [], []
+        self.loaded, self.images, self.text = [], [], []
 
     def handle_starttag(self, tag, attributes):
-        for name, value in attributes:
-            if name in ("src", "href", "srcset", "data") and not (value or "").startswith(("data:", "#")):
-                self.asked.append(value)
+        loading = ["src", "srcset", "data", "poster", "background"] + ["href"] * (tag != "a")  # a link loads nothing
+        values = dict(attributes)
+        self.loaded += [values[name] for name in loading if not (values.get(name) or "#").startswith(("data:", "#"))]
+        self.loaded += [tag] * (tag in ("script", "iframe", "object", "embed"))
+        self.loaded += re.findall(r"url\((?!#)[^)]*\)", values.get("style") or "")
         if tag == "img":
-            self.images.append(dict(attributes))
+            self.images.append(values)
 
     def handle_data(self, data):
+        if self.lasttag == "style":
+            self.loaded += re.findall(r"@import|url\((?!#)", data)
         self.text.append(data)
+
+
+@pytest.mark.parametrize(
+    ("markup", "number"),
+    [
+        ('<a href="https://a.b/c">the paper</a><img src="data:,"><use href="#x"/>', 0),
+        ('<img src="a.png">', 1),
+        ('<link rel="stylesheet" href="https://a.b/c.css">', 1),
+        ("<style>@import 'a.css'; p { background: url(b.png) }</style>", 2),
+        ('<p style="background: url(b.png)"></p>', 1),
+        ("<script>fetch('/')</script>", 1),
+    ],
+)
+def test_what_is_loaded_is_found(markup, number):
+    """A plain link is allowed in the report; everything that a browser loads by itself is found."""
+    page = Page()
+    page.feed(markup)
+    assert len(page.loaded) == number
 
 
 @pytest.fixture
@@ -41,7 +63,7 @@ def evaluated(own_trained):
 
 
 def test_metrics_are_those_of_the_predictions(evaluated):
-    """metrics.json holds what one works out from predictions_*.csv."""
+    """metrics.json holds what can be computed from predictions_*.csv."""
     run, _ = evaluated
     facts = json.loads(run.metrics.read_text())
     for split, cases in (("train", 8), ("test", 4)):
@@ -58,7 +80,7 @@ def test_groups_and_sexes_are_in_what_evaluate_writes(evaluated):
     """metrics.json has their intervals and the comparison of boys with girls; the report too; no number is NaN."""
     run, few = evaluated
     facts = json.loads(run.metrics.read_text())
-    assert facts["sex"]["test"]["bias"] is None and "too few to tell" in facts["sex"]["test"]["verdict"]
+    assert facts["sex"]["test"]["bias"] is None and "too few to compare" in facts["sex"]["test"]["verdict"]
     assert facts["groups"]["test"][0]["bias_interval_95"] is None
     assert few.sex["test"].verdict in " ".join(run.report.read_text(encoding="utf-8").split())
     # forty hands, half of them boys, whose predictions are 9 months higher
@@ -81,14 +103,15 @@ def test_report_is_self_contained(evaluated):
     run, evaluation = evaluated
     page, text = Page(), run.report.read_text(encoding="utf-8")
     page.feed(text)
-    assert page.asked == []
-    assert not re.search(r"https?://", re.sub(r'"data:[^"]*"', "", text))
-    assert len(page.images) == 1 + 3 + 4 + 4  # the hand, its steps, the worst and the dozen of four test hands
+    assert page.loaded == []
+    assert len(page.images) == 1 + 3 + 2 * (
+        4 + 4
+    )  # a hand, its steps, the worst and random test hands, each also enlarged
     assert all(len(image["alt"]) > 20 for image in page.images)
     assert text.count('role="img" aria-label=') == 8
     words = " ".join("".join(page.text).split())
     assert evaluation.verdict.sentence in words and all(remark in words for remark in evaluation.verdict.remarks)
-    assert "no medical device" in words
+    assert "not a medical device" in words and "Healthcare Informatics Research 2018;24(1):86–92" in words
     for row in (*run.recipe().departures(), *run.recipe().choices()):
         assert row.field in text and row.reason in words
     assert (
@@ -109,8 +132,40 @@ def test_report_is_self_contained(evaluated):
     ]
 
 
+def test_numbers_have_one_minus_and_stay_with_their_unit(evaluated):
+    """The minus is U+2212, zero has no minus, and a line never ends between a number and its unit."""
+    run, _ = evaluated
+    table = pandas.read_csv(run.predictions("test"), dtype={"id": str})
+    ages = table["boneage_months"]
+    tables = {
+        "train": table.assign(predicted_months=ages.mean() - (ages - ages.mean()) - 200),  # all figures negative
+        "test": table.assign(predicted_months=ages.add([-0.04, 0.04, -0.04, 0.03])),
+    }
+    worse = evaluate.measure_tables(run, tables, 12)
+    assert worse.splits["train"].ccc < -0.1 and -0.05 < worse.splits["test"].bias_months < 0
+    rows = [
+        {"iteration": i, "split": split, "cases": 4, "mad_months": 1.0, "ccc": ccc, "max_error_months": 2.0}
+        for i, ccc in ((4, -0.3), (8, -0.0001))
+        for split in ("train", "test")
+    ]
+    text = report.render(run, worse, tables, plots.draw_all(run, tables), rows)
+    page = Page()
+    page.feed(re.sub(r"(?s)<(style|code|title)\b.*?</\1>|<header>.*?</header>", "", text))
+    printed = [*page.text, *(image["alt"] for image in page.images)]
+    hyphens = re.compile(r"(?<![\w.:+-])-\d")
+    assert [each for each in printed if hyphens.search(each)] == []
+    assert [each for each in printed if re.search(r"−0\.0+(?!\d)", each)] == []
+    broken = re.compile(r"\d (%|months|hands|years|s\b)|\b[np] [=<−] |[=<−] \d")
+    page_text = Page()
+    page_text.feed(re.sub(r"(?s)<(style|code|title|svg)\b.*?</\1>", "", text))  # the text of an SVG has no lines
+    assert [each for each in page_text.text if broken.search(each)] == []
+    words = " ".join("".join(page.text).split())
+    assert f"{worse.splits['train'].ccc:.3f}".replace("-", "−") in words and "−0.300" in words and "+0.0" in words
+    assert "95\xa0% intervals" in text
+
+
 def test_every_snapshot_is_measured_once(evaluated, monkeypatch):
-    """--all: a row a snapshot and split, the last as evaluate has it; what is known of a model is computed once."""
+    """--all: one row for each snapshot and split, the last as in evaluate; the figures of a model are computed once."""
     run, evaluation = evaluated
     rows = by_snapshot.evaluate_all(run, lambda done, total: None)
     assert [(row["iteration"], row["split"]) for row in rows] == [(i, s) for i in (4, 8, 12) for s in ("test", "train")]
@@ -122,10 +177,10 @@ def test_every_snapshot_is_measured_once(evaluated, monkeypatch):
     assert by_snapshot.evaluate_all(run, lambda done, total: None) == rows
     evaluate.evaluate(run)
     text = run.report.read_text()
-    assert "Every snapshot" in text and "choose by the test split" in text
+    assert "Every snapshot" in text and "Do not choose a snapshot" in text
 
 
-def test_interrupted_pass_over_snapshots_goes_on(evaluated, monkeypatch):
+def test_interrupted_pass_over_snapshots_continues(evaluated, monkeypatch):
     """What was measured before Ctrl-C is kept, and the rest follows."""
     run, _ = evaluated
     real = by_snapshot.predict_snapshots
@@ -140,10 +195,10 @@ def test_interrupted_pass_over_snapshots_goes_on(evaluated, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         by_snapshot.evaluate_all(run, lambda done, total: None)
     assert len(by_snapshot.read(run)) == 4
-    told = []
-    monkeypatch.setattr(by_snapshot, "predict_snapshots", lambda *a: told.append(a[1]) or real(*a))
+    asked = []
+    monkeypatch.setattr(by_snapshot, "predict_snapshots", lambda *a: asked.append(a[1]) or real(*a))
     assert len(by_snapshot.evaluate_all(run, lambda done, total: None)) == 6
-    assert [model.iteration for model in told[0]] == [12]
+    assert [model.iteration for model in asked[0]] == [12]
 
 
 def test_ids_cannot_inject_markup(evaluated):
@@ -155,21 +210,21 @@ def test_ids_cannot_inject_markup(evaluated):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda text: text.replace("predicted_months", "months"), "header"),
         (lambda text: re.sub(r"(?m)^(\d+,\d+),[-\d.]+", r"\1,nan", text, count=1), "row 2 .*not a finite number"),
-        (lambda text: text + text.splitlines()[1] + "\n", "stands twice"),
+        (lambda text: text + text.splitlines()[1] + "\n", "rows 2 and 6 both have the id \\d+"),
         (lambda text: text.splitlines()[0] + "\n", "4 ids .*no prediction"),
         (lambda text: "\n".join(text.splitlines()[:2]) + "\n", "3 ids .*no prediction"),
         (lambda text: re.sub(r"(?m)^\d+,(\d+),", r"x,\1,", text, count=1), "1 id .x.: not a case of this split"),
         (lambda text: re.sub(r"(?m)^(\d+),\d+,", r"\1,299,", text, count=1), "row 2 .*cases.csv has"),
     ],
 )
-def test_bad_predictions_are_named(evaluated, change, said):
+def test_bad_predictions_are_named(evaluated, change, message):
     """A nan, a duplicate, another header, none, one: an error, never a number."""
     run, _ = evaluated
     path = run.predictions("test")
     path.write_text(change(path.read_text()))
-    with pytest.raises(EvaluateError, match=f"(?s){said}"):
+    with pytest.raises(EvaluateError, match=f"(?s){message}"):
         evaluate.evaluate(run)

@@ -88,7 +88,7 @@ def test_words_of_an_interval():
     """Agreement needs the 90 % interval within the margin; a difference, the 95 % interval without 0."""
     wide = (-9.0, 9.0)
     assert word_for("test", "mad", (-4.7, 4.7), wide) is Word.AGREES
-    assert word_for("test", "mad", (-4.8, 4.7), wide) is Word.CANNOT_BE_TOLD
+    assert word_for("test", "mad", (-4.8, 4.7), wide) is Word.UNCLEAR
     assert word_for("test", "mad", (0.3, 4.8), (0.1, 5.1)) is Word.WORSE
     assert word_for("test", "mad", (-8.0, -0.3), (-9.0, -0.1)) is Word.BETTER
     assert word_for("test", "ccc", (0.02, 0.19), (0.01, 0.2)) is Word.BETTER
@@ -100,20 +100,20 @@ def test_words_of_an_interval():
 
 
 def test_agreement_names_difference_margin_and_data(simulation):
-    """Both splits, both figures, the interval, the margin; images are not said to be RSNA's."""
+    """Both splits, both figures, the interval, the margin; images are not called RSNA's."""
     verdict = judge(measured(simulation), IMAGES, 0)
     assert verdict.word is Word.AGREES
     assert verdict.sentence.startswith("Agrees with the paper: the test hands have MAD 18.")
-    for part in ("(paper 18.9;", "counted as the same within 4.7", "(paper 0.78;", "600 images from train.csv"):
+    for part in ("(paper 18.9;", "margin 4.7", "(paper 0.78;", "600 images from train.csv"):
         assert part in verdict.sentence
-    assert "RSNA’s images cannot be seen from here" in verdict.sentence
+    assert "bonecaffe cannot check that they are RSNA’s images" in verdict.sentence
     assert verdict.remarks[0].startswith("The training hands have MAD 6.") and "agrees" in verdict.remarks[0]
     assert [(d.split, d.figure, d.word) for d in verdict.differences] == [
         (split, figure, Word.AGREES) for split in ("test", "train") for figure in ("mad", "ccc")
     ]
 
 
-def test_training_that_fits_otherwise_is_told(simulation):
+def test_training_that_fits_differently_is_named(simulation):
     """The test hands agree, the training hands do not."""
     verdict = judge(measured(simulation, train=12.0), IMAGES, 0)
     assert verdict.word is Word.AGREES
@@ -133,7 +133,7 @@ def test_test_hands_as_good_as_training_hands_are_suspicious(simulation, departu
     figures = measured(simulation, test=9.0, train=9.0, cases=(60, 12))
     verdict = judge(figures, Hands(60, 12, 0, "own.csv"), departures)
     assert verdict.word is Word.SUSPICIOUS
-    assert "as well as the training hands" in verdict.remarks[0] and "on both sides" in verdict.remarks[0]
+    assert "as well as the training hands" in verdict.remarks[0] and "in both splits" in verdict.remarks[0]
     assert any("Only 12 test hands" in remark for remark in verdict.remarks)
     phantoms = judge(figures, Hands(60, 12, 72, "own.csv"), departures)
     assert phantoms.word is Word.NOT_COMPARABLE and "phantoms" in phantoms.sentence
@@ -161,7 +161,7 @@ def test_departures_and_phantoms_are_not_comparable(simulation):
 
 
 def test_learned_nothing_memorized_or_too_few_to_tell():
-    """Told by both splits against one answer for every hand."""
+    """Both splits are compared with one answer for every hand."""
     rng = np.random.default_rng(2)
     ages = {"train": rng.uniform(20, 220, 60), "test": rng.uniform(20, 220, 20)}
     guess = float(ages["train"].mean())
@@ -175,7 +175,7 @@ def test_learned_nothing_memorized_or_too_few_to_tell():
 
     assert word(constant).word is Word.LEARNED_NOTHING
     assert "memorized its training hands" in word(by_heart).sentence and word(by_heart).word is Word.MEMORIZED
-    assert word(little).word in (Word.CANNOT_BE_TOLD, Word.MEMORIZED)
+    assert word(little).word in (Word.UNCLEAR, Word.MEMORIZED)
     near = {"train": by_heart["train"], "test": guess + 0.4 * (ages["test"] - guess) + rng.normal(0, 40, 20)}
     assert word(near).word is not Word.LEARNED_NOTHING
 
@@ -216,7 +216,7 @@ def test_leakage_is_hinted_at_beside_departures(simulation):
 def test_three_hands_predicted_well_are_not_learned_nothing():
     """Chance cannot be excluded, but neither can learning."""
     figures = {split: measure([60, 120, 200], [61, 118, 203], 120.0) for split in ("train", "test")}
-    assert judge(figures, Hands(3, 3, 0, "own.csv"), 0).word is Word.CANNOT_BE_TOLD
+    assert judge(figures, Hands(3, 3, 0, "own.csv"), 0).word is Word.UNCLEAR
 
 
 @pytest.mark.filterwarnings("error")
@@ -236,6 +236,6 @@ def test_two_hands_are_too_few():
     """No interval, no word about them."""
     figures = {split: measure([100, 120], [104, 119], 110.0) for split in ("train", "test")}
     verdict = judge(figures, Hands(2, 2, 0, "own.csv"), 0)
-    assert verdict.word is Word.CANNOT_BE_TOLD
+    assert verdict.word is Word.UNCLEAR
     assert all(each.interval_95 is None for each in verdict.differences)
     assert "Only 2 test hands" in str(verdict)

@@ -1,4 +1,4 @@
-"""Fingers told apart by position: hands laid out by hand, in a frame where the answer is known."""
+"""Fingers distinguished by position: hands laid out by hand, in a frame where the answer is known."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_thumb_to_little_finger_wherever_the_hand_is(turn, mirrored, to):
     ulna, radius, *fan = laid([ULNA, RADIUS, *FAN], turn, mirrored, to)
     for shuffled in itertools.islice(itertools.permutations(fan), 0, 120, 7):
         assert order(ulna, radius, shuffled) == fan
-    with pytest.raises(ValueError, match="does not stand apart"):
+    with pytest.raises(ValueError, match="too close to its neighbour"):
         order(radius, ulna, fan)
 
 
@@ -55,9 +55,9 @@ def test_wide_hand_has_its_corners_at_right_angles():
 
 
 def test_thumb_must_stand_further_apart_than_the_little_finger():
-    """The same distance, sqrt(800), at both ends of a symmetric fan: refused; one pixel more: told."""
+    """The same distance, sqrt(800), at both ends of a symmetric fan: refused; one pixel more: accepted."""
     fan = [(40, 60), (20, 80), (0, 90), (-20, 80), (-40, 60)]
-    with pytest.raises(ValueError, match="does not stand apart"):
+    with pytest.raises(ValueError, match="too close to its neighbour"):
         order(ULNA, RADIUS, fan)
     assert order(ULNA, RADIUS, [(41, 60), *fan[1:]])[0] == (41, 60)
 
@@ -76,15 +76,15 @@ def test_wrist_is_between_ulna_and_radius():
     assert order((-1, 0), (1, 0), near[::-1]) == near
 
 
-def test_positions_that_tell_nothing_are_refused():
-    """Radius on the ulna, a joint on a joint, joints around the wrist; one pixel off is enough."""
+def test_ambiguous_positions_are_refused():
+    """Radius on the ulna, a joint on a joint, joints around the wrist; a difference of one pixel is enough."""
     with pytest.raises(ValueError, match="radius and ulna are at the same place"):
         order((5, 5), (5, 5), FAN)
     assert order((-0.5, 0), (0.5, 0), FAN) == FAN
     with pytest.raises(ValueError, match="two joints"):
         order(ULNA, RADIUS, [*FAN[:4], FAN[0]])
     around = [(6, -3), (3, 1), (0, 2), (-4, 0), (-5, 0)]  # their sum is (0, 0)
-    with pytest.raises(ValueError, match="around the wrist"):
+    with pytest.raises(ValueError, match="surround the wrist"):
         order((-1, 0), (1, 0), around)
     # the middle one pixel from the wrist, straight up: angles of 117, 72, 0, -63 and -68 degrees
     off = [(6, -3), (3, 1), (0, 3), (-4, 2), (-5, 2)]
@@ -95,7 +95,7 @@ NAMED = [("Ulna", ULNA), ("Radius", RADIUS), *[("MCP", joint) for joint in FAN]]
 
 
 def test_seven_boxes_become_seven_points():
-    """By name, however it is written; other bones are passed over."""
+    """By name, in any spelling; other bones are ignored."""
     expected = dict(zip(POINT_NAMES, [ULNA, RADIUS, *FAN], strict=True))
     assert boxes_to_points(NAMED[::-1]) == expected
     names = ["ULNA", "radius ", "MCP-First", "mcp 2", "MCP3", "Mcp_4", "MCP"]
@@ -116,8 +116,8 @@ def test_seven_boxes_become_seven_points():
         ([*NAMED[:5], ("MCPFirst", FAN[3]), ("MCPFirst", FAN[4])], "3 MCP and 2 MCPFirst"),
     ],
 )
-def test_missing_or_doubled_bones_are_counted(boxes, message):
-    """So that a hand of another shape is left out, not guessed."""
+def test_missing_or_duplicate_bones_are_counted(boxes, message):
+    """A hand of impossible shape is left out, not guessed."""
     with pytest.raises(Incomplete, match=message):
         boxes_to_points(boxes)
 
@@ -126,6 +126,6 @@ def test_first_joint_must_be_at_the_radius_end():
     """MCPFirst elsewhere in the fan: refused."""
     for place in range(1, 5):
         boxes = [*NAMED[:2], *[("MCPFirst" if at == place else "MCP", joint) for at, joint in enumerate(FAN)]]
-        with pytest.raises(ValueError, match="MCPFirst is not at the radius' end"):
+        with pytest.raises(ValueError, match="MCPFirst is not the joint at the radius end"):
             boxes_to_points(boxes)
     assert math.dist(FAN[0], FAN[1]) > math.dist(FAN[3], FAN[4])  # what the layout above is made for

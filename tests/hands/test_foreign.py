@@ -1,4 +1,4 @@
-"""Other tools' files: read right, or refused in words; written so that they are read back; two markings compared."""
+"""Other tools' files: read correctly or refused with a reason; written and read back; two markings compared."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def close(a: ReferencePoints, b: ReferencePoints, within: float = 0.06) -> bool:
 
 @pytest.mark.parametrize("name", WRITERS)
 def test_every_format_gives_the_points(tmp_path, name):
-    """Each of twelve hands, through each format, back as it was."""
+    """Each of twelve hands, through each format, comes back unchanged."""
     for hand in HANDS.values():
         path = tmp_path / f"{hand.id}_{name}"
         path.write_text(WRITERS[name](hand))
@@ -42,8 +42,8 @@ def test_every_format_gives_the_points(tmp_path, name):
         assert close(found, hand), (found, hand)
 
 
-def test_fingers_are_told_apart_however_the_hand_lies():
-    """Turned by any angle, mirrored, muddled: the same order."""
+def test_fingers_are_distinguished_in_any_position():
+    """Turned by any angle, mirrored, shuffled: the same order."""
     import math
 
     dice = random.Random(1)
@@ -74,9 +74,9 @@ def test_swapped_forearm_is_noticed(tmp_path):
 
 
 def test_public_boxes_are_read():
-    """The twelve public VOC files beside the project: seven points each, thumb on the radius' side."""
+    """The twelve public VOC files next to the project: seven points each, thumb on the radius' side."""
     if not VOC_BOXES.is_dir():
-        pytest.skip("no VOC files beside the project")
+        pytest.skip("no VOC files next to the project")
     hands = formats.read(sorted(VOC_BOXES.glob("*.xml"))).hands
     assert len(hands) == 12
     for hand in hands:
@@ -132,7 +132,7 @@ def test_names_of_images_in_label_studio(address, stem):
 
 
 def test_an_id_with_a_path_in_it_is_refused(tmp_path):
-    """A table from elsewhere cannot have files written beside the folder that was named."""
+    """A foreign table cannot cause files to be written outside the folder that was named."""
     table = tmp_path / "points.csv"
     hand = next(iter(HANDS.values()))
     write_points(table, [ReferencePoints("../../x", hand.width, hand.height, hand.points)])
@@ -151,7 +151,7 @@ def test_marked_in_another_size_is_scaled(tmp_path):
     (found,) = formats.read([path], SAMPLE / "images").hands
     assert close(found, hand, within=1.0)
     path.write_text(json.dumps(labelme.tree(ReferencePoints(hand.id, hand.width, hand.height // 2, half.points))))
-    with pytest.raises(PointsError, match="another shape"):
+    with pytest.raises(PointsError, match="a different shape"):
         formats.read([path], SAMPLE / "images")
     path.write_text(json.dumps({**labelme.tree(half), "imagePath": "nowhere.png"}))
     with pytest.raises(PointsError, match=r"image nowhere\.png: no such image"):
@@ -159,26 +159,26 @@ def test_marked_in_another_size_is_scaled(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda t: t.replace("phalanx3", "carpal"), "not marked: phalanx3"),
         (lambda t: t.replace("phalanx3", "phalanx4"), "phalanx4 is marked twice"),
-        (lambda t: t.replace('"imageWidth": ', '"imageWidth": -'), "its size is"),
+        (lambda t: t.replace('"imageWidth": ', '"imageWidth": -'), "is impossible"),
         (lambda t: "{", "readable as JSON"),
         (lambda t: "[" * 100000, "readable as JSON"),
-        (lambda t: "{}", "no format we know"),
+        (lambda t: "{}", "an unknown format"),
         (lambda t: "<a/>", "XML of <a>"),
         (lambda t: '<!DOCTYPE a [<!ENTITY b "c">]><annotation>&b;</annotation>', "document type"),
         (lambda t: "<annotation>", "readable as XML"),
         (lambda t: '{"shapes": 5, "imagePath": "a.png"}', "'shapes' is 5, not a list"),
     ],
 )
-def test_what_is_wrong_is_said(tmp_path, change, said):
+def test_faults_are_reported(tmp_path, change, message):
     """File, image and reason; nothing written."""
     path, out = tmp_path / "a.json", tmp_path / "points.csv"
     path.write_text(change(json.dumps(labelme.tree(next(iter(HANDS.values()))))))
     done = CliRunner().invoke(main, ["points", "import", str(path), "--out", str(out)])
-    assert done.exit_code == 1 and said in done.output and "a.json" in done.output, done.output
+    assert done.exit_code == 1 and message in done.output and "a.json" in done.output, done.output
     assert not out.exists()
 
 
@@ -208,7 +208,7 @@ def test_differences_worked_out_by_hand(tmp_path):
     assert found.pixels == (0, 0, 0, 0, 0, 5.0, 0) and found.percent[5] == 5.0 and found.iou == 1
     c = ReferencePoints("1", 200, 200, (*points[:2], (119.0, 60.0), *points[3:]))
     assert agreement.compare({"1": a}, {"1": c})[0].iou == pytest.approx(100 / 110)
-    with pytest.raises(PointsError, match="share no"):
+    with pytest.raises(PointsError, match="no hand is marked in both"):
         agreement.compare({"1": a}, {"2": b})
     with pytest.raises(PointsError, match="the same image"):
         agreement.compare({"1": a}, {"1": ReferencePoints("1", 300, 200, points)})
@@ -233,7 +233,7 @@ def test_folder_is_read_whole(tmp_path):
     assert [hand.id for hand in formats.read([tmp_path]).hands] == sorted(hand.id for hand in hands[:4])
     (tmp_path / "c.xml").write_text(voc(hands[2]))
     again = formats.read([tmp_path])
-    assert len(again.hands) == 4 and not again.errors and again.counts() == "1 read already, the same"
+    assert len(again.hands) == 4 and not again.errors and again.counts() == "1 identical to one already read"
     (tmp_path / "d.json").write_text(json.dumps(labelme.tree(replace(hands[2], points=hands[3].points))))
     twice = formats.read([tmp_path])
     assert hands[2].id not in [hand.id for hand in twice.hands] and len(twice.hands) == 3
@@ -245,7 +245,7 @@ def test_folder_is_read_whole(tmp_path):
 
 
 def test_doubts_are_listed_with_a_sheet(tmp_path):
-    """Each kind of implausible marking is named; sound hands are not; the sheet holds the doubted ones."""
+    """Each kind of implausible marking is named; good hands are not; the sheet shows the doubtful ones."""
     import cv2
 
     assert plausibility.all_doubts(HANDS) == {}
@@ -268,13 +268,13 @@ def test_doubts_are_listed_with_a_sheet(tmp_path):
         ),
         ids[4]: (replace(HANDS[ids[4]], width=4000, height=4000), "palm"),
         ids[5]: (changed(ids[5], [(x, 200 + (y - 200) * 0.3) for x, y in HANDS[ids[5]].points]), "times as wide"),
-        ids[7]: (changed(ids[7], HANDS[ids[6]].points), f"points of id {ids[6]}"),
+        ids[7]: (changed(ids[7], HANDS[ids[6]].points), f"points as id {ids[6]}"),
     }
     hands = {**HANDS, **{case_id: hand for case_id, (hand, _) in strange.items()}}
     found = plausibility.all_doubts(hands)
     assert set(found) == set(strange)
-    for case_id, (_, said) in strange.items():
-        assert said in "; ".join(found[case_id])
+    for case_id, (_, message) in strange.items():
+        assert message in "; ".join(found[case_id])
     write_points(tmp_path / "p.csv", hands.values())
     sheet = tmp_path / "sheet.png"
     command = ["points", "check", str(tmp_path / "p.csv"), "--images", str(SAMPLE / "images"), "--sheet", str(sheet)]

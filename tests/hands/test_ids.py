@@ -1,4 +1,4 @@
-"""One rule for ids, from tables and from file names; what was meant by one that is not found."""
+"""One rule for ids, from tables and from file names; the probable match of an id that is not found."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ PIXEL = encode_png(np.zeros((2, 2), np.uint8))
     ],
 )
 def test_name_of_any_language_is_an_id(text):
-    """Blanks inside, quotes, commas, dots, the blanks and joiners of other scripts; up to 200 bytes."""
+    """Spaces inside, quotes, commas, dots, the spaces and joiners of other scripts; up to 200 bytes."""
     assert ids.flaw(text) is None
     assert ids.shown(text) == (text if len(text) <= 60 else repr(text[:60]) + " …")
 
 
 FLAWED = {
     "": "empty",
-    " lead": "begins or ends with a blank",
-    "lead ": "begins or ends with a blank",
-    "\u3000lead": "begins or ends with a blank",
-    "lead\xa0": "begins or ends with a blank",
+    " lead": "begins or ends with a space",
+    "lead ": "begins or ends with a space",
+    "\u3000lead": "begins or ends with a space",
+    "lead\xa0": "begins or ends with a space",
     ".lead": "dot",
     "..": "dot",
     "a/b": "slash",
@@ -71,14 +71,14 @@ FLAWED = {
 
 
 @pytest.mark.parametrize("text", FLAWED)
-def test_what_no_list_or_table_keeps_is_no_id(text):
-    """The reason is in words; in print the text has no character that would break a line or a terminal."""
+def test_text_that_a_list_or_table_would_change_is_no_id(text):
+    """The reason is given; in print the text has no character that would break a line or a terminal."""
     assert (reason := ids.flaw(text)) and re.search(FLAWED[text], reason)
     assert ids.shown(text).isprintable() or text == DECOMPOSED
 
 
 def test_every_line_separator_of_python_is_known():
-    """What `str.splitlines` splits at can be in no id."""
+    """A character at which `str.splitlines` splits cannot be in an id."""
     separators = [chr(code) for code in range(0x110000) if len(f"a{chr(code)}b".splitlines()) > 1]
     assert len(separators) == 10
     assert all("line separator" in (ids.flaw(f"a{character}b") or "") for character in separators)
@@ -97,8 +97,8 @@ def image(path):
     return path
 
 
-def test_litter_is_passed_over(tmp_path):
-    """Thumbnails, recycle folders and side files of NAS, macOS and Windows, at any depth, in any case of letters."""
+def test_litter_is_ignored(tmp_path):
+    """Thumbnails, recycle folders and side files of NAS, macOS and Windows, at any depth, in upper and lower case."""
     kept = image(tmp_path / "sub" / "7.png")
     for name in (
         *("@eaDir/7.png/SYNOPHOTO_THUMB_M.jpg", "sub/@eaDir/7.png/SYNOPHOTO_THUMB_XL.jpg", "#recycle/7.png"),
@@ -117,7 +117,7 @@ def test_litter_is_passed_over(tmp_path):
 
 
 def test_images_with_names_that_cannot_be_ids_are_all_named(tmp_path):
-    """At the start, by name; bytes that are no text, line separators and edge blanks stand escaped."""
+    """At the start, by name; bytes that are not text, line separators and outer spaces are escaped."""
     image(tmp_path / "1.png")
     for name in (b" lead.png", b"a\xe2\x80\xa8b.png", b"M\xfcller.png", b"tail .jpg"):
         with open(os.fsencode(tmp_path) + b"/" + name, "wb") as file:
@@ -131,7 +131,7 @@ def test_images_with_names_that_cannot_be_ids_are_all_named(tmp_path):
 
 
 def test_one_name_in_two_forms_is_two_images_of_one_id(tmp_path):
-    """Composed and decomposed look alike; one of them alone is found under the composed id."""
+    """Composed and decomposed look the same; a single one is found under the composed id."""
     path = image(tmp_path / f"{DECOMPOSED}.png")
     assert find_images(tmp_path) == {COMPOSED: path}
     image(tmp_path / f"{COMPOSED}.png")
@@ -140,7 +140,7 @@ def test_one_name_in_two_forms_is_two_images_of_one_id(tmp_path):
 
 
 def test_folder_that_cannot_be_read_is_an_error(tmp_path, monkeypatch):
-    """Its images are not left out in silence."""
+    """Its images are not left out silently."""
     image(tmp_path / "1.png")
 
     def walk(top, followlinks, onerror):
@@ -153,7 +153,7 @@ def test_folder_that_cannot_be_read_is_an_error(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("wanted", "meant"),
+    ("given", "meant"),
     [
         ("1001.0", "1001"),
         ("1001.00", "1001"),
@@ -171,10 +171,10 @@ def test_folder_that_cannot_be_read_is_an_error(tmp_path, monkeypatch):
         ("1001", None),
     ],
 )
-def test_near_miss_is_named(wanted, meant):
-    """What spreadsheets, keyboards and file systems make of an id; not where two could be meant."""
+def test_near_miss_is_named(given, meant):
+    """What spreadsheets, keyboards and file systems turn an id into; not where two could be meant."""
     known = ["1001", "Hand7", "Twice", "tWice", COMPOSED, "000"]
-    assert ids.nearest([wanted], known) == ({wanted: meant} if meant else {})
+    assert ids.nearest([given], known) == ({given: meant} if meant else {})
 
 
 def test_ids_that_are_not_found_are_listed():
@@ -184,7 +184,7 @@ def test_ids_that_are_not_found_are_listed():
     assert ids.listed("abcdef", []) == "a, b, c, d, e …"
 
 
-def test_check_raises_in_words():
+def test_check_raises_a_message():
     """For an error that names the row."""
     ids.check("7")
     with pytest.raises(ValueError, match="^no id$"):
@@ -194,13 +194,13 @@ def test_check_raises_in_words():
 
 
 def test_long_id_is_cut_in_print():
-    """Sixty characters stand whole."""
+    """Sixty characters are shown in full."""
     assert ids.shown("x" * 60) == "x" * 60
     assert ids.shown("x" * 61) == repr("x" * 60) + " …"
 
 
 def test_ids_of_a_table_are_composed_and_nothing_else(tmp_path):
-    """A reason for skipping a hand, or another program's column, is not ours to change."""
+    """A reason for skipping a hand, or another program's column, must not be changed."""
     path = tmp_path / "notes.csv"
     path.write_text(f"note,id,more\n{DECOMPOSED},{DECOMPOSED},\U0002f800\n,1,\n", encoding="utf-8")
     table = ids.read_table(path, ImageError)

@@ -1,4 +1,4 @@
-"""Image files as they come: turned, damaged, padded, too large, or of another format. Right pixels or a sentence."""
+"""Image files in practice: turned, damaged, padded, too large, or of another format. The right pixels, or an error."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STRETCHED = np.floor((DEEP - DEEP.min()) * (255 / (DEEP.max() - DEEP.min())) + 0
 DAMAGED_FILES = 2000
 """How many files of each format are damaged below."""
 
-# ---- files of our own making ---------------------------------------------------------------------------------------
+# ---- files made here ------------------------------------------------------------------------------------------------
 
 
 def chunk(kind, content):
@@ -43,7 +43,7 @@ def grey_png(*more, after=(), image=GREY):
 
 
 def exif(orientation, order="<", kind=3):
-    """An Exif block that says how the image is turned."""
+    """An Exif block with an orientation."""
     mark = b"II*\0" if order == "<" else b"MM\0*"
     value = struct.pack(order + {3: "HH", 4: "I"}[kind], *((orientation, 0) if kind == 3 else (orientation,)))
     return mark + struct.pack(order + "IHHHI", 8, 1, 274, kind, 1) + value + bytes(4)
@@ -78,7 +78,7 @@ def saved(image, kind, **options):
 
 
 def refusal(content, tmp_path, name="hand.png"):
-    """The sentence with which a file is refused, which names it."""
+    """The error for a refused file, which names the file."""
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(ImageError) as error:
@@ -140,21 +140,21 @@ def test_orientation_is_as_pillow_applies_it():
     [b"", b"II", b"II*\0", exif(6)[:9], exif(0), exif(9), exif(65535), exif(6)[:4] + b"\xff" * 20, b"junk" * 20],
     ids=["none", "2 bytes", "no place", "no tags", "0", "9", "65535", "far", "junk"],
 )
-def test_broken_exif_costs_no_image(block):
-    """It counts as upright."""
+def test_image_with_broken_exif_is_read(block):
+    """It is taken as upright."""
     plain = jpeg()
     assert np.array_equal(decode(with_segment(plain, 0xE1, b"Exif\0\0" + block), "a"), decode(plain, "a"))
     assert np.array_equal(decode(grey_png(chunk(b"eXIf", block)), "a"), GREY)
 
 
-def test_exif_without_its_last_bytes_still_tells_the_orientation():
+def test_exif_without_its_last_bytes_still_has_the_orientation():
     """The pointer to the next directory is often left out."""
     content = grey_png(chunk(b"eXIf", exif(6)[:-4]))
     assert np.array_equal(decode(content, "a"), np.rot90(GREY, -1))
 
 
 def test_thumbnail_in_exif_is_not_the_image():
-    """Its own orientation, frame and end mark are passed over."""
+    """Its own orientation, frame and end mark are ignored."""
     block = b"Exif\0\0" + exif(1) + jpeg(GREY[:8, :8])
     content = with_segment(jpeg(), 0xE1, block)
     assert np.array_equal(decode(content, "a"), decode(jpeg(), "a"))
@@ -166,7 +166,7 @@ def test_thumbnail_in_exif_is_not_the_image():
 
 
 @pytest.mark.parametrize("padding", [b"\0" * 8192, b"\xff" * 5000, b"hello", b"\xff\xd9", jpeg(GREY[:8, :8])])
-def test_what_follows_the_end_is_not_the_image(tmp_path, padding):
+def test_bytes_after_the_end_are_ignored(tmp_path, padding):
     """Padding, a second image, another end mark: the image is read."""
     for name, content in (("a.png", encode_png(GREY)), ("b.png", encode_png(DEEP)), ("a.jpg", jpeg())):
         (tmp_path / name).write_bytes(content + padding)
@@ -174,8 +174,8 @@ def test_what_follows_the_end_is_not_the_image(tmp_path, padding):
         assert image_size(tmp_path / name) == (40, 60)
 
 
-def test_padding_before_a_marker_is_no_damage():
-    """As T.81 B.1.1.2 has it."""
+def test_padding_before_a_marker_is_not_damage():
+    """As in T.81, B.1.1.2."""
     content = jpeg()
     for marker in (b"\xff\xdb", b"\xff\xda"):
         assert np.array_equal(decode(content.replace(marker, b"\xff" * 5 + marker, 1), "a"), decode(content, "a"))
@@ -194,13 +194,13 @@ KINDS = {
 
 
 def noisy(shape=(60, 40), seed=0):
-    """Something that is not easily packed."""
+    """Pixels that compress badly."""
     return np.clip(np.random.default_rng(seed).normal(120, 40, shape), 0, 255).astype(np.uint8)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_jpeg_with_half_its_pixels_is_refused(tmp_path, kind):
-    """Cut, and given an end mark, as by a copy that went wrong: OpenCV fills the rest with grey."""
+    """Cut off, with an end mark added, as by a failed copy: OpenCV fills the rest with grey."""
     options, colour = KINDS[kind]
     image = noisy()
     content = jpeg(np.dstack([image] * 3) if colour else image, *options)
@@ -218,7 +218,7 @@ def test_progressive_jpeg_without_its_last_scans_is_refused(tmp_path):
     blurred = content[: min(tables, scans[-1])] + b"\xff\xd9"
     assert cv2.imdecode(np.frombuffer(blurred, np.uint8), 0) is not None
     message = refusal(blurred, tmp_path, "a.jpg")
-    assert "scans are missing" in message
+    assert "missing scans" in message
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -237,7 +237,7 @@ def test_jpeg_pixels_are_as_opencv_decodes_them(kind):
 
 
 def spoiled(content, random):
-    """A file with one wound: a bit flipped, a piece lost, zeroed or there twice, or the end missing."""
+    """A file with one fault: a bit flipped, a piece missing, zeroed or duplicated, or the end missing."""
     place = int(random.integers(2, len(content) - 2))
     length = int(random.integers(1, 64))
     what = random.integers(6)
@@ -253,8 +253,8 @@ def spoiled(content, random):
     return content[:place] + (b"" if what == 4 else content[-2:])
 
 
-def test_no_damaged_jpeg_is_taken_that_the_decoder_warns_of(capfd):
-    """Taken are only pixels that libjpeg gives without a word, and those are its own; seeded.
+def test_damaged_jpeg_that_the_decoder_warns_of_is_refused(capfd):
+    """Only pixels that libjpeg gives without a warning are accepted, and they are libjpeg's own; seeded.
 
     OpenCV prints libjpeg's warnings; this hears them.
     """
@@ -278,7 +278,7 @@ def test_no_damaged_jpeg_is_taken_that_the_decoder_warns_of(capfd):
     assert taken < DAMAGED_FILES / 2
 
 
-def test_no_damaged_png_is_taken_with_other_pixels():
+def test_damaged_png_is_never_read_with_other_pixels():
     """Grey of 8, 16, 4 bits, colour, palette, interlaced; seeded."""
     random = np.random.default_rng(14)
     image = noisy((50, 40))
@@ -306,8 +306,8 @@ def test_no_damaged_png_is_taken_with_other_pixels():
     assert taken < DAMAGED_FILES / 10
 
 
-def test_damaged_tiff_and_bmp_end_in_a_sentence(tmp_path):
-    """They have no checksums, so that a changed pixel cannot be seen; but the size is never another than promised."""
+def test_damaged_tiff_and_bmp_give_an_error(tmp_path):
+    """They have no checksums, so a changed pixel goes unnoticed, but the size is always the declared one."""
     random = np.random.default_rng(15)
     image = PIL.Image.fromarray(noisy((50, 40)))
     files = [saved(image, "TIFF", compression=packing) for packing in ("raw", "tiff_lzw", "tiff_adobe_deflate", "jpeg")]
@@ -332,14 +332,14 @@ def adam7(image):
     return b"".join(b"\0" + row.tobytes() for part in parts for row in part if part.size)
 
 
-def test_cut_off_files_say_where(tmp_path):
+def test_error_names_where_a_file_is_cut_off(tmp_path):
     """The byte at which they end."""
     content = encode_png(GREY)
     message = refusal(content[:100], tmp_path)
     assert "cut off" in message and "ends at byte 100" in message and "IDAT" in message
     assert "IEND" in refusal(content[:-12], tmp_path)
     message = refusal(jpeg()[:-2], tmp_path, "a.jpg")
-    assert "without its end mark" in message and f"{len(jpeg()) - 2:,}" in message
+    assert "no end mark" in message and f"{len(jpeg()) - 2:,}" in message
     assert "as text" in refusal(content.replace(b"\r\n", b"\n"), tmp_path)
 
 
@@ -347,7 +347,7 @@ def test_cut_off_files_say_where(tmp_path):
 
 
 def test_one_limit_on_pixels_for_every_format(tmp_path):
-    """Asked of the header: nothing is decoded, and the size is not given either."""
+    """Checked in the header: nothing is decoded, and the size is not returned either."""
     wide = high = 10_000
     assert wide * high > image_headers.PIXELS_AT_MOST
     frame = jpeg()
@@ -361,18 +361,18 @@ def test_one_limit_on_pixels_for_every_format(tmp_path):
     }
     for name, content in files.items():
         message = refusal(content, tmp_path, name)
-        assert "10000 x 10000 pixels; at most 67,108,864 are read" in message
+        assert "10000 x 10000 pixels; the limit is 67,108,864" in message
         with pytest.raises(ImageError, match="10000 x 10000"):
             image_size(tmp_path / name)
 
 
 @pytest.mark.parametrize("bits", [1, 4, 8, 16])
-def test_png_that_unpacks_to_more_than_it_promises(bits):
+def test_png_that_unpacks_to_more_than_it_declares(bits):
     """A thousand times its size is never unpacked."""
     row = bytes(1 + 40 * bits // 8)
     content = png(40, 60, bits, 0, row * 60 + bytes(30 << 20))
     try:
-        assert not decode(content, "a").any()  # the quick decoder stops at what was promised
+        assert not decode(content, "a").any()  # the quick decoder stops at the declared size
     except ImageError as error:
         assert "unpack to more than" in str(error)
         assert bits < 8
@@ -380,8 +380,8 @@ def test_png_that_unpacks_to_more_than_it_promises(bits):
         assert bits >= 8
 
 
-def test_png_that_unpacks_to_less_than_it_promises(tmp_path):
-    """Its checksums may be right all the same."""
+def test_png_that_unpacks_to_less_than_it_declares(tmp_path):
+    """Its checksums may still be right."""
     for bits in (2, 16):
         assert "its pixels unpack to 82 bytes" in refusal(png(40, 60, bits, 0, bytes(82)), tmp_path)
     content = bytearray(zlib.compress(bytes(60 * (1 + 10))))
@@ -392,7 +392,7 @@ def test_png_that_unpacks_to_less_than_it_promises(tmp_path):
 
 
 def test_packed_texts_and_profiles_are_not_unpacked():
-    """They do not bear on the pixels."""
+    """They do not affect the pixels."""
     bomb = b"k\0\0" + zlib.compress(bytes(64 << 20), 9)
     more = [chunk(b"zTXt", bomb), chunk(b"iCCP", bomb), chunk(b"iTXt", b"k\0\1\0\0\0" + bomb[3:])]
     header = image_headers.read_header(image_headers.of_bytes(content := grey_png(*more), "a"))
@@ -437,7 +437,7 @@ TIFFS = {
 
 @pytest.mark.parametrize("kind", TIFFS)
 def test_tiff_is_read(tmp_path, kind):
-    """As it is meant to be seen, 16 bits stretched as a PNG's are."""
+    """Upright and with black as zero; 16 bits are stretched like a PNG's."""
     content, expected = TIFFS[kind]
     (tmp_path / "a.tif").write_bytes(content)
     assert np.array_equal(read_image(tmp_path / "a.tif"), expected)
@@ -445,14 +445,14 @@ def test_tiff_is_read(tmp_path, kind):
 
 
 def test_bilevel_tiff_of_a_fax(tmp_path):
-    """White is zero in it, too."""
+    """White is zero here too."""
     picture = PIL.Image.fromarray(GREY).convert("1")
     for compression in ("group4", "tiff_ccitt", "raw"):
         assert np.array_equal(decode(saved(picture, "TIFF", compression=compression), "a"), picture.convert("L"))
 
 
 def test_compressed_white_is_zero():
-    """Decoders differ in whether they turn it; here it is turned once, in every compression."""
+    """Decoders differ in whether they invert it; here it is inverted once, in every compression."""
     for compression in ("tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg"):
         content = saved(GREY, "TIFF", compression=compression, tiffinfo={262: 0})
         assert PIL.Image.open(io.BytesIO(content)).tag_v2[262] == 0
@@ -461,17 +461,17 @@ def test_compressed_white_is_zero():
 
 REFUSED_TIFFS = {
     "pages": (saved(GREY, "TIFF", save_all=True, append_images=[PIL.Image.fromarray(GREY)] * 2), "of 3 pages"),
-    "float": (saved(GREY.astype(np.float32), "TIFF"), "fractions of 32 bits"),
+    "float": (saved(GREY.astype(np.float32), "TIFF"), "floating-point numbers of 32 bits"),
     "signed": (tiff(DEEP.tobytes(), 40, 60, t258=16, t339=2), "signed whole numbers of 16 bits"),
     "32 bits": (tiff(DEEP.astype(np.uint32).tobytes(), 40, 60, t258=32), "whole numbers of 32 bits"),
     "12 bits": (tiff(bytes(40 * 60 * 3 // 2), 40, 60, t258=12), "whole numbers of 12 bits"),
     "CMYK": (saved(PIL.Image.fromarray(np.dstack([GREY] * 3)).convert("CMYK"), "TIFF"), "of CMYK"),
     "colour": (saved(np.dstack([GREY, GREY, 255 - GREY]), "TIFF"), "a colour image"),
     "cut": (tiff(GREY.tobytes(), 40, 60)[:-30], "cut off: the directory of page 1"),
-    "thumbnail alone": (tiff(GREY.tobytes(), 40, 60, t254=1), "nothing but thumbnails"),
+    "thumbnail alone": (tiff(GREY.tobytes(), 40, 60, t254=1), "only thumbnails"),
     "pixels beyond the end": (tiff(GREY.tobytes(), 40, 60, t273=2000), "cut off: the TIFF decoder reports"),
     "deflate": (saved(noisy(), "TIFF", compression="tiff_adobe_deflate").replace(b"\x78", b"\x79", 1), "damaged"),
-    "no size": (tiff(b"", 0, 60), "promises 0 x 60"),
+    "no size": (tiff(b"", 0, 60), "declares 0 x 60"),
     "BigTIFF": (b"II+\0\x08\0\0\0" + bytes(20), "BigTIFF"),
     "loop": (tiff(GREY.tobytes(), 40, 60)[:-4] + struct.pack("<I", 8 + GREY.size), ""),
 }
@@ -479,7 +479,7 @@ REFUSED_TIFFS = {
 
 @pytest.mark.parametrize("kind", REFUSED_TIFFS)
 def test_tiff_that_is_no_radiograph_is_refused(tmp_path, kind):
-    """With what it is."""
+    """The error names what it is."""
     content, expected = REFUSED_TIFFS[kind]
     if kind == "loop":  # its only page names itself as the next
         assert np.array_equal(decode(content, "a"), GREY)
@@ -487,8 +487,8 @@ def test_tiff_that_is_no_radiograph_is_refused(tmp_path, kind):
         assert expected in refusal(content, tmp_path, "a.tif")
 
 
-def test_second_page_that_is_a_smaller_copy_is_passed_over():
-    """As scanners add one."""
+def test_second_page_that_is_a_smaller_copy_is_ignored():
+    """Scanners add one."""
     first = tiff(GREY.tobytes(), 40, 60)
     entry = struct.pack("<HHHII", 1, 254, 4, 1, 1) + bytes(4)
     assert np.array_equal(decode(first[:-4] + struct.pack("<I", len(first)) + entry, "a"), GREY)
@@ -554,7 +554,7 @@ OTHERS = {
 
 @pytest.mark.parametrize("kind", OTHERS)
 def test_another_format_is_named(tmp_path, kind):
-    """With what to do; not "cut off"."""
+    """With the remedy; not "cut off"."""
     content, named, remedy = OTHERS[kind]
     message = refusal(content, tmp_path)
     assert named in message and remedy in message and "cut off" not in message

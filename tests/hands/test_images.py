@@ -1,4 +1,4 @@
-"""Pixels in: what is a radiograph is read, what is not is refused by name."""
+"""Reading images: a radiograph is read, anything else is refused by name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def write(path, image, *options):
 
 
 def test_8_bit_grey(tmp_path):
-    """As it is."""
+    """Unchanged."""
     path = write(tmp_path / "a.png", GREY)
     assert np.array_equal(read_image(path), GREY)
     assert image_size(path) == (40, 60)
@@ -45,7 +45,7 @@ def test_colour_that_is_grey(tmp_path):
         assert np.abs(read.astype(int) - GREY).max() < 12
 
 
-def test_what_is_no_radiograph_is_refused(tmp_path):
+def test_file_that_is_not_a_radiograph_is_refused(tmp_path):
     """Colour, transparency, text, nothing: the file is named."""
     colour = np.dstack([GREY, GREY, 255 - GREY])
     clear = np.dstack([GREY] * 3 + [np.full_like(GREY, 100)])
@@ -53,21 +53,21 @@ def test_what_is_no_radiograph_is_refused(tmp_path):
     (tmp_path / "empty.png").touch()
     write(tmp_path / "colour.png", colour)
     write(tmp_path / "clear.png", clear)
-    for name, said in (
+    for name, message in (
         ("text", "a text file, not an image"),
         ("empty", "an empty file"),
         ("colour", "colour"),
         ("clear", "transparent"),
         ("none", "No such file"),
     ):
-        with pytest.raises(ImageError, match=said) as error:
+        with pytest.raises(ImageError, match=message) as error:
             read_image(tmp_path / f"{name}.png")
         assert f"{name}.png" in str(error.value)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
 def test_every_cut_off_file_is_refused(tmp_path, suffix):
-    """OpenCV decodes half a file without a word; we don't."""
+    """OpenCV decodes half a file without a message; bonecaffe does not."""
     noise = np.random.default_rng(0).integers(0, 255, (80, 60), np.uint8)
     content = write(tmp_path / f"a{suffix}", noise).read_bytes()
     for keep in np.linspace(0, len(content) - 2, 40).astype(int):
@@ -77,7 +77,7 @@ def test_every_cut_off_file_is_refused(tmp_path, suffix):
 
 
 def test_damaged_png_is_refused(tmp_path):
-    """Bytes flipped within the pixels: the checksums of PNG are believed."""
+    """Bytes flipped within the pixels: PNG's checksums are compared."""
     content = bytearray(
         write(tmp_path / "a.png", np.random.default_rng(0).integers(0, 255, (80, 60), np.uint8)).read_bytes()
     )
@@ -119,8 +119,8 @@ def test_no_flipped_byte_changes_a_pixel(tmp_path):
     assert refused > 0.9 * len(content)
 
 
-def png_that_promises(width, height):
-    """A PNG whose sound header promises an image of this size, and little after it."""
+def png_that_declares(width, height):
+    """A PNG with a valid header that declares this size, and little after it."""
     content = bytearray(encode_png(GREY))
     content[16:24] = struct.pack(">II", width, height)
     content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
@@ -128,12 +128,12 @@ def png_that_promises(width, height):
 
 
 def test_size_is_read_from_the_header(tmp_path):
-    """Of PNG and JPEG; a header that is damaged, or promises more than memory holds, is refused."""
+    """Of PNG and JPEG; a header that is damaged, or declares more than fits into memory, is refused."""
     for suffix in (".png", ".jpg"):
         assert image_size(write(tmp_path / f"a{suffix}", GREY)) == (40, 60)
-    (tmp_path / "b.png").write_bytes(png_that_promises(80, 60))
+    (tmp_path / "b.png").write_bytes(png_that_declares(80, 60))
     assert image_size(tmp_path / "b.png") == (80, 60)
-    (tmp_path / "huge.png").write_bytes(png_that_promises(1 << 30, 1 << 30))
+    (tmp_path / "huge.png").write_bytes(png_that_declares(1 << 30, 1 << 30))
     (tmp_path / "damaged.png").write_bytes(encode_png(GREY).replace(b"IHDR\0\0\0", b"IHDR\0\0\1"))
     for name in ("huge", "damaged"):
         for read in (image_size, read_image):
@@ -141,8 +141,8 @@ def test_size_is_read_from_the_header(tmp_path):
                 read(tmp_path / f"{name}.png")
 
 
-def test_images_are_found_twice_deep(tmp_path):
-    """As RSNA's archive unpacks; two of one id are refused."""
+def test_images_are_found_two_folders_deep(tmp_path):
+    """As RSNA's archive unpacks; two images of one id are refused."""
     deep = tmp_path / "set" / "set"
     deep.mkdir(parents=True)
     write(deep / "1377.png", GREY)
@@ -153,8 +153,8 @@ def test_images_are_found_twice_deep(tmp_path):
         find_images(tmp_path)
 
 
-def test_no_images_say_so(tmp_path):
-    """An empty folder, and none."""
+def test_folder_without_images_is_an_error(tmp_path):
+    """An empty folder, and a missing one."""
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(ImageError, match="no images|no such folder"):
             find_images(folder)

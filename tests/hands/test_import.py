@@ -1,4 +1,4 @@
-"""Other tools' files as people have them: odd but legal ones read right, faulty hands named, no other hand lost."""
+"""Other tools' files in practice: odd but legal ones are read correctly, faulty hands named, other hands kept."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def command(*arguments: object):
     return CliRunner().invoke(main, ["points", *map(str, arguments)])
 
 
-# ---- one faulty hand costs no other hand -------------------------------------------------------------------------
+# ---- a faulty hand does not affect the others --------------------------------------------------------------------
 
 
 def three(kind: str) -> tuple[object, object]:
@@ -85,8 +85,8 @@ def three(kind: str) -> tuple[object, object]:
 @pytest.mark.parametrize(
     ("kind", "name"), [("coco", "a.json"), ("studio", "a.json"), ("cvat", "a.xml"), ("csv", "a.csv")]
 )
-def test_a_faulty_hand_costs_no_other(tmp_path, kind, name):
-    """The other hands of the file and of other files are written; the fault is told with file and place; exit 1."""
+def test_a_faulty_hand_does_not_affect_the_others(tmp_path, kind, name):
+    """The other hands of the file and of other files are written; the fault is reported with file and place; exit 1."""
     good, bad = three(kind)
     other = hand("other")
     write(tmp_path / "in" / "b.json", labelme.tree(other))
@@ -103,7 +103,7 @@ def test_a_faulty_hand_costs_no_other(tmp_path, kind, name):
 
 
 def test_when_no_hand_is_left_nothing_is_written(tmp_path):
-    """A table of no hands helps nobody; the errors are the message."""
+    """An empty table is of no use; the errors are the message."""
     done = command("import", write(tmp_path / "a.json", "{"), "--out", tmp_path / "points.csv")
     assert done.exit_code == 1 and "Nothing was written" in done.output and not (tmp_path / "points.csv").exists()
     empty = write(tmp_path / "b.json", [{"data": {"image": "1.png"}, "annotations": []}])
@@ -112,7 +112,7 @@ def test_when_no_hand_is_left_nothing_is_written(tmp_path):
 
 
 def test_two_markings_of_one_image_are_refused(tmp_path):
-    """In one file, or in two: nobody could tell which is meant. Equal ones, as exports that overlap, are one."""
+    """In one file, or in two: it is unclear which is meant. Equal ones, as in overlapping exports, count as one."""
     moved = ReferencePoints(A.id, A.width, A.height, tuple((x + 5, y) for x, y in A.points))
     both = write(tmp_path / "a.json", coco.tree([A, moved, B]))
     found = formats.read([both])
@@ -121,13 +121,13 @@ def test_two_markings_of_one_image_are_refused(tmp_path):
     )
     first, second = write(tmp_path / "b.json", coco.tree([A, B])), write(tmp_path / "c.xml", voc(A))
     again = formats.read([first, second, first])
-    assert ids(again) == [A.id, B.id] and not again.errors and again.counts() == "1 read already, the same"
+    assert ids(again) == [A.id, B.id] and not again.errors and again.counts() == "1 identical to one already read"
 
 
 # ---- COCO --------------------------------------------------------------------------------------------------------
 
 
-def test_coco_passes_over_what_is_no_hand(tmp_path):
+def test_coco_entries_without_a_hand_are_counted(tmp_path):
     """Boxes, annotations with nothing marked, other categories, images without annotations: counted."""
     tree = coco.tree([A, B])
     tree["categories"].append({"id": 2, "name": "person", "keypoints": ["nose", "left_eye"]})
@@ -165,8 +165,8 @@ def test_coco_ids_may_be_texts_in_one_place(tmp_path):
     assert ids(formats.read([write(tmp_path / "a.json", tree)])) == [A.id]
 
 
-def test_coco_of_label_studio_keeps_its_prefix_off(tmp_path):
-    """Its export names itself; another tool's name is taken as it stands, unless the image exists without."""
+def test_coco_of_label_studio_loses_its_prefix(tmp_path):
+    """Its export names the tool; another tool's name is unchanged, unless only the name without prefix exists."""
     tree = coco.tree([hand("1001")], {"1001": "images/0a1b2c3d-1001.png"})
     path = write(tmp_path / "a.json", tree)
     assert ids(formats.read([path])) == ["0a1b2c3d-1001"]
@@ -186,7 +186,7 @@ def task(one: ReferencePoints, **changes: object) -> dict:
     return made
 
 
-def test_label_studio_counts_the_last_annotation_that_was_not_cancelled(tmp_path):
+def test_label_studio_uses_the_last_annotation_that_was_not_cancelled(tmp_path):
     """Marked, then skipped: marked. Marked twice: the last. What is left out is counted."""
     moved = ReferencePoints(B.id, B.width, B.height, tuple((x + 5, y) for x, y in B.points))
     cancelled = {"was_cancelled": True, "result": []}
@@ -201,7 +201,9 @@ def test_label_studio_counts_the_last_annotation_that_was_not_cancelled(tmp_path
     assert ids(found) == sorted([A.id, B.id]) and not found.errors
     (hand_b,) = [one for one in found.hands if one.id == B.id]
     assert abs(hand_b.points[0][0] - B.points[0][0]) < 0.1
-    counted = "2 cancelled, 1 with a later annotation of the same task, 1 not marked, 1 only predicted, not marked"
+    counted = (
+        "2 cancelled, 1 replaced by a later annotation of the same task, 1 not marked, 1 only predicted, not marked"
+    )
     assert found.counts() == counted
 
 
@@ -219,7 +221,7 @@ def test_label_studio_counts_the_last_annotation_that_was_not_cancelled(tmp_path
     ],
 )
 def test_label_studio_finds_the_image_among_the_data(tmp_path, data, to_name, expected):
-    """By the labelling's to_name, else by convention, else the only one; never one of several."""
+    """By the labelling's to_name, otherwise by convention, otherwise the only one; never one of several."""
     path = write(tmp_path / "a.json", [task(B), task(hand("1001"), data=data, to_name=to_name)])
     found = formats.read([path])
     if expected == "1001":
@@ -229,7 +231,7 @@ def test_label_studio_finds_the_image_among_the_data(tmp_path, data, to_name, ex
 
 
 def test_label_studio_sizes_and_rotation(tmp_path):
-    """Percent need no size where the image has one. An image turned in the tool has its points elsewhere."""
+    """Percentages need no size where the image has one. On an image turned in the tool, the points are elsewhere."""
     unsized = task(hand("1001"))
     for result in unsized["annotations"][0]["result"]:
         result["original_width"] = result["original_height"] = 0
@@ -256,15 +258,15 @@ def test_label_studio_forms_that_are_read_or_named(tmp_path):
 
 @pytest.mark.parametrize("name", ["1.2.840.113", "1.2.840.113.png", "C:\\films\\1.2.840.113.JPG", "1.2.840.113.dcm"])
 def test_dots_in_names_are_no_suffixes(tmp_path, name):
-    """Only an image's suffix is taken off, with and without the folder of images."""
+    """Only an image's suffix is removed, with and without the folder of images."""
     one = hand("1.2.840.113")
     path = write(tmp_path / "a.xml", voc(one).replace("1.2.840.113.png", name))
     folder = images(tmp_path / "images", "1.2.840.png", "1.2.840.113.jpg")
     assert ids(formats.read([path])) == ids(formats.read([path], folder)) == [one.id]
 
 
-def test_a_file_that_names_no_image_has_its_name(tmp_path):
-    """VOC and labelme have a file per image, called the same."""
+def test_a_file_that_names_no_image_has_the_images_name(tmp_path):
+    """VOC and labelme have one file per image, with the same name."""
     path = write(tmp_path / "1001.xml", voc(hand("x")).replace("x.png", " "))
     assert ids(formats.read([path])) == ["1001"]
     path = write(tmp_path / "1002.json", {**labelme.tree(hand("x")), "imagePath": None})
@@ -311,7 +313,7 @@ def test_cvat_points_that_are_outside_are_not_marked(tmp_path):
         formats.read([path])
 
 
-def test_cvat_two_hands_on_one_image_are_told(tmp_path):
+def test_cvat_two_hands_on_one_image_are_an_error(tmp_path):
     """Two skeletons, and two sets of single points: not one hand out of both."""
     moved = ReferencePoints(A.id, A.width, A.height, tuple((x + 5, y) for x, y in A.points))
     skeletons = [cvat(one).split("<skeleton")[1].split("</skeleton>")[0] for one in (A, moved)]
@@ -328,7 +330,7 @@ def test_cvat_two_hands_on_one_image_are_told(tmp_path):
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
 @pytest.mark.parametrize("declared", ["", '<?xml version="1.0"?>', '<?xml version="1.0" encoding="utf-8"?>'])
 def test_xml_and_json_in_every_unicode_encoding(tmp_path, encoding, declared):
-    """With and without byte order mark, whatever the file declares: programs that convert it leave that as it was."""
+    """With and without byte order mark, whatever the file declares: a converter may leave the declaration unchanged."""
     one = hand("손1001")
     for name, text in (("a.xml", declared + cvat(one)), ("b.xml", declared + voc(one))):
         assert ids(formats.read([write(tmp_path / name, text, encoding=encoding)])) == [one.id]
@@ -413,7 +415,7 @@ BAD_IDS = [" 1001", "1001 ", "\u20281001", "10\x0b01", "10\x8501", "", ".1001", 
 
 @pytest.mark.parametrize("bad", BAD_IDS, ids=map(ascii, BAD_IDS))
 def test_nothing_is_written_that_cannot_be_read_back(tmp_path, bad):
-    """An id that no table or file keeps is that hand's error; the message can be printed; the table is read back."""
+    """An id that a table or file would change is that hand's error; message and table can be printed and read back."""
     tree = coco.tree([A, B])
     tree["images"][1]["file_name"] = f"{bad}.png" if bad not in ("", "..") else bad
     done = command("import", write(tmp_path / "a.json", tree), "--out", tmp_path / "points.csv")
@@ -422,7 +424,7 @@ def test_nothing_is_written_that_cannot_be_read_back(tmp_path, bad):
 
 
 def test_a_rectangle_is_large_enough_as_it_is_written(tmp_path):
-    """From 10.96 to 17.04 are nine whole pixels; from 11.0 to 17.0, as the table has them, only seven."""
+    """From 10.96 to 17.04 are nine whole pixels; from 11.0 to 17.0, as in the table, only seven."""
     xs = (10.96, 17.04, 12.0, 13.0, 14.0, 15.0, 16.0)
     small = ReferencePoints("small", 500, 650, tuple((x, y) for x, (_, y) in zip(xs, POINTS, strict=True)))
     assert small.rectangle().width == 9
@@ -460,7 +462,7 @@ _TRANSPOSE = dict(zip(range(2, 9), PIL.Image.Transpose, strict=True))
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_points_are_in_the_upright_image(tmp_path, orientation):
-    """Marked upright, as browsers show it: as they are. Marked on the stored pixels, as the size tells: turned."""
+    """Marked upright, as browsers show it: unchanged. Marked on the stored pixels, as the size shows: turned."""
     size = (650, 500) if orientation >= 5 else (500, 650)
     folder = images(tmp_path / "images", "1001.jpg", size=size, orientation=orientation)
     path = write(tmp_path / "a.json", labelme.tree(hand("1001")))
@@ -477,8 +479,8 @@ def test_points_are_in_the_upright_image(tmp_path, orientation):
 
 
 @pytest.mark.parametrize("orientation", [2, 6])
-def test_an_orientation_that_no_size_tells_is_noted(tmp_path, orientation):
-    """A square image, and a file without a size: taken as upright, and named, so that somebody looks."""
+def test_an_orientation_that_no_size_shows_is_noted(tmp_path, orientation):
+    """A square image, and a file without a size: taken as upright, and named, so that a person can check."""
     square = ReferencePoints("1001", 650, 650, POINTS)
     folder = images(tmp_path / "images", "1001.jpg", size=(650, 650), orientation=orientation)
     found = formats.read([write(tmp_path / "a.json", labelme.tree(square))], folder)
@@ -492,7 +494,7 @@ def test_an_orientation_that_no_size_tells_is_noted(tmp_path, orientation):
 
 
 def test_an_image_that_is_nearly_square(tmp_path):
-    """The exact size tells; a scaled one does not: taken as upright, and named."""
+    """The exact size shows it; a scaled one does not: taken as upright, and named."""
     upright = ReferencePoints("1001", 648, 650, POINTS)
     folder = images(tmp_path / "images", "1001.jpg", size=(650, 648), orientation=8)
     for size, note in (((648, 650), None), ((650, 648), placing.TURNED), ((324, 325), placing.TAKEN_AS_UPRIGHT)):
@@ -508,7 +510,7 @@ def test_an_image_that_is_nearly_square(tmp_path):
 
 
 def test_other_labels_are_evidence(tmp_path):
-    """Points with unknown labels alone: counted, with the labels. With some of ours: an error, with the labels."""
+    """Only points with unknown labels: counted, with the labels. With known ones too: an error, with the labels."""
     foreign = (
         json.dumps(labelme.tree(A)).replace("phalanx", "Finger ").replace("ulna", "Elle").replace("radius", "Speiche")
     )
@@ -518,7 +520,7 @@ def test_other_labels_are_evidence(tmp_path):
         found.counts() == "1 with other labels only (Elle, Speiche, Knochen 1, Knochen 2, Knochen 3 …)"
         and not found.errors
     )
-    with pytest.raises(PointsError, match=r"not marked: ulna, radius \(other labels there: Elle, Speiche\)"):
+    with pytest.raises(PointsError, match=r"not marked: ulna, radius \(other labels: Elle, Speiche\)"):
         formats.read([write(tmp_path / "a.json", foreign)])
 
 
@@ -530,7 +532,7 @@ def test_an_archive_is_named_as_one(tmp_path):
 
 
 def test_a_size_of_neither_shape_is_refused(tmp_path):
-    """Sideways without an orientation that asks for it: another image."""
+    """Sideways without such an orientation: another image."""
     folder = images(tmp_path / "images", "1001.jpg", "1002.jpg")
     tree = coco.tree([hand("1001"), hand("1002")])
     tree["images"][0] |= {"width": 650, "height": 500}
@@ -538,7 +540,7 @@ def test_a_size_of_neither_shape_is_refused(tmp_path):
     assert ids(found) == ["1002"] and "marked in 650 x 500, but the image is 500 x 650" in str(found.errors[0])
 
 
-def test_an_unreadable_image_costs_its_hand_alone(tmp_path):
+def test_an_unreadable_image_affects_only_its_hand(tmp_path):
     """The size of the other images is known."""
     folder = images(tmp_path / "images", "1001.png", "1002.png")
     (folder / "1001.png").write_bytes(b"")

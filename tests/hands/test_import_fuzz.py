@@ -1,4 +1,4 @@
-"""Damaged files of other tools: no traceback, nothing that could not be read back, and no other hand lost.
+"""Damaged files of other tools: no traceback, nothing that could not be read back, and no effect on other hands.
 
 ``BONECAFFE_FUZZ`` is the number of damaged files per format, 2,000 for a thorough run.
 """
@@ -31,7 +31,7 @@ def csv(hand: ReferencePoints) -> str:
 
 
 def damaged(dice: random.Random, text: bytes) -> bytes:
-    """Bytes lost, repeated, changed, cut off, replaced by what parsers choke on."""
+    """Bytes removed, repeated, changed, cut off, or replaced by text that breaks parsers."""
     content = bytearray(text)
     for _ in range(dice.choice((1, 1, 2, 4))):
         if not content:
@@ -57,7 +57,7 @@ def damaged(dice: random.Random, text: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("name", [*WRITERS, "own.csv"])
-def test_a_damaged_file_costs_no_other_file(tmp_path, name):
+def test_a_damaged_file_does_not_affect_another(tmp_path, name):
     """A clear error, or hands that make sense; the other file's hand is always imported; files are not touched."""
     dice = random.Random(f"{name} 2018")
     writer = WRITERS.get(name, csv)
@@ -150,14 +150,14 @@ def spoiled_csv(dice: random.Random) -> str:
     return "\n".join([header[0], rows[0], ",".join(cells), rows[2]]) + "\n"
 
 
-@pytest.mark.parametrize("spoiled", [spoiled_coco, spoiled_tasks, spoiled_cvat, spoiled_csv])
-def test_a_spoiled_hand_costs_no_other_hand_of_its_file(tmp_path, spoiled):
-    """Any value of a hand's part removed or replaced: the hands before and after it are as they were."""
-    dice = random.Random(f"{spoiled.__name__} 2018")
-    path = tmp_path / ("a.xml" if spoiled is spoiled_cvat else "a.csv" if spoiled is spoiled_csv else "a.json")
+@pytest.mark.parametrize("damaged", [spoiled_coco, spoiled_tasks, spoiled_cvat, spoiled_csv])
+def test_a_damaged_hand_does_not_affect_the_others_of_its_file(tmp_path, damaged):
+    """Any value of a hand's part removed or replaced: the hands before and after it are unchanged."""
+    dice = random.Random(f"{damaged.__name__} 2018")
+    path = tmp_path / ("a.xml" if damaged is spoiled_cvat else "a.csv" if damaged is spoiled_csv else "a.json")
     errors = 0
     for _ in range(FILES):
-        path.write_text(spoiled(dice))
+        path.write_text(damaged(dice))
         found = formats.read([path])
         hands = {hand.id: hand for hand in found.hands}
         for hand in (FIRST, LAST):
@@ -167,8 +167,8 @@ def test_a_spoiled_hand_costs_no_other_hand_of_its_file(tmp_path, spoiled):
     assert errors > FILES / 4
 
 
-def test_a_file_that_is_lost_is_an_error(tmp_path):
-    """Where nothing else is imported, what is wrong with the damaged file is the error."""
+def test_an_unreadable_file_is_an_error(tmp_path):
+    """Where nothing else is imported, the fault of the damaged file is the error."""
     (tmp_path / "a.json").write_bytes(json.dumps(labelme.tree(FIRST)).encode()[:100])
     with pytest.raises(PointsError, match=r"a\.json: neither XML nor readable as JSON"):
         formats.read([tmp_path])

@@ -1,6 +1,6 @@
-"""Damaged and odd tables of ages and points, seeded: refused in words, or written and read back equal.
+"""Damaged and odd tables of ages and points, seeded: refused with a reason, or written and read back equal.
 
-``BONECAFFE_TABLES=10000`` tries as many of each as the number says.
+``BONECAFFE_TABLES=10000`` tries that many of each.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ ENCODINGS = ["utf-8"] * 20 + ["utf-8-sig"] * 4 + ["utf-16", "utf-16-le", "latin-
 
 
 def ages(rng):
-    """The rows of a sound table of ages under one of the known headers."""
+    """The rows of a valid table of ages under one of the known headers."""
     header = rng.choice(HEADERS)
     rows = [[header.id, header.age, header.male]]
     for number in range(rng.randrange(1, 8)):
@@ -92,7 +92,7 @@ def ages(rng):
 
 
 def points(rng):
-    """The rows of a sound table of points."""
+    """The rows of a valid table of points."""
     rows = [list(COLUMNS)]
     for number in range(rng.randrange(1, 5)):
         width, height = rng.randrange(40, 3000), rng.randrange(40, 3000)
@@ -148,7 +148,7 @@ def encode_fails(rng, rows):
 
 
 def refused_in_words(path, error):
-    """The error names the file, ends in a sentence, and has nothing that a terminal would obey."""
+    """The error names the file, ends in a sentence, and has no control sequences for a terminal."""
     text = str(error.value if hasattr(error, "value") else error)
     assert text.startswith(f"{path}: ") and text.rstrip().endswith(".")
     assert all(character.isprintable() or character == "\n" for character in text), ascii(text)
@@ -193,5 +193,5 @@ def test_odd_tables_of_points(tmp_path, block):
 
 
 def in_tenths(hand: ReferencePoints) -> ReferencePoints:
-    """The hand as a table keeps it."""
+    """The hand as a table stores it."""
     return replace(hand, points=tuple((float(f"{x:.1f}"), float(f"{y:.1f}")) for x, y in hand.points))

@@ -86,7 +86,7 @@ def test_growth_is_monotone_and_plates_close():
     assert EPIPHYSES["distal3"].fuses < EPIPHYSES["proximal3"].fuses < EPIPHYSES["radius"].fuses
 
 
-def test_points_lie_at_the_growth_plates():
+def test_points_are_at_the_growth_plates():
     """Between the shaft of a proximal phalanx and its epiphysis, on its axis."""
     hand = skeleton.build(100, True, still_pose())
     parts = {bone.name: bone for bone in hand.bones}
@@ -109,7 +109,7 @@ def test_folder_in_use_is_refused(hands):
     """Nothing is overwritten."""
     from bonecaffe.errors import BonecaffeError
 
-    with pytest.raises(BonecaffeError, match="holds a data set already"):
+    with pytest.raises(BonecaffeError, match="already contains a data set"):
         dataset.write(hands, 2, 1)
 
 

@@ -1,4 +1,4 @@
-"""What the rectangle of the seven points holds of a hand (paper II.1): measured on phantoms, whose bones are known.
+"""The part of a hand inside the rectangle of the seven points (paper II.1), measured on phantoms, with known bones.
 
 ``pytest -s tests/hands/test_rectangle.py`` prints the table. docs/explanation/REPRODUCTION.md states its figures.
 """
@@ -49,7 +49,7 @@ def measured():
 
 
 def table_lines(measured):
-    """The table of docs/explanation/REPRODUCTION.md, a line each part: whole inside, of all hands and by age."""
+    """The table of docs/explanation/REPRODUCTION.md, one line per part: whole inside, of all hands and by age."""
     lines = []
     for part, row in measured.items():
         by_age = [row[(low <= row[:, 0]) & (row[:, 0] < high), 1] for low, high in pairwise((0, 60, 120, 180, 240))]
@@ -72,7 +72,7 @@ def test_outlines_belong_to_the_phantom_that_is_drawn():
 
 
 def test_rectangle_holds_what_the_document_states(measured):
-    """The table in docs/explanation/REPRODUCTION.md, worked out again."""
+    """The table in docs/explanation/REPRODUCTION.md, computed again."""
     lines = table_lines(measured)
     print("", *lines, sep="\n")
     text = (REPOSITORY / "docs" / "explanation" / "REPRODUCTION.md").read_text(encoding="utf-8")
@@ -80,6 +80,6 @@ def test_rectangle_holds_what_the_document_states(measured):
 
 
 def test_no_carpal_or_metacarpal_is_left_out(measured):
-    """What is not whole is cut by a side: the centre of every bone is inside, at every age."""
+    """A bone may be cut by a side, but the centre of every bone is inside, at every age."""
     for part, row in measured.items():
         assert row[:, 2].all(), part

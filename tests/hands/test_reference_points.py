@@ -32,7 +32,7 @@ def test_points_are_read_and_written(tmp_path):
 
 
 def test_rectangle_is_the_smallest_that_holds_all_points():
-    """Whole pixels by floor and ceil, ends included; a margin widens it as far as the image reaches."""
+    """Whole pixels by floor and ceil, ends included; a margin widens it up to the image's border."""
     assert HAND.rectangle() == Rectangle(99, 200, 331, 460)
     assert (HAND.rectangle().width, HAND.rectangle().height) == (233, 261)
     assert HAND.rectangle(0.1) == Rectangle(76, 174, 354, 486)
@@ -46,7 +46,7 @@ def test_empty_row_is_a_hand_not_marked_yet(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "message"),
     [
         (ROW.replace("99.9,240", ",240"), "missing phalanx5_x"),
         (ROW.replace("450.5", ""), "missing ulna_y"),
@@ -59,20 +59,20 @@ def test_empty_row_is_a_hand_not_marked_yet(tmp_path):
         (ROW[1:], "no id"),
     ],
 )
-def test_bad_row_is_named(tmp_path, row, said):
-    """A missing point, one outside, a word for a number: file, row and point stand in the error."""
+def test_bad_row_is_named(tmp_path, row, message):
+    """A missing point, one outside, a word for a number: the error names file, row and point."""
     path = table(tmp_path, ROW.replace("9,", "8,", 1), row)
-    with pytest.raises(PointsError, match=said) as error:
+    with pytest.raises(PointsError, match=message) as error:
         read_points(path)
     assert "points.csv: row 3" in str(error.value)
 
 
 def test_all_bad_rows_are_named_at_once(tmp_path):
-    """One run of a command, one list of what to fix."""
+    """One run of a command gives one list of everything to fix."""
     path = table(tmp_path, ROW, ROW, ROW.replace("9,", "8,", 1).replace("450.5", "900"))
     with pytest.raises(PointsError) as error:
         read_points(path)
-    assert "row 3 (id 9): the id stands in row 2 already" in str(error.value)
+    assert "row 3 (id 9): the id is already in row 2" in str(error.value)
     assert "row 4 (id 8): ulna" in str(error.value)
 
 
@@ -107,7 +107,7 @@ def test_points_on_the_border_are_inside():
 
 
 def test_all_points_outside_are_named():
-    """Each in its turn, and no word about the size of their rectangle."""
+    """One by one, and without a remark on the size of their rectangle."""
     hand = ReferencePoints("1", 100, 50, ((100, 1), (1, 50), *[(20.0, 20.0)] * 5))
     assert [problem.split(" at ")[0] for problem in hand.problems()] == ["ulna", "radius"]
 
@@ -138,8 +138,8 @@ def test_margin_by_hand():
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        (ROW.replace("9,400", "a/9,400", 1), "the id cannot be the name of an image: it holds a slash"),
-        (ROW.replace("9,400", "a\\9,400", 1), "the id cannot be the name of an image: it holds a slash"),
+        (ROW.replace("9,400", "a/9,400", 1), "the id cannot be the name of an image: it contains a slash"),
+        (ROW.replace("9,400", "a\\9,400", 1), "the id cannot be the name of an image: it contains a slash"),
         (ROW.replace("400", "0", 1), "width is '0', not a number of pixels"),
         (ROW.replace("500", "-1", 1), "height is '-1', not a number of pixels"),
         (ROW.replace("500", "499.5", 1), "height is '499.5', not a number of pixels"),
@@ -150,14 +150,14 @@ def test_margin_by_hand():
         ("9,400,500,1" + "," * 13, "missing ulna_y, radius_x, radius_y, phalanx1_x"),
     ],
 )
-def test_fault_of_a_row_in_words(tmp_path, row, message):
-    """The column and its text."""
+def test_fault_of_a_row_is_described(tmp_path, row, message):
+    """With the column and its text."""
     with pytest.raises(PointsError, match=message.replace("\\", "\\\\")):
         read_points(table(tmp_path, row))
 
 
-def test_rows_after_a_bad_one_are_looked_at(tmp_path):
-    """A row that cannot be read, one that is there twice, one that is not marked: the rest is read all the same."""
+def test_rows_after_a_bad_one_are_read(tmp_path):
+    """A row that cannot be read, a duplicate, one that is not marked: the rest is still read."""
     other = [ROW.replace("9,", f"{number},", 1) for number in range(4)]
     with pytest.raises(PointsError) as error:
         read_points(
@@ -175,8 +175,8 @@ def test_rows_after_a_bad_one_are_looked_at(tmp_path):
     assert "outside" not in str(one.problems())
 
 
-def test_guesses_are_read_only_where_they_may_be(tmp_path):
-    """The table of all that was found has a verdict of each; it is no table of marked points."""
+def test_guesses_are_read_only_on_request(tmp_path):
+    """The table of everything that was found has verdicts; it is not a table of marked points."""
     path = tmp_path / "found.csv"
     path.write_text(",".join([*COLUMNS, "verdict"]) + f"\n{ROW},uncertain\n")
     with pytest.raises(PointsError, match="these are not marked points"):
@@ -199,7 +199,7 @@ def test_id_need_not_be_a_number(tmp_path):
 
 
 def test_points_are_seven_pairs():
-    """A program's mistake is not cut to fit in silence."""
+    """A caller's mistake is not silently cut to fit."""
     with pytest.raises(ValueError, match="shorter"):
         ReferencePoints("1", 100, 100, HAND.points[:6]).problems()
     with pytest.raises(ValueError, match="shorter|longer"):
@@ -208,20 +208,20 @@ def test_points_are_seven_pairs():
 
 @pytest.mark.parametrize("text", ["1_20", "+120", "1.2e2", "\uff11\uff12\uff10", "nan", '"120,5"'])
 def test_coordinate_that_only_looks_like_a_number_is_refused(tmp_path, text):
-    """`float` takes most of these."""
+    """`float` accepts most of these."""
     with pytest.raises(PointsError, match=r"row 2 \(id 9\): ulna_x is '.*', not a number"):
         read_points(table(tmp_path, ROW.replace("120", text, 1)))
 
 
 def test_side_that_no_image_has(tmp_path):
-    """A million pixels are the most."""
+    """A million pixels is the limit."""
     assert read_points(table(tmp_path, ROW.replace("400", "1000000", 1)))["9"].width == 1_000_000
     with pytest.raises(PointsError, match="width is '1000001', not a number of pixels"):
         read_points(table(tmp_path, ROW.replace("400", "1000001", 1)))
 
 
 def test_smallest_hand_is_judged_as_it_is_written(tmp_path):
-    """To a tenth of a pixel: what is read can be written and read again."""
+    """To a tenth of a pixel: a table that was read can be written and read again."""
     fine = "9,400,500,10.04,20,17.01,30" + ",12,25" * 5
     hands = read_points(table(tmp_path, fine))
     write_points(tmp_path / "again.csv", hands.values())

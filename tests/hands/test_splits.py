@@ -40,7 +40,7 @@ def groups_of(cases):
 
 
 def test_draw_without_groups_is_the_permutation_of_the_ids():
-    """As it was before there were groups: run folders of then are drawn again the same."""
+    """As before groups were introduced: older run folders are drawn the same again."""
     cases = [Case(str(n), 1.0) for n in range(700)]
     ordered = sorted(ids_of(cases))
     expected = [ordered[i] for i in np.random.default_rng(2018).permutation(700)]
@@ -49,7 +49,7 @@ def test_draw_without_groups_is_the_permutation_of_the_ids():
 
 
 def test_whole_groups_are_drawn():
-    """The numbers asked for, each group on one side or left out; by the set of hands and the seed alone."""
+    """The requested numbers, each group on one side or left out; depends only on the set of hands and the seed."""
     cases = grouped([1, 2, 3, 1, 2] * 40)
     train, test = split_cases(cases, 200, 100, 7)
     assert (len(train), len(test)) == (200, 100) and not set(train) & set(test)
@@ -61,8 +61,8 @@ def test_whole_groups_are_drawn():
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_numbers_that_whole_groups_add_up_to_are_reached(seed):
-    """Against every way to deal small groups: drawn when there is one, else the nearest numbers are named."""
+def test_possible_numbers_of_whole_groups_are_found(seed):
+    """Against every way to deal small groups: drawn when there is one, otherwise the nearest numbers are named."""
     rng = random.Random(seed)
     sizes = [rng.choice([1, 2, 3, 4, 5]) for _ in range(rng.randint(2, 6))]
     cases = grouped(sizes)
@@ -81,13 +81,13 @@ def test_numbers_that_whole_groups_add_up_to_are_reached(seed):
             with pytest.raises(CasesError, match="cannot be drawn in whole groups") as refused:
                 split_cases(cases, train, test, draw)
             distance = {abs(a - train) + abs(b - test): (a, b) for a, b in reachable if a and b}
-            named = str(refused.value).partition("nearest that can are --train ")[2]
+            named = str(refused.value).partition("nearest possible numbers are --train ")[2]
             a, b = (int(word.strip(".,")) for word in named.replace("--test ", "").split()[:2])
             assert (a, b) in reachable and abs(a - train) + abs(b - test) == min(distance)
 
 
 def test_first_choice_that_leaves_no_groups_for_the_test_is_given_up():
-    """One pair and two single hands: 2 and 1 can be had, but not with the single hands in training."""
+    """One pair and two single hands: 2 and 1 are possible, but not with the single hands in training."""
     cases = grouped([2, 1, 1])
     for seed in range(10):
         train, test = split_cases(cases, 2, 1, seed)
@@ -95,15 +95,15 @@ def test_first_choice_that_leaves_no_groups_for_the_test_is_given_up():
 
 
 def test_pairs_make_no_odd_number():
-    """Named: how many groups, how large, and what to ask for; and that the column may mean something else."""
+    """The error names the groups' number and size, possible numbers, and that the column may mean something else."""
     with pytest.raises(
-        CasesError, match=r"5 for training and 4 .*6 of 12 hands, of up to 2; .*--train 4 --test 4.*rename"
+        CasesError, match=r"5 for training and 4 .*12 hands into 6 groups of up to 2; .*--train 4 --test 4.*rename"
     ):
         split_cases(grouped([2] * 6), 5, 4, 1)
 
 
 def test_many_groups_are_drawn_in_time():
-    """RSNA's number of hands, none of them alone."""
+    """RSNA's number of hands, all of them in groups."""
     train, test = split_cases(grouped([2, 3] * 2500), 10_001, 2_000, 1)
     assert (len(train), len(test)) == (10_001, 2_000)
 
@@ -131,7 +131,7 @@ def test_folds_partition_the_hands(sizes, spread, count):
 
 
 def test_more_folds_than_hands_are_refused():
-    """Or than groups; as many as hands is one hand a test."""
+    """Or than groups; as many folds as hands test one hand each."""
     assert sorted(map(len, folds(grouped([1] * 4), 4, 1))) == [1, 1, 1, 1]
     with pytest.raises(CasesError, match="5 folds need 5 hands or more; 4 are usable"):
         folds(grouped([1] * 4), 5, 1)
@@ -178,7 +178,7 @@ def table(tmp_path, text):
     ],
 )
 def test_every_header_may_have_the_two_columns(tmp_path, header):
-    """In capitals or not, anywhere; empty is none."""
+    """In upper or lower case, at any place; empty means none."""
     sex = ",M" if "male" in header or "Sex" in header else ""
     rows = [
         ("1", "Training", " child 7 "),
@@ -196,7 +196,7 @@ def test_every_header_may_have_the_two_columns(tmp_path, header):
 
 
 def test_split_that_is_neither_side_is_named_by_row(tmp_path):
-    """With what is known; whoever does not look at the column reads the table all the same."""
+    """With the valid values; a caller that ignores the column can still read the table."""
     path = table(tmp_path, "id,boneage,male,split\n1,12,M,train\n2,12,M,validation\n3,12,M,fold 1\n")
     with pytest.raises(CasesError) as refused:
         read_cases(path)
@@ -207,7 +207,7 @@ def test_split_that_is_neither_side_is_named_by_row(tmp_path):
         read_cases(table(tmp_path, "id,boneage,male,split\n1,,M,train\n"))
 
 
-def test_split_that_is_filled_in_nowhere_is_refused(tmp_path):
+def test_empty_split_column_is_refused(tmp_path):
     """It would mean that no hand is used."""
     path = table(tmp_path, "id,boneage,male,Split\n1,12,M,\n2,12,M,\n")
     with pytest.raises(CasesError, match=r"ages\.csv: the column Split is empty in all 2 rows\. Write train or test"):
@@ -216,7 +216,7 @@ def test_split_that_is_filled_in_nowhere_is_refused(tmp_path):
 
 
 def test_the_columns_are_written_and_read_back(tmp_path):
-    """Each where a case has it; else the table is the one of before."""
+    """Each column where a case has it; otherwise the table is as before."""
     plain = [Case("1", 126.5), Case("2", 12.0, True)]
     several = {
         "id,boneage_months,male\n1,126.5,\n2,12,True\n": plain,

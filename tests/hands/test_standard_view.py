@@ -1,4 +1,4 @@
-"""How a hand lies and how its bones look is told from points and pixels; the crop is the same however it was stored."""
+"""The position of a hand and the look of its bones are found from points and pixels; the crop is always the same."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def stored(image, hand, count, inverted):
 @pytest.mark.parametrize("inverted", [False, True])
 @pytest.mark.parametrize("count", range(4))
 def test_however_it_is_stored_the_crop_is_the_same(phantoms, count, inverted):
-    """All four turns and both polarities of 40 hands give the very pixels and points of the hand as it should be."""
+    """All four turns and both polarities of 40 hands give exactly the pixels and points of the standard view."""
     for phantom in phantoms:
         image, hand = stored(phantom.image, phantom.points, count, inverted)
         view = standard_view(image, hand)
@@ -47,15 +47,15 @@ def test_exposure_does_not_look_like_polarity(phantoms):
         framed = phantom.image.copy()
         framed[: framed.shape[0] // 20] = framed[-framed.shape[0] // 20 :] = 255
         cv2.putText(framed, "L", (5, framed.shape[0] // 3), cv2.FONT_HERSHEY_SIMPLEX, 1, 255, 3)
-        beside = phantom.image.copy()  # unexposed film, white, up to the hand's side
-        beside[:, : max(1, int(min(x for x, _ in phantom.points.points) - beside.shape[1] // 10))] = 255
-        for image in (grey**3 * 255, grey**0.4 * 255, grey * 40 + 5, grey * 60 + 195, framed, beside):
+        white_side = phantom.image.copy()  # unexposed film, white, up to the hand's side
+        white_side[:, : max(1, int(min(x for x, _ in phantom.points.points) - white_side.shape[1] // 10))] = 255
+        for image in (grey**3 * 255, grey**0.4 * 255, grey * 40 + 5, grey * 60 + 195, framed, white_side):
             view = standard_view(np.round(image).astype(np.uint8), phantom.points)
             assert view.polarity is Polarity.BRIGHT
 
 
 def test_doubtful_polarity_is_refused(phantoms):
-    """Half of the hand inverted along its middle: neither way is right, so neither is taken."""
+    """Half of the hand inverted along its middle: neither way is right, so neither is used."""
     refused = 0
     for phantom in phantoms[:12]:
         image = phantom.image.copy()
@@ -73,7 +73,7 @@ def test_doubtful_polarity_is_refused(phantoms):
 
 
 def test_no_hand_is_not_inverted():
-    """Noise and flat grey at the points: nothing is seen there, which is remarked, and nothing is changed."""
+    """Noise and flat grey at the points: no hand is visible there, which is reported, and nothing is changed."""
     rng = np.random.default_rng(0)
     hand = dataset.make(31, 0, (200, 260)).points
     for image in (np.full((260, 200), 90, np.uint8), np.zeros((260, 200), np.uint8)):
@@ -81,7 +81,7 @@ def test_no_hand_is_not_inverted():
         assert (
             view.polarity is Polarity.UNSEEN
             and np.array_equal(view.image, image)
-            and "hardly be seen" in view.remarks[0]
+            and "hardly visible" in view.remarks[0]
         )
     changed = 0
     for _ in range(50):
@@ -91,8 +91,8 @@ def test_no_hand_is_not_inverted():
 
 
 @pytest.mark.parametrize("degrees", [-44, -30, 0, 30, 44, 46, 89, 135.5, 179, -91, -134])
-def test_turn_is_told_from_points(degrees):
-    """The tilt is the angle that a hand was turned by; the nearest quarter brings it upright."""
+def test_turn_is_found_from_points(degrees):
+    """The tilt is the angle by which a hand was turned; the nearest quarter brings it upright."""
     points = np.array(dataset.make(31, 1, (300, 390)).points.points)
     angle = np.radians(degrees - tilt(points))
     c, s = np.cos(angle), np.sin(angle)
@@ -112,7 +112,7 @@ def test_four_quarters_are_none():
 
 
 def test_points_anywhere_cost_little():
-    """Points that no hand has, at one place or at the corners of a large image, neither fail nor fill the memory."""
+    """Impossible points, at one place or at the corners of a large image, neither fail nor fill the memory."""
     image = np.zeros((3000, 3000), np.uint8)
     for points in (
         [(5, 5)] * 7,

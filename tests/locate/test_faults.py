@@ -1,4 +1,4 @@
-"""`locate` on folders with files that cannot be used: they cost themselves alone, and each hand is stored when done."""
+"""`locate` on folders with unusable files: the other files are not affected, and each hand is stored when done."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def locate(images, table, *options):
     return CliRunner().invoke(main, ["locate", str(images), "--points", str(table), *map(str, options)])
 
 
-def test_badly_named_and_lost_files_cost_themselves(own_hands, tmp_path):
-    """Names that no table gives back, two images of one id, a link that leads nowhere: listed, the others are found."""
+def test_badly_named_and_missing_files_affect_no_others(own_hands, tmp_path):
+    """Names that a table would change, two images of one id, a broken link: listed, and the others are found."""
     images, table = own_hands / "images", tmp_path / "points.csv"
     some = (images / "1003.png").read_bytes()
     for name in (b" lead.png", b"\xff.png", b"tab\tstop.png", b"twice.png"):
@@ -44,7 +44,7 @@ def test_badly_named_and_lost_files_cost_themselves(own_hands, tmp_path):
     assert done.exit_code == 0 and (tmp_path / "sheet.png").stat().st_size > 1000, done.output
     for words in (
         " lead.png: unreadable: ",
-        "it begins or ends with a blank",
+        "it begins or ends with a space",
         "not UTF-8",
         "control character",
         "two images have the id twice",
@@ -55,31 +55,31 @@ def test_badly_named_and_lost_files_cost_themselves(own_hands, tmp_path):
     assert len(found) >= 10 and set(found) <= {str(number) for number in range(1001, 1013)}
     assert "nothing changed" in locate(images, table).output
     (tmp_path / "nowhere.png").write_bytes(some)
-    assert "1 looked at" in locate(images, table).output and "dangling" in read_points(table)
+    assert "1 processed" in locate(images, table).output and "dangling" in read_points(table)
     with pytest.raises(ImageError, match="two images have the id"):
         find_images(images)
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / " lead.png").write_bytes(some)
     for _ in range(2):
         refused = locate(tmp_path / "bad", tmp_path / "new.csv")
-        assert refused.exit_code == 1 and "begins or ends with a blank" in refused.output
+        assert refused.exit_code == 1 and "begins or ends with a space" in refused.output
 
 
 def test_killed_before_the_first_hand(own_hands, tmp_path):
-    """When another model is used, nothing is known yet: the empty table is still locate's own."""
+    """With another model, there are no results yet: the empty table still counts as written by locate."""
     images, table = own_hands / "images", tmp_path / "points.csv"
     table.write_text(",".join(COLUMNS) + "\n1001" + "," * 16 + "\n")
-    with pytest.raises(LocateError, match="not as locate wrote it"):  # as annotate begins one
+    with pytest.raises(LocateError, match="not as locate wrote it"):  # as annotate starts one
         finding.locate(images, table, MODEL, unseen, jobs=1)
     write_found(table, {})
     assert finding.locate(images, table, MODEL, unseen, jobs=1)[1] == 12
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["first time", "changed images"])
-def test_killed_it_goes_on_after_the_last_hand(own_hands, tmp_path, again):
-    """SIGKILL after some hands: their findings are there, and the next call looks at the others only.
+def test_killed_locate_continues_after_the_last_hand(own_hands, tmp_path, again):
+    """SIGKILL after some hands: their results are stored, and the next call looks only at the others.
 
-    The table that was there is still known as locate's own work.
+    The existing table is still recognized as written by locate.
     """
     images, table = own_hands / "images", tmp_path / "points.csv"
     if again:
@@ -105,7 +105,7 @@ def test_killed_it_goes_on_after_the_last_hand(own_hands, tmp_path, again):
     assert len(lines) == 13 and lines[1:] == sorted(lines[1:])
 
 
-def test_a_row_that_was_not_written_to_its_end_is_looked_for_again(own_hands, tmp_path):
+def test_the_hand_of_an_incomplete_row_is_found_again(own_hands, tmp_path):
     """As after a full disk, within quotation marks or not."""
     images, table = own_hands / "images", tmp_path / "points.csv"
     finding.locate(images, table, MODEL, unseen, jobs=1)
@@ -137,8 +137,8 @@ def fails(task):
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_an_image_that_kills_a_worker_costs_itself(own_hands, tmp_path, monkeypatch, jobs):
-    """As a fault in a decoder would; it is looked at again next time. Where every worker dies, it is an error."""
+def test_an_image_that_kills_a_worker_affects_no_others(own_hands, tmp_path, monkeypatch, jobs):
+    """As a bug in a decoder would; it is tried again next time. If every worker dies, it is an error."""
     images, table = own_hands / "images", tmp_path / "points.csv"
     with monkeypatch.context() as patched:
         patched.setattr(finding, "_work", dies)
@@ -153,7 +153,7 @@ def test_an_image_that_kills_a_worker_costs_itself(own_hands, tmp_path, monkeypa
         finding.locate(images, tmp_path / "other.csv", MODEL, unseen, jobs)
 
 
-def test_a_bug_at_one_image_costs_itself_and_is_reported(own_hands, tmp_path, monkeypatch):
+def test_a_bug_at_one_image_affects_no_others_and_is_reported(own_hands, tmp_path, monkeypatch):
     """The others are stored first."""
     images, table = own_hands / "images", tmp_path / "points.csv"
     with monkeypatch.context() as patched, pytest.raises(RuntimeError, match=r"1005\.png: ZeroDivisionError"):
@@ -163,8 +163,8 @@ def test_a_bug_at_one_image_costs_itself_and_is_reported(own_hands, tmp_path, mo
     assert finding.locate(images, table, MODEL, unseen, 1)[1] == 1
 
 
-def test_nothing_is_passed_over_in_silence(hands, tmp_path):
-    """Files that are no images by their names are counted by suffix; a folder of nothing else is refused with them."""
+def test_ignored_files_are_counted(hands, tmp_path):
+    """Files that by their names are not images are counted by suffix; a folder of only such files is refused."""
     images = tmp_path / "images"
     shutil.copytree(hands / "images", images)
     for name in ("a.dcm", "b.DCM", "notes", "Thumbs.db", "@eaDir/1001.png"):
@@ -173,7 +173,7 @@ def test_nothing_is_passed_over_in_silence(hands, tmp_path):
     for path in sorted(images.glob("10*.png"))[1:]:
         path.unlink()
     done = CliRunner().invoke(main, ["locate", str(images), "--points", str(tmp_path / "points.csv")])
-    assert done.exit_code == 0 and f"{images}: no images, passed over: 2 .dcm, 1 without suffix\n" in done.output
+    assert done.exit_code == 0 and f"{images}: not images, ignored: 2 .dcm, 1 without suffix\n" in done.output
     next(images.glob("10*.png")).unlink()
     done = CliRunner().invoke(main, ["locate", str(images), "--points", str(tmp_path / "points.csv")])
-    assert done.exit_code == 1 and "What is there: 2 .dcm, 1 without suffix." in done.output
+    assert done.exit_code == 1 and "Found instead: 2 .dcm, 1 without suffix." in done.output

@@ -31,15 +31,15 @@ number = st.floats(-1000, 1000)
 
 
 @given(st.builds(Frame, number, number, st.floats(1, 3000), st.floats(-7, 7), st.booleans()), number, number)
-def test_there_and_back(frame, x, y):
-    """A point of the image is found again after the way into the square and out."""
+def test_to_square_and_back(frame, x, y):
+    """A point of the image, converted to the square and back, is unchanged."""
     assert frame.to_image(frame.to_square(np.array([x, y]))) == pytest.approx([x, y], abs=1e-6)
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.floats(-math.pi, math.pi), st.floats(0.2, 4), st.booleans(), number, number)
-def test_from_near_all_hands_lie_alike(angle, scale, mirror, x, y):
-    """However a hand lies on the film, seen from near it is upright, of one size, the thumb on the right."""
+def test_all_hands_look_alike_from_near(angle, scale, mirror, x, y):
+    """In any position on the film, a hand seen from near is upright, of one size, with the thumb on the right."""
     points = np.array(dataset.make(3, 1, (300, 390)).points.points)
     upright = frames.near(points).to_square(points)
     laid = Frame(x, y, 300 * scale, angle, mirror).to_image((points - 150) / 300)
@@ -66,8 +66,8 @@ def test_a_frame_of_the_same_size_is_the_image():
 
 
 @pytest.mark.parametrize("view", learn.VIEWS)
-def test_labels_follow_what_is_done_to_the_picture(view, monkeypatch):
-    """However a hand is bent, turned and mirrored: where a point was bright, the label points to it."""
+def test_labels_follow_changes_of_the_picture(view, monkeypatch):
+    """However a hand is bent, turned and mirrored, the label is at the bright spot that marked the point."""
     monkeypatch.setattr(variation, "_expose", lambda square, rng: square)
     monkeypatch.setattr(frames, "even", lambda square: square)
     rng, apart = np.random.default_rng(1), []
@@ -87,8 +87,8 @@ def test_labels_follow_what_is_done_to_the_picture(view, monkeypatch):
     assert len(apart) > 25 and max(apart) < 1.0  # pixels of the square
 
 
-def test_contrast_is_made_even():
-    """Exposure does not matter to what the net sees; structure stays."""
+def test_contrast_is_evened_out():
+    """Exposure does not affect what the net sees; structure stays."""
     image = dataset.make(3, 3, (300, 390)).image
     (square,) = frames.cut(frames.Pyramid(image), [frames.whole(image.shape)])
     seen, dark = frames.even(square), frames.even(square * 0.25 + 20)
@@ -108,7 +108,7 @@ def test_nets_are_read_by_caffe():
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    """A locator that has learnt hardly anything, on phantoms alone."""
+    """A locator that has learnt hardly anything, from phantoms only."""
     out = tmp_path_factory.mktemp("locators") / "tiny"
     learn.prepare(out, TINY)
     for view in learn.VIEWS:
@@ -118,7 +118,7 @@ def tiny(tmp_path_factory):
 
 
 def test_trained_on_the_real_caffe(tiny):
-    """Two nets, a deploy file and a record come out; they are used; the databases are gone."""
+    """The result is two nets, a deploy file and a record; they are usable; the databases are removed."""
     files = {"deploy.prototxt", "locator.json", "near.caffemodel", "whole.caffemodel"}
     assert {path.name for path in tiny.iterdir()} == files
     facts = json.loads((tiny / "locator.json").read_text())
@@ -128,8 +128,8 @@ def test_trained_on_the_real_caffe(tiny):
 
 
 def test_databases_hold_hand_and_label_together(tmp_path):
-    """Square and label of one key belong together, in random order; a second call finds them there."""
-    out, said = tmp_path / "out", []
+    """Square and label of one key belong together, in random order; a second call reuses them."""
+    out, messages = tmp_path / "out", []
     learn.prepare(out, TINY)
     Datum = programs.caffe_pb2().Datum
     folder = out / learn.WORK / "near"
@@ -144,25 +144,25 @@ def test_databases_hold_hand_and_label_together(tmp_path):
     seen = {Datum.FromString(pixels[key]).data: Datum.FromString(places[key]).float_data for key in pixels}
     for square, label in expected:
         assert seen[square.tobytes()] == pytest.approx(label, abs=1e-4)
-    learn.prepare(out, TINY, say=said.append)
-    assert said == ["what is learnt from is there already"]
+    learn.prepare(out, TINY, say=messages.append)
+    assert messages == ["the training data already exists"]
 
 
-def test_goes_on_from_a_snapshot(tmp_path, monkeypatch):
-    """Interrupted in the second net, it does not start again."""
-    out, said = tmp_path / "out", []
+def test_interrupted_training_continues_from_a_snapshot(tmp_path, monkeypatch):
+    """Interrupted in the second net, it does not start from the beginning."""
+    out, messages = tmp_path / "out", []
     learn.prepare(out, TINY)
     learn.train_view(out, "whole", TINY)
     learn.train_view(out, "near", replace(TINY, iterations=(16, 8)))
-    learn.train_view(out, "whole", TINY, say=said.append)
-    learn.train_view(out, "near", TINY, say=said.append)
-    assert said == ["near: goes on from iteration 8"]
+    learn.train_view(out, "whole", TINY, say=messages.append)
+    learn.train_view(out, "near", TINY, say=messages.append)
+    assert messages == ["near: continues from iteration 8"]
     log = (out / learn.WORK / "near" / "caffe.log").read_text()
     assert "--snapshot snapshots/SNAPSHOT_iter_8.solverstate" in log and "Iteration 16" in log
 
 
 def test_another_plan_does_not_end_an_unfinished_training(tmp_path, hands):
-    """Called otherwise while there are snapshots: refused. The user's own files and a second process are left alone."""
+    """Another call while there are snapshots: refused. The user's own files and a second process are left alone."""
     out = tmp_path / "out"
     (out / "work").mkdir(parents=True)
     (out / "work" / "thesis.txt").write_text("mine")
@@ -179,8 +179,8 @@ def test_another_plan_does_not_end_an_unfinished_training(tmp_path, hands):
     assert (out / "work" / "thesis.txt").read_text() == "mine" and not (out / learn.WORK).exists()
 
 
-def test_made_better_with_own_hands_by_one_command(hands, tiny, tmp_path):
-    """`train-locator` with marked hands goes on from a locator, learns from them too, and notes it in its record."""
+def test_improved_with_own_hands_by_one_command(hands, tiny, tmp_path):
+    """`train-locator` with marked hands starts from a locator, learns from them too, and records that."""
     out = tmp_path / "mine"
     marked = ["--images", hands / "images", "--points", hands / "points.csv"]
     arguments = [*marked, "--from", tiny, "--phantoms", "4", "--iterations", "48"]
@@ -198,7 +198,7 @@ def test_made_better_with_own_hands_by_one_command(hands, tiny, tmp_path):
 
     assert error(out) < 0.95 * error(tiny)
     again = CliRunner().invoke(main, ["train-locator", str(out), *map(str, arguments)])
-    assert again.exit_code == 1 and "holds a locator already" in again.output
+    assert again.exit_code == 1 and "already contains a locator" in again.output
 
 
 def test_own_hands_are_read_from_their_files(hands):
@@ -210,8 +210,8 @@ def test_own_hands_are_read_from_their_files(hands):
     assert not np.array_equal(squares[0], squares[1])
 
 
-def test_wrong_calls_are_said(hands, tiny, tmp_path):
-    """Points without images, images that lack a marked hand, a start that is none."""
+def test_wrong_calls_are_errors(hands, tiny, tmp_path):
+    """Points without images, no image for a marked hand, a start that is not a locator."""
     runner = CliRunner()
     assert runner.invoke(main, ["train-locator", "x", "--points", str(hands / "points.csv")]).exit_code == 2
     with pytest.raises(LocateError, match="no locator here"):

@@ -1,4 +1,4 @@
-"""The seven points found by the locator that comes with the project: on phantoms, on no hand at all, on real hands."""
+"""The seven points found by the locator that comes with the project: on phantoms, without a hand, on real hands."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def look(locator, image, points=None):
     return finding.judge("x", image.shape, locator.find(image))
 
 
-def test_what_is_shipped_is_small_and_learnt_from_phantoms_alone():
-    """Under 20 MB, and its record names no hand but phantoms."""
+def test_shipped_locator_is_small_and_learnt_only_from_phantoms():
+    """Under 20 MB, and its record names only phantoms."""
     assert sum(path.stat().st_size for path in MODEL.iterdir()) < 20e6
     facts = json.loads((MODEL / "locator.json").read_text())
     assert facts["learnt from"]["own hands"] == 0 and facts["learnt from"]["phantoms"] > 1000
@@ -59,7 +59,7 @@ def test_unseen_phantoms(locator):
 
 
 TURNS = {
-    "as it lies": lambda image: image,
+    "unchanged": lambda image: image,
     "a quarter turn": lambda image: np.ascontiguousarray(np.rot90(image)),
     "head down": lambda image: np.ascontiguousarray(image[::-1, ::-1]),
     "three quarters": lambda image: np.ascontiguousarray(np.rot90(image, 3)),
@@ -70,7 +70,7 @@ TURNS = {
 
 
 @pytest.mark.parametrize("how", TURNS)
-def test_however_it_lies(locator, how):
+def test_hand_in_any_position(locator, how):
     """Turned, mirrored, inverted or underexposed hands are found; the points keep their names."""
     overlaps = []
     for number in range(12):
@@ -94,7 +94,7 @@ def test_however_it_lies(locator, how):
 
 
 def no_hands():
-    """What lies in folders besides hands."""
+    """Other images that are found in folders of hands."""
     rng = np.random.default_rng(0)
     yield "empty film", np.full((520, 400), 30, np.uint8)
     yield "noise", rng.integers(0, 255, (520, 400), np.uint8)
@@ -124,13 +124,13 @@ def no_hands():
     yield "fingers alone", cv2.resize(fingers.image[: int(top * 0.8)], (400, 420))
 
 
-def test_what_is_no_hand_is_said_to_be_none(locator):
-    """Nothing is guessed into pictures without a whole hand."""
-    said = {name: look(locator, image).verdict for name, image in no_hands()}
-    assert all(not verdict.startswith("confident") for verdict in said.values()), said
+def test_image_without_a_hand_is_refused(locator):
+    """No points are confident on pictures without a whole hand."""
+    verdicts = {name: look(locator, image).verdict for name, image in no_hands()}
+    assert all(not verdict.startswith("confident") for verdict in verdicts.values()), verdicts
 
 
-def test_a_hand_cut_off_is_said_to_be(locator):
+def test_a_hand_cut_off_is_reported(locator):
     """Without its wrist a hand is refused, not guessed."""
     refused = 0
     for number in range(10):
@@ -143,8 +143,8 @@ def test_a_hand_cut_off_is_said_to_be(locator):
 
 @pytest.mark.parametrize("by", [0.1, 0.2, 0.35])
 @pytest.mark.parametrize("side", ["thumb", "little finger", "wrist"])
-def test_cut_off_at_any_side_is_said_to_be(locator, side, by):
-    """A point outside the image by a part of the palm: the guess clings to the border, and is not confident."""
+def test_cut_off_at_any_side_is_reported(locator, side, by):
+    """A point outside the image by a part of the palm: the guess stays at the border, and is not confident."""
     refused = 0
     for number in range(8):
         phantom = dataset.make(80, number, (400, 520))
@@ -196,7 +196,7 @@ def test_a_folder_by_command(own_hands, tmp_path):
     (images / "torn.png").write_bytes((images / "1001.png").read_bytes()[:900])
     done = locate(images, table, "--sheet", tmp_path / "sheet.png")
     assert done.exit_code == 0, done.output
-    assert "noise: uncertain" in done.output and "torn: unreadable" in done.output and "15 looked at" in done.output
+    assert "noise: uncertain" in done.output and "torn: unreadable" in done.output and "15 processed" in done.output
     found, truth = read_points(table), read_points(own_hands / "points.csv")
     assert len(found) >= 10 and set(found) <= set(truth)
     assert np.median([overlap(found[i].rectangle(), truth[i].rectangle()) for i in found]) > 0.85
@@ -208,18 +208,20 @@ def test_a_folder_by_command(own_hands, tmp_path):
     refused = CliRunner().invoke(
         main, ["points", "import", str(provenance.found_file(table)), "--out", str(tmp_path / "x.csv")]
     )
-    assert refused.exit_code == 1 and "the uncertain too" in refused.output and not (tmp_path / "x.csv").exists()
+    assert (
+        refused.exit_code == 1 and "including uncertain points" in refused.output and not (tmp_path / "x.csv").exists()
+    )
     assert set(found) <= set(guesses)
     before = table.read_bytes()
     again = locate(images, table)
     assert "nothing changed" in again.output and table.read_bytes() == before
     cv2.imwrite(str(images / "2001.png"), dataset.make(6, 1, (300, 390)).image)
-    assert "1 looked at" in locate(images, table).output
+    assert "1 processed" in locate(images, table).output
     assert table.read_text().count("\n") == 17
 
 
-def test_work_by_hand_is_not_written_over(hands, tmp_path):
-    """A table that locate did not write, or that was changed since, stays."""
+def test_marks_by_hand_are_not_overwritten(hands, tmp_path):
+    """A table that locate did not write, or that was changed since, is left unchanged."""
     table = tmp_path / "points.csv"
     table.write_bytes((hands / "points.csv").read_bytes())
     done = locate(hands / "images", table)
@@ -227,8 +229,8 @@ def test_work_by_hand_is_not_written_over(hands, tmp_path):
     assert table.read_bytes() == (hands / "points.csv").read_bytes() and not provenance.found_file(table).exists()
 
 
-def test_killed_between_two_files_is_no_work_by_hand(own_hands, tmp_path):
-    """Killed after the findings were written and before the points were: the table is still locate's own."""
+def test_table_after_a_kill_between_two_files_is_still_locates(own_hands, tmp_path):
+    """Killed after the results were written and before the points were: the table still counts as written by locate."""
     images, table = own_hands / "images", tmp_path / "points.csv"
     assert locate(images, table).exit_code == 0
     before = table.read_text()
@@ -251,15 +253,15 @@ def test_two_folders_one_table(own_hands, tmp_path):
     assert locate(own_hands / "images", table).exit_code == 0
     first = set(read_points(table))
     done = locate(second, table)
-    assert done.exit_code == 0 and "2 looked at; 2 confident" in done.output, done.output
+    assert done.exit_code == 0 and "2 processed; 2 confident" in done.output, done.output
     assert set(read_points(table)) == first | {"1001", "1002"}
     with marking.opened(second, table):
         refused = locate(second, table)
     assert refused.exit_code == 1 and "in use by bonecaffe annotate" in refused.output
 
 
-def test_a_table_that_is_a_link_stays_one(own_hands, tmp_path):
-    """Its target is written, with what was found beside it; the link is left."""
+def test_a_table_that_is_a_link_stays_a_link(own_hands, tmp_path):
+    """Its target is written, with the results next to it; the link is kept."""
     target, link = tmp_path / "share" / "all.csv", tmp_path / "points.csv"
     target.parent.mkdir()
     link.symlink_to(target)
@@ -270,8 +272,8 @@ def test_a_table_that_is_a_link_stays_one(own_hands, tmp_path):
     assert "nothing changed" in locate(own_hands / "images", link).output
 
 
-def test_points_that_locate_found_are_known(own_hands, tmp_path):
-    """prepare sees whose points they are, beside locate's own file; one that was moved leaves the hand's other six."""
+def test_points_that_locate_found_are_recognized(own_hands, tmp_path):
+    """prepare recognizes them by locate's file next to the table; if one was moved, the other six still count."""
     images, table = own_hands / "images", tmp_path / "points.csv"
     assert locate(images, table).exit_code == 0
     count = len(read_points(table))
@@ -289,8 +291,8 @@ def test_points_that_locate_found_are_known(own_hands, tmp_path):
     assert provenance.count_found(table) == count - 1
 
 
-def test_an_image_of_one_row_is_no_bug(hands, tmp_path, locator):
-    """Whatever lies among the images, the others are looked at."""
+def test_an_image_of_one_row_is_not_a_bug(hands, tmp_path, locator):
+    """Whatever else is among the images, the others are processed."""
     images = tmp_path / "images"
     images.mkdir()
     cv2.imwrite(str(images / "line.png"), np.full((1, 2000), 90, np.uint8))
@@ -300,7 +302,7 @@ def test_an_image_of_one_row_is_no_bug(hands, tmp_path, locator):
     assert set(read_points(tmp_path / "points.csv")) == {"1001"}
 
 
-def test_goes_on_where_it_stopped(hands, tmp_path, monkeypatch):
+def test_interrupted_locate_continues(hands, tmp_path, monkeypatch):
     """Interrupted after five images, it looks at the other seven."""
     table, seen = tmp_path / "points.csv", []
 
@@ -319,13 +321,13 @@ def test_goes_on_where_it_stopped(hands, tmp_path, monkeypatch):
 
 
 def test_no_locator(hands, tmp_path):
-    """A folder that holds none is said by name with the remedy."""
+    """A folder without one is named, with the remedy."""
     with pytest.raises(LocateError, match="no locator here.*train-locator"):
         finding.locate(hands / "images", tmp_path / "p.csv", tmp_path)
 
 
 def test_predict_finds_the_points_itself(trained, hands, tmp_path):
-    """A radiograph goes in, months come out; one without a hand is refused."""
+    """For a radiograph it gives months; one without a hand is refused."""
     image = hands / "images" / "1003.png"
     done = CliRunner().invoke(main, ["predict", str(trained.path), str(image)])
     assert done.exit_code == 0 and "months" in done.output, done.output

@@ -1,4 +1,4 @@
-"""Points follow the hand and nothing else: moved by a pixel, by another engine, turned, beside another hand."""
+"""Points depend only on the hand: moved by a pixel, by another engine, turned, next to another hand."""
 
 from __future__ import annotations
 
@@ -97,9 +97,9 @@ def pair(a, b, how):
     return np.ascontiguousarray(np.rot90(film) if "turned" in how else film)
 
 
-@pytest.mark.parametrize("how", ["beside", "mirrored", "smaller", "above", "turned"])
+@pytest.mark.parametrize("how", ["side by side", "mirrored", "smaller", "above", "turned"])
 def test_two_hands_on_one_film_are_noticed(locator, how):
-    """Neither is guessed to be meant: the film is refused, and the reason is that it shows two hands."""
+    """bonecaffe does not guess which is meant: the film is refused, because it shows two hands."""
     for number in range(6):
         a, b = (dataset.make(92, 2 * number + which, (400, 520)) for which in (0, 1))
         found = locator.find(pair(a, b, how))
@@ -132,7 +132,7 @@ def test_real_hands_are_found_as_well_as_before(locator, real_hands):
     assert np.median(overlaps) >= 0.92 and np.mean(np.array(overlaps) > 0.70) >= 0.98
 
 
-def test_locate_tells_how_hands_are_stored(hands, tmp_path):
+def test_locate_reports_how_hands_are_stored(hands, tmp_path):
     """Dark bones and turned hands are named, in print and in NAME.found.csv; points are those of the stored image."""
     images = tmp_path / "images"
     images.mkdir()

@@ -234,20 +234,20 @@ DEADLY = {  # misconfiguration: (how Caffe reports it, how preflight does)
     stock_fc8: (NO_COPY + "'fc8'", "layer fc8 is 1000 x 16 in the weights and 1 x 16 in the net"),
     fc8_clash: (NO_COPY + "'fc8'", "layer fc8 is 1 x 16 in the weights and 1000 x 16 in the net"),
     fc6_input: (NO_COPY + "'fc6'", "layer fc6 is 16 x 288 in the weights and 16 x 200 in the net"),
-    lmdb_missing: ("No such file|mdb_status", "train_lmdb: no LMDB there"),
+    lmdb_missing: ("No such file|mdb_status", "train_lmdb: no LMDB in this folder"),
     lmdb_empty: ("", "train_lmdb: the LMDB is empty"),
-    outputs_clash: ("Inputs must have the same dimension", "fc8 gives 2 numbers an image and label 1"),
+    outputs_clash: ("Inputs must have the same dimension", "fc8 gives 2 numbers per image and label 1"),
     gpu_wanted: ("Cannot use GPU in CPU-only Caffe", "built without GPU support"),
     gpus_wanted: ("Cannot use GPU in CPU-only Caffe", "built without GPU support"),
     weights_and_snapshot: ("not both|Give a snapshot", "exclude each other"),
     model_as_snapshot: ("Check failed|Unknown|parse", "a caffemodel holds weights, not a solver's state"),
-    state_without_model: ("File not found|Check failed", "which is not there"),
+    state_without_model: ("File not found|Check failed", "which is missing"),
     prefix_nowhere: ("Check failed|Cannot write|snapshot prefix", "there is no folder"),
     net_missing: ("File not found|Check failed", "train_vall.prototxt: No such file"),
     unknown_field: ("num_outputs", 'no field named "num_outputs"'),
     appendix_1_as_printed: ("Error parsing|Failed to parse", "Caffe cannot read it: line"),
-    unknown_bottom: ("Unknown bottom blob 'fc77'", "its bottom fc77 is made by no layer before it"),
-    policy_unknown: ("Unknown learning rate policy", "none Caffe knows"),
+    unknown_bottom: ("Unknown bottom blob 'fc77'", "no earlier layer makes its bottom fc77"),
+    policy_unknown: ("Unknown learning rate policy", "not one that Caffe knows"),
     weights_cut: ("Check failed|Failed to parse", "pre.caffemodel: cut off"),
     state_cut: ("Check failed|Failed to parse|parse", "cut off, or not a solverstate"),
 }
@@ -336,7 +336,7 @@ SOLVERS = {  # a solver: (how Caffe ends, what is missing from what we read, how
         both(line("snapshot_after_train: false"), setting("snapshot", 3)),
         0,
         NO_SNAPSHOT,
-        "snapshot_after_train: false, and max_iter 2 is no multiple of snapshot 3",
+        "snapshot_after_train: false, and max_iter 2 is not a multiple of snapshot 3",
     ),
     "no snapshot at all": (
         both(line("snapshot_after_train: false"), setting("snapshot", 0)),
@@ -348,7 +348,7 @@ SOLVERS = {  # a solver: (how Caffe ends, what is missing from what we read, how
         setting("snapshot_prefix", '"SNAPSHOT"'),
         0,
         NO_SNAPSHOT,
-        'alone. Write snapshot_prefix: "snapshots/SNAPSHOT"',
+        '. Write snapshot_prefix: "snapshots/SNAPSHOT"',
     ),
     "prefix elsewhere": (prefix_into("other", "other/S"), 0, NO_SNAPSHOT, "snapshot_prefix other/S: bonecaffe looks"),
     "prefix a folder": (prefix_into("other", "other"), 0, NO_SNAPSHOT, "snapshot_prefix other: bonecaffe looks"),
@@ -365,9 +365,14 @@ SOLVERS = {  # a solver: (how Caffe ends, what is missing from what we read, how
         UNNOTICED,
         "named by train_net",
     ),
-    "stages": (line('train_state { stage: "a" }'), 0, UNNOTICED, "train_state: layers by level or stage"),
+    "stages": (
+        line('train_state { stage: "a" }'),
+        0,
+        UNNOTICED,
+        "train_state: bonecaffe does not follow layers by level or stage",
+    ),
     "old type": (line("solver_type: SGD"), 1, UNNOTICED, "solver_type is the old name"),
-    "no such type": (setting("type", '"Adamm"'), 1, UNNOTICED, "type 'Adamm' is none Caffe knows"),
+    "no such type": (setting("type", '"Adamm"'), 1, UNNOTICED, "type 'Adamm' is not one that Caffe knows"),
     "AdaGrad": (setting("type", '"AdaGrad"'), 1, UNNOTICED, "type AdaGrad with momentum 0.9"),
     "RMSProp": (
         both(setting("type", '"RMSProp"'), setting("momentum", 0), line("rms_decay: 1")),
@@ -492,8 +497,11 @@ FED = {
         transform("mirror: true", "mirror: true\n    force_gray: true"),
         "force_gray is true, the recipe has false",
     ),
-    "LMDB": (another_lmdb, "source other_lmdb: not what prepare packed for it"),
-    "split": (the_training_images_as_test, "layer data (TEST): source train_lmdb: not what prepare packed for it"),
+    "LMDB": (another_lmdb, "source other_lmdb: not the LMDB that prepare wrote for it"),
+    "split": (
+        the_training_images_as_test,
+        "layer data (TEST): source train_lmdb: not the LMDB that prepare wrote for it",
+    ),
     "output": (a_layer_that_writes, "layer out: file_name o.h5: the record of the training would not name it"),
 }
 
@@ -641,4 +649,4 @@ def test_unknown_layer_is_no_all_clear(ready):
 def test_nonsense_is_a_problem_not_a_bug(ready, old, new):
     """Zero groups, zero stride, a bottom too few: a sentence."""
     edit(ready.train_val, old, new)
-    assert any("make no" in problem or "groups" in problem for problem in preflight.examine(ready).problems)
+    assert any("do not fit" in problem or "groups" in problem for problem in preflight.examine(ready).problems)

@@ -41,7 +41,7 @@ def test_fc8_is_taken_out_and_the_rest_kept(tmp_path, version):
     """In both formats; equal to the input in every other layer."""
     net = stock_like(tmp_path / "stock.caffemodel", version)
     said = caffemodel.initial_weights(tmp_path / "stock.caffemodel", tmp_path / "init.caffemodel", "fc8", HEAD)
-    assert "taken out" in said and "1000 x 16" in said
+    assert "removed from" in said and "1000 x 16" in said
     left = programs.caffe_pb2().NetParameter.FromString((tmp_path / "init.caffemodel").read_bytes())
     expected, kept = (net.layers, left.layers) if version == 1 else (net.layer, left.layer)
     assert list(kept) == [layer for layer in expected if layer.name != "fc8"]
@@ -116,7 +116,7 @@ def test_other_files_are_refused(tmp_path):
         "hdf5": (b"\x89HDF\r\n\x1a\n" + bytes(100), "HDF5"),
         "empty": (b"", "empty"),
         "text": (b"hello world, this is no protobuf", "cut off, or not a caffemodel"),
-        "other": (other.SerializeToString(), "another network"),
+        "other": (other.SerializeToString(), "not CaffeNet's weights"),
     }
     for name, (content, said) in files.items():
         (tmp_path / name).write_bytes(content)

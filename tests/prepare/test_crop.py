@@ -18,6 +18,6 @@ def test_ends_are_included():
 
 @pytest.mark.parametrize("sides", [(-1, 0, 3, 3), (0, -1, 3, 3), (0, 0, 6, 3), (0, 0, 3, 5)])
 def test_outside_is_refused(sides):
-    """Never a smaller crop in silence, as a slice would give."""
+    """Never silently a smaller crop, as a slice would give."""
     with pytest.raises(ValueError, match="outside"):
         crop(np.zeros((5, 6), np.uint8), Rectangle(*sides))

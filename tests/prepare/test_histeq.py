@@ -15,7 +15,7 @@ from bonecaffe.prepare.histeq import histeq, histogram, transform, transform_tex
 
 
 def by_the_letter(counts, n):
-    """The rule as it is written, one level at a time; slow, and independent of ours."""
+    """The rule as it is written, one level at a time; slow, and independent of the tested code."""
     total, c0, table = sum(counts), 0, []
     tolerance = total * math.sqrt(np.finfo(float).eps)
     for j, h in enumerate(counts):
@@ -54,8 +54,8 @@ def test_equals_the_rule_as_written(seed, levels, kind):
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2**32 - 1))
-def test_moving_pixels_about_changes_nothing(seed):
-    """A pixel's output depends on the histogram alone."""
+def test_places_of_pixels_do_not_matter(seed):
+    """A pixel's output depends only on the histogram."""
     rng = np.random.default_rng(seed)
     image = rng.integers(0, 256, (13, 17), np.uint8)
     order = rng.permutation(image.size)
@@ -120,7 +120,7 @@ def test_equals_the_rule_in_exact_rationals(levels):
         assert transform(counts, levels).tolist() == by_exact_rationals(counts.tolist(), levels)
 
 
-def test_what_has_no_table_is_refused():
+def test_invalid_histograms_are_refused():
     """No pixels, another number of bins, one level or 257."""
     for counts in (np.zeros(256), np.ones(255), np.ones((256, 1)), -np.ones(256)):
         with pytest.raises(ValueError, match="256 counts"):
@@ -133,7 +133,7 @@ def test_what_has_no_table_is_refused():
 
 
 def test_table_as_text():
-    """The worked example, by 64 levels; other levels on request: with two, what is above the half is white."""
+    """The worked example, by 64 levels; other levels on request: with two, everything above the half is white."""
     counts = np.zeros(256, int)
     counts[[50, 51, 52]] = 100
     lines = transform_text(counts).splitlines()
@@ -146,13 +146,13 @@ def test_table_as_text():
     "image", [np.zeros((3, 3), np.uint16), np.zeros((3, 3, 3), np.uint8), np.zeros((0, 3), np.uint8)]
 )
 def test_wrong_arrays_are_refused(image):
-    """Only two-dimensional, non-empty uint8."""
+    """Only two-dimensional, non-empty uint8 is accepted."""
     with pytest.raises(ValueError, match="uint8"):
         histeq(image)
 
 
 def test_documented_comparison_is_true():
-    """docs/explanation/HISTEQ.md: its table, and what it says of a large background, worked out again."""
+    """docs/explanation/HISTEQ.md: its table, and its numbers for a large background, computed again."""
     import importlib.util
 
     import cv2
@@ -169,8 +169,8 @@ def test_documented_comparison_is_true():
     rows = [line for line in text.splitlines() if line.startswith(("| MATLAB", "| cv2", "| skimage"))]
     for written, computed in zip(rows, pictures.comparison(pictures.equalizations(plain)), strict=True):
         assert written.split("|")[1] == computed.split("|")[1]
-        said, found = ([float(cell) for cell in row.split("|")[2:-1]] for row in (written, computed))
-        assert found == pytest.approx(said, abs=3.1)  # another processor may round a phantom's pixels otherwise
+        stated, found = ([float(cell) for cell in row.split("|")[2:-1]] for row in (written, computed))
+        assert found == pytest.approx(stated, abs=3.1)  # another processor may round a phantom's pixels otherwise
     background = np.concatenate(
         [np.full(9000, 10, np.uint8), np.repeat(np.arange(11, 211, dtype=np.uint8), 5)]
     ).reshape(100, 100)
@@ -191,7 +191,7 @@ def by_the_page(counts, n):
     return np.floor(255 * distance.argmin(axis=1) / (n - 1) + 0.5).astype(np.uint8)
 
 
-def test_document_states_both_readings_rightly():
+def test_document_states_both_readings_correctly():
     """docs/explanation/HISTEQ.md: the worked examples, by the rule and by the page alone, and their distance."""
     from conftest import REPOSITORY
 

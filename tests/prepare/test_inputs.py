@@ -58,7 +58,7 @@ def renamed(data, names):
 
 
 def test_odd_ids_work_to_the_end(own_hands, tmp_path):
-    """Blanks, quotes, commas, a dash in front, decomposed letters: prepared, trained, evaluated, and verified."""
+    """Spaces, quotes, commas, a dash in front, decomposed letters: prepared, trained, evaluated, and verified."""
     renamed(own_hands, ODD)
     run = prepare_run(tmp_path / "run", own_hands)
     listed = {line.rsplit(" ", 1)[0] for split in SPLITS for line in run.list_file(split).read_text().splitlines()}
@@ -81,12 +81,12 @@ def edit(path, change):
 
 
 def test_near_misses_of_ages_and_points_are_named(own_hands, tmp_path):
-    """All ids as a spreadsheet made them: refused with what was meant. One of them: left out, with a remark."""
+    """All ids changed by a spreadsheet: refused, with the ids that were meant. One of them: left out, with a remark."""
     ages = own_hands / "ages.csv"
     edit(ages, lambda table: table.__setitem__("id", table["id"] + ".0"))
     with pytest.raises(
         CasesError,
-        match=r"0 are marked in .*first without points: 1001.0 \(did you mean 1001\?\)\. .*Write the ids alike",
+        match=r"0 are marked in .*first without points: 1001.0 \(did you mean 1001\?\)\. .*Write the ids the same way",
     ):
         prepare_run(tmp_path / "run", own_hands)
     edit(ages, lambda table: table.__setitem__("id", [*table["id"][:1], *table["id"][1:].str.removesuffix(".0")]))
@@ -98,7 +98,7 @@ def test_near_misses_of_ages_and_points_are_named(own_hands, tmp_path):
 
 
 def test_near_misses_of_images_are_named(own_hands, tmp_path):
-    """The image's name has zeros in front, or another case of letters."""
+    """The image's name has leading zeros, or another case of letters."""
     os.rename(own_hands / "images" / "1003.png", own_hands / "images" / "001003.png")
     with pytest.raises(ImageError, match=r"no image for 1 marked case: 1003 \(did you mean 001003\?\)"):
         prepare_run(tmp_path / "run", own_hands)
@@ -118,7 +118,7 @@ def prepare_by_command(run, data, *options):
     return CliRunner().invoke(main, ["prepare", str(run), *places, *more, *options])
 
 
-def test_ages_in_years_are_asked_about(own_hands, hands, tmp_path):
+def test_ages_that_may_be_years_are_refused(own_hands, hands, tmp_path):
     """Refused with the remedy, nothing left; given as years, the run is that of the same ages in months."""
     months = prepare_by_command(tmp_path / "months", hands)
     assert months.exit_code == 0
@@ -147,8 +147,8 @@ def test_ages_of_babies_are_months_when_stated(own_hands, tmp_path):
     assert prepare_by_command(tmp_path / "run", own_hands).exit_code == 0
 
 
-def test_make_hands_the_unit_on():
-    """Both variables reach the command; 0 is as if it were not given."""
+def test_make_passes_the_unit_on():
+    """Both variables reach the command; 0 counts as not given."""
     import subprocess
 
     def called(*variables):
@@ -185,7 +185,7 @@ def recompressed(source, target):
 
 @pytest.mark.parametrize("encoder", [None, recompressed])
 def test_image_on_both_sides_of_the_split_is_refused(own_hands, prepared, tmp_path, encoder):
-    """By name, and nothing is left; other points of the copy do not hide it."""
+    """By name, and nothing is left; different points for the copy do not hide it."""
     split = prepared.read().prepare.split
     copied(own_hands, split["train"][0], split["test"][0], encoder)
     edit(
@@ -209,35 +209,33 @@ def test_leak_that_comes_later_leaves_the_run_as_it_was(own_hands, tmp_path):
 
 
 def test_images_twice_on_one_side_are_named(own_hands, prepared, tmp_path):
-    """Prepared all the same, with a remark, each time."""
+    """Still prepared, with a remark each time."""
     first, second = prepared.read().prepare.split["train"][:2]
     copied(own_hands, first, second, recompressed)
     for _ in range(2):
         done = prepare_by_command(tmp_path / "run", own_hands)
         assert done.exit_code == 0
-        assert f"1 image is there under more than one id: {first} = {second}\n" in done.output
+        assert f"1 image has more than one id: {first} = {second}\n" in done.output
     record = RunDir(tmp_path / "run").read().prepare
     assert record.cases[first].image_sha256 == record.cases[second].image_sha256
     assert record.cases[first].source_sha256 != record.cases[second].source_sha256
 
 
 def test_groups_of_duplicates():
-    """Three of one image are one group; a hash that is not known is nobody's."""
+    """Three ids of one image are one group; ids without a hash are in none."""
     assert groups({"a": "1", "b": "2", "c": "1", "d": "2", "e": "1", "f": "", "g": ""}) == [("a", "c", "e"), ("b", "d")]
     assert remarks({"a": "1", "b": "2"}) == []
-    assert remarks({"a": "1", "b": "1", "c": "2", "d": "2"}) == [
-        "2 images are there under more than one id: a = b, c = d"
-    ]
+    assert remarks({"a": "1", "b": "1", "c": "2", "d": "2"}) == ["2 images have more than one id: a = b, c = d"]
 
 
 def test_leak_rule():
-    """Three of one image, two of them trained on, are one problem; those on one side alone are none."""
+    """Three ids of one image, two of them in training, are one problem; several ids on one side are none."""
     refuse_leaks({"a": "1", "b": "1", "c": "2", "d": "2", "e": ""}, ["a", "b", "e"], "ages.csv")
     with pytest.raises(PrepareError) as error:
         refuse_leaks({"a": "1", "b": "1", "c": "1", "d": "2"}, ["a", "b", "d"], "ages.csv")
     assert str(error.value) == (
-        "split: a (training) and b (training) and c (test) are the same image. A test on images that were trained on "
-        "shows nothing. Keep one id of each image in ages.csv."
+        "split: a (training) and b (training) and c (test) are the same image. A test on training images is not a "
+        "test. Keep one id of each image in ages.csv."
     )
 
 
@@ -246,7 +244,7 @@ def test_groups_that_are_named():
     hashes = {f"{letter}{copy}": letter for letter in "abcdef" for copy in (1, 2)}
     assert remarks(hashes)[0].endswith("a1 = a2, b1 = b2, c1 = c2, d1 = d2, e1 = e2, …")
     assert remarks({name: letter for name, letter in hashes.items() if letter != "f"})[0].endswith("e1 = e2")
-    assert remarks({"a": "1", "b": "1"}) == ["1 image is there under more than one id: a = b"]
+    assert remarks({"a": "1", "b": "1"}) == ["1 image has more than one id: a = b"]
 
 
 def test_repeat_knows_the_unit(own_hands, tmp_path):
@@ -278,12 +276,12 @@ def test_phantoms_are_known_by_their_list(hands, tmp_path):
     path.unlink()
     run = prepare_run(tmp_path / "none", data)
     assert run.read().prepare.phantoms == 0
-    path.write_text(json.dumps(listed))  # a list that comes later is taken up
+    path.write_text(json.dumps(listed))  # a list that is added later is used
     assert prepare_run(run.path, data).read().prepare.phantoms == 12
 
 
 @pytest.mark.parametrize("text", ["[]", '{"images": [1]}', '{"images": {"1": 2}}', "{"])
-def test_a_list_of_phantoms_that_is_none_is_refused(hands, tmp_path, text):
+def test_an_invalid_list_of_phantoms_is_refused(hands, tmp_path, text):
     """Named, with the remedy; nothing is prepared."""
     data = tmp_path / "data"
     shutil.copytree(hands, data)
@@ -295,7 +293,7 @@ def test_a_list_of_phantoms_that_is_none_is_refused(hands, tmp_path, text):
 
 @pytest.mark.parametrize("name", Recipe.names())
 def test_no_recipe_claims_what_the_hands_are(name):
-    """A recipe may be used on anything; 0.1's demo told of phantoms three times, on real hands too."""
+    """A recipe may be used on anything; 0.1's demo mentioned phantoms three times, even for real hands."""
     recipe = Recipe.load(name)
     own = [departure.reason for departure in recipe.departures()] + [choice.reason for choice in recipe.choices()]
     assert not [text for text in (recipe.name, recipe.description, *own) if "phantom" in text.lower()]

@@ -23,8 +23,8 @@ def fractional(own_hands):
     return own_hands
 
 
-def test_convert_imageset_cuts_in_silence(own_run):
-    """Why we refuse: 126.7 becomes 126, `abc` becomes 0, exit status 0."""
+def test_convert_imageset_cuts_silently(own_run):
+    """Why fractions are refused: 126.7 becomes 126, `abc` becomes 0, exit status 0."""
     names = [line.rsplit(" ", 1)[0] for line in own_run.list_file("train").read_text().splitlines()[:2]]
     (own_run.path / "cut.txt").write_text(f"{names[0]} 126.7\n{names[1]} abc\n")
     imageset.convert(own_run.images, own_run.path / "cut.txt", own_run.path / "cut", tiny().preparation)
@@ -42,7 +42,7 @@ def test_fractional_ages_are_refused_with_the_remedies(fractional, tmp_path):
 
 
 def test_rounded_ages_are_packed_and_declared(fractional, tmp_path):
-    """The database holds round(age); the recipe says so; evaluation has the exact age."""
+    """The database contains round(age); the recipe declares it; evaluation uses the exact age."""
     recipe = with_split(tiny(), None, None, None, "round")
     run = prepare_run(tmp_path / "run", fractional, recipe)
     ages = pandas.read_csv(run.cases_file, dtype={"id": str}).set_index("id").boneage_months
@@ -61,14 +61,14 @@ def test_exact_ages_reach_the_loss(fractional, tmp_path):
     predict_run(run)
     table = pandas.read_csv(run.predictions("test"))
     assert (table.boneage_months % 1).to_list() == pytest.approx([0.7] * 4)
-    ours, theirs = losses_of_test(run)
-    assert theirs == pytest.approx(ours, rel=5e-5)
+    exact, reported = losses_of_test(run)
+    assert reported == pytest.approx(exact, rel=5e-5)
     rounded = float(((table.predicted_months - (table.boneage_months + 0.3)) ** 2).mean() / 2)
-    assert abs(rounded - ours) > 2e-4 * ours  # so that the comparison could have failed
+    assert abs(rounded - exact) > 2e-4 * exact  # so that the comparison could have failed
 
 
 def test_going_back_removes_the_label_database(fractional, tmp_path):
-    """From exact to rounded: no database is left that nobody reads."""
+    """From exact to rounded: no unused database is left."""
     run = prepare_run(tmp_path / "run", fractional, tiny(data__labels="exact"))
     prepare_run(run.path, fractional, tiny(data__labels="round"))
     assert not run.labels_lmdb("train").exists()

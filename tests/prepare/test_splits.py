@@ -1,4 +1,4 @@
-"""Splits that people have: official tables in two folders, a column, groups, folds; declared, checked, rebuilt."""
+"""Splits in practice: official tables in two folders, a column, groups, folds; declared, checked, rebuilt."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ TWO = ("images", "test images")
 
 
 def test_official_tables_in_two_folders(official, tmp_path):
-    """Each hand on its table's side; declared as a departure, printed, recorded, verified; nothing to do again."""
+    """Each hand on its table's side; a declared departure, printed, recorded, verified; a second call does nothing."""
     data, train, test = official
     run = RunDir(tmp_path / "run")
     option = f"--test-ages={data / 'test.csv'}"
@@ -86,13 +86,13 @@ def test_official_tables_in_two_folders(official, tmp_path):
         **dict.fromkeys(train, "train"),
         **dict.fromkeys(test, "test"),
     }
-    assert "nothing changed; prepared already" in command(run.path, data, option, images=TWO)
+    assert "nothing changed; already prepared" in command(run.path, data, option, images=TWO)
     assert run.read().prepare == record
     folders, tables = [data / name for name in TWO], (data / "ages.csv", data / "points.csv")
     links = verify.verify(run, folders, *tables, test_ages=data / "test.csv")
-    looked_at = {link.name: link.state for link in links if link.state != verify.UNSEEN}
-    assert {"ages", "test-ages", "points", "images", "split"} <= set(looked_at)
-    assert set(looked_at.values()) == {verify.HOLDS}
+    checked = {link.name: link.state for link in links if link.state != verify.UNCHECKED}
+    assert {"ages", "test-ages", "points", "images", "split"} <= set(checked)
+    assert set(checked.values()) == {verify.HOLDS}
     places = [f"--images={folder}" for folder in folders]
     done = CliRunner().invoke(main, ["verify", str(run.path), *places, option, "--json"])
     assert done.exit_code == 0, done.output
@@ -104,7 +104,7 @@ def test_official_tables_in_two_folders(official, tmp_path):
 
 
 def test_one_table_in_place_of_two(official, tmp_path):
-    """The same hands on the same sides by a column: nothing is made again; record and recipe name the table of now."""
+    """The same hands on the same sides by a column: nothing is rebuilt; record and recipe name the current table."""
     data, _, test = official
     run = RunDir(tmp_path / "run")
     command(run.path, data, f"--test-ages={data / 'test.csv'}", images=TWO)
@@ -114,13 +114,13 @@ def test_one_table_in_place_of_two(official, tmp_path):
         data / "ages.csv", index=False
     )
     output = command(run.path, data, images=TWO)
-    assert "nothing changed; prepared already" in output and "ages.csv and test.csv: changed, but not for" in output
+    assert "nothing changed; already prepared" in output and "ages.csv and test.csv: changed, but not for" in output
     assert set(run.read().prepare.sources) == {"ages", "points"}
     assert reasons(run.recipe())["data.split"] == "the column split of ages.csv"
 
 
 def test_verify_of_one_table_takes_no_second(prepared, hands):
-    """It would be looked at in vain."""
+    """A second table would have no effect."""
     with pytest.raises(RunError, match="was prepared without --test-ages"):
         verify.verify(prepared, test_ages=hands / "ages.csv")
 
@@ -128,30 +128,30 @@ def test_verify_of_one_table_takes_no_second(prepared, hands):
 def test_hands_in_both_tables_are_refused(official, tmp_path):
     """With both rows; nothing is left behind."""
     data, train, _ = official
-    double = sorted(train)[3]
-    change(data / "test.csv", **{"Case ID": [double, *pandas.read_csv(data / "test.csv", dtype=str)["Case ID"][1:]]})
+    duplicate = sorted(train)[3]
+    change(data / "test.csv", **{"Case ID": [duplicate, *pandas.read_csv(data / "test.csv", dtype=str)["Case ID"][1:]]})
     output = command(tmp_path / "run", data, f"--test-ages={data / 'test.csv'}", images=TWO, code=1)
-    row = list(pandas.read_csv(data / "ages.csv", dtype=str)["id"]).index(double) + 2
-    assert f"id {double}: row {row} of {data / 'ages.csv'} and row 2 of {data / 'test.csv'}. Take each out" in output
+    row = list(pandas.read_csv(data / "ages.csv", dtype=str)["id"]).index(duplicate) + 2
+    assert f"id {duplicate}: row {row} of {data / 'ages.csv'} and row 2 of {data / 'test.csv'}. Take each out" in output
     assert not (tmp_path / "run").exists()
 
 
 def test_id_in_two_folders_is_refused(official, tmp_path):
-    """Naming both paths. The same folder twice, or one inside another, is no problem."""
+    """Naming both paths. The same folder twice, or one inside another, is accepted."""
     data, train, test = official
-    double = sorted(train)[0]
-    os.link(data / "images" / f"{double}.png", data / "test images" / f"{double}.png")
+    duplicate = sorted(train)[0]
+    os.link(data / "images" / f"{duplicate}.png", data / "test images" / f"{duplicate}.png")
     with pytest.raises(ImageError, match="have the same id") as refused:
         prepare_run(tmp_path / "run", data, test_ages=data / "test.csv", images=TWO)
-    assert all(str(data / folder / f"{double}.png") in str(refused.value) for folder in TWO)
-    os.remove(data / "test images" / f"{double}.png")
+    assert all(str(data / folder / f"{duplicate}.png") in str(refused.value) for folder in TWO)
+    os.remove(data / "test images" / f"{duplicate}.png")
     os.rename(data / "test images", data / "images" / "test")
     run = prepare_run(tmp_path / "run", data, test_ages=data / "test.csv", images=("images", "images/test", "images"))
     assert hands_of(run) == {"train": train, "test": test}
 
 
-def test_unit_of_each_table_is_asked_for(official, tmp_path):
-    """The test ages alone in years: refused by the name of their table."""
+def test_unit_of_each_table_is_checked(official, tmp_path):
+    """Only the test ages in years: refused, naming their table."""
     data, *_ = official
     name = "Ground truth bone age (months)"
     change(data / "test.csv", **{name: ["3", "5", "11.5"]})
@@ -161,7 +161,7 @@ def test_unit_of_each_table_is_asked_for(official, tmp_path):
 
 
 def test_workbook_as_test_table(official, tmp_path):
-    """As RSNA's test table circulates: named, with what to do."""
+    """As RSNA's test table is distributed: named, with the remedy."""
     data, *_ = official
     (data / "test.xlsx").write_bytes(b"PK\x03\x04" + bytes(26) + b"xl/workbook.xml")
     output = command(tmp_path / "run", data, f"--test-ages={data / 'test.xlsx'}", images=TWO, code=1)
@@ -200,7 +200,7 @@ def test_column_can_be_ignored_for_good(own_hands, prepared, tmp_path):
     change(own_hands / "ages.csv", split=["1", "2", "3"] * 4)
     run = RunDir(tmp_path / "run")
     refused = command(run.path, own_hands, code=1)
-    assert "the split is '1'" in refused and "--split drawn does not look at the column" in refused
+    assert "the split is '1'" in refused and "--split drawn ignores the column" in refused
     command(run.path, own_hands, "--split", "drawn")
     assert hands_of(run) == hands_of(prepared) and "data.split" not in reasons(run.recipe())
     assert "nothing changed" in command(run.path, own_hands)
@@ -209,8 +209,8 @@ def test_column_can_be_ignored_for_good(own_hands, prepared, tmp_path):
 
 
 @pytest.mark.parametrize("options", [["--train", "4"], ["--test=2", "--seed=3"], ["--seed", "1"]])
-def test_numbers_are_not_asked_for_where_the_split_is_given(own_hands, tmp_path, options):
-    """Refused in one sentence, which names them."""
+def test_numbers_are_refused_where_the_split_is_given(own_hands, tmp_path, options):
+    """With one error, which names the options."""
     change(own_hands / "ages.csv", split=COLUMN)
     output = command(tmp_path / "run", own_hands, *options, code=1)
     for option in (word.split("=")[0] for word in options if word.startswith("--")):
@@ -229,16 +229,16 @@ def test_side_without_a_marked_hand_is_refused(own_hands, tmp_path):
     assert "ages.csv: the given split (the column split of ages.csv) has no marked hand for test" in output
 
 
-def test_given_without_anything_that_gives_is_refused(own_hands, tmp_path):
-    """A recipe that follows a table needs one; and a second table cannot be drawn from."""
+def test_given_split_without_a_table_is_refused(own_hands, tmp_path):
+    """A recipe with a given split needs a table for it; with two tables, the split cannot be drawn."""
     output = command(tmp_path / "run", own_hands, "--split=given", code=1)
     assert "ages.csv: no column split, but the recipe's data.split is given (prepare --split given)" in output
     for split in ("drawn", "fold 1 of 2"):
         output = command(
             tmp_path / "run", own_hands, f"--split={split}", f"--test-ages={own_hands / 'ages.csv'}", code=1
         )
-        assert f"gives each hand its side, but the recipe's data.split is {split}" in output
-    assert "known are drawn, given, and such as fold 1 of 5" in command(
+        assert f"puts each hand on a side, but the recipe's data.split is {split}" in output
+    assert "write drawn, given, or a fold such as fold 1 of 5" in command(
         tmp_path / "run", own_hands, "--split=half", code=1
     )
 
@@ -249,7 +249,7 @@ PAIRS = ["a", "a", "b", "b", "c", "c", "d", "d", "e", "e", "", ""]
 
 
 def test_groups_are_drawn_whole(own_hands, tmp_path):
-    """Kept in the run, printed; numbers that whole groups cannot reach are refused with the nearest that can."""
+    """Stored in the run, printed; numbers that whole groups cannot reach are refused with the nearest possible ones."""
     change(own_hands / "ages.csv", Group=PAIRS)
     run = RunDir(tmp_path / "run")
     assert "10 hands are in 5 groups, each on one side of the split" in command(run.path, own_hands)
@@ -260,7 +260,7 @@ def test_groups_are_drawn_whole(own_hands, tmp_path):
     change(own_hands / "ages.csv", Group=[*PAIRS[:10], "f", "f"])
     refused = command(tmp_path / "other", own_hands, "--train=7", "--test=4", code=1)
     assert "ages.csv: 7 for training and 4 for test cannot be drawn in whole groups" in refused
-    assert "the nearest that can are --train 6 --test 4" in refused or "--train 8 --test 4" in refused
+    assert "the nearest possible numbers are --train 6 --test 4" in refused or "--train 8 --test 4" in refused
 
 
 def test_group_on_both_sides_is_refused(own_hands, official, tmp_path):
@@ -275,7 +275,7 @@ def test_group_on_both_sides_is_refused(own_hands, official, tmp_path):
         "group 'child 7' is on both sides",
         f"training: row 2 of {data / 'ages.csv'} (id {ids['ages.csv'][0]})",
         f"test: row 3 of {data / 'test.csv'} (id {ids['test.csv'][1]})",
-        "Give each group one side",
+        "Put each group on one side",
     ):
         assert part in refused
     points = pandas.read_csv(data / "points.csv", dtype=str)
@@ -287,7 +287,7 @@ def test_group_on_both_sides_is_refused(own_hands, official, tmp_path):
 
 
 def test_folds_are_prepared(own_hands, tmp_path):
-    """Each hand tested once over the folds, groups whole, the column split not looked at; the counts are declared."""
+    """Each hand tested once over the folds, groups whole, the column split ignored; the counts are declared."""
     change(own_hands / "ages.csv", split=COLUMN, group=PAIRS)
     tested = []
     for number in (1, 2, 3, 4, 5):
@@ -301,7 +301,7 @@ def test_folds_are_prepared(own_hands, tmp_path):
         tested += sorted(hands["test"])
     assert sorted(tested) == sorted(pandas.read_csv(own_hands / "ages.csv", dtype=str)["id"])
     assert prepare_run(tmp_path / "5", own_hands, recipe).read().prepare.inputs == run.read().prepare.inputs
-    with pytest.raises(CasesError, match="26 or more are needed for fold 1 of 13, two a fold"):
+    with pytest.raises(CasesError, match="26 or more are needed for fold 1 of 13, two per fold"):
         prepare_run(tmp_path / "13", own_hands, tiny(data__split="fold 1 of 13"))
     change(own_hands / "ages.csv", group=["a"] * 8 + [""] * 4)
     with pytest.raises(CasesError, match=r"ages\.csv: 6 folds need 6 groups or more; 5 are usable"):
@@ -331,23 +331,23 @@ def test_fold_by_command(own_hands, tmp_path):
         "fold ١ of 5",
     ],
 )
-def test_split_that_is_none_is_refused(split):
-    """By its value and what is known."""
+def test_unknown_split_is_refused(split):
+    """The error names its value and the known splits."""
     with pytest.raises(
-        RecipeError, match=r"data\.split: .* is no split; known are drawn, given, and such as fold 1 of 5"
+        RecipeError, match=r"data\.split: .* is not a split; write drawn, given, or a fold such as fold 1 of 5"
     ):
         tiny(data__split=split)
 
 
-def test_fold_in_words():
-    """There and back."""
+def test_fold_as_text():
+    """Written and read back."""
     assert fold_of("fold 2 of 10") == (2, 10) and str(fold_of("fold 2 of 10")) == "fold 2 of 10"
     assert fold_of("drawn") is None is fold_of("given")
     assert Recipe.load("paper").data.split == "drawn"
 
 
 def test_recipe_that_asks_for_a_draw_is_followed(own_hands, tmp_path):
-    """With a reason, as in a file of one's own; the paper's recipe takes the table's split."""
+    """With a reason, as in a user's own file; the paper's recipe uses the table's split."""
     change(own_hands / "ages.csv", split=COLUMN)
     asked = tiny().with_values({"data.split": "drawn"}, "the column is another study's", meant=True)
     assert giver(own_hands / "ages.csv") == "the column split of ages.csv"

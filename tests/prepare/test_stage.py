@@ -1,4 +1,4 @@
-"""prepare: what it packs is what was asked for; what is wrong is named, and nothing half-made is left."""
+"""prepare: it packs what was requested, names every fault, and leaves nothing incomplete."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from bonecaffe.studies import verify
 
 
 def outputs(run):
-    """Every file of a run but its lock, with its bytes (an LMDB's lock.mdb left out)."""
+    """Every file of a run except its lock, with its bytes (an LMDB's lock.mdb left out)."""
     return {
         str(p.relative_to(run.path)): p.read_bytes()
         for p in sorted(run.path.rglob("*"))
@@ -93,7 +93,7 @@ def test_bytes_equal_the_papers_own_command(which, hands, tmp_path, request):
 
 
 def test_again_with_nothing_changed_does_nothing(prepared, hands, own_run):
-    """And says so; a changed table or recipe is noticed."""
+    """And reports that; a changed table or recipe is noticed."""
     before = outputs(own_run)
     arguments = (hands / "images", hands / "ages.csv", hands / "points.csv")
     assert prepare.prepare(own_run, *arguments, tiny()).made is False
@@ -143,7 +143,7 @@ BAD = {
 
 @pytest.mark.parametrize("how", BAD)
 def test_bad_image_is_named_and_nothing_is_left(own_hands, tmp_path, how):
-    """Cut off, damaged, gone, of another size than its points say, in colour."""
+    """Cut off, damaged, missing, of another size than in its points, in colour."""
     path = spoil_image(own_hands, how)
     with pytest.raises(BAD[how]) as error:
         prepare_run(tmp_path / "run", own_hands)
@@ -152,22 +152,22 @@ def test_bad_image_is_named_and_nothing_is_left(own_hands, tmp_path, how):
 
 
 @pytest.mark.parametrize(
-    ("file", "cells", "error", "said"),
+    ("file", "cells", "error", "message"),
     [
         ("ages.csv", {"boneage": "126.5"}, PrepareError, r"1 of 12 ages are not whole months: 1001 \(126.5\)"),
         ("ages.csv", {"boneage": "abc"}, CasesError, "row 2"),
-        ("ages.csv", {"id": "1002"}, CasesError, "stands in row 2 already"),
+        ("ages.csv", {"id": "1002"}, CasesError, "is already in row 2"),
         ("points.csv", {"radius_x": ""}, PointsError, "row 2.*missing radius_x"),
         ("points.csv", {"radius_x": "4000"}, PointsError, "row 2.*outside"),
-        ("points.csv", {"id": "1002"}, PointsError, "stands in row 2 already"),
+        ("points.csv", {"id": "1002"}, PointsError, "is already in row 2"),
         ("points.csv", {"width": "301"}, PointsError, "1001"),
         ("points.csv", {"id": "77"}, CasesError, "first without points: 1001"),
     ],
 )
-def test_bad_row_is_named_and_nothing_is_left(own_hands, tmp_path, file, cells, error, said):
-    """Ages and points: each faulty cell ends in its own sentence."""
+def test_bad_row_is_named_and_nothing_is_left(own_hands, tmp_path, file, cells, error, message):
+    """Ages and points: each faulty cell gives its own error."""
     edit_table(own_hands / file, **cells)
-    with pytest.raises(error, match=f"(?s){said}"):
+    with pytest.raises(error, match=f"(?s){message}"):
         prepare_run(tmp_path / "run", own_hands)
     assert not (tmp_path / "run").exists()
 
@@ -183,18 +183,18 @@ def test_failure_leaves_the_prepared_run_as_it_was(own_hands, tmp_path):
 
 
 def test_half_written_lmdb_is_replaced(own_run, hands):
-    """An LMDB cut off by a crash is noticed and made again; one in the way of convert_imageset is refused."""
+    """An LMDB cut off by a crash is noticed and rebuilt; one in the way of convert_imageset is refused."""
     data = own_run.lmdb("train") / "data.mdb"
     data.write_bytes(data.read_bytes()[:5000])
     assert prepare.prepare(own_run, hands / "images", hands / "ages.csv", hands / "points.csv", tiny()).made is True
     assert len(list(lmdb.records(own_run.lmdb("train")))) == 8
-    with pytest.raises(PrepareError, match="exists already"):
+    with pytest.raises(PrepareError, match="already exists"):
         imageset.convert(own_run.images, own_run.list_file("train"), own_run.lmdb("train"), tiny().preparation)
 
 
 @pytest.mark.parametrize(("mask", "folder", "file"), [(0o022, 0o755, 0o644), (0o027, 0o750, 0o640)])
 def test_lmdbs_have_the_permissions_that_the_umask_leaves(hands, tmp_path, mask, folder, file):
-    """Caffe makes their folder with mode 0744, which another user of the run cannot enter; exact labels beside it."""
+    """Caffe makes their folder with mode 0744, which another user of the run cannot enter; exact labels too."""
     before = os.umask(mask)
     try:
         run = prepare_run(tmp_path / "run", hands, tiny(data__labels="exact"), workers=1)
@@ -210,7 +210,7 @@ def test_lmdbs_have_the_permissions_that_the_umask_leaves(hands, tmp_path, mask,
 
 
 def test_skipped_image_is_noticed(own_run):
-    """convert_imageset skips what it cannot read and exits 0; the audit names the first that is missing."""
+    """convert_imageset skips what it cannot read and exits 0; the audit names the first missing image."""
     recipe, cases = own_run.recipe(), read_cases(own_run.cases_file)[:8]
     hashes = {case_id: case.pixels_sha256 for case_id, case in own_run.read().prepare.cases.items()}
     own_run.image(cases[3].id).write_bytes(b"not a png")
@@ -235,7 +235,7 @@ def test_every_wrong_record_is_noticed(own_run):
     path, label = lines[2].rsplit(" ", 1)
     wrong = {
         "label": (packed("label", [*lines[:2], f"{path} {int(label) + 1}", *lines[3:]]), "has label"),
-        "order": (packed("order", [lines[1], lines[0], *lines[2:]]), "stands where another"),
+        "order": (packed("order", [lines[1], lines[0], *lines[2:]]), "is where another record was expected"),
         "more": (packed("more", [*lines, lines[0]]), "holds 9 records for 8"),
         "size": (packed("size", lines, size=tiny(preparation__height=100).preparation), "not \\(3, 224, 224\\)"),
     }
@@ -245,13 +245,13 @@ def test_every_wrong_record_is_noticed(own_run):
     image[0, 0] ^= 1
     cv2.imwrite(str(other / path), image)
     wrong["pixel"] = (packed("pixel", lines, folder=other), "its pixels are not")
-    for database, said in wrong.values():
-        with pytest.raises(PrepareError, match=said):
+    for database, message in wrong.values():
+        with pytest.raises(PrepareError, match=message):
             imageset.audit(database, cases, hashes, recipe.preparation)
 
 
 def test_training_hands_are_packed_while_test_hands_are_normalized(hands, prepared, tmp_path, monkeypatch):
-    """The first test hand waits here until the training hands are packed: in vain if they waited for it."""
+    """The first test hand waits here until the training hands are packed: without end if they waited for it."""
     packed, start, normalize_file = threading.Event(), imageset.Conversion, normalized.normalize_file
 
     def start_and_tell(*given):
@@ -282,8 +282,8 @@ def test_bad_test_hand_undoes_the_packed_training_hands(own_hands, prepared, tmp
     assert not (tmp_path / "run").exists()
 
 
-def test_added_images_cost_themselves_alone(hands, tmp_path, monkeypatch):
-    """Nine hands prepared, then twelve: three are normalized, whatever split the nine were in."""
+def test_only_added_images_are_normalized(hands, tmp_path, monkeypatch):
+    """Nine hands prepared, then twelve: three are normalized, in whichever split the nine were."""
     table = pandas.read_csv(hands / "ages.csv", dtype=str)
     nine = tmp_path / "nine.csv"
     table[:9].to_csv(nine, index=False)
@@ -311,8 +311,8 @@ def session(pid: str) -> int:
         return -1
 
 
-def test_pixels_of_other_points_are_not_taken_over(hands, tmp_path, monkeypatch):
-    """Killed between image and journal, with other points than before and after: the image is made again."""
+def test_pixels_of_other_points_are_not_reused(hands, tmp_path, monkeypatch):
+    """Killed between image and journal, with other points than before and after: the image is rebuilt."""
     data = tmp_path / "data"
     shutil.copytree(hands, data)
     write_text, first = prepare.write_cases, (data / "points.csv").read_text()
@@ -335,10 +335,10 @@ def test_pixels_of_other_points_are_not_taken_over(hands, tmp_path, monkeypatch)
     assert run.read().prepare.records == {"train": 8, "test": 4}
 
 
-def test_kill_and_again_picks_up(tmp_path):
-    """kill -9 in mid-work; the second run finds finished images, and the result is that of an undisturbed one.
+def test_killed_prepare_continues(tmp_path):
+    """kill -9 during the work; the second run finds finished images, and the result is that of an undisturbed one.
 
-    The workers end with the process that was killed: nobody writes beside the second run.
+    The workers end with the process that was killed: none of them writes during the second run.
     """
     from bonecaffe.hands.phantom import dataset
 
@@ -371,9 +371,9 @@ def test_kill_and_again_picks_up(tmp_path):
         assert time.monotonic() < deadline, f"its workers live on: {family}"
         time.sleep(0.05)
     finished = len(journal.read_text().splitlines())
-    told = []
-    run = prepare_run(tmp_path / "run", data, recipe, progress=lambda done, total: told.append(done))
-    assert told[0] > finished >= 5 and told[-1] == 120
+    counts = []
+    run = prepare_run(tmp_path / "run", data, recipe, progress=lambda done, total: counts.append(done))
+    assert counts[0] > finished >= 5 and counts[-1] == 120
     clean = prepare_run(tmp_path / "clean", data, recipe)
     assert {name: content for name, content in outputs(run).items() if name.startswith("images")} == {
         name: content for name, content in outputs(clean).items() if name.startswith("images")
@@ -388,8 +388,8 @@ def small_disk(tmp_path):
         yield folder
 
 
-def test_full_disk_is_said_and_nothing_is_left(hands, small_disk, monkeypatch):
-    """Before the work where it can be foreseen, and in the middle of it where it cannot."""
+def test_full_disk_is_reported_and_nothing_is_left(hands, small_disk, monkeypatch):
+    """Before the work where it is predictable, and during it where it is not."""
     with pytest.raises(PrepareError, match="disk is full"):
         prepare_run(small_disk / "run", hands)
     assert list(small_disk.iterdir()) == []
@@ -417,7 +417,7 @@ def test_real_hands_are_prepared(real_hands, tmp_path):
 
 
 def test_refused_second_prepare_leaves_the_first_alone(own_run, hands):
-    """The one that is refused removes nothing of the one that works."""
+    """The refused one removes nothing of the one at work."""
     work = own_run.path / ".prepare"
     work.mkdir()
     (work / "images").mkdir()
@@ -427,14 +427,14 @@ def test_refused_second_prepare_leaves_the_first_alone(own_run, hands):
 
 
 class KillsItsWorker(normalized.Job):
-    """A job whose arrival in a worker process ends that process as the kernel does when memory runs out."""
+    """A job that kills the worker process it is sent to, as the kernel does when memory runs out."""
 
     def __reduce__(self):
         return signal.raise_signal, (signal.SIGKILL,)
 
 
 def test_killed_worker_is_an_error_not_a_wait(hands, tmp_path, monkeypatch):
-    """A worker process killed: said, and nothing is left."""
+    """A killed worker process is reported, and nothing is left."""
     all_jobs = prepare.jobs_of
 
     def last_one_kills(*given):
@@ -447,8 +447,8 @@ def test_killed_worker_is_an_error_not_a_wait(hands, tmp_path, monkeypatch):
     assert not (tmp_path / "run").exists()
 
 
-def test_turned_and_dark_images_are_set_right_and_declared(hands, tmp_path):
-    """A run of hands stored turned or inverted packs the bytes of the upright ones, and says what was done to which."""
+def test_turned_and_dark_images_are_corrected_and_declared(hands, tmp_path):
+    """A run of hands stored turned or inverted packs the bytes of the upright ones, and reports the changes."""
     odd = tmp_path / "odd"
     shutil.copytree(hands, odd)
     marked, images = read_points(hands / "points.csv"), find_images(odd / "images")
@@ -495,8 +495,8 @@ main()
 
 
 @pytest.mark.parametrize("after", [1, 3, 8])
-def test_killed_in_its_swap_it_does_not_orphan_a_model(own_trained, hands, after):
-    """A repair of a trained run is killed among the moves: other hands are refused, the same ones repair it."""
+def test_prepare_killed_in_its_swap_does_not_orphan_a_model(own_trained, hands, after):
+    """A repair of a trained run is killed between two moves: other hands are refused, the same ones repair it."""
     given = ["--images", hands / "images", "--ages", hands / "ages.csv", "--points", hands / "points.csv"]
     own_trained.cases_file.unlink()
     call = ["prepare", own_trained.path, *given, "--jobs", "1"]
@@ -507,15 +507,15 @@ def test_killed_in_its_swap_it_does_not_orphan_a_model(own_trained, hands, after
     again = [sys.executable, "-m", "bonecaffe", *map(str, call)]
     other = subprocess.run([*again, "--seed", "7"], capture_output=True, text=True, check=False)
     assert other.returncode == 1 and "holds a trained model" in other.stderr
-    assert (own_trained.work / "old" / "images").is_dir()  # the refusal has not removed the only copies of before
+    assert (own_trained.work / "old" / "images").is_dir()  # the refusal has not removed the only earlier copies
     same = subprocess.run(again, capture_output=True, text=True, check=False)
     assert same.returncode == 0, same.stderr
     assert verify.first_broken(verify.verify(own_trained)) is None
 
 
 @pytest.mark.parametrize("where", ["write_recipe", "record"])
-def test_a_failed_swap_is_put_back(own_trained, hands, where, monkeypatch):
-    """The disk is full when the new preparation is put on record: files, recipe and record of before are back."""
+def test_a_failed_swap_is_undone(own_trained, hands, where, monkeypatch):
+    """The disk is full when the new preparation is recorded: the earlier files, recipe and record are restored."""
     own_trained.cases_file.unlink()
     before = {path: path.read_bytes() for path in own_trained.path.rglob("*") if path.is_file()}
 
@@ -534,7 +534,7 @@ def test_a_failed_swap_is_put_back(own_trained, hands, where, monkeypatch):
 
 
 def test_a_model_without_its_preparation_on_record_is_guarded(own_trained, hands):
-    """Whatever lost the record: another split is refused, the same hands prepare it again."""
+    """However the record was lost: another split is refused, the same hands prepare it again."""
     own_trained.forget("prepare")
     other = own_trained.recipe().with_values({"data.split_seed": 7}, "test")
     arguments = (hands / "images", hands / "ages.csv", hands / "points.csv")
@@ -545,7 +545,7 @@ def test_a_model_without_its_preparation_on_record_is_guarded(own_trained, hands
 
 
 def test_a_folder_that_another_process_made_or_holds_is_not_removed(tmp_path):
-    """Of two that make a folder at once, one made it; and whoever holds it keeps it when the other fails."""
+    """Of two processes that make a folder at once, one made it; the holder keeps it when the other fails."""
     with pytest.raises(ValueError, match="mine"), files.folder_made(tmp_path / "a" / "b") as new:
         assert new
         raise ValueError("mine")
@@ -554,7 +554,7 @@ def test_a_folder_that_another_process_made_or_holds_is_not_removed(tmp_path):
         (tmp_path / "run" / "work").mkdir()
         with RunDir(tmp_path / "run").lock("prepare"):
             raise ValueError("theirs")
-    assert not (tmp_path / "run").exists()  # the lock was released: nobody holds it
+    assert not (tmp_path / "run").exists()  # the lock was released, so no process holds it
     holding = RunDir(tmp_path / "run").lock("prepare")
     with pytest.raises(ValueError, match="busy"), files.folder_made(tmp_path / "run"):
         holding.__enter__()
@@ -564,7 +564,7 @@ def test_a_folder_that_another_process_made_or_holds_is_not_removed(tmp_path):
 
 
 def test_two_first_prepares_leave_one_run(hands, tmp_path):
-    """Both are called at once on a new folder: at least one prepares it, and what it made is there."""
+    """Both are called at once on a new folder: at least one prepares it, and its outputs exist."""
     call = [sys.executable, "-m", "bonecaffe", "prepare", tmp_path / "run", "--images", hands / "images"]
     call += ["--ages", hands / "ages.csv", "--points", hands / "points.csv", "--recipe", "smoke"]
     call += ["--train", "8", "--test", "4"]

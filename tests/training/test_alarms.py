@@ -109,8 +109,8 @@ def test_first_test_and_a_single_match_do_not_count_for_the_constant():
     constant = Constant.of([20, 20], [0, 20])
     assert heard(ConstantAnswer(constant), *losses("test_output", [50, 50, 300, 50, 300])) == []
     assert heard(ConstantAnswer(constant), *losses("test_output", [50, 50, 50, 50])) == [
-        "iteration 40: the test error is the spread of the ages (RMSE 10.0 months): the net answers the mean age for "
-        "every hand. Look at the rate, the initial weights, the mean."
+        "iteration 40: the test error is the spread of the ages (RMSE 10.0 months): the net predicts the mean age for "
+        "every hand. Check the learning rate, the initial weights and the mean."
     ]
 
 
@@ -153,7 +153,7 @@ def test_disk_is_looked_at_every_ten_seconds(tmp_path):
         (300_500_001, 600_499_999, "the disk has 301 MB left and the next snapshot takes 600 MB; "),
     ):
         alarm = DiskRoom(tmp_path, needed, free=lambda folder, left=left: left)
-        assert heard(alarm, event) == [sentence + "Caffe will die writing it. Make room."]
+        assert heard(alarm, event) == [sentence + "Caffe will abort while writing it. Free some space."]
 
 
 def test_alarms_are_a_list_that_gives_an_advice_once(tmp_path):
@@ -164,7 +164,7 @@ def test_alarms_are_a_list_that_gives_an_advice_once(tmp_path):
     for first, second, loss in ((train, test, "training"), (test, train, "test")):
         alarms = Alarms.of_training(constant, 60, tmp_path, 10**30)
         disk, *said = heard(alarms, Event("train_loss", 0, 100.0), *first, *second)
-        assert disk.startswith("the disk has ") and disk.endswith("Caffe will die writing it. Make room.")
+        assert disk.startswith("the disk has ") and disk.endswith("Caffe will abort while writing it. Free some space.")
         assert sum("solver.base_lr" in sentence for sentence in said) == 1
         assert any(f"the {loss} loss has grown" in sentence for sentence in said)
         assert sum("the spread of the ages" in sentence for sentence in said) == 1
@@ -181,7 +181,7 @@ def test_a_net_that_answers_the_mean_is_told_on(own_run):
     said = []
     outcome = train.train(own_run, say=said.append)
     assert outcome.state == "finished"
-    assert any("answers the mean age" in alarm for alarm in outcome.alarms)
+    assert any("predicts the mean age" in alarm for alarm in outcome.alarms)
     assert any(sentence.startswith("ALARM: iteration 8") for sentence in said)
     assert own_run.read().train.attempts[0].alarms == outcome.alarms
 
@@ -189,7 +189,7 @@ def test_a_net_that_answers_the_mean_is_told_on(own_run):
 def test_last_words_are_translated():
     """Caffe's own fatal lines, as CAFFE_FACTS and its source have them; what is unknown stays untranslated."""
     for said, meaning in (
-        ("Check failed: mdb_status == 0 (2 vs. 0) No such file or directory", "LMDB is not there"),
+        ("Check failed: mdb_status == 0 (2 vs. 0) No such file or directory", "LMDB is missing"),
         ("Check failed: error == cudaSuccess (2 vs. 0)  out of memory", "GPU's memory is full"),
         ("Check failed: error == cudaSuccess (35 vs. 0)  CUDA driver version is insufficient", "no usable GPU driver"),
         ("Cannot use GPU in CPU-only Caffe: check mode.", "without a GPU"),

@@ -55,7 +55,7 @@ def test_a_foreign_model_is_not_the_last_one(own_trained):
 def test_snapshots_of_no_recorded_training_are_not_resumed(own_run, trained):
     """Copied into a run that was never trained, they would pass as its own."""
     shutil.copytree(trained.snapshots, own_run.snapshots)
-    with pytest.raises(TrainError, match="not on record here"):
+    with pytest.raises(TrainError, match="not recorded here"):
         train.train(own_run, resume=True)
     assert own_run.read().train is None
 
@@ -182,7 +182,9 @@ def test_repeat_does_not_mix_weights(own_trained, hands, tmp_path):
     common = {"images": hands / "images", "ages": hands / "ages.csv", "points": hands / "points.csv", "cpu": True}
     recipe = own_trained.recipe().to_yaml()
     plan = Repetition(out=tmp_path / "out", recipe=recipe, weights=weights, gpu=None, **common)
-    with pytest.raises(RepeatError, match=r"seed-1: was trained from the fillers, and is asked for from w\.caffemodel"):
+    with pytest.raises(
+        RepeatError, match=r"seed-1: was trained from the fillers; this repeat would train from w\.caffemodel"
+    ):
         repeat._check_weights(type(own_trained)(tmp_path / "out" / "seed-1"), plan)
 
 

@@ -100,11 +100,9 @@ def test_torn_snapshot_is_passed_over(own_run):
     before = snapshots.newest_complete(own_run.snapshots)
     heard = []
     assert train.train(own_run, resume=True, say=heard.append).state == "finished"
-    assert any(sentence.startswith("passed over an incomplete snapshot") for sentence in heard)
+    assert any(sentence.startswith("skipped an incomplete snapshot") for sentence in heard)
     assert f"resumed from iteration {before.iteration}" in heard
-    assert (
-        f"learning rate in force at iteration {before.iteration}: {0.001 * 0.1 ** (before.iteration // 8):g}" in heard
-    )
+    assert f"learning rate at iteration {before.iteration}: {0.001 * 0.1 ** (before.iteration // 8):g}" in heard
 
 
 def test_second_driver_is_refused(own_run):
@@ -131,7 +129,7 @@ def test_caffes_fatal_line_is_passed_on(own_run, monkeypatch):
     heard = []
     outcome = train.train(own_run, say=heard.append)
     assert (outcome.state == "died" and "mdb_status" in outcome.why) or "nowhere" in outcome.why
-    assert "train_val.prototxt was edited by hand and is used as it is" in heard
+    assert "train_val.prototxt was edited by hand and is used unchanged" in heard
 
 
 def test_paper_wants_weights_and_a_gpu(hands, tmp_path):
@@ -184,7 +182,7 @@ def test_pretrained_weights_reach_caffe(own_trained, tmp_path):
     heard = []
     outcome = train.train(own_trained, given_weights=tmp_path / "pre.caffemodel", say=heard.append)
     assert outcome.state == "finished"
-    assert "fc8 of pre.caffemodel has the shape wanted and is kept" in heard
+    assert "fc8 of pre.caffemodel has the right shape and is kept" in heard
     assert "Finetuning from init.caffemodel" in own_trained.caffe_log.read_text()
 
 
@@ -296,7 +294,7 @@ def test_refused_training_changes_nothing(own_trained):
     before = files()
     assert train.train(own_trained, cpu=True) is None  # where it is computed does not make it another training
     own = own_trained.snapshots / "SNAPSHOT_iter_4.caffemodel"
-    with pytest.raises(TrainError, match="Give one of them"):
+    with pytest.raises(TrainError, match="Give only one of them"):
         train.train(own_trained, given_weights=own, cpu=True, resume=True)
     assert files() == before
     with_recipe(own_trained, tiny(solver__base_lr=0.002))

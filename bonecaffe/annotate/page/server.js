@@ -1,24 +1,24 @@
-// Talk with the server: hands in, changes out, one after the other. A change that cannot be sent is kept and sent again.
+// Requests to the server: read hands, send changes one at a time. A change that cannot be sent is kept and sent again.
 
 import { tenth } from "./view.js";
 
 async function ask(path, options = {}) {
-  const answer = await fetch(path, { headers: { "Content-Type": "application/json" }, ...options }).catch(() => { throw new Error("bonecaffe annotate does not answer"); });
-  const said = await answer.json().catch(() => ({ error: `the server answered ${answer.status}` }));
-  return { status: answer.status, said };
+  const response = await fetch(path, { headers: { "Content-Type": "application/json" }, ...options }).catch(() => { throw new Error("bonecaffe annotate does not answer"); });
+  const answer = await response.json().catch(() => ({ error: `the server answered ${response.status}` }));
+  return { status: response.status, answer };
 }
 
 async function get(path) {
-  const { status, said } = await ask(path);
-  if (status !== 200) throw new Error(said.error);
-  return said;
+  const { status, answer } = await ask(path);
+  if (status !== 200) throw new Error(answer.error);
+  return answer;
 }
 
 export const overview = () => get("hands");
 
 export async function hand(id) {
-  const said = await get(`hands/${encodeURIComponent(id)}`);
-  return { ...said, points: said.points.map((p) => p && p.map(tenth)) };
+  const answer = await get(`hands/${encodeURIComponent(id)}`);
+  return { ...answer, points: answer.points.map((p) => p && p.map(tenth)) };
 }
 
 export const imageAddress = (id) => `images/${encodeURIComponent(id)}`;
@@ -31,10 +31,10 @@ export function thumbnailAddress(id, points) {
 const AGAIN_MS = 1500;
 const marks = ({ points, skipped, flagged }) => JSON.stringify([points.map((p) => p && p.map(tenth)), skipped, flagged]);
 const content = ({ points, skipped, flagged, seconds, confirmed }) => ({ points, skipped, flagged, seconds, confirmed });
-const judged = ({ remarks, confirmed, untouched }) => ({ remarks, confirmed, untouched });
+const assessment = ({ remarks, confirmed, untouched }) => ({ remarks, confirmed, untouched });
 
-// Writes changes in order; one that cannot be written waits and is sent again. `on.saved(mine)`, `on.conflict(mine, theirs)`
-// and `on.trouble(text or "")` tell what became of them.
+// Sends changes in order. One that cannot be saved waits and is sent again. The results are reported by `on.saved(mine)`,
+// `on.conflict(mine, theirs)` and `on.trouble(text, or "" when there is none)`.
 export class Saver {
   constructor(on) {
     this.on = on;
@@ -48,7 +48,7 @@ export class Saver {
   }
 
   save(mine) {
-    this.waiting.delete(mine.id); // to the end of the line
+    this.waiting.delete(mine.id); // to the end of the queue
     this.waiting.set(mine.id, mine);
     this.running ??= this.#run().finally(() => { this.running = null; });
     return this.running;
@@ -62,43 +62,43 @@ export class Saver {
         this.failed.delete(id);
       } catch (error) {
         this.failed.set(id, error.message);
-        if (this.waiting.get(id) === mine) { // the others' turn
+        if (this.waiting.get(id) === mine) { // the other hands get their turn
           this.waiting.delete(id);
           this.waiting.set(id, mine);
         }
       }
-      this.#tell();
+      this.#report();
       if (this.failed.size > 0 && [...this.waiting.keys()].every((each) => this.failed.has(each))) await new Promise((wake) => setTimeout(wake, AGAIN_MS));
     }
   }
 
   async #send(id, mine) {
     const sent = JSON.stringify(content(mine));
-    const unanswered = (mine.unanswered ??= new Set()); // may be on disk: the server can end between writing and answering
+    const unanswered = (mine.unanswered ??= new Set()); // these may be on disk: the server can end between writing and answering
     unanswered.add(marks(mine));
-    const { status, said } = await ask(`hands/${encodeURIComponent(id)}`, { method: "PUT", body: JSON.stringify({ ...content(mine), version: mine.version }) });
-    if (status === 409 && unanswered.has(marks(said.hand))) {
-      mine.version = said.hand.version; // a change of our own, no conflict; what came after it is sent again
+    const { status, answer } = await ask(`hands/${encodeURIComponent(id)}`, { method: "PUT", body: JSON.stringify({ ...content(mine), version: mine.version }) });
+    if (status === 409 && unanswered.has(marks(answer.hand))) {
+      mine.version = answer.hand.version; // our own change, so no conflict; send the newer one again
     } else if (status === 409) {
       unanswered.clear();
       this.waiting.delete(id);
-      this.on.conflict(mine, said.hand);
+      this.on.conflict(mine, answer.hand);
     } else if (status === 200) {
-      mine.version = said.version;
+      mine.version = answer.version;
       unanswered.clear();
-      if (this.waiting.get(id) !== mine || sent !== JSON.stringify(content(mine))) return; // it changed meanwhile, and waits again
+      if (this.waiting.get(id) !== mine || sent !== JSON.stringify(content(mine))) return; // changed meanwhile, and queued again
       this.waiting.delete(id);
-      Object.assign(mine, judged(said));
+      Object.assign(mine, assessment(answer));
       this.on.saved(mine);
     } else {
-      throw new Error(status === 404 ? "another bonecaffe answers here now" : said.error);
+      throw new Error(status === 404 ? "another bonecaffe is running at this address now" : answer.error);
     }
   }
 
-  #tell() {
+  #report() {
     const [first] = this.failed;
     if (!first) return this.on.trouble("");
     const hands = this.failed.size === 1 ? `Hand ${first[0]} is` : `${this.failed.size} hands are`;
-    this.on.trouble(`Not saved yet: ${first[1]}. ${hands} kept here and sent again; leave this page open. If bonecaffe annotate has ended, start it again as before.`);
+    this.on.trouble(`Not saved yet: ${first[1]}. ${hands} kept here and will be sent again, so leave this page open. If bonecaffe annotate has ended, start it again as before.`);
   }
 }

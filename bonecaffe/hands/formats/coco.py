@@ -26,8 +26,8 @@ from bonecaffe.hands.reference_points import POINT_NAMES, ReferencePoints
 def read(tree: dict[str, Any]) -> Reading:
     """The hands of a file, one per annotation with key points; a key point of visibility 0 is not marked.
 
-    An id that two images have with different names, or two categories with different key points, is an error of
-    the annotations that use it.
+    An id that two images of different names share, or two categories of different key points, is an error in the
+    annotations that use it.
     """
     file = _File(tree)
     annotations = member(tree, "annotations", list)
@@ -48,7 +48,7 @@ def _key(value: Any) -> str:
 
 
 def _by_id(entries: list[Any]) -> dict[str, list[dict[str, Any]]]:
-    """Entries by id; what is no entry is passed over, and missed by the annotation that needs it."""
+    """Entries by id. Invalid entries are ignored; an annotation that refers to one is an error."""
     found: dict[str, list[dict[str, Any]]] = {}
     for entry in entries:
         if isinstance(entry, dict) and (key := _key(entry.get("id"))):
@@ -57,7 +57,7 @@ def _by_id(entries: list[Any]) -> dict[str, list[dict[str, Any]]]:
 
 
 class _File:
-    """The images and categories of a file, by which its annotations are read."""
+    """The images and categories of a file, which its annotations refer to."""
 
     def __init__(self, tree: dict[str, Any]) -> None:
         self.images = _by_id(member(tree, "images", list))

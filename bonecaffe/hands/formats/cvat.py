@@ -18,12 +18,13 @@ class _Group(NamedTuple):
 
 
 def read(tree: Element) -> Reading:
-    """The hands of all images: seven <points> by label, in a skeleton or not, or one <points> of seven in our order.
+    """The hands of all images: seven <points> by label, in a skeleton or not, or one <points> of seven, as in
+    points.csv.
 
-    Each skeleton, and each <points> of seven, is a hand of its own. What CVAT calls outside is not in the image.
+    Each skeleton, and each <points> of seven, is one hand. What CVAT marks as outside is not in the image.
     """
     if tree.find("image") is None and tree.find("track") is not None:
-        raise ValueError('CVAT for video, which names no images. Export it as "CVAT for images"')
+        raise ValueError('CVAT for video, which does not name images. Export it as "CVAT for images"')
     return collect("image", enumerate(_groups(tree), 1), _read, lambda group: group.image.get("name"))
 
 
@@ -62,7 +63,7 @@ def _read(group: _Group) -> Iterator[Hand]:
         for name, pair in zip(labels, pairs, strict=True):
             x, comma, y = pair.partition(",")
             if not comma:
-                raise ValueError(f"{shown(pair)} is no pair of coordinates")
+                raise ValueError(f"{shown(pair)} is not a pair of coordinates")
             marks.put(name, x, y)
     image = group.image
     size = size_of(image.get("width"), image.get("height"))

@@ -1,4 +1,4 @@
-"""Hands out of many files of other tools, with everything that was left out."""
+"""Import the hands of many files of other tools, and list everything that was left out."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ REMEDY_INCOMPLETE = f"{REMEDY} --skip-incomplete leaves out hands that lack poin
 
 @dataclass
 class Imported:
-    """What files of other tools hold: the hands by id, notes on some of them, and what was left out.
+    """The content of other tools' files: the hands by id, notes on some of them, and what was left out.
 
-    A hand with an error costs no other hand. Whoever uses ``hands`` looks at ``errors`` too.
+    An error in one hand does not affect the others. A caller that uses ``hands`` must look at ``errors`` too.
     """
 
     hands: list[ReferencePoints] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
     notes: list[tuple[str, str]] = field(default_factory=list)
-    """The id of a hand, and what was done to it, in words that stand after a number of hands."""
+    """The id of a hand, and what was done to it, as a phrase that follows a number of hands."""
     skip_incomplete: bool = False
 
     @property
     def errors(self) -> list[LeftOut]:
-        """What should have given a hand and did not; incomplete hands too, unless they are to be skipped."""
+        """What should have given a hand but did not; incomplete hands too, unless they may be skipped."""
         accepted = (Kind.UNMARKED, Kind.INCOMPLETE) if self.skip_incomplete else (Kind.UNMARKED,)
         return [one for one in self.left_out if one.kind not in accepted]
 
     @property
     def skipped(self) -> list[LeftOut]:
-        """Incomplete hands that are no errors, because they are to be skipped."""
+        """Incomplete hands that are not errors, because they may be skipped."""
         return [one for one in self.left_out if self.skip_incomplete and one.kind is Kind.INCOMPLETE]
 
     @property
@@ -50,7 +50,7 @@ class Imported:
         return REMEDY_INCOMPLETE if any(one.kind is Kind.INCOMPLETE for one in self.errors) else REMEDY
 
     def counts(self) -> str:
-        """What was left out, counted by reason, with evidence where no line of its own tells it; empty for nothing."""
+        """What was left out, counted by reason, with evidence for what is not listed one by one; may be empty."""
         by_reason: dict[str, list[LeftOut]] = {}
         for one in self.left_out:
             by_reason.setdefault(one.reason, []).append(one)
@@ -118,13 +118,15 @@ class _Placed(NamedTuple):
 
 
 def _keep_one(imported: Imported, found: list[_Placed]) -> None:
-    """Take the hand of an image. Of several, none, unless they are the same: nobody could tell which is meant."""
+    """Import the hand of an image. If several hands differ, import none, because it is unclear which is meant."""
     first, *others = found
     if all(_is_same(other.hand, first.hand) for other in others):
         imported.hands.append(first.hand)
         imported.notes += [(first.hand.id, note) for note in first.notes]
         for other in others:
-            imported.left_out.append(LeftOut(Kind.UNMARKED, "read already, the same", other.where, path=other.path))
+            imported.left_out.append(
+                LeftOut(Kind.UNMARKED, "identical to one already read", other.where, path=other.path)
+            )
         return
     for one in found:
         other = next(other for other in found if other is not one)

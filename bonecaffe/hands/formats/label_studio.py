@@ -28,7 +28,7 @@ _USUAL_KEYS = ("image", "img")
 def read(tree: list[Any] | dict[str, Any]) -> Reading:
     """The hands of all tasks, or of one task.
 
-    Of several annotations of a task, the last one counts that was not cancelled; the others are left out by reason.
+    Of several annotations of a task, the last one that was not cancelled is used; the others are left out.
     """
     return collect("task", enumerate(tree if isinstance(tree, list) else [tree], 1), _read, _any_image)
 
@@ -40,7 +40,7 @@ def _any_image(task: Any) -> str:
 
 def _read(task: Any) -> Iterator[Hand | LeftOut]:
     if isinstance(task, dict) and not {"annotations", "completions"} & task.keys():
-        raise ValueError("no Label Studio task with annotations. Export as JSON, not as JSON-MIN or another format")
+        raise ValueError("not a Label Studio task with annotations. Export as JSON, not as JSON-MIN or another format")
     annotations = member(task, "annotations" if "annotations" in task else "completions", list)
     live = []
     for annotation in annotations:
@@ -49,7 +49,7 @@ def _read(task: Any) -> Iterator[Hand | LeftOut]:
         else:
             live.append(annotation)
     for _ in live[:-1]:
-        yield LeftOut(Kind.UNMARKED, "with a later annotation of the same task")
+        yield LeftOut(Kind.UNMARKED, "replaced by a later annotation of the same task")
     if not annotations:
         raise Unmarked("only predicted, not marked" if task.get("predictions") else "not marked")
     if live:
@@ -90,10 +90,10 @@ def _hands(data: dict[str, Any], results: list[Any]) -> Iterator[Hand]:
 
 
 def _address(data: dict[str, Any], to_name: str) -> str:
-    """The image on which an annotation's results are, among the data of a task.
+    """The image that an annotation's results belong to, from the data of a task.
 
     Results name the image's tag. The labelling's configuration, which is not exported, maps it to a key of the data.
-    Templates use the same word for both, or call the key "image"; else there must be one image alone.
+    Templates use the same word for both, or call the key "image"; otherwise there must be exactly one image.
     """
     texts = {key: value for key, value in data.items() if isinstance(value, str) and value.strip()}
     for key in (to_name, *_USUAL_KEYS):
@@ -107,5 +107,5 @@ def _address(data: dict[str, Any], to_name: str) -> str:
         raise ValueError("no image in its 'data'")
     raise ValueError(
         f"its image could be any of {', '.join(map(shown, images))} in its 'data'. "
-        f"Call the one that was marked {shown(to_name) if to_name else 'image'}"
+        f"Rename the key of the marked image to {shown(to_name) if to_name else 'image'}"
     )

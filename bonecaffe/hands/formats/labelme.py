@@ -12,7 +12,7 @@ from bonecaffe.hands.reference_points import POINT_NAMES, ReferencePoints
 def read(tree: dict[str, Any], file_name: str) -> Reading:
     """The hand of a file. Older versions of labelme write no size.
 
-    A file that does not name its image has its name.
+    A file that does not name its image is taken to have the image's name.
     """
     return collect("", [(1, tree)], lambda tree: _read(tree, file_name), lambda tree: tree.get("imagePath"))
 
@@ -41,7 +41,7 @@ def _read(tree: dict[str, Any], file_name: str) -> Iterator[Hand]:
 
 
 def tree(hand: ReferencePoints, image: str | None = None) -> dict[str, Any]:
-    """A hand as labelme has it; the image is not in it. ``image`` is its file's name, by default the id and .png."""
+    """A hand in labelme's format, without its image. ``image`` is the image's file name, by default the id and .png."""
     shapes: list[dict[str, Any]] = [
         {"label": name, "points": [[x, y]], "group_id": None, "shape_type": "point", "flags": {}}
         for name, (x, y) in zip(POINT_NAMES, hand.points, strict=True)

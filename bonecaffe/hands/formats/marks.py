@@ -1,7 +1,7 @@
-"""What a tool's file says: hands with named points, and what is left out, with the reason.
+"""The content of a tool's file: hands with named points, and what is left out, with the reason.
 
-A tool's module yields one piece per hand; `collect` reads them one by one, so that an error in a piece, whatever it
-is, costs that piece alone.
+A tool's module yields one piece per hand; `collect` reads them one by one, so that an error of any kind in one piece
+does not affect the others.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ _OTHER_NAMES = {
     "distalulna": "ulna",
     "distalradius": "radius",
 }
-_SHOWN = 60  # characters of a stranger's text in an error
+_SHOWN = 60  # characters of a file's text in an error
 _LARGEST_SIDE = 100_000
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.ASCII | re.IGNORECASE)
 
 
 def point_name(label: Any) -> str | None:
-    """Our name of a point by what others call it; None for a label that is none of the seven.
+    """bonecaffe's name for a point with another tool's label; None for a label of none of the seven.
 
     >>> point_name("Ulna"), point_name("Thumb"), point_name("finger 5"), point_name("Wrist")
     ('ulna', 'phalanx1', 'phalanx5', None)
@@ -52,13 +52,13 @@ def point_name(label: Any) -> str | None:
 
 @dataclass
 class Marks:
-    """Points of one hand as they are read, by our names, and the labels that are none of ours, for errors."""
+    """Points of one hand, by bonecaffe's names, and the labels that bonecaffe does not know, for errors."""
 
     points: dict[str, Point] = field(default_factory=dict)
     others: list[str] = field(default_factory=list)
 
     def put(self, label: Any, x: Any, y: Any) -> None:
-        """Take a point, if its label is one of ours. ValueError when it was there already, or is no pair of numbers."""
+        """Store a point, if its label is known. ValueError when it already exists, or x or y is not a number."""
         name = point_name(label)
         if name is None:
             self.others.append(shown(label))
@@ -74,9 +74,9 @@ class Hand:
 
     ``image`` is the image's name or address as the tool writes it, empty where it writes none. ``size`` is the width
     and height in which the tool showed it; None where the file does not hold them. ``points`` are in pixels of that
-    size, or, with ``percent``, in percent of it. ``upload`` tells that the name may begin with the eight characters
-    that Label Studio puts before an uploaded file's, ``is_id`` that it is an id already. ``where`` names the place in
-    the file, for errors.
+    size, or, with ``percent``, in percent of it. With ``upload``, the name may begin with the eight characters that
+    Label Studio puts before the name of an uploaded file; with ``is_id``, it is already an id. ``where`` is the place
+    in the file, for errors.
     """
 
     image: str
@@ -90,7 +90,7 @@ class Hand:
 
 
 class Kind(Enum):
-    """What it means that something was left out."""
+    """How something that was left out is counted."""
 
     UNMARKED = "nothing to import"
     INCOMPLETE = "a hand that lacks points or its image"
@@ -99,9 +99,9 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Something in a file that gave no hand: where, and the reason in words that stand after a number.
+    """Something in a file that did not give a hand: where, and the reason as a phrase that follows a number.
 
-    ``detail`` is the whole error, or, of what is only counted, the evidence.
+    ``detail`` is the whole error, or the evidence for what is only counted.
     """
 
     kind: Kind
@@ -125,7 +125,7 @@ class Reading:
 
 
 class Unmarked(Exception):
-    """Raised by a reader for a piece that holds nothing to import; the reason, after a number, and the evidence."""
+    """Raised by a reader for a piece without anything to import, with the reason, as in `LeftOut`, and the evidence."""
 
     def __init__(self, reason: str, evidence: str = "") -> None:
         super().__init__(reason)
@@ -137,7 +137,7 @@ class NoImage(Incomplete):
 
 
 def left_out(error: Exception, where: str = "") -> LeftOut:
-    """What an exception of a reader means."""
+    """A reader's exception as an entry of what was left out."""
     detail = str(error).rstrip(".")
     if isinstance(error, Unmarked):
         return LeftOut(Kind.UNMARKED, detail, where, error.evidence)
@@ -149,7 +149,7 @@ def left_out(error: Exception, where: str = "") -> LeftOut:
 
 
 FAULTS = (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError)
-"""What a reader may raise on a file that is not built as its tool builds it. Only ValueErrors are sentences."""
+"""What a reader may raise for a file of unexpected structure. Only ValueErrors have messages for users."""
 
 Piece = TypeVar("Piece")
 
@@ -162,8 +162,8 @@ def collect(
 ) -> Reading:
     """Read the numbered pieces of a file one by one.
 
-    ``what`` is the word for a piece, empty where a file holds one, and ``name`` gives its image, for errors. Whatever
-    ``read`` raises costs its piece alone.
+    ``what`` is the word for a piece, empty where a file has only one, and ``name`` gives its image, for errors.
+    An exception of ``read`` does not affect the other pieces.
     """
     reading = Reading()
     for count, piece in pieces:
@@ -173,7 +173,7 @@ def collect(
                 image = shown(image)
                 where = f"{where} ({image})" if where else f"image {image}"
         except FAULTS:
-            pass  # the number will do
+            pass  # the number is enough
         try:
             for found in read(piece):
                 if isinstance(found, Hand):
@@ -183,15 +183,15 @@ def collect(
         except (Unmarked, ValueError) as error:
             reading.left_out.append(left_out(error, where))
         except FAULTS as error:
-            reading.left_out.append(left_out(ValueError(f"not built as expected ({type(error).__name__})"), where))
+            reading.left_out.append(left_out(ValueError(f"of unexpected structure ({type(error).__name__})"), where))
     return reading
 
 
-# ---- values of strangers -----------------------------------------------------------------------------------------
+# ---- values from other tools' files ------------------------------------------------------------------------------
 
 
 def shown(value: Any, at_most: int = _SHOWN) -> str:
-    r"""A stranger's value for an error's sentence: on one line, printable, cut when it is long.
+    r"""A value from a file for an error message: on one line, printable, shortened when it is long.
 
     >>> shown("1001.png"), shown("a\tb"), shown([1]), shown(None)
     ('1001.png', "'a\\tb'", 'a list', 'nothing')
@@ -227,7 +227,8 @@ def number(value: Any) -> float:
     """A finite number, or ValueError."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError(f"{shown(value)} is not a number")
-    if isinstance(value, str) and not _NUMBER.fullmatch(value.strip()):  # float would take 1_2, and other scripts
+    # float() would accept 1_2, and digits of other scripts
+    if isinstance(value, str) and not _NUMBER.fullmatch(value.strip()):
         raise ValueError(f"{shown(value)} is not a number")
     try:
         found = float(value)
@@ -239,9 +240,9 @@ def number(value: Any) -> float:
 
 
 def size_of(width: Any, height: Any) -> Size | None:
-    """The size of the image as a tool wrote it; None where it wrote none, or 0 because it did not look.
+    """The size of the image as a tool wrote it; None where it wrote none, or 0, which means unknown.
 
-    ValueError for a size that no image has.
+    ValueError for an impossible size.
     """
     if any(side is None or (isinstance(side, str) and not side.strip()) for side in (width, height)):
         return None
@@ -249,5 +250,5 @@ def size_of(width: Any, height: Any) -> Size | None:
     if 0 in sides:
         return None
     if not all(1 <= side <= _LARGEST_SIDE for side in sides):
-        raise ValueError(f"its size is {sides[0]:g} x {sides[1]:g}")
+        raise ValueError(f"its size, {sides[0]:g} x {sides[1]:g} pixels, is impossible")
     return sides

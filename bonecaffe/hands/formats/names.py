@@ -1,7 +1,7 @@
-"""Which image a tool's file means: from a name or an address to an id.
+"""Find the image that a tool's file refers to: from a name or an address to an id.
 
-Tools write names with folders, with and without suffix, percent-encoded, or behind a prefix of their own. Where the
-folder of images is known, an image that exists decides between the ways to read a name.
+Tools write names with folders, with and without suffix, percent-encoded, or after a prefix that they add. Where the
+folder of images is known, the reading of a name that matches an image is used.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from bonecaffe.hands.ids import composed
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".dcm", ".dicom")
-"""Of image files. Nothing else after a dot is taken off a name: ``1.2.840.113`` is a whole name."""
+"""Of image files. Nothing else after a dot is removed from a name: ``1.2.840.113`` is a whole name."""
 
 _UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-(?=.)", re.DOTALL)
 
 
 class ImageNames:
-    """The images of a folder, to be found by what a tool calls them."""
+    """The images of a folder, found by the names that tools use."""
 
     def __init__(self, images: Mapping[str, Path]) -> None:
         self._images = images
         self._by_id = {composed(image_id): image_id for image_id in images}
 
     def find(self, address: str, upload: bool = False) -> str | None:
-        """The id of the image that an address means; None when it is not there.
+        """The id of the image that an address means; None when the folder does not have it.
 
-        The name as it stands is tried first, then without the prefix of an upload. Eight digits are rather a date than
-        a prefix, unless the address, or ``upload``, tells that there is one.
+        The unchanged name is tried first, then the name without the prefix of an upload. Eight digits are taken for a
+        date, not for a prefix, unless the address or ``upload`` shows that there is one.
         """
         whole, shorter = _file_names(address)
         names = [whole]
@@ -43,7 +43,7 @@ class ImageNames:
         return None
 
     def with_id(self, image_id: str) -> str | None:
-        """The id as the folder has it; None when there is no such image."""
+        """The id as in the folder; None when there is no such image."""
         return self._by_id.get(composed(image_id))
 
     def path(self, image_id: str) -> Path:
@@ -54,8 +54,7 @@ class ImageNames:
 def guess(address: str, upload: bool = False) -> str:
     """The id of the image that an address means, where no folder of images is given.
 
-    The prefix of an upload is taken off only in Label Studio's folder of uploads, or where ``upload`` tells that
-    names have it.
+    The prefix of an upload is removed only in Label Studio's folder of uploads, or with ``upload``.
 
     >>> guess("/data/upload/1/0a1b2c3d-1001.png"), guess("/data/local-files/?d=hands/20180101-1.png")
     ('1001', '20180101-1')
@@ -100,7 +99,7 @@ def _is_upload(address: str) -> bool:
 
 
 def _file_names(address: str) -> tuple[str, str]:
-    """The name of a file that an address means, as it stands and without an upload's prefix."""
+    """The name of a file that an address means, unchanged and without an upload's prefix."""
     name = composed(re.split(r"[/\\]", _path(address))[-1])
     before, mark, _ = name.partition("?")
     if mark and without_suffix(before) != before and without_suffix(name) == name:  # 1001.png?v=2, but not a?b.png

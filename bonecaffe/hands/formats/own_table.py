@@ -1,4 +1,4 @@
-"""Our own points.csv, read like another tool's file: a bad row costs that row alone."""
+"""bonecaffe's own points.csv, read like another tool's file: a bad row does not affect the others."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from bonecaffe.hands.reference_points import COLUMNS, POINT_NAMES, read_points_t
 
 
 def read(path: Path) -> Reading:
-    """The hands of a table; ValueError, in words, when it is none."""
+    """The hands of a table; ValueError when it is not a table of points."""
     try:
         table = read_points_table(path)
     except PointsError as error:
         raise ValueError(str(error).removeprefix(f"{path}: ")) from error
     if "verdict" in table.columns:
         raise ValueError(
-            "all that bonecaffe locate found, the uncertain too; these are no marked points. "
-            "Give the table that it wrote beside it"
+            "everything that bonecaffe locate found, including uncertain points; these are not marked points. "
+            "Give the table that locate wrote next to it"
         )
     return collect("row", table.rows(), _read, lambda row: row["id"])
 

@@ -1,4 +1,4 @@
-"""Which tool wrote a file, and the file parsed: XML and JSON in any of Unicode's encodings, or our own CSV."""
+"""Parse a file and find out which tool wrote it: XML and JSON in any Unicode encoding, or bonecaffe's own CSV."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bonecaffe.hands.formats.marks import FAULTS, Reading, shown
 
 SUFFIXES = (".xml", ".json", ".csv")
 
-_BOMS = (  # the longer first: UTF-32's begins as UTF-16's
+_BOMS = (  # the longer first: UTF-32's begins like UTF-16's
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -31,7 +31,7 @@ _EAST_ASIAN = re.compile(
 
 
 def parse(path: Path) -> Reading:
-    """The hands of one file, and what is left out of it; ValueError, in words, for a file that is not understood."""
+    """The hands of one file, and what is left out of it; ValueError for a file of unknown content."""
     if path.suffix.lower() == ".csv":
         return own_table.read(path)
     try:
@@ -45,7 +45,7 @@ def parse(path: Path) -> Reading:
     except ValueError:
         raise
     except FAULTS as error:
-        raise ValueError(f"not built as an annotation tool builds its files ({type(error).__name__})") from error
+        raise ValueError(f"not the structure of an annotation tool's file ({type(error).__name__})") from error
 
 
 def _parse(content: bytes, name: str) -> Reading:
@@ -73,7 +73,8 @@ def _parse(content: bytes, name: str) -> Reading:
 def _decoded(content: bytes) -> str | None:
     """The text of a file with a byte order mark, or in UTF-16 without one; None for any other.
 
-    What an XML file declares does not count then: programs that convert a file leave the declaration as it was.
+    The encoding that an XML file declares is then ignored: programs that convert a file leave the declaration
+    unchanged.
     """
     encoding = next((name for bom, name in _BOMS if content.startswith(bom)), None)
     if encoding is None and content[1:2] == b"\0" and content[:1] != b"\0":
@@ -94,14 +95,14 @@ def _xml(content: bytes | str) -> Element:
             content = content.decode(declared[1].decode("ascii"))
         tree: Element = defusedxml.ElementTree.fromstring(content, forbid_dtd=True)
     except defusedxml.DefusedXmlException:
-        raise ValueError("XML with a document type; no annotation tool writes one, and it is not read") from None
+        raise ValueError("XML with a document type, which no annotation tool writes; it is not read") from None
     except (ParseError, ValueError, LookupError) as error:
         raise ValueError(f"not readable as XML: {error}") from error
     return tree
 
 
 def _json(tree: Any, name: str) -> Reading:
-    """What a parsed JSON file holds; ValueError when no reader knows it. ``name`` is the file's without suffix."""
+    """The content of a parsed JSON file; ValueError for an unknown format. ``name`` is the file's without suffix."""
     if isinstance(tree, dict):
         if "shapes" in tree:
             return labelme.read(tree, name)
@@ -111,4 +112,4 @@ def _json(tree: Any, name: str) -> Reading:
             return label_studio.read(tree)
     elif isinstance(tree, list):
         return label_studio.read(tree)
-    raise ValueError("JSON of no format we know: COCO keypoints, labelme, Label Studio")
+    raise ValueError("JSON in an unknown format; known are COCO keypoints, labelme and Label Studio")

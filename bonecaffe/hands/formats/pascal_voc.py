@@ -12,7 +12,7 @@ from bonecaffe.hands.formats.marks import Hand, Reading, Unmarked, collect, list
 def read(tree: Element, file_name: str) -> Reading:
     """The hand of a file: MCP, Radius and Ulna boxes, in either of two public vocabularies. Other boxes are ignored.
 
-    A file that does not name its image has its name.
+    A file that does not name its image is taken to have the image's name.
     """
     return collect("", [(1, tree)], lambda tree: _read(tree, _name(tree) or file_name), _name)
 

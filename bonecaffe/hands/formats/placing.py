@@ -1,8 +1,8 @@
-"""A hand as a tool marked it, put into the pixels of its upright image, or refused in words.
+"""Convert a hand as a tool marked it to pixels of its upright image, or refuse it with a reason.
 
-Tools that show images in a browser, and labelme, turn an image as its Exif orientation asks, as we do. Others mark the
-stored pixels. Where the orientation swaps the axes, the size tells which it was. Where it does not (upside down,
-mirrored), nothing in the file tells; the image is taken to have been marked upright.
+Tools that show images in a browser, and labelme, apply an image's Exif orientation, as bonecaffe does. Others mark the
+stored pixels. Where the orientation swaps the axes, the size shows which was done. Where it does not (upside down,
+mirrored), the file does not show it; the image is then assumed to have been marked upright.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from bonecaffe.hands.reference_points import POINT_NAMES, ReferencePoints
 
 _SHAPE_TOLERANCE = 0.01  # of the aspect, for images that were scaled to whole pixels
 _BORDER_PX = 1.0
-"""Foreign coordinates run from 0 to the width inclusive, ours to the width - 1: so far a point is moved in."""
+"""Other tools' coordinates may reach the width, bonecaffe's the width - 1; a point is moved in by at most this much."""
 
 SCALED = "marked in another size, and scaled to the image"
 MOVED_IN = "with a point on the border, moved in by at most one pixel"
-TURNED = "marked on the unrotated image, and turned upright as the image's orientation asks"
-TAKEN_AS_UPRIGHT = "of images that are stored in another orientation, taken as marked upright; look at them"
+TURNED = "marked on the unrotated image, and turned upright by the image's orientation"
+TAKEN_AS_UPRIGHT = "of images that are stored in another orientation, assumed to be marked upright; check them"
 
 
 class Stored(NamedTuple):
@@ -75,7 +75,7 @@ def stored(path: str | os.PathLike[str]) -> Stored:
 
 
 def place(hand: Hand, images: ImageNames | None) -> tuple[ReferencePoints, list[str]]:
-    """All seven points in the pixels of the upright image, to a tenth as points.csv has them, and notes on them.
+    """All seven points in pixels of the upright image, to a tenth as in points.csv, and notes on them.
 
     Raises Unmarked for a hand without points, Incomplete where points or the image are missing, and ValueError or
     ImageError for anything else that is wrong with it.
@@ -83,7 +83,7 @@ def place(hand: Hand, images: ImageNames | None) -> tuple[ReferencePoints, list[
     if not hand.points:
         raise Unmarked("with other labels only", listed(hand.others)) if hand.others else Unmarked("not marked")
     if missing := [name for name in POINT_NAMES if name not in hand.points]:
-        more = f" (other labels there: {listed(hand.others)})" if hand.others else ""
+        more = f" (other labels: {listed(hand.others)})" if hand.others else ""
         raise Incomplete(f"not marked: {', '.join(missing)}{more}")
     hand_id = _identify(hand, images)
     notes = []
@@ -94,7 +94,7 @@ def place(hand: Hand, images: ImageNames | None) -> tuple[ReferencePoints, list[
     else:
         raise ValueError("the size of its image is not in the file. Give the folder of images with --images")
     unrotated = _is_unrotated(hand.size, image)
-    if image.orientation != 1 and not _is_told_by(hand.size, image):
+    if image.orientation != 1 and not _is_shown_by(hand.size, image):
         notes.append(TAKEN_AS_UPRIGHT)
     width, height = frame = (image.width, image.height) if unrotated else image.upright
     units = (100.0, 100.0) if hand.percent else hand.size or frame
@@ -136,7 +136,7 @@ def _identify(hand: Hand, images: ImageNames | None) -> str:
 def _is_unrotated(size: Size | None, image: Stored) -> bool:
     """Whether an image was marked as it is stored, before its orientation swaps the axes.
 
-    ValueError when the size in which it was marked is of neither shape.
+    ValueError when the size in which it was marked has neither shape.
     """
     if size is None or size == image.upright:
         return False
@@ -148,12 +148,13 @@ def _is_unrotated(size: Size | None, image: Stored) -> bool:
     if image.swaps and _same_shape(size, raw):
         return True
     raise ValueError(
-        f"marked in {size[0]:g} x {size[1]:g}, but the image is {image.upright[0]} x {image.upright[1]}, another shape"
+        f"marked in {size[0]:g} x {size[1]:g}, but the image is {image.upright[0]} x {image.upright[1]}, "
+        "a different shape"
     )
 
 
-def _is_told_by(size: Size | None, image: Stored) -> bool:
-    """Whether the size in which an image was marked tells if it was turned upright then."""
+def _is_shown_by(size: Size | None, image: Stored) -> bool:
+    """Whether the size in which an image was marked shows if it was turned upright then."""
     raw = (image.width, image.height)
     if size is None or raw == image.upright:
         return False

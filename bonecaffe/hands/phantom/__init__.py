@@ -1,5 +1,5 @@
-"""Synthetic hands with known age and points: our embedded data set, because RSNA's cannot be shipped.
+"""Synthetic hands with known age and points: the built-in data set, because RSNA's cannot be distributed.
 
-`ossification` knows when each centre appears and fuses, `skeleton` where every bone lies, `render` what an X-ray
+`ossification` knows when each centre appears and fuses, `skeleton` where every bone is, `render` what an X-ray
 of it looks like, `dataset` how a folder of them is written in RSNA's layout.
 """

@@ -108,7 +108,7 @@ def _view(hand: skeleton.Skeleton, size: tuple[int, int], rng: np.random.Generat
     unit = fit * float(rng.uniform(0.72, 0.97) if rng.random() < 0.85 else rng.uniform(0.5, 0.72))
     room = np.array([width, height]) - (high - low) * unit
     at = rng.beta(2.5, 2.5, 2) * room - low * unit
-    if rng.random() < 0.7:  # most hands lie with the forearm near the film's lower edge
+    if rng.random() < 0.7:  # most hands have the forearm near the film's lower edge
         at[1] = 0.85 * room[1] - low[1] * unit
     return render.View(width, height, float(unit), angle, mirror, (float(at[0]), float(at[1])))
 
@@ -175,14 +175,15 @@ def write(
     size: tuple[int, int] | None = None,
     progress: Progress = unseen,
 ) -> None:
-    """Write ``ages.csv`` (RSNA's training header), ``points.csv``, ``images/`` with ``count`` phantoms, and the list by
-    which `prepare` knows them for phantoms.
+    """Write ``ages.csv`` (RSNA's training header), ``points.csv``, ``images/`` of ``count`` phantoms, and
+    phantoms.json.
 
-    Raises BonecaffeError when the folder holds something else already; images of the same call are made again.
+    `prepare` recognizes phantoms by phantoms.json. Raises BonecaffeError when the folder already contains a data set;
+    images of an interrupted call are rewritten.
     """
     out = Path(out)
     if (out / "ages.csv").exists() or (out.exists() and not out.is_dir()):
-        raise BonecaffeError(f"{out}: holds a data set already. Give another folder, or remove this one.")
+        raise BonecaffeError(f"{out}: already contains a data set. Give another folder, or remove this one.")
     folder = out / "images"
     folder.mkdir(parents=True, exist_ok=True)
     tasks = [(seed, number, size, str(folder)) for number in range(count)]

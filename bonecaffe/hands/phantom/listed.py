@@ -1,4 +1,4 @@
-"""The list by which a data set's phantoms are known for phantoms: ``phantoms.json`` beside its ages.csv."""
+"""The list by which a data set's phantoms are recognized: ``phantoms.json`` next to its ages.csv."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def write(folder: Path, seed: int, images: Mapping[str, str]) -> None:
 
 
 def known(*folders: Path) -> frozenset[str]:
-    """The hashes of the image files that lists in these folders name; BonecaffeError for a list that is none.
+    """The hashes of the image files that lists in these folders name; BonecaffeError for an invalid list.
 
     >>> known(Path("/nowhere"))
     frozenset()

@@ -101,7 +101,7 @@ class Epiphysis(NamedTuple):
     fused: float
     """0: an open growth plate; 1: fused; between: the plate narrows."""
     scar: float
-    """How plain the line of fusion still is, 0 to 1."""
+    """How visible the line of fusion still is, 0 to 1."""
 
 
 def epiphysis(centre: Centre, age_months: float, male: bool) -> Epiphysis:

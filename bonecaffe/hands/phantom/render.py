@@ -46,7 +46,7 @@ class View:
 
 @dataclass(frozen=True)
 class Look:
-    """How the film came out. Brightnesses are parts of full white."""
+    """How the film came out. Brightnesses are fractions of full white."""
 
     contrast: float
     gamma: float
@@ -58,7 +58,7 @@ class Look:
     blur_px: float
     ceiling: float  # brightest value of the hand
     shading: tuple[float, float]  # slope of the background's brightness across and down
-    frame: tuple[float, float, float, float] | None  # collimation: left, top, right, bottom, as parts of the image
+    frame: tuple[float, float, float, float] | None  # collimation: left, top, right, bottom, as fractions of the image
     frame_value: float
     frame_angle: float
     frame_edge: float  # brightness of the border line
@@ -223,7 +223,7 @@ def _film(attenuation: Picture, gamma: float) -> Picture:
 
 
 def _stamp(picture: Picture, look: Look, marker: tuple[str, str], flesh: Picture) -> None:
-    """A lead letter with the radiographer's initials, on its plate, turned by an angle, where least of the hand is."""
+    """A lead letter with the radiographer's initials, on its plate, turned, where it covers least of the hand."""
     height, width = picture.shape
     letter, initials = marker
     size = max(24, int(look.marker_size * width))
@@ -275,7 +275,7 @@ def _stamp(picture: Picture, look: Look, marker: tuple[str, str], flesh: Picture
 
 
 def _collimate(picture: Picture, look: Look, frame: tuple[float, float, float, float]) -> Picture:
-    """What lies outside the collimator's opening: nearly unexposed film, with a border line."""
+    """What is outside the collimator's opening: nearly unexposed film, with a border line."""
     height, width = picture.shape
     left, top, right, bottom = frame
     corners = np.array(

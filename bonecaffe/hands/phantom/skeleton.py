@@ -1,4 +1,4 @@
-"""Where every bone of a hand lies, at an age, a sex and a pose: outlines in units of the third metacarpal.
+"""Where every bone of a hand is, at an age, a sex and a pose: outlines in units of the third metacarpal.
 
 The hand's frame: origin at the base of the third metacarpal, x towards the thumb, y towards the fingers. Proportions
 were measured on published atlas plates; a toddler's fingers are longer and its bones plumper relative to the palm.
@@ -104,7 +104,7 @@ def smooth_polygon(corners: Vector, rounds: int = 3) -> Outline:
 
 
 def _direction(angle: float) -> Vector:
-    """The unit vector that lies ``angle`` to the left of y."""
+    """The unit vector at ``angle`` to the left of y."""
     return np.array([-math.sin(angle), math.cos(angle)])
 
 
@@ -129,7 +129,7 @@ def _shaft(
 
 
 def _disc(centre: Vector, along: Vector, half_width: float, half_length: float, flat: float) -> Outline:
-    """An epiphysis: a lens across the axis, flatter on the side of the growth plate, which lies towards ``along``."""
+    """An epiphysis: a lens across the axis, flatter on the side of the growth plate, which is towards ``along``."""
     angle = np.linspace(0, 2 * np.pi, 36, endpoint=False)
     c, s = np.cos(angle), np.sin(angle)
     power = 2 / 2.8
@@ -150,7 +150,7 @@ class _Builder:
         self.timing = dict(zip(CENTRES, pose.timing, strict=True))
 
     def age_of(self, name: str) -> float:
-        """The age by which this centre is as far as it is: the hand's, and its own small deviation."""
+        """The age that this centre shows: the hand's, with the centre's own small deviation."""
         return self.age + float(self.timing[name])
 
     def between(self, pair: tuple[float, float]) -> float:
