@@ -17,7 +17,7 @@ COMMAND = [sys.executable, "-m", "bonecaffe"]
 
 
 def source(body: str) -> str:
-    """A program that is the command, called with a verb ``try`` that does what ``body`` says."""
+    """A program that is the command, called with a verb ``try`` that does what is in ``body``."""
     return (
         "import errno, os, resource, sys, threading, time, click\n"
         "from bonecaffe.cli.group import main, print_table, progress_bar\n"
@@ -142,22 +142,22 @@ WAYS = {  # how the outputs are; exit status; what is on standard error in the e
 
 @pytest.mark.parametrize("way", WAYS)
 def test_no_output_ends_the_work(way, tmp_path):
-    """The work is done, the display is dropped in silence, and the exit status says what became of the result."""
+    """The work is done, the display is dropped in silence, and the exit status reports the result."""
     line, code, words = WAYS[way]
     program = tmp_path / "program.py"
     program.write_text(source(WORK))
     line = line.replace("PROGRAM", f"{sys.executable} {program}").replace("ERR", f"{tmp_path}/err")
     done = shell(line, env={**os.environ, "DONE": str(tmp_path / "done")})
-    told = (tmp_path / "err").read_text() if (tmp_path / "err").exists() else ""
+    message = (tmp_path / "err").read_text() if (tmp_path / "err").exists() else ""
     assert (tmp_path / "done").exists()
-    assert done.returncode == code, told + done.stderr
-    for text in (told, done.stderr):
+    assert done.returncode == code, message + done.stderr
+    for text in (message, done.stderr):
         assert not re.search("Traceback|Exception ignored|Error", text), text
-    assert words in told
+    assert words in message
 
 
 def test_a_closed_output_is_not_the_next_file(tmp_path):
-    """With `>&-`, the first file that is opened would get the number 1, and be written into by whoever prints."""
+    """With `>&-`, the first file that is opened would get the number 1, and every print would write into it."""
     body = f"""
         file = open({str(tmp_path / "file")!r}, "w")
         os.system("echo from a program; echo from a program >&2")
@@ -381,18 +381,18 @@ def test_ctrl_c_ends_the_command_whatever_it_does(stuck, signals, tmp_path):
     process.stdout.readline()
     for _ in range(signals):
         process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=10)
-    assert process.returncode == 130, told
-    assert told.startswith("bonecaffe: interrupted.") and told.count("\n") == 1
+    _, message = process.communicate(timeout=10)
+    assert process.returncode == 130, message
+    assert message.startswith("bonecaffe: interrupted.") and message.count("\n") == 1
 
 
 def test_an_ignored_ctrl_c_stays_ignored(tmp_path):
     """Started in the background by a script: its Ctrl-C is not ours."""
     done = verb_that(
-        "os.kill(os.getpid(), 2); time.sleep(0.2); click.echo('goes on')",
+        "os.kill(os.getpid(), 2); time.sleep(0.2); click.echo('continues')",
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
     )
-    assert done.returncode == 0 and done.stdout == "goes on\n"
+    assert done.returncode == 0 and done.stdout == "continues\n"
 
 
 def test_a_python_caller_keeps_its_process():

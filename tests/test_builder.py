@@ -162,7 +162,7 @@ def test_compute_capabilities_are_chosen(asked, real, virtual):
 
 
 def test_compute_capabilities_that_cannot_be_are_refused():
-    """A word that is none; a GPU too old, even beside newer ones."""
+    """A word that is not a capability; a GPU too old, even together with newer ones."""
     with pytest.raises(CaffeError, match=r"CUDA_ARCH: '8\.6\+PTX' is not a compute capability"):
         gpu.capabilities("8.6+PTX")
     with pytest.raises(CaffeError, match="compute capability 61: CUDA 13.0 supports 75"):
@@ -534,7 +534,7 @@ def test_a_finished_build_is_moved_into_place_and_used_again(tmp_path, capfd):
 
 
 def test_a_build_that_does_not_work_is_not_left_in_place(tmp_path):
-    """Neither as a finished one nor as a tree beside; the log is named."""
+    """Neither a finished Caffe nor its tree is left; the log is named."""
     build = BrokenBuild(A_SOURCE, some_inputs(), tmp_path)
     with pytest.raises(CaffeError, match=f"that was built does not work: .*undefined symbol.*log: {build.log}"):
         build.ensure()

@@ -65,7 +65,7 @@ def deploy(tmp_path_factory):
 
 @pytest.mark.parametrize("threads", [2, 3, 8])
 def test_predictions_do_not_depend_on_threads(deploy, threads):
-    """One image or several, fewer or more than threads: the same months but for rounding."""
+    """One image or several, fewer or more than threads: the same months except for rounding."""
     alone, together = forward(deploy, 1), forward(deploy, threads)
     for count, months in alone.items():
         assert np.allclose(months, together[count], rtol=1e-4, atol=1e-4), count
@@ -207,7 +207,7 @@ def compare(one: dict, other: dict) -> tuple[int, list[str]]:
 
 @pytest.mark.parametrize(("picture", "images"), [("hands", 4), ("noise", 4), ("noise", 2), ("tied", 4), ("tied", 2)])
 def test_threads_change_a_pass_by_rounding_and_flips_only(wide_run, picture, images):
-    """One thread and three, more images than threads and fewer: the same blobs, the same gradients but for flips."""
+    """One thread and three, more images than threads and fewer: the same blobs, the same gradients except for flips."""
     one, three = (in_caffe(ONE_PASS, threads, wide_run, picture, str(images), "0") for threads in (1, 3))
     count, differing = compare(one, three)
     if picture == "noise":

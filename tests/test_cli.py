@@ -32,7 +32,7 @@ def bonecaffe(*arguments, code=0):
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_is_complete(verb):
-    """Every verb says what it does, and what each of its options does."""
+    """The help of every verb has a sentence for it and for each of its options."""
     output = bonecaffe(verb, "--help").output
     assert len(output.splitlines()[2].strip()) > 20
     for parameter in main.commands[verb].params:
@@ -101,7 +101,7 @@ def test_split_options_are_declared_departures(hands, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["train", "{tmp}/none"], "not a prepared run"),
         (["evaluate", "{tmp}/none"], "not a prepared run"),
@@ -114,10 +114,10 @@ def test_split_options_are_declared_departures(hands, tmp_path):
         (["predict", "{tmp}/none", "{tmp}/a.png", "--points", "{tmp}/none.csv"], "no such file"),
     ],
 )
-def test_expected_failures_exit_1_with_a_sentence(arguments, said, tmp_path):
+def test_expected_failures_exit_1_with_a_sentence(arguments, message, tmp_path):
     """No traceback, nothing made."""
     done = bonecaffe(*[argument.replace("{tmp}", str(tmp_path)) for argument in arguments], code=1)
-    assert said in done.output and "Traceback" not in done.output
+    assert message in done.output and "Traceback" not in done.output
     assert list(tmp_path.iterdir()) == []
 
 
@@ -141,7 +141,7 @@ def test_bad_row_by_command(own_hands, tmp_path):
 
 
 def test_a_bug_exits_3_with_its_traceback_in_a_file(monkeypatch, tmp_path):
-    """What we did not expect is told apart from what the user can fix."""
+    """A bug in bonecaffe is distinguished from what the user can fix."""
     from bonecaffe.run import RunDir
 
     def broken(self):
@@ -198,9 +198,12 @@ def test_fetch_script_says_no_when_it_cannot(tmp_path):
         "--url",
     ]
     (tmp_path / "wrong").write_bytes(b"not the weights")
-    for url, said in (("http://127.0.0.1:9/none", "could not be downloaded"), ((tmp_path / "wrong").as_uri(), "sha1")):
+    for url, message in (
+        ("http://127.0.0.1:9/none", "could not be downloaded"),
+        ((tmp_path / "wrong").as_uri(), "sha1"),
+    ):
         done = subprocess.run([*command, url], capture_output=True, text=True, check=False)
-        assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr
+        assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
         assert not (tmp_path / "w.caffemodel").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["wrong"]
 
@@ -242,7 +245,7 @@ def test_the_package_is_found_from_the_parent_of_its_clone(tmp_path):
 
 
 def test_a_folder_of_our_name_where_it_is_called(tmp_path):
-    """Beside a clone, a folder bonecaffe is in the current one; worker processes must not take it for the package."""
+    """The current folder holds a clone named bonecaffe; worker processes must not take it for the package."""
     (tmp_path / "bonecaffe").mkdir()
     program = shutil.which("bonecaffe", path=str(Path(sys.executable).parent))
     command = [program, "phantom", "out", "--count", "9", "--size", "200x260"]

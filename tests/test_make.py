@@ -198,7 +198,7 @@ def test_every_option_that_make_passes_on_has_its_variable():
     ],
 )
 def test_errors_under_make_name_the_variable(prepared, tmp_path, arguments, code, expected, monkeypatch):
-    """Beside the option, which is what the documentation and Python callers know; elsewhere the option alone."""
+    """Together with the option, which documentation and Python callers use; without make the option alone."""
     run = shutil.copytree(prepared.path, tmp_path / "run")
     recipe = (run / "recipe.yaml").read_text()
     (run / "recipe.yaml").write_text(recipe.replace("value: none, reason", "value: given, reason"))

@@ -36,7 +36,7 @@ def test_pages_do_not_depend_on_the_terminal(monkeypatch):
 
 
 def test_every_verb_is_on_the_page():
-    """Groups are followed; what is shown for a verb is what its --help prints, but for the width."""
+    """Groups are followed; the page shows for a verb what its --help prints, except for the width."""
     text = (FOLDER / "cli.md").read_text(encoding="utf-8")
     headings = re.findall(r"(?m)^#{2,4} (bonecaffe.*)$", text)
     verbs = {f"bonecaffe {name}" for name in main.commands}

@@ -33,6 +33,7 @@ CITATION = (
     "Lee JH, Kim KG. Applying Deep Learning in Medical Images: The Case of Bone Age Estimation. "
     "Healthcare Informatics Research 2018;24(1):86–92."
 )
+DOI = "10.4258/hir.2018.24.1.86"
 HANDS_SHOWN, RANDOM_SEED = 12, 2018
 SIDE = 224
 """The longer side of a hand's picture, in pixels."""
@@ -78,6 +79,7 @@ def render(
         random=_hands(run, tables["test"], _at_random(tables["test"]), "random"),
         random_seed=RANDOM_SEED,
         citation=CITATION,
+        doi=DOI,
         data=_data(run, recipe),
         snapshots=_by_iteration(snapshots),
         best=best,

@@ -195,7 +195,7 @@ def test_ages_that_may_be_years():
 
 def test_ambiguous_columns_are_refused(tmp_path):
     """Otherwise one of two that differ only in case, or of two columns of ages, would be used without a message."""
-    with pytest.raises(CasesError, match="two columns are called 'ID' \(case is ignored\)"):
+    with pytest.raises(CasesError, match=r"two columns are called 'ID' \(case is ignored\)"):
         read(tmp_path, "1,2,12,M", header="id,ID,boneage,male")
     with pytest.raises(CasesError, match="more than one column of ages: boneage and boneage_months"):
         read(tmp_path, "1,12,13,M", header="id,boneage,boneage_months,male")

@@ -219,7 +219,7 @@ def test_numbers_are_refused_where_the_split_is_given(own_hands, tmp_path, optio
     for_repeat = ["repeat", str(own_hands / "tiny.yaml"), f"--out={tmp_path / 'out'}", "--train=4"]
     places = [f"--{name}={own_hands / file}" for name, file in (("images", "images"), ("ages", "ages.csv"))]
     done = CliRunner().invoke(main, [*for_repeat, *places, f"--points={own_hands / 'points.csv'}"])
-    assert done.exit_code == 1 and "--train: the split is given" in done.output
+    assert done.exit_code == 1 and "--train: not possible, because the split is given" in done.output
 
 
 def test_side_without_a_marked_hand_is_refused(own_hands, tmp_path):

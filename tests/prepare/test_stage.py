@@ -244,7 +244,7 @@ def test_every_wrong_record_is_noticed(own_run):
     image = read_image(other / path)
     image[0, 0] ^= 1
     cv2.imwrite(str(other / path), image)
-    wrong["pixel"] = (packed("pixel", lines, folder=other), "its pixels are not")
+    wrong["pixel"] = (packed("pixel", lines, folder=other), "its pixels differ")
     for database, message in wrong.values():
         with pytest.raises(PrepareError, match=message):
             imageset.audit(database, cases, hashes, recipe.preparation)

@@ -146,7 +146,7 @@ export function placeLabels(dots, labels, [width, height]) {
     for (const distance of DISTANCES) {
       for (let turn = 0; turn < DIRECTIONS; turn++) {
         const angle = outward + ((turn % 2 ? 1 : -1) * Math.ceil(turn / 2) * 2 * Math.PI) / DIRECTIONS;
-        const reach = [distance + (size - LINE) / 2, distance]; // a wide label needs more room beside its dot
+        const reach = [distance + (size - LINE) / 2, distance]; // a wide label needs more room on either side
         const box = around([dot[0] + Math.cos(angle) * reach[0], dot[1] + Math.sin(angle) * reach[1]], size, LINE);
         const outside = visible && (box.left < 0 || box.top < 0 || box.right > width || box.bottom > height);
         const covered = obstacles.reduce((sum, obstacle) => sum + overlap(box, obstacle), 0);
