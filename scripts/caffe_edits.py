@@ -98,7 +98,8 @@ EDITS = [
     ),
     Edit(
         CUDA_CMAKE,
-        '    string(COMPARE LESS "${CUDNN_VERSION_MAJOR}" 3 cuDNNVersionIncompatible)\n    if(cuDNNVersionIncompatible)\n',
+        '    string(COMPARE LESS "${CUDNN_VERSION_MAJOR}" 3 cuDNNVersionIncompatible)\n'
+        "    if(cuDNNVersionIncompatible)\n",
         '    if("${CUDNN_VERSION_MAJOR}" VERSION_LESS 3)\n',
         AS_TEXT,
     ),
