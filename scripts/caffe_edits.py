@@ -42,6 +42,8 @@ def _opencv4_include(file: str, before: str, brackets: str) -> Edit:
 
 
 CUDA_HEADER = "include/caffe/util/cuda_compatibility.h"
+CUDA_CMAKE = "cmake/Cuda.cmake"
+AS_TEXT = "versions were compared as text: CUDA 13 was older than 9, and cuDNN 10 than 3"
 CUDA13 = "CUDA 13 dropped this field of cudaDeviceProp; only a GPU build reads it"
 TEST_PLATFORM = "src/caffe/test/test_platform.cpp"
 PYCAFFE_IO = "python/caffe/io.py"
@@ -91,7 +93,7 @@ EDITS = [
         "the same name, where CMake tries shorter version numbers",
     ),
     Edit(
-        "cmake/Cuda.cmake",
+        CUDA_CMAKE,
         "    file(READ ${CUDNN_INCLUDE}/cudnn.h CUDNN_VERSION_FILE_CONTENTS)\n",
         "    if(EXISTS ${CUDNN_INCLUDE}/cudnn_version.h)\n"
         "      file(READ ${CUDNN_INCLUDE}/cudnn_version.h CUDNN_VERSION_FILE_CONTENTS)\n"
@@ -99,6 +101,31 @@ EDITS = [
         "      file(READ ${CUDNN_INCLUDE}/cudnn.h CUDNN_VERSION_FILE_CONTENTS) # before 8\n"
         "    endif()\n",
         "cuDNN 8 moved its version into a header of its own",
+    ),
+    Edit(
+        CUDA_CMAKE,
+        '    string(COMPARE LESS "${CUDNN_VERSION_MAJOR}" 3 cuDNNVersionIncompatible)\n'
+        "    if(cuDNNVersionIncompatible)\n",
+        '    if("${CUDNN_VERSION_MAJOR}" VERSION_LESS 3)\n',
+        AS_TEXT,
+    ),
+    Edit(
+        CUDA_CMAKE,
+        '  string(COMPARE LESS "${CUDA_VERSION}" "9.0" iscudaolderthan90)\n'
+        "  if(NOT iscudaolderthan90)\n"
+        '    string(REPLACE "21(20)" "" __cuda_arch_bin "${__cuda_arch_bin}")\n'
+        '    string(REPLACE "20" "" __cuda_arch_bin "${__cuda_arch_bin}")\n'
+        "  endif()\n",
+        '  if(NOT "${CUDA_VERSION}" VERSION_LESS 9.0 AND __cuda_arch_bin)\n'
+        '    list(REMOVE_ITEM __cuda_arch_bin "21(20)" "20")\n'
+        "  endif()\n",
+        AS_TEXT + "; the 20 to leave out was also taken out of 120",
+    ),
+    Edit(
+        CUDA_CMAKE,
+        '      string(REPLACE "2.1" "2.1(2.0)" __nvcc_out "${__nvcc_out}")\n',
+        '      string(REGEX REPLACE "(^| )2[.]1( |$)" "\\\\12.1(2.0)\\\\2" __nvcc_out "${__nvcc_out}")\n',
+        "the 2.1 to look for was also found in 12.1",
     ),
     *[
         Edit(file, old, f"#if CUDART_VERSION < 13000\n{old}#endif\n", CUDA13)

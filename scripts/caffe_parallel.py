@@ -17,6 +17,8 @@ CONVOLUTION = "src/caffe/layers/conv_layer.cpp"
 POOLING = "src/caffe/layers/pooling_layer.cpp"
 LRN = "src/caffe/layers/lrn_layer.cpp"
 RELU = "src/caffe/layers/relu_layer.cpp"
+PROGRAM = "tools/caffe.cpp"
+PROGRAM_BUILD = "tools/CMakeLists.txt"
 
 
 def _between(file: str, before: str, ours: str, after: str) -> tuple[str, str, str, str]:
@@ -55,7 +57,55 @@ GEOMETRY = """    if (this->num_spatial_axes_ == 2 && !this->force_nd_im2col_) {
           this->output_shape_);
 """
 
+DIRECT = "`caffe train` is as fast by itself as when bonecaffe starts it; only in a build with OpenMP"
+
+WAIT_BRIEFLY = """#ifdef BONECAFFE_WAIT_BRIEFLY
+#include <sys/auxv.h>
+#include <unistd.h>
+
+#include <climits>
+#include <cstdlib>
+
+// Ours. On a busy machine, threads of OpenMP that wait must give their core
+// away soon. libgomp reads how soon while it is loaded, before main, so the
+// program starts itself once more with the variable set. Signals, open files
+// and the process id stay as they are. If anything is missing (/proc, a place
+// in the environment), it goes on as it is. The second time the variable is
+// set, so there is no third.
+static void wait_briefly(char** argv) {
+  if (getenv("GOMP_SPINCOUNT") || getenv("OMP_WAIT_POLICY")) return;
+  // Started through the dynamic loader, /proc/self/exe is the loader.
+  if (getauxval(AT_BASE) == 0) return;
+  char program[PATH_MAX];  // its path, because the process is named after it
+  const ssize_t length = readlink("/proc/self/exe", program, PATH_MAX - 1);
+  if (length <= 0 || setenv("GOMP_SPINCOUNT", "1000", 1) != 0) return;
+  program[length] = '\\0';
+  execv(program, argv);
+  unsetenv("GOMP_SPINCOUNT");
+}
+#endif
+
+"""
+"""In front of `main`; the value is the one that bonecaffe/caffe/programs.py sets."""
+
 EDITS = [
+    (PROGRAM, "int main(int argc, char** argv) {\n", WAIT_BRIEFLY + "int main(int argc, char** argv) {\n", DIRECT),
+    (
+        PROGRAM,
+        "  // Print output to stderr (while still logging).\n",
+        "#ifdef BONECAFFE_WAIT_BRIEFLY\n  wait_briefly(argv);\n#endif\n"
+        "  // Print output to stderr (while still logging).\n",
+        DIRECT,
+    ),
+    (
+        PROGRAM_BUILD,
+        "    set_target_properties(${name} PROPERTIES OUTPUT_NAME caffe)\n",
+        "    set_target_properties(${name} PROPERTIES OUTPUT_NAME caffe)\n"
+        "    if(USE_OPENMP)\n"
+        "      target_compile_definitions(${name} PRIVATE BONECAFFE_WAIT_BRIEFLY)\n"
+        "    endif()\n",
+        DIRECT,
+    ),
     _included(VSL, "#include <math.h>\n\n"),
     _vsl("", "CHECK_GT(n, 0); CHECK(a); CHECK(y);"),
     _vsl("const Dtype b, ", "CHECK_GT(n, 0); CHECK(a); CHECK(y);"),
