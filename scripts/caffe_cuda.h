@@ -7,7 +7,7 @@
 //   - An algorithm must work, fit the limit, compute in the precision asked for, and not be excluded by the user.
 //   - Among those the fastest deterministic one is taken, because the same seed must give the same model.
 //   - If the list has none, an algorithm that needs no list is taken, with a warning. Caffe would abort.
-//   - Caffe asks in every Reshape, hence in every forward pass. The answer is kept, and cuDNN is asked once per shape.
+//   - Caffe asks in every Reshape, so in every forward pass. The answer is kept, and cuDNN is asked once per shape.
 //
 // The user's variables (docs/guide/gpu.md), read once; another value is an error:
 //

@@ -1,5 +1,5 @@
-// Caffe on all the cores of a CPU: ours, in place of Caffe's loops in a build with -DUSE_OPENMP=ON (caffe_edits.py says
-// where), and gone without it. Same layers, same files, same arithmetic but for the order of some sums.
+// Caffe on all cores of a CPU. These loops of bonecaffe replace Caffe's own in a build with -DUSE_OPENMP=ON, at the places
+// that caffe_parallel.py names. Same layers, same files, same arithmetic except the order of some sums.
 //
 // Caffe's own way is one image at a time through im2col and a BLAS that spreads each product over the cores; all between the
 // products runs on one of them. Here each thread takes its share of the images with a buffer of its own, and BLAS runs
@@ -43,7 +43,7 @@ inline bool& forked() {
   return value;
 }
 
-// How many threads for this many pieces of work. One inside a thread of ours, and in a forked process, where OpenMP's
+// How many threads for this many pieces of work. One inside one of these threads, and in a forked process, where OpenMP's
 // threads are gone without its knowing.
 inline int threads(long pieces) {
   static const int watching = pthread_atfork(NULL, NULL, []() { forked() = true; });
@@ -134,7 +134,7 @@ inline void gemm(CBLAS_ORDER order, CBLAS_TRANSPOSE ta, CBLAS_TRANSPOSE tb, int 
     call_gemm(Dtype(), order, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
     return;
   }
-  const bool rows = m > n / 4;  // rows of C lie together; columns only of a low and wide one
+  const bool rows = m > n / 4;  // rows of C are contiguous; columns only of a low and wide one
   share(((rows ? m : n) + 15) / 16, count, [&](long first, long last) {
     const long from = first * 16, to = std::min<long>(last * 16, rows ? m : n);
     if (to <= from) return;
@@ -298,8 +298,8 @@ inline void convolve(const Convolution& c, const Dtype* input, const Dtype* weig
   });
 }
 
-// Adds to the gradients of weights and bias and sets that of the input; what is NULL is not wanted. The images are taken in
-// parts, whose sums lie apart until all are done, and are then added in order.
+// Adds to the gradients of weights and bias and sets that of the input; NULL: not needed. The images are taken in parts.
+// Each part has sums of its own; when all are done, they are added in order.
 template <typename Dtype>
 inline void convolve_back(const Convolution& c, const Dtype* input, const Dtype* weights, const Dtype* output_diff,
                           Dtype* weight_diff, Dtype* bias_diff, Dtype* input_diff) {
@@ -307,19 +307,19 @@ inline void convolve_back(const Convolution& c, const Dtype* input, const Dtype*
   const long parts = count == 1 ? 1 : std::min(c.images, std::max(count, std::min(4 * count, 32)));
   const long of_part = c.weights() + c.outputs;
   Dtype* sums = buffer<Dtype, 1>((parts - 1) * of_part);
-  const auto do_image = [&](long image, Dtype* weight_sum, Dtype* bias_sum, bool anew) {
+  const auto do_image = [&](long image, Dtype* weight_sum, Dtype* bias_sum, bool first) {
     const Dtype* out = output_diff + image * c.output();
     for (int o = 0; bias_diff && o < c.outputs; ++o) {
       Dtype sum = 0;
 #pragma omp simd reduction(+ : sum)
       for (int i = 0; i < area; ++i) sum += out[long(o) * area + i];
-      bias_sum[o] = anew ? sum : bias_sum[o] + sum;
+      bias_sum[o] = first ? sum : bias_sum[o] + sum;
     }
     if (weight_diff) {
       const Dtype* columns = columns_of(c, input + image * c.input());
       for (int g = 0; g < c.groups; ++g) {
         gemm(CblasRowMajor, CblasNoTrans, CblasTrans, m, k, area, Dtype(1), out + long(g) * m * area, area,
-             columns + long(g) * k * area, area, Dtype(!anew), weight_sum + long(g) * m * k, k);
+             columns + long(g) * k * area, area, Dtype(!first), weight_sum + long(g) * m * k, k);
       }
     }
     if (input_diff) {

@@ -70,7 +70,7 @@ WAIT_BRIEFLY = """#ifdef BONECAFFE_WAIT_BRIEFLY
 // away soon. libgomp reads how soon while it is loaded, before main, so the
 // program starts itself once more with the variable set. Signals, open files
 // and the process id stay as they are. If anything is missing (/proc, a place
-// in the environment), it goes on as it is. The second time the variable is
+// in the environment), it runs as it is. The second time the variable is
 // set, so there is no third.
 static void wait_briefly(char** argv) {
   if (getenv("GOMP_SPINCOUNT") || getenv("OMP_WAIT_POLICY")) return;

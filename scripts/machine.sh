@@ -100,7 +100,7 @@ packages() {
   fi
   local log
   log=$(mktemp)
-  as_root apt-get update > "$log" 2>&1 || say "apt-get update failed ($(tail -n 1 "$log")); going on with the old lists"
+  as_root apt-get update > "$log" 2>&1 || say "apt-get update failed ($(tail -n 1 "$log")); its old lists are used"
   for each in "${missing[@]}"; do is_offered "$each" || unknown+=("$each"); done
   [ ${#unknown[@]} -eq 0 ] || {
     say "$(name_of_system) offers no package ${unknown[*]}"

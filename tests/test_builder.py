@@ -85,7 +85,7 @@ def test_keys_of_version_0_1_stay_valid():
         "-DCUDA_PROPAGATE_HOST_FLAGS=OFF -DCMAKE_POLICY_DEFAULT_CMP0146=OLD -DUSE_CUDNN=OFF -DUSE_NCCL=OFF"
     )
     lines[2] = flags.replace("-DCPU_ONLY=ON", cuda_flags).replace("OPENMP=ON", "OPENMP=OFF")
-    lines += ["CUDA 13.0, no cuDNN, no NCCL: one card at a time; compute capability 75 86"]
+    lines += ["CUDA 13.0, no cuDNN, no NCCL: one GPU at a time; compute capability 75 86"]
     lines += [
         "-DCUDA_TOOLKIT_ROOT_DIR=/cuda -DCUDA_HOST_COMPILER=/usr/bin/g++ -DCMAKE_INSTALL_RPATH_USE_LINK_PATH=ON",
         "header  -",
@@ -277,7 +277,7 @@ def test_summary_of_a_gpu_build(tmp_path):
     library = gpu.Library(tmp_path, tmp_path / "libcudnn.so")
     (tmp_path / "cudnn_version.h").write_text("#define CUDNN_MAJOR 9\n#define CUDNN_MINOR 1\n")
     assert a_gpu(cudnn=library, nccl=library).summary == "CUDA 13.0, cuDNN 9, NCCL; compute capability 75 86"
-    assert a_gpu().summary == "CUDA 13.0, no cuDNN, no NCCL: one card at a time; compute capability 75 86"
+    assert a_gpu().summary == "CUDA 13.0, no cuDNN, no NCCL: one GPU at a time; compute capability 75 86"
 
 
 # ---- sources -----------------------------------------------------------------------------------------------------

@@ -68,16 +68,6 @@ NAMES = {"said": "message", "lost": "missing", "told": "message", "heeded": "han
 KEPT = {
     "IN NO EVENT SHALL": "LICENSE quotes the BSD licence",
     "(0.1: `sure`)": "CHANGELOG.md names a value of version 0.1",
-    "no NCCL: one card at a time": "part of the key of a Caffe that is already built (scripts/builder/gpu.py)",
-    "(caffe_edits.py says": "caffe_parallel.hpp: its bytes are part of the key of a built Caffe",
-    "same arithmetic but for the order": "caffe_parallel.hpp",
-    "rows of C lie together": "caffe_parallel.hpp",
-    "whose sums lie apart": "caffe_parallel.hpp",
-    "build_caffe.py says `-include`": "caffe_cuda.h: its bytes are part of the key of a Caffe built for a GPU",
-    "a thread of ours": "caffe_parallel.hpp",
-    "bool anew": "caffe_parallel.hpp",
-    "= anew ?": "caffe_parallel.hpp",
-    "!anew": "caffe_parallel.hpp",
 }
 """Exact texts that stay, each with the reason. They are blanked out before the search."""
 ALLOWED: dict[str, int] = {
@@ -344,7 +334,6 @@ def test_retired_phrases_are_seen(text):
         "Make sure that it fails.",
         "IN NO EVENT SHALL the holder",
         "double precision, believes, besides, scorecard, self-said",
-        "CUDA, no NCCL: one card at a time",
         "The recipes should have a reason.",
     ],
 )

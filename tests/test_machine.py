@@ -119,7 +119,7 @@ def test_python_is_the_distributions_for_a_build(machine, tmp_path):
 
 
 def test_python_is_the_one_that_a_given_caffe_was_built_for(machine, tmp_path):
-    """An older record beside a newer Python: only the same version can import that pycaffe."""
+    """An older record and a newer Python: only the same version can import that pycaffe."""
     pretended = machine("fedora 43")
     pretended.python("python3", "3.14")
     caffe = tmp_path / "caffe"

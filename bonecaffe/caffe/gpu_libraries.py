@@ -1,7 +1,7 @@
 """Which files of CUDA's libraries Caffe is linked with, and their versions, for `doctor` and for bug reports.
 
-cuDNN loads its parts (libcudnn_ops, libcudnn_cnn, …) itself, from the folder of libcudnn or from the library path. Parts
-of another version end in CUDNN_STATUS_SUBLIBRARY_VERSION_MISMATCH, so they are named here.
+cuDNN loads its parts (libcudnn_ops, libcudnn_cnn, …) itself, from the folder of libcudnn or from the library path. With
+parts of another version it fails with CUDNN_STATUS_SUBLIBRARY_VERSION_MISMATCH, so they are named here.
 """
 
 from __future__ import annotations

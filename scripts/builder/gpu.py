@@ -19,8 +19,8 @@ NEW_GLIBC, NEEDS_CUDA = "2.43", "13.2"
 """Headers of glibc from this version on (Ubuntu 26.04) are not accepted by an older CUDA; reported, not tried here."""
 HOST_COMPILERS = ("g++", "g++-14", "g++-13", "g++-12", "g++-11", "g++-10")
 """The newest first: an old CUDA refuses a new g++."""
-ONE_AT_A_TIME = "no NCCL: one card at a time"
-"""Unchanged since version 0.1, because it is part of the key of a cached build."""
+ONE_AT_A_TIME = "no NCCL: one GPU at a time"
+"""In the summary of a build without NCCL."""
 
 
 _SEARCHED = ("CMAKE_PREFIX_PATH", "CMAKE_INCLUDE_PATH", "CMAKE_LIBRARY_PATH", "CUDA_LIB_PATH", "CPATH", "LIBRARY_PATH")
