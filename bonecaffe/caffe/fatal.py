@@ -6,8 +6,8 @@ import re
 
 _KNOWN = (
     (
-        r"out of memory|cudaErrorMemoryAllocation|CUDNN_STATUS_ALLOC_FAILED",
-        "the GPU's memory is full. Lower network.train_batch",
+        r"out of memory|cudaErrorMemoryAllocation|cudaSuccess \(2 vs|CU(?:DNN|BLAS)_STATUS_ALLOC_FAILED",
+        "the GPU's memory is full. Lower network.train_batch, or end other programs on this GPU (nvidia-smi lists them)",
     ),
     (
         r"bad_alloc|Cannot allocate memory",
@@ -18,16 +18,65 @@ _KNOWN = (
         "this Caffe was built without a GPU. Train with --cpu, or build it with CUDA",
     ),
     (
-        r"cudaSuccess \((?:35|100|999|3) vs",
+        r"cudaSuccess \(80[34] vs|system has unsupported display driver / cuda driver combination",
+        "the GPU's driver and CUDA's libraries do not fit each other, often after an update. Restart the machine. If that "
+        "does not help, update the driver, or build Caffe with an older CUDA",
+    ),
+    (
+        r"cudaSuccess \((?:35|38|100|999|3) vs",
         "no usable GPU driver, or no GPU. See nvidia-smi, or train with --cpu",
     ),
     (
-        r"cudaSuccess \((?:8|209|48) vs|no kernel image|invalid device function",
-        "this Caffe was not built for this GPU's architecture. Build it again",
+        r"cudaSuccess \((?:10|101) vs|invalid device ordinal",
+        "there is no GPU of this number. See nvidia-smi, and CUDA_VISIBLE_DEVICES",
+    ),
+    (
+        r"cudaSuccess \(46 vs|all CUDA-capable devices are busy or unavailable",
+        "the GPU is in use by another program, and it is set to allow one only (nvidia-smi -q shows its compute mode). "
+        "Wait for the other program, or use another GPU",
+    ),
+    (
+        r"cudaSuccess \(222 vs|unsupported toolchain",
+        "Caffe was built with a newer CUDA than the GPU's driver supports. Update the driver, or build Caffe for this GPU: "
+        "make caffe GPU=1",
+    ),
+    (
+        r"cudaSuccess \((?:8|209|48) vs|no kernel image|invalid device function|CUDNN_STATUS_ARCH_MISMATCH",
+        "this Caffe was not built for this GPU's architecture. Build it again: make caffe GPU=1",
+    ),
+    (
+        r"cudaSuccess \((?:6|702) vs|launch timed out",
+        "a computation took too long for a GPU that also shows the screen. Lower network.train_batch, or use another GPU",
+    ),
+    (
+        r"cudaSuccess \((?:4|77|700|719) vs|illegal memory access|unspecified launch failure",
+        "a computation failed on the GPU. If it happens again at another iteration, suspect the GPU's memory, heat or "
+        "overclocking; at the same one, please report it with the output of make gpu-check",
+    ),
+    (
+        r"ncclSuccess|NCCL",
+        "the GPUs could not exchange their gradients. Train on one, --gpu 0; NCCL_DEBUG=INFO prints more",
+    ),
+    (
+        r"SUBLIBRARY_(?:VERSION_MISMATCH|LOADING_FAILED)",
+        "cuDNN's parts are of different versions, or one is missing. bonecaffe doctor lists the files that are found",
+    ),
+    (
+        r"CUDNN_STATUS_(?:EXECUTION_FAILED|NOT_SUPPORTED|INTERNAL_ERROR)\w*",
+        "an algorithm of cuDNN failed. The log's last line with 'cuDNN:' names it; exclude it with BONECAFFE_CUDNN_EXCLUDE "
+        "(docs/guide/gpu.md)",
     ),
     (
         r"CUDNN_STATUS_\w+",
-        "cuDNN failed. Check that its version is the one Caffe was built with",
+        "cuDNN failed. Check that its version is the one Caffe was built with: bonecaffe doctor",
+    ),
+    (
+        r"CU(?:BLAS|RAND)_STATUS_(?:ARCH_MISMATCH|NOT_INITIALIZED|INITIALIZATION_FAILED)",
+        "CUDA's mathematical libraries could not start on this GPU: its memory is full, or they do not fit the driver",
+    ),
+    (
+        r"CU(?:BLAS|RAND)_STATUS_\w+",
+        "a computation of CUDA's mathematical libraries failed. Check their versions: bonecaffe doctor",
     ),
     (
         r"mdb_status == 0 \(2 vs",

@@ -15,12 +15,16 @@ _DRIVERS = (Path("/proc/driver/nvidia/version"), Path("/dev/dxg"))
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU: its number, its name, its compute capability (86 for 8.6), its memory in bytes."""
+    """A GPU: its number, its name, its compute capability (86 for 8.6), its memory and what of it is free, in bytes.
+
+    ``free`` is the whole memory where the driver does not tell.
+    """
 
     index: int
     name: str
     capability: int
     memory: int
+    free: int
 
 
 def visible() -> list[Gpu]:
@@ -30,12 +34,12 @@ def visible() -> list[Gpu]:
     ``CUDA_VISIBLE_DEVICES`` hides some, and numbers the others from 0.
     """
     found: dict[str, Gpu] = {}
-    for line in programs.nvidia_smi("index,name,compute_cap,memory.total,uuid").splitlines():
+    for line in programs.nvidia_smi("index,name,compute_cap,memory.total,memory.free,uuid").splitlines():
         parts = [part.strip() for part in line.split(",")]
-        if len(parts) == 5 and re.fullmatch(r"\d+", parts[0]) and re.fullmatch(r"\d+\.\d", parts[2]):
-            mebibytes = re.match(r"\d+", parts[3])
-            memory = int(mebibytes[0]) << 20 if mebibytes else 0
-            found[parts[4]] = Gpu(int(parts[0]), parts[1], int(parts[2].replace(".", "")), memory)
+        if len(parts) == 6 and re.fullmatch(r"\d+", parts[0]) and re.fullmatch(r"\d+\.\d", parts[2]):
+            memory, free = (_bytes(part) for part in parts[3:5])
+            capability = int(parts[2].replace(".", ""))
+            found[parts[5]] = Gpu(int(parts[0]), parts[1], capability, memory or 0, memory or 0 if free is None else free)
     wishes = os.environ.get("CUDA_VISIBLE_DEVICES")
     if wishes is None:
         return list(found.values())
@@ -46,6 +50,12 @@ def visible() -> list[Gpu]:
             break
         seen.append(replace(gpu, index=len(seen)))
     return seen
+
+
+def _bytes(text: str) -> int | None:
+    """Bytes from nvidia-smi's "6144 MiB"; None for "[N/A]"."""
+    mebibytes = re.match(r"\d+", text)
+    return int(mebibytes[0]) << 20 if mebibytes else None
 
 
 def _means(wish: str, uuid: str, gpu: Gpu) -> bool:
@@ -72,7 +82,7 @@ def problem(wish: str) -> str | None:
             "Install it (nvidia-smi then lists the GPU), or compute on the CPU."
         )
     existing = visible()
-    if ("," in wish or (wish == "all" and len(existing) != 1)) and not caffe.has_nccl:
+    if ("," in wish or (wish == "all" and count(wish) != 1)) and not caffe.has_nccl:
         return (
             f"--gpu {wish}: several GPUs need a Caffe built with NCCL, and this one ({caffe.origin}) is not. "
             "Use one, --gpu 0."
@@ -98,8 +108,13 @@ def _runs_on(capability: int, built: list[int]) -> bool:
 
 
 def count(wish: str | None) -> int:
-    """How many GPUs ``0``, ``0,1`` or ``all`` means; 1 for None, the CPU. Each GPU takes a whole batch."""
+    """How many GPUs ``0``, ``0,1`` or ``all`` means; 1 for None, the CPU. Each GPU takes a whole batch.
+
+    ``all`` is what CUDA itself counts: not every GPU that nvidia-smi lists, and a part of one (MIG) as one.
+    """
     if wish is None:
         return 1
     found = visible()
-    return max(1, len(chosen(wish, found)) if found or wish == "all" else len(wish.split(",")))
+    if wish == "all":
+        return max(1, programs.cuda_count() or len(found))
+    return max(1, len(chosen(wish, found)) if found else len(wish.split(",")))

@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import BinaryIO
 
 from bonecaffe.caffe import installation
+from bonecaffe.caffe.arithmetic import Arithmetic
 from bonecaffe.caffe.installation import REMEDY, last_lines
 from bonecaffe.errors import CaffeError
 from bonecaffe.files import scratch_file
@@ -31,8 +32,7 @@ UNLESS_SET = {
 
 def import_pycaffe() -> ModuleType:
     """Import pycaffe without its log output; CaffeError when it does not import. Only `predict` makes nets with it."""
-    for name, value in {"GLOG_minloglevel": "2", **UNLESS_SET}.items():
-        os.environ.setdefault(name, value)
+    os.environ.update({"GLOG_minloglevel": "2", **_unless_set(), **os.environ, **Arithmetic.read().environment})
     caffe = installation.find()
     if str(caffe.python) not in sys.path:
         sys.path.insert(0, str(caffe.python))
@@ -50,9 +50,18 @@ def caffe_pb2() -> ModuleType:
     return importlib.import_module("caffe.proto.caffe_pb2")
 
 
+def _unless_set() -> dict[str, str]:
+    """`UNLESS_SET`, without what contradicts the user's own way for OpenMP's threads to wait."""
+    return {name: value for name, value in UNLESS_SET.items() if "OMP_WAIT_POLICY" not in os.environ or "OMP" not in name}
+
+
 def _environment() -> dict[str, str]:
-    """The environment in which Caffe logs everything, to stderr only; by default glog also leaves files in /tmp."""
-    return {**UNLESS_SET, **os.environ, "GLOG_logtostderr": "1", "GLOG_minloglevel": "0"}
+    """The environment in which Caffe logs everything, to stderr only; by default glog also leaves files in /tmp.
+
+    CaffeError when a variable about a GPU's arithmetic has a value that is none.
+    """
+    arithmetic = Arithmetic.read().environment
+    return {**_unless_set(), **os.environ, **arithmetic, "GLOG_logtostderr": "1", "GLOG_minloglevel": "0"}
 
 
 class Call:
@@ -156,6 +165,24 @@ def nvidia_smi(fields: str) -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout if done.returncode == 0 else ""
+
+
+_COUNT = """
+import ctypes
+cuda, count = ctypes.CDLL("libcuda.so.1"), ctypes.c_int()
+assert cuda.cuInit(0) == 0 and cuda.cuDeviceGetCount(ctypes.byref(count)) == 0
+print(count.value)
+"""
+
+
+def cuda_count() -> int | None:
+    """How many GPUs CUDA's driver gives to a program; None where it cannot be asked. A process of its own asks it."""
+    command = [sys.executable, "-I", "-c", _COUNT]
+    try:
+        done = subprocess.run(command, env=_environment(), capture_output=True, text=True, timeout=60, check=False)
+        return int(done.stdout) if done.returncode == 0 else None
+    except (OSError, ValueError, subprocess.TimeoutExpired):
+        return None
 
 
 _FATAL = re.compile(r"^F\d{4,8} \d\d:\d\d:\d\d\.\d+ +\d+ (?P<place>\S+)\] (?P<message>.*)$", re.MULTILINE)

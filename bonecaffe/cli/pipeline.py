@@ -251,6 +251,8 @@ def train(run: Path, weights: Path | None, gpu: str | None, cpu: bool, resume: b
     if outcome.state != "finished":
         raise TrainError(f"{run}: {outcome.state} at iteration {outcome.iteration}: {outcome.why}")
     click.echo(f"{run}: finished at iteration {outcome.iteration} after {outcome.seconds:.0f} s")
+    if outcome.why:
+        click.echo(f"{run}: {outcome.why}")
 
 
 @main.command()

@@ -25,6 +25,9 @@ ALIKE = 0.03
 """How close, as a fraction, the test error must be to that of a constant prediction, in two successive tests."""
 BETTER = 0.99
 """A test loss below this share of the best so far is an improvement."""
+SILENT, SHORTEST_SILENCE_S, FIRST_SILENCE_S, KNOWN_AFTER = 10.0, 300.0, 1800.0, 4
+"""A pause in the log is an alarm when it is this many times the longest before, and at least this long, in seconds. The
+third is the limit before the rhythm is known, which it is after this many lines about iterations."""
 LOOK_EVERY_S = 10.0
 """Seconds between checks of the free disk space, at least."""
 
@@ -220,6 +223,44 @@ class DiskRoom:
             )
         else:
             self._once.again()
+
+
+class Silence:
+    """The log has been silent for much longer than ever before: the program hangs, which no line of it reports.
+
+    On several GPUs NCCL can wait for ever (BVLC/caffe#4563). The first lines say nothing of the rhythm: a GPU may compile
+    its code for minutes, and the weights are read.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._last = clock()
+        self._longest = FIRST_SILENCE_S / SILENT
+        self._iterations = 0
+        self._once = Once()
+
+    def listen(self, lines: Iterator[str]) -> Iterator[str]:
+        """The lines, as they come; the pauses between them are measured."""
+        for line in lines:
+            now = self._clock()
+            if "Iteration " in line:
+                self._iterations += 1
+                if self._iterations == KNOWN_AFTER:
+                    self._longest = 0.0
+            self._longest = max(self._longest, now - self._last)
+            self._last = now
+            self._once.again()
+            yield line
+
+    def idle(self) -> Iterator[str]:
+        """The alarm, if the present pause is much longer than each before."""
+        silent = self._clock() - self._last
+        if silent > max(SHORTEST_SILENCE_S, SILENT * self._longest):
+            yield from self._once(
+                f"caffe.log has had no new line for {silent / 60:.0f} minutes, and the longest pause before was "
+                f"{self._longest:.0f} seconds. It may hang: see nvidia-smi, or top. Ctrl-C asks it for a snapshot, a "
+                "second Ctrl-C ends it; then continue with --resume."
+            )
 
 
 def _is_train_loss(event: Event) -> bool:

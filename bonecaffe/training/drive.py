@@ -24,7 +24,7 @@ from bonecaffe.caffe.fatal import explain
 from bonecaffe.files import open_append, open_regular, write_text
 from bonecaffe.records import Launch, State
 from bonecaffe.run import RunDir
-from bonecaffe.training.alarms import Alarms
+from bonecaffe.training.alarms import Alarms, Silence
 from bonecaffe.training.preflight import Schedule
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, a scheduler's stop, a closed terminal
@@ -131,16 +131,26 @@ def drive(
             process = programs.start(arguments, run.path, written, (lock,))
             stack.enter_context(_not_left_behind(process))
             pass_to(process)
-            for event in log.parse(ending.keeping_tail(follow(run.caffe_log, offset, process))):
+            silence = Silence()
+
+            def raise_alarm(alarm: str) -> None:
+                progress.alarms.append(alarm)
+                with contextlib.suppress(Exception):
+                    say(f"ALARM: {alarm}")
+
+            def idle() -> None:
+                for alarm in silence.idle():
+                    raise_alarm(alarm)
+
+            lines = silence.listen(follow(run.caffe_log, offset, process, idle))
+            for event in log.parse(ending.keeping_tail(lines)):
                 curve.add(event)
                 ending.note(event)
                 progress.note(event, time.monotonic())
                 if ending.diverged:
                     process.kill()
                 for alarm in alarms.hear(event):
-                    progress.alarms.append(alarm)
-                    with contextlib.suppress(Exception):
-                        say(f"ALARM: {alarm}")
+                    raise_alarm(alarm)
                 if event.kind in ("testing", "snapshot"):
                     _renew_curve(run, curve, progress, say)
                 if watch:
@@ -181,8 +191,11 @@ def _earlier_curve(run: RunDir) -> log.Curve:
         return log.Curve(log.parse(lines))
 
 
-def follow(path: Path, offset: int, process: programs.Process) -> Iterator[str]:
-    """The lines that a running program adds to a file, as they come, until it has ended and all are read."""
+def follow(path: Path, offset: int, process: programs.Process, idle: Callable[[], None] = lambda: None) -> Iterator[str]:
+    """The lines that a running program adds to a file, as they come, until it has ended and all are read.
+
+    ``idle`` is called again and again while there is none.
+    """
     rest = b""
     with open_regular(path) as file:
         file.seek(offset)
@@ -197,6 +210,7 @@ def follow(path: Path, offset: int, process: programs.Process) -> Iterator[str]:
                     yield rest.decode("utf-8", "replace")
                 return
             if not chunk:
+                idle()
                 time.sleep(0.05)
 
 
@@ -205,6 +219,7 @@ class _Ending:
     """The observations that decide how a training ended."""
 
     stopped: bool = False
+    done: bool = False
     diverged: bool = False
     fatal: str = ""
     tail: str = ""
@@ -212,6 +227,7 @@ class _Ending:
 
     def note(self, event: log.Event) -> None:
         self.stopped |= event.kind == "stopped_early"
+        self.done |= event.kind == "done"
         self.fatal = self.fatal or (event.text if event.kind == "fatal" else "")
         self.diverged |= event.kind in ("train_loss", "test_output") and not math.isfinite(event.value)
 
@@ -222,7 +238,11 @@ class _Ending:
 
 
 def _judge(run: RunDir, max_iter: int, code: int, ending: _Ending, iteration: int) -> tuple[State, int, str]:
-    """State, iteration and reason. Finished only with exit 0, no early stop, and a complete last snapshot."""
+    """State, iteration and reason. Finished only when done, without an early stop, with a complete last snapshot.
+
+    A GPU's driver may abort a program that has finished its work, while its libraries are unloaded (BVLC/caffe#5416).
+    Then the exit status is not 0, and the model is complete all the same.
+    """
     if ending.diverged:
         return State.DIVERGED, iteration, "the loss is nan or inf. Lower solver.base_lr in the recipe."
     last = next((snapshot for snapshot in snapshots.find(run.snapshots) if snapshot.iteration == max_iter), None)
@@ -235,12 +255,15 @@ def _judge(run: RunDir, max_iter: int, code: int, ending: _Ending, iteration: in
             iteration,
             f"caffe train reported that it was done, but {flaw} The whole log: {run.caffe_log}",
         )
+    how = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+    if ending.done and not ending.stopped and last and last.flaw() is None:
+        tail = f": {ending.fatal or ending.tail}" if ending.fatal or ending.tail else ""
+        return State.FINISHED, max_iter, f"the model is complete, but afterwards, while exiting, caffe train was {how}{tail}"
     newest = snapshots.newest_complete(run.snapshots)
     go_on = "Continue with --resume." if newest else "There is no complete snapshot yet: train again."
     if ending.stopped:
         at = newest.iteration if newest else iteration
         return State.INTERRUPTED, at, f"stopped early; Caffe wrote a snapshot. {go_on}"
-    how = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
     if code == -signal.SIGINT and ending.signals == 1:
         return State.INTERRUPTED, newest.iteration if newest else 0, f"stopped before Caffe had begun. {go_on}"
     if code in (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bonecaffe.caffe.arithmetic import Arithmetic
 from bonecaffe.caffe import environment, gpus, installation, snapshots
 from bonecaffe.errors import RunError, TrainError
 from bonecaffe.files import make_folder, move, open_append, replacing
@@ -234,6 +235,7 @@ def _drive(
         by=by,
         started_at=start.started_at,
         gpus=gpus.count(launch.gpus) if launch.gpus is not None else 0,
+        arithmetic=Arithmetic.read().words if launch.gpus is not None else "",
     )
     record = Trained(
         inputs=start.inputs,
