@@ -50,8 +50,14 @@ def _caffe() -> list[Finding]:
     except BonecaffeError as error:
         return [Finding("Caffe", "missing", str(error), SETUP)]
     findings = []
+    packed = (
+        f", a bundle for glibc {caffe.bundle.needs.glibc} and Python {caffe.bundle.needs.python}"
+        if caffe.bundle
+        else ""
+    )
+    where = f"{caffe.origin}, in {caffe.root or caffe.bin}{packed}"
     try:
-        findings.append(Finding("Caffe", "ok", f"{caffe.version}, {caffe.origin}, in {caffe.root or caffe.bin}"))
+        findings.append(Finding("Caffe", "ok", f"{caffe.version}, {where}"))
     except BonecaffeError as error:
         findings.append(Finding("Caffe", "missing", str(error), SETUP))
     for program in installation.PROGRAMS:
