@@ -18,17 +18,20 @@ system=$work/system
 mounted=()
 cleanup() {
   local folder
-  for folder in "${mounted[@]}"; do umount -l "$folder"; done
+  for folder in "${mounted[@]}"; do
+    umount -l "$folder" || { echo "try_bundle: $folder cannot be unmounted; $work is left as it is" >&2; return; }
+  done
   rm -rf --one-file-system "$work"
 }
 trap cleanup EXIT
 trap 'exit 130' INT TERM
 
-bind() { # a folder of this machine, as it is named there
+bind() { # a folder of this machine, as it is named there; with other arguments, mount's options
   [ -d "$1" ] || return 0
   mkdir -p "$system$1"
   mount --bind "$1" "$system$1"
   mounted=("$system$1" "${mounted[@]}")
+  [ $# = 1 ] || mount -o "remount,bind,$2" "$system$1"
 }
 inside() { # as root, in the bare system, with this machine's settings of pip and its proxies
   local -a settings=()
@@ -54,9 +57,9 @@ cp -L /etc/ssl/certs/ca-certificates.crt "$system/etc/ssl/certs/"
 [ ! -f /etc/pip.conf ] || cp /etc/pip.conf "$system/etc/"
 [ ! -f ~/.config/pip/pip.conf ] || cp ~/.config/pip/pip.conf "$system/home/user/.config/pip/"
 # folders of wheels that this machine's pip takes packages from
-while read -r folder; do bind "$folder"; done < <(
+while read -r folder; do bind "$folder" ro; done < <(
   { python3 -m pip config list 2> /dev/null || cat /etc/pip.conf ~/.config/pip/pip.conf 2> /dev/null; env | grep ^PIP_; } |
-    grep -oE '/[A-Za-z0-9_./-]+' | sed 's#^//*#/#' | sort -u | grep -vE '^/(etc|proc|dev|home|root|$)' || true)
+    grep -oE '/[A-Za-z0-9_./-]+' | sed 's#^//*#/#' | cut -d / -f 1-3 | sort -u | grep -vE '^/(etc|proc|dev|home|root|$)' || true)
 
 name=$(basename "$archive" .tar.xz)
 command='apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends \

@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY, SAMPLE
 
-from bonecaffe.caffe import bundle, installation
+import bundle_caffe
+from bonecaffe.caffe import bundle, installation, programs
 from bonecaffe.errors import CaffeError
 from builder import bundle as packing
 from builder.elf import Elf
@@ -83,18 +84,22 @@ def contents(caffe):
 
 @pytest.fixture(scope="module")
 def unpacked(contents, tmp_path_factory):
-    """The archive that the script wrote, unpacked by tar, and moved to a folder with a blank in its name."""
+    """The bundle as its archive is unpacked, moved to a folder with a blank in its name."""
     folder = tmp_path_factory.mktemp("bundle")
-    done = run(*SCRIPT, "--out", folder / "out", "--preset", 0)
-    assert done.returncode == 0, done.stderr
-    (archive,) = (folder / "out").iterdir()
-    assert archive.name == f"caffe-bundle-{contents.key}.tar.xz"
-    assert done.stdout == f"{hashlib.sha256(archive.read_bytes()).hexdigest()}  {archive}\n"
-    assert re.search(r"MB compressed: \d+/\d+", done.stderr) and "needs glibc 2." in done.stderr
-    subprocess.run(["tar", "-xf", archive, "-C", folder], check=True)
-    archive.unlink()
+    packing.write_folder(contents, folder / "first")
     (folder / "moved there").mkdir()
-    return (folder / contents.name).rename(folder / "moved there" / "caffe")
+    return (folder / "first").rename(folder / "moved there" / "caffe")
+
+
+@pytest.fixture
+def few(contents):
+    """A bundle of its smaller files and one program: all of it takes a minute to compress."""
+    kept = {
+        name: member
+        for name, member in contents.members.items()
+        if member.size < 20_000 or name in (bundle.RECORD, "bin/caffe")
+    }
+    return packing.Contents(contents.key, contents.record, kept)
 
 
 @pytest.fixture
@@ -184,6 +189,21 @@ def test_the_library_path_of_another_program_does_no_harm(unpacked, tmp_path):
     assert done.returncode == 0 and "version 1.0.0" in done.stdout + done.stderr, done.stderr
 
 
+def test_the_machines_plugins_of_gdal_are_not_loaded(unpacked, tmp_path, monkeypatch):
+    """Looked for in a folder of the machine, they were made for its GDAL; what the user sets is kept."""
+    (tmp_path / "gdal_PLUGIN.so").write_bytes(b"not a library")
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8), np.uint8))
+    (tmp_path / "list.txt").write_text("a.png 1\n")
+    monkeypatch.setenv("CAFFE_ROOT", str(unpacked))
+    arguments = [f"{tmp_path}/", str(tmp_path / "list.txt")]
+    monkeypatch.setenv("GDAL_DRIVER_PATH", str(tmp_path))
+    if "gdal_PLUGIN.so" not in programs.call("convert_imageset", [*arguments, str(tmp_path / "loaded")]):
+        pytest.skip("this OpenCV has no GDAL")
+    monkeypatch.delenv("GDAL_DRIVER_PATH")
+    assert programs._environment()["GDAL_DRIVER_PATH"] == "disable"
+    assert "Processed 1 files" in programs.call("convert_imageset", [*arguments, str(tmp_path / "lmdb")])
+
+
 def test_setup_takes_a_bundle(unpacked):
     """As `make setup` asks: nothing is built, and no package is looked for."""
     done = run(sys.executable, REPOSITORY / "scripts/build_caffe.py", "--given", CAFFE_ROOT=str(unpacked))
@@ -238,29 +258,49 @@ def test_glibc_needed_is_the_newest_that_any_file_needs(unpacked):
     assert installation.at(unpacked, "").bundle.needs.glibc == newest
 
 
-def test_the_same_caffe_gives_the_same_archive(contents, tmp_path):
-    """Byte for byte, whatever the time, the umask and the folder; tried on its smaller files."""
-    few = {name: member for name, member in contents.members.items() if member.size < 20_000 or name == bundle.RECORD}
-    small = packing.Contents(contents.key, contents.record, dict(sorted(few.items())))
-    first = packing.write_archive(small, tmp_path / "a", 0)
+def test_the_same_caffe_gives_the_same_archive(few, tmp_path):
+    """Byte for byte, whatever the umask and the folder."""
+    first = packing.write_archive(few, tmp_path / "a", 0)
     before = os.umask(0o077)
     try:
-        second = packing.write_archive(small, tmp_path / "b", 0)
+        second = packing.write_archive(few, tmp_path / "b", 0)
     finally:
         os.umask(before)
     assert first.read_bytes() == second.read_bytes()
     names = subprocess.run(["tar", "-tf", first], capture_output=True, text=True, check=True).stdout.splitlines()
-    assert names[0] == f"{contents.name}/{bundle.RECORD}" and names[1:] == sorted(names[1:])
+    assert names[0] == f"{few.name}/{bundle.RECORD}" and names[1:] == sorted(names[1:])
 
 
-def test_an_interrupted_packing_leaves_nothing(contents, tmp_path):
+def test_the_script_writes_an_archive_that_tar_unpacks(few, tmp_path, monkeypatch, capsys):
+    """With its progress, what it needs, and its SHA-256; programs stay programs."""
+    monkeypatch.setattr(packing, "gather", lambda caffe: few)
+    monkeypatch.setattr(bundle_caffe.signal, "signal", lambda number, handler: None)
+    monkeypatch.setattr(sys, "argv", ["bundle_caffe.py", "--out", str(tmp_path / "out"), "--preset", "0"])
+    assert bundle_caffe.main() == 0
+    printed = capsys.readouterr()
+    (archive,) = (tmp_path / "out").iterdir()
+    assert archive.name == f"caffe-bundle-{few.key}.tar.xz"
+    assert printed.out == f"{hashlib.sha256(archive.read_bytes()).hexdigest()}  {archive}\n"
+    assert re.search(r"MB compressed: \d+/\d+", printed.err) and "needs glibc 2." in printed.err
+    subprocess.run(["tar", "-xf", archive, "-C", tmp_path], check=True)
+    packing.write_folder(few, tmp_path / "folder")
+    for name, member in few.members.items():
+        by_tar, written = tmp_path / few.name / name, tmp_path / "folder" / name
+        assert by_tar.read_bytes() == written.read_bytes() == member.read()
+        assert os.access(by_tar, os.X_OK) == os.access(written, os.X_OK) == name.startswith("bin/")
+
+
+def test_an_interrupted_packing_leaves_nothing(few, tmp_path, monkeypatch):
     def interrupt(done, total):
-        if done:
-            raise KeyboardInterrupt
+        raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        packing.write_archive(contents, tmp_path, 0, interrupt)
+        packing.write_archive(few, tmp_path, 0, interrupt)
     assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(packing, "gather", lambda caffe: interrupt(0, 0))
+    monkeypatch.setattr(bundle_caffe.signal, "signal", lambda number, handler: None)
+    monkeypatch.setattr(sys, "argv", ["bundle_caffe.py", "--out", str(tmp_path)])
+    assert bundle_caffe.main() == bundle_caffe.INTERRUPTED
 
 
 # ---- what does not fit -------------------------------------------------------------------------------------------

@@ -25,6 +25,8 @@ UNLESS_SET = {
     "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # GPUs are numbered as nvidia-smi numbers them
     # a thread that waits gives its core away soon: twice as fast on a busy machine, as fast on an idle one
     "GOMP_SPINCOUNT": "1000",
+    # OpenCV's reader of images starts GDAL, which would load this machine's plugins into a bundle's other GDAL
+    "GDAL_DRIVER_PATH": "disable",
 }
 """What Caffe's programs and pycaffe find in their environment, unless the user has set it otherwise."""
 
