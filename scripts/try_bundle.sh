@@ -38,7 +38,7 @@ inside() { # as root, in the bare system, with this machine's settings of pip an
   mapfile -t settings < <(env | grep -E '^(PIP_[A-Z_]+|[a-z]+_proxy|[A-Z]+_PROXY)=' || true)
   chroot "$@" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 TERM=dumb HOME=/home/user \
     SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt "${settings[@]}" PIP_CERT=/etc/ssl/certs/ca-certificates.crt \
-    CAFFE_ROOT="/home/user/$name" OMP_NUM_THREADS="${OMP_NUM_THREADS:-}" bash -euc "$command"
+    CAFFE_ROOT="/home/user/$name" OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" bash -euc "$command"
 }
 
 if [ -d "$base" ]; then
@@ -81,6 +81,12 @@ for tool in gcc g++ cc nvcc cmake; do ! command -v $tool || { echo "not bare: $t
 ! dpkg-query -W -f "\${Package}\n" | grep -E "opencv|openblas|boost|protobuf|glog|libpython3\.[0-9]+$|-dev$" || { echo "not bare"; exit 1; }
 make setup
 .venv/bin/bonecaffe doctor
+if ! .venv/bin/python -c "import cv2"; then # opencv-python needs libxcb and libGL, which a bare system lacks
+  echo "try_bundle: opencv-python does not import; opencv-python-headless takes its place"
+  version=$(.venv/bin/python -c "from importlib import metadata; print(metadata.version(\"opencv-python\"))")
+  .venv/bin/python -m pip uninstall --quiet --yes opencv-python
+  .venv/bin/python -m pip install --quiet --no-deps "opencv-python-headless==$version"
+fi
 .venv/bin/python -c "import caffe; print(caffe.__file__)"'
 inside --userspec=1000:1000 "$system"
 echo "try_bundle: set up after $((SECONDS - began)) s"
