@@ -42,7 +42,7 @@ caffe-check: setup   ## build and run Caffe's own C++ tests against the Caffe th
 	  $(PYTHON) scripts/build_caffe.py --check
 
 caffe-bundle: setup  ## that Caffe with its libraries in one archive, for machines without root [BUNDLE=folder] (2 minutes)
-	@$(PYTHON) scripts/bundle_caffe.py $(call option,--out,BUNDLE)
+	@$(PYTHON) scripts/bundle_caffe.py --out $(call quoted,BUNDLE)
 
 demo: setup          ## the whole pipeline on phantoms on the CPU, ends with the path of report.html
 	@test -f $(call quoted,DEMO)-data/ages.csv || { rm -rf -- $(call quoted,DEMO)-data; $(BONECAFFE) phantom $(call quoted,DEMO)-data --count 500 --size 700x910; }
