@@ -166,7 +166,10 @@ def test_the_builder_needs_only_the_standard_library():
     So is what bundle_caffe.py imports.
     """
     scripts = REPOSITORY / "scripts"
-    code = "import build_caffe, bundle_caffe, sys; print(*sorted(name for name in sys.modules if name.startswith('bonecaffe')))"
+    code = (
+        "import build_caffe, bundle_caffe, sys; "
+        "print(*sorted(name for name in sys.modules if name.startswith('bonecaffe')))"
+    )
     done = subprocess.run(
         [
             str(getattr(sys, "_base_executable", sys.executable)),
