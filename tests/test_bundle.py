@@ -403,6 +403,13 @@ def test_what_belongs_to_the_machine_is_not_packed(name, packed):
     assert bool(packing.NEVER_PACKED.fullmatch(name)) != packed
 
 
+def test_nvidias_libraries_are_known_by_name():
+    """Also those without a number in the middle; curl is not one."""
+    names = ("cudart", "cublas", "cublasLt", "cudnn", "cudnn_ops", "nccl", "nvrtc", "nvJitLink", "curand", "nppc")
+    assert all(packing.NVIDIA.match(f"lib{name}.so.1") for name in names)
+    assert not any(packing.NVIDIA.match(f"lib{name}.so.4") for name in ("curl", "curl-gnutls", "ncurses", "glog"))
+
+
 def test_libraries_that_are_opened_by_name_are_packed(tmp_path):
     """cuDNN's parts are in nobody's list of needed libraries. (Empty stand-ins: this machine may have no cuDNN.)"""
     names = [

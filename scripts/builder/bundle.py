@@ -41,8 +41,8 @@ NEVER_PACKED = re.compile(
     r"|lib(cuda|cudadebugger|nvidia-[\w-]+|nvcuvid|nvoptix|dxcore|d3d12\w*)\.so[.\d]*"
 )
 """Libraries of glibc (Debian's package libc6) and of NVIDIA's driver (with WSL's)."""
-NVIDIA = re.compile(r"lib(cu|nv|nccl|npp)\w*\.so")
-"""NVIDIA's libraries may only be passed on as they are. They find each other by run paths of their own."""
+NVIDIA = re.compile(r"lib(cuda|cublas|cudnn|cufft|cufile|cupti|curand|cusolver|cusparse|nccl|npp|nv)\w*\.so")
+"""NVIDIA's libraries may only be passed on as they are: they are left so where they look beside themselves."""
 LOADED_BY_NAME = {"libcudnn": ("libcudnn_*", "libcudnn_*/lib/*"), "libcudart": ("libnvrtc*", "libnvJitLink*")}
 """Libraries that are opened while a program runs, hence are in nobody's list, beside the library that does so."""
 TIME = 1534809600
@@ -248,7 +248,7 @@ def _member(name: str, path: Path) -> tuple[Member, bool]:
     run_path = "$ORIGIN" if to_libraries == "." else f"$ORIGIN/{to_libraries}"
     elf = Elf.parse(str(path), path.read_bytes())
     is_library = os.path.dirname(name) == "lib"
-    if NVIDIA.match(os.path.basename(name)) or (is_library and not elf.run_path):
+    if is_library and (not elf.run_path or (NVIDIA.match(os.path.basename(name)) and run_path in elf.run_path)):
         return Member(path), False
     if elf.run_path == [run_path] and elf.has_strong_run_path:
         return Member(path, is_program), False
