@@ -43,7 +43,7 @@ NEVER_PACKED = re.compile(
 """Libraries of glibc (Debian's package libc6) and of NVIDIA's driver (with WSL's)."""
 NVIDIA = re.compile(r"lib(cuda|cublas|cudnn|cufft|cufile|cupti|curand|cusolver|cusparse|nccl|npp|nv)\w*\.so")
 """NVIDIA's libraries may only be passed on as they are: they are left so where they look beside themselves."""
-LOADED_BY_NAME = {"libcudnn": ("libcudnn_*", "libcudnn_*/lib/*"), "libcudart": ("libnvrtc*", "libnvJitLink*")}
+LOADED_BY_NAME = {"libcudnn": ("libcudnn_*",), "libcudart": ("libnvrtc*", "libnvJitLink*")}
 """Libraries that are opened while a program runs, hence are in nobody's list, beside the library that does so."""
 TIME = 1534809600
 """The time of every member: that of Caffe's last commit to its source, 2018-08-21."""
