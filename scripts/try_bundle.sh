@@ -36,9 +36,9 @@ bind() { # a folder of this machine, as it is named there; with other arguments,
 inside() { # as root, in the bare system, with this machine's settings of pip and its proxies
   local -a settings=()
   mapfile -t settings < <(env | grep -E '^(PIP_[A-Z_]+|[a-z]+_proxy|[A-Z]+_PROXY)=' || true)
-  chroot "$@" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 TERM=dumb HOME=/home/user \
+  chroot "$@" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 TERM=dumb HOME=/srv/user \
     SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt "${settings[@]}" PIP_CERT=/etc/ssl/certs/ca-certificates.crt \
-    CAFFE_ROOT="/home/user/$name" OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" bash -euc "$command"
+    CAFFE_ROOT="/srv/user/$name" OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" bash -euc "$command"
 }
 
 if [ -d "$base" ]; then
@@ -52,10 +52,10 @@ bind /proc
 bind /dev
 cp /etc/resolv.conf /etc/hosts "$system/etc/"
 grep -l -i -E 'proxy|Acquire' /etc/apt/apt.conf.d/* 2> /dev/null | xargs -r -I{} cp {} "$system/etc/apt/apt.conf.d/"
-mkdir -p "$system/etc/ssl/certs" "$system/home/user/.config/pip"
+mkdir -p "$system/etc/ssl/certs" "$system/srv/user/.config/pip"
 cp -L /etc/ssl/certs/ca-certificates.crt "$system/etc/ssl/certs/"
 [ ! -f /etc/pip.conf ] || cp /etc/pip.conf "$system/etc/"
-[ ! -f ~/.config/pip/pip.conf ] || cp ~/.config/pip/pip.conf "$system/home/user/.config/pip/"
+[ ! -f ~/.config/pip/pip.conf ] || cp ~/.config/pip/pip.conf "$system/srv/user/.config/pip/"
 # folders of wheels that this machine's pip takes packages from
 while read -r folder; do bind "$folder" ro; done < <(
   { python3 -m pip config list 2> /dev/null || cat /etc/pip.conf ~/.config/pip/pip.conf 2> /dev/null; env | grep ^PIP_; } |
@@ -64,17 +64,17 @@ while read -r folder; do bind "$folder" ro; done < <(
 name=$(basename "$archive" .tar.xz)
 command='apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends \
   python3 python3-venv make > /tmp/apt.log 2>&1 || { tail -n 20 /tmp/apt.log; exit 1; }
-useradd --create-home --uid 1000 user 2> /dev/null || true'
+useradd --no-create-home --home-dir /srv/user --uid 1000 user 2> /dev/null || true'
 inside "$system"
-mkdir -p "$system/home/user/bonecaffe"
-git archive HEAD | tar -C "$system/home/user/bonecaffe" -xf -
+mkdir -p "$system/srv/user/bonecaffe"
+git archive HEAD | tar -C "$system/srv/user/bonecaffe" -xf -
 began=$SECONDS
-python3 - "$archive" "$system/home/user" <<'PYTHON'
+python3 - "$archive" "$system/srv/user" <<'PYTHON'
 import sys, tarfile
 tarfile.open(sys.argv[1]).extractall(sys.argv[2], filter="data")
 PYTHON
-echo "try_bundle: unpacked in $((SECONDS - began)) s: $(du -sm "$system/home/user/$name" | cut -f 1) MB"
-chown -R 1000:1000 "$system/home/user"
+echo "try_bundle: unpacked in $((SECONDS - began)) s: $(du -sm "$system/srv/user/$name" | cut -f 1) MB"
+chown -R 1000:1000 "$system/srv/user"
 
 command='cd ~/bonecaffe
 for tool in gcc g++ cc nvcc cmake; do ! command -v $tool || { echo "not bare: $tool"; exit 1; }; done
