@@ -11,7 +11,7 @@ DEMO    := runs/demo
 # Spaces, quotes and $ in a variable's value reach the command unchanged. make does not expand the value, but reads $$ as
 # $, as usual. $(call quoted,RUN) is the value as one shell word, $(call quoted_words,ONLY) quotes each of its words.
 GIVEN := RUN RECIPE IMAGES AGES TEST_AGES POINTS WEIGHTS GPU FAST TRAIN TEST SEED SPLIT LABELS ORIGIN AGES_IN_YEARS \
-  AGES_IN_MONTHS SUGGEST SHEET LOCATOR RESUME FULL ONLY DEMO CAFFE_ROOT CAFFE_SOURCE CUDA_ARCH CUDA_HOME CUDNN_ROOT NCCL_ROOT
+  AGES_IN_MONTHS SUGGEST SHEET LOCATOR RESUME FULL ONLY DEMO CAFFE_ROOT CAFFE_SOURCE CUDA_ARCH CUDA_HOME CUDNN_ROOT NCCL_ROOT BUNDLE
 OWN_POINTS := $(filter command environment,$(origin POINTS))
 dollar := $$
 $(foreach name,$(GIVEN),$(eval override $(name) := $$(subst $$(dollar)$$(dollar),$$(dollar),$$(value $(name)))))
@@ -25,7 +25,7 @@ VENV      := .venv
 BONECAFFE := BONECAFFE_MAKE=1 $(VENV)/bin/bonecaffe
 PYTHON    := $(VENV)/bin/python
 
-.PHONY: help setup caffe caffe-check demo smoke annotate locate prepare train evaluate predict test sweep lint mutants bench prototxt pictures reference clean
+.PHONY: help setup caffe caffe-check caffe-bundle demo smoke annotate locate prepare train evaluate predict test sweep lint mutants bench prototxt pictures reference clean
 .DEFAULT_GOAL := help
 
 help:                ## show this list
@@ -40,6 +40,9 @@ caffe:               ## install again; GPU=1 builds Caffe for NVIDIA GPUs, GPU=0
 caffe-check: setup   ## run Caffe's own C++ tests on the Caffe that was built (3 minutes)
 	@BONECAFFE_GPU="$$(cat $(VENV)/share/bonecaffe/gpu)" BONECAFFE_FAST="$$(cat $(VENV)/share/bonecaffe/fast)" \
 	  $(PYTHON) scripts/build_caffe.py --check
+
+caffe-bundle: setup  ## pack that Caffe and its libraries into one archive, for machines without root [BUNDLE=folder] (2 minutes)
+	@$(PYTHON) scripts/bundle_caffe.py --out $(call quoted,BUNDLE)
 
 demo: setup          ## run the whole pipeline on synthetic hands, on the CPU; prints the path of report.html
 	@test -f $(call quoted,DEMO)-data/ages.csv || { rm -rf -- $(call quoted,DEMO)-data; $(BONECAFFE) phantom $(call quoted,DEMO)-data --count 500 --size 700x910; }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import platform
 import sys
@@ -13,6 +14,19 @@ from bonecaffe.errors import BonecaffeError
 from bonecaffe.files import cache_folder
 
 SETUP = "make setup"
+MODULES = {
+    "opencv-python": "cv2",
+    "kornia-rs": "kornia_rs",
+    "protobuf": "google.protobuf",
+    "scikit-image": "skimage",
+    "pyyaml": "yaml",
+}
+"""What is imported of a package whose module has another name."""
+WITHOUT_X = (
+    "as root: apt-get install libxcb1 libgl1 libglib2.0-0; without root: "
+    ".venv/bin/python -m pip install --force-reinstall --no-deps opencv-python-headless=={version}"
+)
+"""opencv-python needs X's libraries for its windows, which bonecaffe does not open."""
 
 
 def stock_weights() -> Path:
@@ -37,11 +51,21 @@ class Finding(NamedTuple):
 def examine() -> list[Finding]:
     """Look at everything a run needs; never raises."""
     findings = [Finding("Python", "ok", f"{platform.python_version()} at {sys.executable}")]
-    for package in environment.PACKAGES:
-        version = environment.version_of(package)
-        ok, missing = Finding(package, "ok", str(version)), Finding(package, "missing", "not installed", SETUP)
-        findings.append(ok if version else missing)
+    findings += [_package(name) for name in environment.PACKAGES]
     return [*findings, *_caffe(), _weights()]
+
+
+def _package(name: str) -> Finding:
+    """Whether a package is installed and imports: a wheel may need a library that a bare system does not have."""
+    version = environment.version_of(name)
+    if version is None:
+        return Finding(name, "missing", "not installed", SETUP)
+    try:
+        importlib.import_module(MODULES.get(name, name))
+    except Exception as error:  # ImportError, or whatever else a broken package raises
+        remedy = WITHOUT_X.format(version=version) if name == "opencv-python" else SETUP
+        return Finding(name, "missing", f"{version}, which does not import: {error}", remedy)
+    return Finding(name, "ok", version)
 
 
 def _caffe() -> list[Finding]:
@@ -50,8 +74,14 @@ def _caffe() -> list[Finding]:
     except BonecaffeError as error:
         return [Finding("Caffe", "missing", str(error), SETUP)]
     findings = []
+    packed = (
+        f", a bundle for glibc {caffe.bundle.needs.glibc} and Python {caffe.bundle.needs.python}"
+        if caffe.bundle
+        else ""
+    )
+    where = f"{caffe.origin}, in {caffe.root or caffe.bin}{packed}"
     try:
-        findings.append(Finding("Caffe", "ok", f"{caffe.version}, {caffe.origin}, in {caffe.root or caffe.bin}"))
+        findings.append(Finding("Caffe", "ok", f"{caffe.version}, {where}"))
     except BonecaffeError as error:
         findings.append(Finding("Caffe", "missing", str(error), SETUP))
     for program in installation.PROGRAMS:

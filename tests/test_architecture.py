@@ -161,9 +161,15 @@ def test_only_files_writes_files():
 
 
 def test_the_builder_needs_only_the_standard_library():
-    """scripts/build_caffe.py runs before anything is installed: without site-packages, all that it imports is there."""
+    """scripts/build_caffe.py runs before anything is installed: without site-packages, all that it imports is there.
+
+    So is what bundle_caffe.py imports.
+    """
     scripts = REPOSITORY / "scripts"
-    code = "import build_caffe, sys; print(*sorted(name for name in sys.modules if name.startswith('bonecaffe')))"
+    code = (
+        "import build_caffe, bundle_caffe, sys; "
+        "print(*sorted(name for name in sys.modules if name.startswith('bonecaffe')))"
+    )
     done = subprocess.run(
         [
             str(getattr(sys, "_base_executable", sys.executable)),
@@ -179,9 +185,10 @@ def test_the_builder_needs_only_the_standard_library():
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [
-        *("bonecaffe", "bonecaffe.caffe", "bonecaffe.caffe.installation", "bonecaffe.errors", "bonecaffe.files"),
+        *("bonecaffe", "bonecaffe.caffe", "bonecaffe.caffe.bundle", "bonecaffe.caffe.installation"),
+        *("bonecaffe.errors", "bonecaffe.files", "bonecaffe.progress"),
     ]
-    for path in (scripts / "build_caffe.py", *sorted((scripts / "builder").glob("*.py"))):
+    for path in (scripts / "build_caffe.py", scripts / "bundle_caffe.py", *sorted((scripts / "builder").glob("*.py"))):
         for node in ast.walk(ast.parse(path.read_text())):  # what is imported within functions too
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []

@@ -175,6 +175,22 @@ def test_doctor_exits_1_without_caffe(monkeypatch, tmp_path):
     assert "make setup" in bonecaffe("doctor", code=1).output
 
 
+def test_doctor_sees_a_package_that_does_not_import(tmp_path):
+    """opencv-python on a system without X's libraries: installed, and of no use. (A stand-in module.)"""
+    (tmp_path / "cv2.py").write_text("raise ImportError('libxcb.so.1: cannot open shared object file')\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "bonecaffe", "doctor", "--json"],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{REPOSITORY}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1 and done.stderr == ""
+    (missing,) = (finding for finding in json.loads(done.stdout) if finding["state"] == "missing")
+    assert missing["what"] == "opencv-python" and "does not import: libxcb.so.1: cannot open" in missing["found"]
+    assert "pip install --force-reinstall --no-deps opencv-python-headless==" in missing["remedy"]
+
+
 def test_predict_one_script(trained, hands):
     """scripts/predict_one.py: one radiograph, one number."""
     image = sorted((hands / "images").glob("*.png"))[0]

@@ -2,8 +2,9 @@
 
 bonecaffe uses the first Caffe it finds, in this order: ``CAFFE_ROOT``; the one that ``make setup`` found or built and
 noted in the environment's ``share/bonecaffe/caffe.json``; without such a note, programs on PATH with an importable
-pycaffe. ``make setup`` itself takes ``CAFFE_ROOT``, then PATH, and otherwise builds one. Standard library only:
-scripts/build_caffe.py uses this module before anything is installed.
+pycaffe. ``make setup`` itself takes ``CAFFE_ROOT``, then PATH, and otherwise builds one. A packed Caffe that was
+unpacked (bundle.py) is used like any other, once it is known to be whole and to fit this machine. Standard library
+only: scripts/build_caffe.py uses this module before anything is installed.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bonecaffe import files
+from bonecaffe.caffe import bundle
 from bonecaffe.errors import CaffeError, FilesError
 
 PROGRAMS = ("caffe", "convert_imageset", "compute_image_mean")
@@ -46,6 +48,7 @@ class Caffe:
     origin: str
     root: Path | None = None  # None: programs on PATH
     build: dict[str, str] = field(default_factory=dict)
+    bundle: bundle.Bundle | None = None  # where it was packed with its libraries
 
     def program(self, name: str) -> Path:
         """The path of one of Caffe's programs; CaffeError when it is missing."""
@@ -128,8 +131,15 @@ def given() -> Caffe | None:
 
 
 def at(root: Path, origin: str) -> Caffe:
-    """The Caffe of an install prefix, or of a source folder built in place; CaffeError naming what is missing."""
+    """The Caffe of an install prefix, or of a source folder built in place; CaffeError naming what is missing.
+
+    An unpacked bundle must be whole. `find`, `given` and `problem` check whether it fits this machine.
+    """
     root = root.absolute()
+    packed = bundle.read(root)
+    damage = packed.damage() if packed else ""
+    if damage:
+        raise CaffeError(damage)
     binaries = [
         folder for folder in (root / "bin", root / "build" / "tools", root) if os.access(folder / "caffe", os.X_OK)
     ]
@@ -144,7 +154,16 @@ def at(root: Path, origin: str) -> Caffe:
     ]
     if not pythons:
         raise CaffeError(f"no pycaffe (python/caffe) in {root}")
-    return Caffe(binaries[0], pythons[0], origin, root, _read_json(root / BUILD_RECORD))
+    return Caffe(binaries[0], pythons[0], origin, root, _read_json(root / BUILD_RECORD), packed)
+
+
+def _fitting(root: Path, origin: str) -> Caffe:
+    """The same; CaffeError for a bundle that does not fit this machine, too, before a program of it fails to start."""
+    caffe = at(root, origin)
+    misfit = caffe.bundle.misfit(bundle.Machine.this()) if caffe.bundle else ""
+    if misfit:
+        raise CaffeError(misfit)
+    return caffe
 
 
 def _from_root() -> Caffe | None:
@@ -153,7 +172,7 @@ def _from_root() -> Caffe | None:
     if not root:
         return None
     try:
-        return at(Path(root), "CAFFE_ROOT")
+        return _fitting(Path(root), "CAFFE_ROOT")
     except CaffeError as error:
         raise CaffeError(f"CAFFE_ROOT={root} does not work: {error}. {OTHER_ROOT}") from None
 
@@ -165,7 +184,7 @@ def _noted() -> Caffe | None:
     if root == ON_PATH:
         return None
     try:
-        return at(Path(root), origin)
+        return _fitting(Path(root), origin)
     except CaffeError as error:
         raise CaffeError(f"{root}: the Caffe that `make setup` chose no longer works: {error}. {REMEDY}") from None
 
@@ -193,7 +212,13 @@ def _python_path() -> list[str]:
 
 
 def problem(caffe: Caffe) -> str:
-    """Why a Caffe does not work with this Python: a missing program, a pycaffe that does not import; else empty."""
+    """Why a Caffe does not work here: a bundle for another machine, a missing program, a pycaffe that does not import.
+
+    Empty where it works.
+    """
+    misfit = caffe.bundle.problem() if caffe.bundle else ""
+    if misfit:
+        return misfit
     for name in PROGRAMS:
         if not os.access(caffe.bin / name, os.X_OK):
             return f"no program {caffe.bin / name}"

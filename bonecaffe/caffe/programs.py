@@ -26,6 +26,8 @@ UNLESS_SET = {
     "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # GPUs are numbered as nvidia-smi numbers them
     # a waiting thread gives up its core soon: twice as fast on a busy machine, equally fast on an idle one
     "GOMP_SPINCOUNT": "1000",
+    # OpenCV's reader of images starts GDAL, which would load this machine's plugins into a bundle's other GDAL
+    "GDAL_DRIVER_PATH": "disable",
 }
 """Environment variables for Caffe's programs and pycaffe, where the user has not set them."""
 
