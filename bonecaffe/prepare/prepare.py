@@ -124,7 +124,7 @@ def _prepare(
         recipe = Recipe.parse(before.recipe, f"{run.manifest_file}, prepare.recipe")
         if run.recipe_file.is_file() and Recipe.load(run.recipe_file).to_yaml() != before.recipe:
             put_back = [
-                f"{run.recipe_file}: names and reasons were edited after the training; those of the training are "
+                f"{run.recipe_file}: names and reasons edited after the training; those of the training are "
                 "restored. To use others, prepare another run folder with this recipe"
             ]
     _drop_stale(run, before)
