@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from bonecaffe.caffe import environment, installation
+from bonecaffe.caffe import environment, gpu_libraries, gpus, installation
+from bonecaffe.caffe.arithmetic import Arithmetic
 from bonecaffe.errors import BonecaffeError
 from bonecaffe.files import cache_folder
 
@@ -96,21 +97,41 @@ def _caffe() -> list[Finding]:
         )
     findings.append(_pycaffe(caffe))
     findings.append(Finding("BLAS", "ok" if caffe.blas != "unknown" else "absent", caffe.blas))
-    kind = "GPU build" if caffe.has_gpu else "CPU build"
-    detail = (
-        f"; cuDNN {'yes' if caffe.has_cudnn else 'no'}; NCCL {'yes' if caffe.has_nccl else 'no'}"
-        if caffe.has_gpu
-        else ""
-    )
-    findings.append(
+    return [*findings, *_gpu(caffe)]
+
+
+def _gpu(caffe: installation.Caffe) -> list[Finding]:
+    """The build's kind, the GPUs, and for a GPU build the libraries of CUDA that are loaded and how they compute."""
+    found = [
         Finding(
-            "GPU support",
-            "ok" if caffe.has_gpu else "absent",
-            kind + detail,
-            "" if caffe.has_gpu else "train with --cpu, or set CAFFE_ROOT to a CUDA build",
+            f"GPU {each.index}",
+            "ok",
+            f"{each.name}, compute capability {each.capability / 10}, "
+            f"{each.free / 1e9:.1f} of {each.memory / 1e9:.1f} GB free",
         )
-    )
-    return findings
+        for each in gpus.visible()
+    ]
+    if not caffe.has_gpu:
+        remedy = "make caffe GPU=1" if found else "train with --cpu, or set CAFFE_ROOT to a CUDA build"
+        return [Finding("GPU support", "absent", "CPU build", remedy), *found]
+    parts = f"cuDNN {'yes' if caffe.has_cudnn else 'no'}; NCCL {'yes' if caffe.has_nccl else 'no'}"
+    support = [Finding("GPU support", "ok", f"GPU build; {parts}"), *(found or [_no_gpu()])]
+    for library in gpu_libraries.resolved(caffe.libraries, os.environ.get("LD_LIBRARY_PATH", "")):
+        text = f"{library.version or 'version unknown'}, {library.file}"
+        if library.problem:
+            remedy = "set LD_LIBRARY_PATH to the folder of the version that Caffe was built with"
+            support.append(Finding(library.name, "missing", f"{text}: {library.problem}", remedy))
+        else:
+            support.append(Finding(library.name, "ok", text))
+    try:
+        support.append(Finding("GPU arithmetic", "ok", Arithmetic.read().words))
+    except BonecaffeError as error:
+        support.append(Finding("GPU arithmetic", "missing", str(error), "unset or correct the variable"))
+    return support
+
+
+def _no_gpu() -> Finding:
+    return Finding("GPU", "absent", "nvidia-smi lists none", "install NVIDIA's driver, or train with --cpu")
 
 
 def _pycaffe(caffe: installation.Caffe) -> Finding:

@@ -272,6 +272,8 @@ class Attempt(Frozen):
     """The iteration of the snapshot that it resumed from; 0 for a start."""
     gpus: Count | None = None
     """How many GPUs computed it, each with a whole batch; 0: the CPU."""
+    arithmetic: str = ""
+    """How a GPU computed: TF32 or float32, and which of cuDNN's algorithms; empty for the CPU."""
     iteration: Count | None = None
     seconds: Finite | None = None
     why: str = ""

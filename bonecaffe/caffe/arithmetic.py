@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 
 from bonecaffe.errors import CaffeError
@@ -17,6 +17,7 @@ from bonecaffe.errors import CaffeError
 TF32 = "BONECAFFE_TF32"
 CUDNN = "BONECAFFE_CUDNN"
 EXCLUDE = "BONECAFFE_CUDNN_EXCLUDE"
+_CUDA = "NVIDIA_TF32_OVERRIDE"
 _EXCLUDED = re.compile(r"(?:(?:forward|filter|data):\d+(?:,\d+)*(?: +|$))*")
 
 
@@ -49,10 +50,12 @@ class Arithmetic:
             )
         return cls(tf32 == "1", cudnn == "fast", excluded)
 
-    @property
-    def environment(self) -> dict[str, str]:
-        """What CUDA's libraries are told; this overrides their own defaults and a variable of the user's."""
-        return {} if self.tf32 else {"NVIDIA_TF32_OVERRIDE": "0"}
+    def apply(self, environment: MutableMapping[str, str]) -> None:
+        """Set the variable that CUDA's libraries read, whatever it was: a training records what was used."""
+        if self.tf32:
+            environment.pop(_CUDA, None)
+        else:
+            environment[_CUDA] = "0"
 
     @property
     def words(self) -> str:

@@ -7,7 +7,7 @@ import re
 _KNOWN = (
     (
         r"out of memory|cudaErrorMemoryAllocation|cudaSuccess \(2 vs|CU(?:DNN|BLAS)_STATUS_ALLOC_FAILED",
-        "the GPU's memory is full. Lower network.train_batch, or end other programs on this GPU (nvidia-smi lists them)",
+        "the GPU's memory is full. Lower network.train_batch, or end other programs that use it (see nvidia-smi)",
     ),
     (
         r"bad_alloc|Cannot allocate memory",
@@ -19,8 +19,8 @@ _KNOWN = (
     ),
     (
         r"cudaSuccess \(80[34] vs|system has unsupported display driver / cuda driver combination",
-        "the GPU's driver and CUDA's libraries do not fit each other, often after an update. Restart the machine. If that "
-        "does not help, update the driver, or build Caffe with an older CUDA",
+        "the GPU's driver and CUDA's libraries do not fit each other, often after an update. Restart the machine. If "
+        "that does not help, update the driver, or build Caffe with an older CUDA",
     ),
     (
         r"cudaSuccess \((?:35|38|100|999|3) vs",
@@ -37,8 +37,8 @@ _KNOWN = (
     ),
     (
         r"cudaSuccess \(222 vs|unsupported toolchain",
-        "Caffe was built with a newer CUDA than the GPU's driver supports. Update the driver, or build Caffe for this GPU: "
-        "make caffe GPU=1",
+        "Caffe was built with a newer CUDA than the GPU's driver supports. Update the driver, or build Caffe for this "
+        "GPU: make caffe GPU=1",
     ),
     (
         r"cudaSuccess \((?:8|209|48) vs|no kernel image|invalid device function|CUDNN_STATUS_ARCH_MISMATCH",
@@ -46,7 +46,7 @@ _KNOWN = (
     ),
     (
         r"cudaSuccess \((?:6|702) vs|launch timed out",
-        "a computation took too long for a GPU that also shows the screen. Lower network.train_batch, or use another GPU",
+        "a computation took too long for a GPU that also shows the screen. Lower network.train_batch, or use another",
     ),
     (
         r"cudaSuccess \((?:4|77|700|719) vs|illegal memory access|unspecified launch failure",
@@ -63,8 +63,8 @@ _KNOWN = (
     ),
     (
         r"CUDNN_STATUS_(?:EXECUTION_FAILED|NOT_SUPPORTED|INTERNAL_ERROR)\w*",
-        "an algorithm of cuDNN failed. The log's last line with 'cuDNN:' names it; exclude it with BONECAFFE_CUDNN_EXCLUDE "
-        "(docs/guide/gpu.md)",
+        "an algorithm of cuDNN failed. The log's last line with 'cuDNN:' names it; exclude it with "
+        "BONECAFFE_CUDNN_EXCLUDE (docs/guide/gpu.md)",
     ),
     (
         r"CUDNN_STATUS_\w+",

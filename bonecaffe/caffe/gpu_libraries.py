@@ -61,10 +61,13 @@ def _other_parts(cudnn: Path, version: str, library_path: str) -> list[str]:
     """Parts of cuDNN with another version than ``version``: in libcudnn's folder and on the library path."""
     folders = [cudnn.parent, *(Path(folder) for folder in library_path.split(os.pathsep) if folder)]
     parts = {path.resolve() for folder in folders for path in folder.glob("libcudnn*.so.*")}
-    count = version.count(".")  # a file may be named by its major version alone
-    return sorted(
-        str(part)
-        for part in parts
-        if version
-        and version_of(str(part)).split(".")[: count + 1] != version.split(".")[: version_of(str(part)).count(".") + 1]
-    )
+    return sorted(str(part) for part in parts if not _is_same(version, version_of(str(part))))
+
+
+def _is_same(version: str, other: str) -> bool:
+    """Whether two versions agree as far as both are given: a file may be named by its major version alone.
+
+    >>> _is_same("9.1.0", "9"), _is_same("9.1.0", "9.2.0"), _is_same("9.1.0", "8")
+    (True, False, False)
+    """
+    return all(one == another for one, another in zip(version.split("."), other.split("."), strict=False))

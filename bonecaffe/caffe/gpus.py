@@ -37,9 +37,8 @@ def visible() -> list[Gpu]:
     for line in programs.nvidia_smi("index,name,compute_cap,memory.total,memory.free,uuid").splitlines():
         parts = [part.strip() for part in line.split(",")]
         if len(parts) == 6 and re.fullmatch(r"\d+", parts[0]) and re.fullmatch(r"\d+\.\d", parts[2]):
-            memory, free = (_bytes(part) for part in parts[3:5])
-            capability = int(parts[2].replace(".", ""))
-            found[parts[5]] = Gpu(int(parts[0]), parts[1], capability, memory or 0, memory or 0 if free is None else free)
+            memory, free = _bytes(parts[3], 0), _bytes(parts[4], _bytes(parts[3], 0))
+            found[parts[5]] = Gpu(int(parts[0]), parts[1], int(parts[2].replace(".", "")), memory, free)
     wishes = os.environ.get("CUDA_VISIBLE_DEVICES")
     if wishes is None:
         return list(found.values())
@@ -52,10 +51,10 @@ def visible() -> list[Gpu]:
     return seen
 
 
-def _bytes(text: str) -> int | None:
-    """Bytes from nvidia-smi's "6144 MiB"; None for "[N/A]"."""
+def _bytes(text: str, unknown: int) -> int:
+    """Bytes from nvidia-smi's "6144 MiB"; ``unknown`` for "[N/A]"."""
     mebibytes = re.match(r"\d+", text)
-    return int(mebibytes[0]) << 20 if mebibytes else None
+    return int(mebibytes[0]) << 20 if mebibytes else unknown
 
 
 def _means(wish: str, uuid: str, gpu: Gpu) -> bool:

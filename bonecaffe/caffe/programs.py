@@ -34,7 +34,8 @@ UNLESS_SET = {
 
 def import_pycaffe() -> ModuleType:
     """Import pycaffe without its log output; CaffeError when it does not import. Only `predict` makes nets with it."""
-    os.environ.update({"GLOG_minloglevel": "2", **_unless_set(), **os.environ, **Arithmetic.read().environment})
+    os.environ.update({"GLOG_minloglevel": "2", **_unless_set(), **os.environ})
+    Arithmetic.read().apply(os.environ)
     caffe = installation.find()
     if str(caffe.python) not in sys.path:
         sys.path.insert(0, str(caffe.python))
@@ -54,7 +55,8 @@ def caffe_pb2() -> ModuleType:
 
 def _unless_set() -> dict[str, str]:
     """`UNLESS_SET`, without what contradicts the user's own way for OpenMP's threads to wait."""
-    return {name: value for name, value in UNLESS_SET.items() if "OMP_WAIT_POLICY" not in os.environ or "OMP" not in name}
+    chosen = "OMP_WAIT_POLICY" in os.environ
+    return {name: value for name, value in UNLESS_SET.items() if not (chosen and name == "GOMP_SPINCOUNT")}
 
 
 def _environment() -> dict[str, str]:
@@ -62,8 +64,9 @@ def _environment() -> dict[str, str]:
 
     CaffeError when a variable about a GPU's arithmetic has a value that is none.
     """
-    arithmetic = Arithmetic.read().environment
-    return {**_unless_set(), **os.environ, **arithmetic, "GLOG_logtostderr": "1", "GLOG_minloglevel": "0"}
+    environment = {**_unless_set(), **os.environ, "GLOG_logtostderr": "1", "GLOG_minloglevel": "0"}
+    Arithmetic.read().apply(environment)
+    return environment
 
 
 class Call:

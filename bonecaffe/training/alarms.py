@@ -226,10 +226,10 @@ class DiskRoom:
 
 
 class Silence:
-    """The log has been silent for much longer than ever before: the program hangs, which no line of it reports.
+    """The log has been silent for much longer than ever before. The program may hang; no line reports that.
 
-    On several GPUs NCCL can wait for ever (BVLC/caffe#4563). The first lines say nothing of the rhythm: a GPU may compile
-    its code for minutes, and the weights are read.
+    On several GPUs NCCL can wait for ever (BVLC/caffe#4563). The first pauses are another matter: a GPU may compile its
+    code for minutes, and the weights are read.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

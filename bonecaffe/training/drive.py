@@ -191,7 +191,9 @@ def _earlier_curve(run: RunDir) -> log.Curve:
         return log.Curve(log.parse(lines))
 
 
-def follow(path: Path, offset: int, process: programs.Process, idle: Callable[[], None] = lambda: None) -> Iterator[str]:
+def follow(
+    path: Path, offset: int, process: programs.Process, idle: Callable[[], None] = lambda: None
+) -> Iterator[str]:
     """The lines that a running program adds to a file, as they come, until it has ended and all are read.
 
     ``idle`` is called again and again while there is none.
@@ -258,7 +260,11 @@ def _judge(run: RunDir, max_iter: int, code: int, ending: _Ending, iteration: in
     how = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
     if ending.done and not ending.stopped and last and last.flaw() is None:
         tail = f": {ending.fatal or ending.tail}" if ending.fatal or ending.tail else ""
-        return State.FINISHED, max_iter, f"the model is complete, but afterwards, while exiting, caffe train was {how}{tail}"
+        return (
+            State.FINISHED,
+            max_iter,
+            f"the model is complete. Afterwards, while it exited, caffe train failed: {how}{tail}",
+        )
     newest = snapshots.newest_complete(run.snapshots)
     go_on = "Continue with --resume." if newest else "There is no complete snapshot yet: train again."
     if ending.stopped:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bonecaffe.caffe import caffemodel, gpus
+from bonecaffe.caffe.arithmetic import TF32, Arithmetic
 from bonecaffe.errors import CaffeError, TrainError
 from bonecaffe.files import open_regular, sha256_file
 from bonecaffe.network import definitions
@@ -107,6 +108,7 @@ def compare(run: RunDir, recipe: Recipe | None = None) -> Comparison:
             departures |= _edited(name, fields)
     if trained is not None:
         departures |= _computed(trained, recipe)
+        choices |= _arithmetic(trained)
     return Comparison([each for each in departures.values() if each.paper != each.here], list(choices.values()))
 
 
@@ -157,30 +159,44 @@ def _same_value(text: str, value: object) -> bool:
 
 
 def _computed(trained: Trained, recipe: Recipe) -> dict[str, Departure]:
-    """Where the iterations that led to the model were computed, by attempt, unless one GPU computed all of them."""
+    """How the iterations that led to the model were computed, by attempt, unless one GPU computed all in float32."""
     parts = _parts(trained.attempts)
+    counts = [attempt.gpus or 0 for attempt in parts]
     rows = {}
-    if len({count == 0 for _, count in parts}) == 2:
-        here = ", ".join(f"{'GPU' if count else 'CPU'} from iteration {first}" for first, count in parts)
+    if len({count == 0 for count in counts}) == 2:
+        here = ", ".join(f"{'GPU' if each.gpus else 'CPU'} from iteration {each.started_at}" for each in parts)
         rows["solver.solver_mode"] = Departure("solver.solver_mode", "GPU", here, "train --cpu for a part of it")
-    if (most := max((count for _, count in parts), default=0)) > 1:
+    if (most := max(counts, default=0)) > 1:
         batch = recipe.network.train_batch * recipe.solver.iter_size
         reason = f"each GPU takes a whole batch: an iteration learns from {most} x {batch} images"
         rows["GPUs"] = Departure("GPUs", 1, most, reason)
+    if any(each.arithmetic.startswith("TF32") for each in parts):
+        reason = f"{TF32}=1 in the training's environment; the paper's GPU, a GTX 1060, has no TF32"
+        rows["arithmetic"] = Departure("arithmetic", "float32", "TF32", reason)
     return rows
 
 
-def _parts(attempts: Sequence[Attempt]) -> list[tuple[int, int]]:
-    """First iteration and number of GPUs of each attempt that led to the model, from the start on.
+def _arithmetic(trained: Trained) -> dict[str, Choice]:
+    """How a GPU chose cuDNN's algorithms, on which the paper is silent, of the last attempt that led to the model."""
+    done = [each.arithmetic for each in _parts(trained.attempts) if each.arithmetic]
+    if not done:
+        return {}
+    default = Arithmetic().words
+    reason = "the same seed gives the same model" if done[-1] == default else "set in the training's environment"
+    return {"GPU arithmetic": Choice("GPU arithmetic", default, done[-1], reason)}
+
+
+def _parts(attempts: Sequence[Attempt]) -> list[Attempt]:
+    """The attempts that led to the model, from the start on.
 
     An attempt whose snapshots were not resumed does not count; attempts before a start belong to another training.
     """
-    parts: list[tuple[int, int]] = []
+    parts: list[Attempt] = []
     for attempt in reversed(attempts):
         if attempt.started_at is None or attempt.gpus is None:  # recorded by a version without these fields
             break
-        if not parts or attempt.started_at < parts[0][0]:
-            parts.insert(0, (attempt.started_at, attempt.gpus))
+        if not parts or attempt.started_at < (parts[0].started_at or 0):
+            parts.insert(0, attempt)
         if attempt.started_at == 0:
             break
     return parts

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from bonecaffe.caffe import caffemodel, gpus, lmdb, programs, shapes
+from bonecaffe.caffe.arithmetic import Arithmetic
 from bonecaffe.caffe.shapes import Shape
-from bonecaffe.errors import BonecaffeError, PreflightError, RecipeError, RunError, WeightsError
+from bonecaffe.errors import BonecaffeError, CaffeError, PreflightError, RecipeError, RunError, WeightsError
 from bonecaffe.files import read_text
 from bonecaffe.network import mean, prototxt
 from bonecaffe.records import Launch
@@ -429,6 +430,10 @@ def _hardware(solver: Any, launch: Launch, say: Any) -> None:
     if launch.gpus is not None:
         if problem := gpus.problem(launch.gpus):
             say(problem)
+        try:
+            Arithmetic.read()
+        except CaffeError as error:
+            say(str(error))
         return
     in_solver = solver is not None and solver.HasField("solver_mode") and solver.solver_mode == 1
     device = str(solver.device_id) if in_solver else "0"
@@ -479,9 +484,13 @@ def _memory(solver: Any, flows: dict[int, shapes.Flow], launch: Launch, say: Any
     needed = memory_bytes(solver, flows)
     if launch.gpus is not None or (solver.HasField("solver_mode") and solver.solver_mode == 1):
         chosen = gpus.chosen(launch.gpus or str(solver.device_id), gpus.visible())
-        available, where = min((gpu.memory for gpu in chosen), default=0), "the GPU"
+        smallest = min(chosen, key=lambda gpu: gpu.free, default=None)
+        available = max(1, smallest.free - CONTEXT_BYTES) if smallest else 0
+        free = smallest.free / 1e9 if smallest else 0.0
+        where = f"the GPU has {free:.1f} GB free, of which CUDA itself takes about {CONTEXT_BYTES / 1e9:.1f} GB"
     else:
-        available, where = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "this machine"
+        available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        where = f"this machine has {available / 1e9:.1f} GB"
     if not available or needed <= available:
         return
     batch = max((shape[0] for name, shape in flows[TRAIN].blobs.items() if name == "data"), default=1)
@@ -495,10 +504,11 @@ def _memory(solver: Any, flows: dict[int, shapes.Flow], launch: Launch, say: Any
             f"Set network.train_batch: {fits[-1]} and solver.iter_size: {batch // fits[-1] * steps}, "
             f"which still learns from {batch * steps} images per iteration"
         )
-    say(
-        f"training would need about {needed / 1e9:.1f} GB of memory, but {where} has {available / 1e9:.1f} GB. "
-        f"{remedy}."
-    )
+    say(f"training would need about {needed / 1e9:.1f} GB of memory, but {where}. {remedy}.")
+
+
+CONTEXT_BYTES = 1 << 30
+"""What CUDA's context, cuDNN and its workspaces take on a GPU. A guess: up to 1 GB is reported, none was measured."""
 
 
 def memory_bytes(solver: Any, flows: dict[int, shapes.Flow]) -> int:

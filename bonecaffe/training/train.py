@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bonecaffe.caffe.arithmetic import Arithmetic
 from bonecaffe.caffe import environment, gpus, installation, snapshots
+from bonecaffe.caffe.arithmetic import Arithmetic
 from bonecaffe.errors import RunError, TrainError
 from bonecaffe.files import make_folder, move, open_append, replacing
 from bonecaffe.hands.cases import Case
