@@ -195,8 +195,8 @@ def losses_of_test(run: RunDir) -> tuple[float, float]:
     table = pandas.read_csv(run.predictions("test"))
     ours = float(((table.predicted_months - table.boneage_months) ** 2).mean() / 2)
     model = ["-model", run.train_val.name, "-weights", "snapshots/SNAPSHOT_iter_12.caffemodel"]
-    said = programs.call("caffe", ["test", *model, "-iterations", "2"], cwd=run.path)
-    return ours, float(said.rsplit("Loss: ", 1)[1].split()[0])
+    output = programs.call("caffe", ["test", *model, "-iterations", "2"], cwd=run.path)
+    return ours, float(output.rsplit("Loss: ", 1)[1].split()[0])
 
 
 def edit_table(path: Path, **cells) -> None:

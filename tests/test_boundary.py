@@ -148,12 +148,12 @@ def test_no_output_ends_the_work(way, tmp_path):
     program.write_text(source(WORK))
     line = line.replace("PROGRAM", f"{sys.executable} {program}").replace("ERR", f"{tmp_path}/err")
     done = shell(line, env={**os.environ, "DONE": str(tmp_path / "done")})
-    told = (tmp_path / "err").read_text() if (tmp_path / "err").exists() else ""
+    message = (tmp_path / "err").read_text() if (tmp_path / "err").exists() else ""
     assert (tmp_path / "done").exists()
-    assert done.returncode == code, told + done.stderr
-    for text in (told, done.stderr):
+    assert done.returncode == code, message + done.stderr
+    for text in (message, done.stderr):
         assert not re.search("Traceback|Exception ignored|Error", text), text
-    assert words in told
+    assert words in message
 
 
 def test_a_closed_output_is_not_the_next_file(tmp_path):
@@ -381,9 +381,9 @@ def test_ctrl_c_ends_the_command_whatever_it_does(stuck, signals, tmp_path):
     process.stdout.readline()
     for _ in range(signals):
         process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=10)
-    assert process.returncode == 130, told
-    assert told.startswith("bonecaffe: interrupted.") and told.count("\n") == 1
+    _, message = process.communicate(timeout=10)
+    assert process.returncode == 130, message
+    assert message.startswith("bonecaffe: interrupted.") and message.count("\n") == 1
 
 
 def test_an_ignored_ctrl_c_stays_ignored(tmp_path):

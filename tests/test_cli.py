@@ -101,7 +101,7 @@ def test_split_options_are_declared_departures(hands, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["train", "{tmp}/none"], "not a prepared run"),
         (["evaluate", "{tmp}/none"], "not a prepared run"),
@@ -114,10 +114,10 @@ def test_split_options_are_declared_departures(hands, tmp_path):
         (["predict", "{tmp}/none", "{tmp}/a.png", "--points", "{tmp}/none.csv"], "no such file"),
     ],
 )
-def test_expected_failures_exit_1_with_a_sentence(arguments, said, tmp_path):
+def test_expected_failures_exit_1_with_a_sentence(arguments, message, tmp_path):
     """No traceback, nothing made."""
     done = bonecaffe(*[argument.replace("{tmp}", str(tmp_path)) for argument in arguments], code=1)
-    assert said in done.output and "Traceback" not in done.output
+    assert message in done.output and "Traceback" not in done.output
     assert list(tmp_path.iterdir()) == []
 
 
@@ -198,9 +198,12 @@ def test_fetch_script_says_no_when_it_cannot(tmp_path):
         "--url",
     ]
     (tmp_path / "wrong").write_bytes(b"not the weights")
-    for url, said in (("http://127.0.0.1:9/none", "could not be downloaded"), ((tmp_path / "wrong").as_uri(), "sha1")):
+    for url, message in (
+        ("http://127.0.0.1:9/none", "could not be downloaded"),
+        ((tmp_path / "wrong").as_uri(), "sha1"),
+    ):
         done = subprocess.run([*command, url], capture_output=True, text=True, check=False)
-        assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr
+        assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
         assert not (tmp_path / "w.caffemodel").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["wrong"]
 

@@ -83,9 +83,9 @@ CHANGES = {
 @pytest.mark.parametrize("what", CHANGES)
 def test_prepare_never_orphans_a_trained_model(own_trained, own_hands, what):
     """Refused, with what changed and what to do; the run is as it was, and its model predicts."""
-    values, spoil, expected = CHANGES[what]
-    if spoil:
-        spoil(own_hands)
+    values, damage, expected = CHANGES[what]
+    if damage:
+        damage(own_hands)
     before = files_of(own_trained)
     with pytest.raises(RunError) as refusal:
         prepared_again(own_trained, own_hands, tiny(**values))
@@ -184,9 +184,9 @@ def test_names_and_reasons_edited_under_a_model(own_trained, hands):
 def test_an_edited_recipe_is_taken_up_by_train(own_run):
     """What it changes in the training alone costs nothing: said, trained so, and the run verifies."""
     edit_recipe(own_run, "max_iter: {value: 12", "max_iter: {value: 6")
-    heard = []
-    assert train.train(own_run, say=heard.append).iteration == 6
-    assert "recipe.yaml was edited: solver.max_iter: 12 before, 6 now" in heard
+    messages = []
+    assert train.train(own_run, say=messages.append).iteration == 6
+    assert "recipe.yaml was edited: solver.max_iter: 12 before, 6 now" in messages
     assert "max_iter: 6" in own_run.solver.read_text()
     assert verify.first_broken(verify.verify(own_run)) is None
 
@@ -249,14 +249,14 @@ def test_a_refused_training_leaves_no_trace(own_run, tmp_path, what):
     """Neither in recipe.yaml nor anywhere else: every file is as it was, and none is new."""
     from bonecaffe.caffe import installation
 
-    options, spoil, error = REFUSED[what]
+    options, damage, error = REFUSED[what]
     if what == "a GPU without a GPU build" and installation.find().has_gpu:
         pytest.skip("this Caffe has a GPU build")
     (tmp_path / "page.html").write_text("<html>not found</html>")
     if "given_weights" in options:
         options = {**options, "given_weights": tmp_path / options["given_weights"]}
-    if spoil:
-        spoil(own_run)
+    if damage:
+        damage(own_run)
     before = files_of(own_run)
     with pytest.raises(error):
         train.train(own_run, **options)
@@ -318,14 +318,14 @@ def lose(run, first, second):
     run.image(first).unlink()
 
 
-@pytest.mark.parametrize("spoil", [cut, swap, resize, lose])
-def test_a_spoiled_image_is_noticed_and_repaired(own_trained, hands, spoil):
+@pytest.mark.parametrize("damage", [cut, swap, resize, lose])
+def test_a_spoiled_image_is_noticed_and_repaired(own_trained, hands, damage):
     """By whoever reads it, by verify, and by prepare, which makes it again and keeps the model."""
     first, second = own_trained.read().prepare.split["test"][:2]
     own_trained.forget("predict")  # so that the images are read
     model = own_trained.read().train
     before = {case_id: own_trained.image(case_id).read_bytes() for case_id in (first, second)}
-    spoil(own_trained, first, second)
+    damage(own_trained, first, second)
     with pytest.raises(RunError, match=f"{first}.png.*Run prepare again"):
         predict_run(own_trained)
     assert verify.first_broken(verify.verify(own_trained)).name == "prepared images"

@@ -93,12 +93,12 @@ BREAKS = [
 ]
 
 
-@pytest.mark.parametrize(("file", "spoil", "link", "said"), BREAKS, ids=[entry[0] for entry in BREAKS])
-def test_broken_link_is_named(own_whole, file, spoil, link, said):
+@pytest.mark.parametrize(("file", "damage", "link", "message"), BREAKS, ids=[entry[0] for entry in BREAKS])
+def test_broken_link_is_named(own_whole, file, damage, link, message):
     """One file spoiled: its link is the first that broke, exit 1."""
-    spoil(own_whole.path / file)
+    damage(own_whole.path / file)
     broken = verify.first_broken(verify.verify(own_whole))
-    assert broken is not None and broken.name == link and said in broken.message, broken
+    assert broken is not None and broken.name == link and message in broken.message, broken
     done = CliRunner().invoke(main, ["verify", str(own_whole)])
     assert done.exit_code == 1 and f"the first link that broke: {link}" in done.output
 

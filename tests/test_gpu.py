@@ -104,9 +104,9 @@ def test_a_card_too_small_is_told_a_batch_that_fits(request, hands, tmp_path):
     run = prepare_run(tmp_path / "run", hands, recipe)  # by the real Caffe; then one with a card is pretended
     request.getfixturevalue("smi")("0, small, 8.6, 2048 MiB")
     definitions.write(run, recipe)
-    (said,) = [line for line in preflight.examine(run, Launch(gpus="0")).problems if "memory" in line]
-    assert "the GPU has 2.1 GB" in said
-    batch, steps = int(said.split("train_batch: ")[1].split()[0]), int(said.split("iter_size: ")[1].split(",")[0])
+    (problem,) = [line for line in preflight.examine(run, Launch(gpus="0")).problems if "memory" in line]
+    assert "the GPU has 2.1 GB" in problem
+    batch, steps = int(problem.split("train_batch: ")[1].split()[0]), int(problem.split("iter_size: ")[1].split(",")[0])
     assert batch * steps == 256 and batch >= 4
     smaller = recipe.with_values(
         {"network.train_batch": batch, "solver.iter_size": steps}, "tests: the batch that was named"
@@ -137,6 +137,6 @@ def test_advice_keeps_the_images_of_a_step(request, hands, tmp_path, iter_size):
     request.getfixturevalue("smi")("0, small, 8.6, 1100 MiB")
     definitions.write(run, recipe)
     assert not [line for line in preflight.examine(run, Launch()).problems if "memory" in line]
-    (said,) = [line for line in preflight.examine(run, Launch(gpus="0")).problems if "memory" in line]
-    batch, steps = int(said.split("train_batch: ")[1].split()[0]), int(said.split("iter_size: ")[1].split(",")[0])
-    assert batch * steps == 64 * iter_size and f"from {64 * iter_size} images" in said
+    (problem,) = [line for line in preflight.examine(run, Launch(gpus="0")).problems if "memory" in line]
+    batch, steps = int(problem.split("train_batch: ")[1].split()[0]), int(problem.split("iter_size: ")[1].split(",")[0])
+    assert batch * steps == 64 * iter_size and f"from {64 * iter_size} images" in problem

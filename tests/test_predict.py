@@ -201,7 +201,7 @@ def test_opencv_engine_needs_no_caffe(trained, hands, tmp_path):
     assert refused.returncode == 1 and "--engine opencv" in refused.stderr
     done = subprocess.run([*command, "--engine", "opencv"], capture_output=True, text=True, env=nowhere)
     assert done.returncode == 0, done.stderr
-    months = {(said := json.loads(line))["id"]: said["months"] for line in done.stdout.splitlines()}
+    months = {(fact := json.loads(line))["id"]: fact["months"] for line in done.stdout.splitlines()}
     for case_id, value in months.items():
         assert value == pytest.approx(chosen.predict(files[case_id], points[case_id]), abs=0.011)
     assert len(months) == 2

@@ -261,12 +261,12 @@ def test_all_missing_images_of_a_run_are_named_before_it_is_predicted(own_traine
     edit_table(own_trained.predictions("test"), predicted_months="1")
     edited = own_trained.predictions("test").read_bytes()
     split = own_trained.read().prepare.split
-    lost, changed = own_trained.image(split["train"][3]), own_trained.image(split["test"][1])
-    lost.unlink()
+    missing, changed = own_trained.image(split["train"][3]), own_trained.image(split["test"][1])
+    missing.unlink()
     changed.write_bytes(changed.read_bytes()[:-20])
     with pytest.raises(RunError) as error:
         predict_run(own_trained)
-    for words in ("2 images are", f"{lost.name} (missing)", f"{changed.name} (changed)", "Run prepare again"):
+    for words in ("2 images are", f"{missing.name} (missing)", f"{changed.name} (changed)", "Run prepare again"):
         assert words in str(error.value)
     assert (own_trained.predictions("train").read_bytes(), own_trained.predictions("test").read_bytes()) == (
         before[0],
@@ -274,7 +274,9 @@ def test_all_missing_images_of_a_run_are_named_before_it_is_predicted(own_traine
     )
     done = CliRunner().invoke(main, ["evaluate", str(own_trained.path), "--all"])
     assert (
-        done.exit_code == 1 and f"{lost.name} (missing)" in done.output and f"{changed.name} (changed)" in done.output
+        done.exit_code == 1
+        and f"{missing.name} (missing)" in done.output
+        and f"{changed.name} (changed)" in done.output
     )
 
 

@@ -49,7 +49,7 @@ def test_every_field_has_a_source_or_reason(name):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("extends: paper\nsolver:\n  base_lr: {value: 1}\n", "without a reason"),
         ("extends: paper\nsolver:\n  base_lr: {value: 1, reason: ' '}\n", "without a reason"),
@@ -76,13 +76,13 @@ def test_every_field_has_a_source_or_reason(name):
         ("extends: paper\ndata: {split_seed: {value: !!timestamp x, reason: it}}\n", "'x' does not fit its type"),
     ],
 )
-def test_faulty_recipe_is_refused(tmp_path, text, said):
+def test_faulty_recipe_is_refused(tmp_path, text, message):
     """A typo is an error that names the file and the field."""
     path = tmp_path / "mine.yaml"
     path.write_text(text)
-    with pytest.raises(RecipeError, match=said) as error:
+    with pytest.raises(RecipeError, match=message) as error:
         Recipe.load(path)
-    assert "mine.yaml" in str(error.value) or said == "nowhere"
+    assert "mine.yaml" in str(error.value) or message == "nowhere"
 
 
 def test_recipe_that_extends_nothing_is_told_in_one_sentence(tmp_path):

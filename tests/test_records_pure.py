@@ -110,13 +110,13 @@ def test_counts_reach_from_nothing_to_a_million_millions():
 @pytest.mark.parametrize("case_id", ["", "a/b", "a\\b", ".a", "..", "/a"])
 def test_id_that_names_no_file_is_refused(case_id):
     """It becomes the name of an image in the run."""
-    spoiled = {
+    damaged_facts = {
         **PREPARED,
         "split": {"train": ["1", case_id], "test": ["3"]},
         "cases": {"1": CASE, case_id: CASE, "3": CASE},
     }
     with pytest.raises(ValidationError, match="a plain name is needed"):
-        Prepared(**spoiled)
+        Prepared(**damaged_facts)
 
 
 def test_numbers_that_are_none_are_refused():

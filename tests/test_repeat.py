@@ -145,10 +145,10 @@ def test_weights_stay_declared_when_it_goes_on(hands, trained, tmp_path):
     plan = replace(plan_for(tmp_path, hands, **long), weights=weights)
 
     def stop(progress):
-        if progress.iteration >= 5 and not told:
-            told.append(os.kill(os.getpid(), signal.SIGINT))
+        if progress.iteration >= 5 and not signals:
+            signals.append(os.kill(os.getpid(), signal.SIGINT))
 
-    told = []
+    signals = []
     with pytest.raises(RepeatInterrupted):
         repeat.one(plan, 1, stop)
     for _ in range(2):
@@ -163,10 +163,10 @@ def test_interrupted_seed_goes_on(hands, tmp_path):
     plan = plan_for(tmp_path, hands, solver__max_iter=300, solver__snapshot=100, solver__test_interval=150)
 
     def stop(progress):
-        if progress.iteration >= 5 and not told:
-            told.append(os.kill(os.getpid(), signal.SIGINT))
+        if progress.iteration >= 5 and not signals:
+            signals.append(os.kill(os.getpid(), signal.SIGINT))
 
-    told = []
+    signals = []
     with pytest.raises(RepeatInterrupted, match="Call repeat again"):
         repeat.one(plan, 1, stop)
     assert repeat.one(plan, 1).state == "finished"

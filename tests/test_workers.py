@@ -144,11 +144,11 @@ def test_workers_end_with_the_iterator(how):
 
 def test_it_works_in_a_thread_that_is_not_the_main_one():
     """As in a worker of Dask."""
-    told: list[list[int]] = []
-    thread = threading.Thread(target=lambda: told.append(list(in_parallel(square, range(20), 2, LocateError))))
+    results: list[list[int]] = []
+    thread = threading.Thread(target=lambda: results.append(list(in_parallel(square, range(20), 2, LocateError))))
     thread.start()
     thread.join(60)
-    assert told == [[n * n for n in range(20)]]
+    assert results == [[n * n for n in range(20)]]
 
 
 CALLER = """

@@ -244,12 +244,12 @@ def _judge(run: RunDir, max_iter: int, code: int, ending: _Ending, iteration: in
     if code == -signal.SIGINT and ending.signals == 1:
         return State.INTERRUPTED, newest.iteration if newest else 0, f"stopped before Caffe had begun. {go_on}"
     if code in (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT):
-        whose = (
+        origin = (
             "at your second signal"
             if ending.signals > 1
             else "from outside, for example by the kernel when memory is short"
         )
-        return State.KILLED, iteration, f"caffe train: {how}, {whose}. {go_on} The whole log: {run.caffe_log}"
+        return State.KILLED, iteration, f"caffe train: {how}, {origin}. {go_on} The whole log: {run.caffe_log}"
     message = ending.fatal or ending.tail or "it printed nothing"
     meaning = explain(message)
     cause = f"{message}. Meaning: {meaning}" if meaning else message

@@ -105,7 +105,7 @@ def test_mean_that_is_as_caffe_writes_it_keeps_its_bytes(own_run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda path: mean_image(path, (3, 256, 256)), "3 x 256 x 256"),
         (lambda path: path.write_text("hello, world"), "not a mean image"),
@@ -113,9 +113,9 @@ def test_mean_that_is_as_caffe_writes_it_keeps_its_bytes(own_run, tmp_path):
         (lambda path: None, "No such file"),
     ],
 )
-def test_file_that_is_no_mean_of_this_size_is_refused(make, said, own_run, tmp_path):
+def test_file_that_is_no_mean_of_this_size_is_refused(make, message, own_run, tmp_path):
     """Before Caffe is asked; the file is named."""
     make(tmp_path / "own.binaryproto")
-    with pytest.raises(BonecaffeError, match=f"own.binaryproto.*{said}"):
+    with pytest.raises(BonecaffeError, match=f"own.binaryproto.*{message}"):
         definitions.write(own_run, tiny(network__mean=f"file:{tmp_path / 'own.binaryproto'}"))
     assert not own_run.mean_file.exists()

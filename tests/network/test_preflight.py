@@ -260,9 +260,9 @@ def test_caffe_dies_and_preflight_said_so(ready, misconfigure):
     plan = misconfigure(ready)
     plan = absolute(ready, plan)
     report = preflight.examine(ready, plan)
-    said = [problem for problem in report.problems if ours in problem]
-    assert said, report.problems
-    assert "\n" not in said[0]
+    reported = [problem for problem in report.problems if ours in problem]
+    assert reported, report.problems
+    assert "\n" not in reported[0]
     code, output = caffe_train(ready, plan)
     assert code != 0, output
     assert re.search(theirs, output), output
@@ -441,10 +441,10 @@ def test_solver_that_we_read_right_is_taken(ready, change):
 
 def test_a_gpu_of_the_solver_is_the_one_that_is_looked_for(ready, monkeypatch):
     """Without --gpu Caffe takes device_id. (What there is of GPUs is pretended.)"""
-    monkeypatch.setattr(preflight.gpus, "problem", lambda wanted: f"--gpu {wanted}: there is no such GPU.")
+    monkeypatch.setattr(preflight.gpus, "problem", lambda wish: f"--gpu {wish}: there is no such GPU.")
     both(setting("solver_mode", "GPU"), line("device_id: 3"))(ready)
     assert "solver.prototxt has solver_mode: GPU: there is no such GPU." in preflight.examine(ready).problems
-    monkeypatch.setattr(preflight.gpus, "problem", lambda wanted: "" if wanted == "3" else "another GPU")
+    monkeypatch.setattr(preflight.gpus, "problem", lambda wish: "" if wish == "3" else "another GPU")
     assert not [problem for problem in preflight.examine(ready).problems if "GPU" in problem]
     with pytest.raises(PreflightError, match=r"solver_mode: GPU, but the .* on the CPU.*or give --gpu 3\."):
         train.train(ready, cpu=True)
@@ -558,7 +558,7 @@ def test_full_disk_kills_caffe_at_its_snapshot_and_preflight_said_so(hands, tmp_
         run = prepare_run(small / "run", hands, tiny(**SHORT, network__fc_outputs=(2048, 64), data__train_cases=4))
         definitions.write(run, run.recipe())
         run.snapshots.mkdir()
-        assert any("MB free, and 1 snapshots of" in problem for problem in preflight.examine(run).problems)
+        assert any("MB free, but 1 snapshots of" in problem for problem in preflight.examine(run).problems)
         with pytest.raises(BonecaffeError, match="MB free"):
             train.train(run)
         code, _ = caffe_train(run, PLAIN)

@@ -40,8 +40,8 @@ def stock_like(path, version, outputs=1000):
 def test_fc8_is_taken_out_and_the_rest_kept(tmp_path, version):
     """In both formats; equal to the input in every other layer."""
     net = stock_like(tmp_path / "stock.caffemodel", version)
-    said = caffemodel.initial_weights(tmp_path / "stock.caffemodel", tmp_path / "init.caffemodel", "fc8", HEAD)
-    assert "removed from" in said and "1000 x 16" in said
+    message = caffemodel.initial_weights(tmp_path / "stock.caffemodel", tmp_path / "init.caffemodel", "fc8", HEAD)
+    assert "removed from" in message and "1000 x 16" in message
     left = programs.caffe_pb2().NetParameter.FromString((tmp_path / "init.caffemodel").read_bytes())
     expected, kept = (net.layers, left.layers) if version == 1 else (net.layer, left.layer)
     assert list(kept) == [layer for layer in expected if layer.name != "fc8"]
@@ -118,9 +118,9 @@ def test_other_files_are_refused(tmp_path):
         "text": (b"hello world, this is no protobuf", "cut off, or not a caffemodel"),
         "other": (other.SerializeToString(), "not CaffeNet's weights"),
     }
-    for name, (content, said) in files.items():
+    for name, (content, message) in files.items():
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(WeightsError, match=said):
+        with pytest.raises(WeightsError, match=message):
             caffemodel.initial_weights(tmp_path / name, tmp_path / "init.caffemodel", "fc8", HEAD)
     with pytest.raises(WeightsError, match="No such file"):
         caffemodel.initial_weights(tmp_path / "none", tmp_path / "init.caffemodel", "fc8", HEAD)

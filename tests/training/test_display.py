@@ -123,7 +123,7 @@ def test_live_line_on_a_terminal(own_run):
         os.chdir(REPOSITORY)
         os.environ["COLUMNS"] = "160"
         os.execv(sys.executable, [sys.executable, "-m", "bonecaffe", "train", str(own_run)])
-    said = b""
+    output = b""
     while True:
         try:
             chunk = os.read(terminal, 4096)
@@ -131,6 +131,6 @@ def test_live_line_on_a_terminal(own_run):
             break
         if not chunk:
             break
-        said += chunk
+        output += chunk
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    assert b"images/s" in said and b"\x1b[" in said and b"finished at iteration 12" in said
+    assert b"images/s" in output and b"\x1b[" in output and b"finished at iteration 12" in output

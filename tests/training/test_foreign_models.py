@@ -81,13 +81,13 @@ def a_state(run, first, last):
     last.solverstate.write_bytes(last.solverstate.read_bytes()[:-1] + b"\x05")
 
 
-@pytest.mark.parametrize("spoil", [no_state, an_earlier_one, a_state])
-def test_no_snapshot_becomes_the_runs_own_by_resuming(own_trained, spoil):
+@pytest.mark.parametrize("damage", [no_state, an_earlier_one, a_state])
+def test_no_snapshot_becomes_the_runs_own_by_resuming(own_trained, damage):
     """What is in the folder when a training ends is recorded as its own: so it must be before."""
     record = own_trained.read().train
     own_trained.record(record.model_copy(update={"state": State.INTERRUPTED}))
     first, *_, last = snapshots.find(own_trained.snapshots)
-    spoil(own_trained, first, last)
+    damage(own_trained, first, last)
     with pytest.raises(TrainError, match="not as the recorded training wrote it"):
         train.train(own_trained, resume=True)
 

@@ -81,7 +81,7 @@ def strike(run: RunDir, blow: str, where: str, seed: int) -> str:
     for pid in targets:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
-    said = driver.communicate(timeout=300)[1]
+    output = driver.communicate(timeout=300)[1]
     assert until(lambda: not caffes(run) and not run.holder(), 300), "Caffe trains on unseen"
     state = run.state()
     found = snapshots.find(run.snapshots)
@@ -89,12 +89,12 @@ def strike(run: RunDir, blow: str, where: str, seed: int) -> str:
     log = run.caffe_log.read_text(errors="replace") if run.caffe_log.is_file() else ""
     if state == "finished":
         assert whole and "Optimization Done." in log and "stopped early" not in log
-        assert driver.returncode in (0, -number), said  # the blow may land when all is done and recorded
+        assert driver.returncode in (0, -number), output  # the blow may land when all is done and recorded
         assert train.train(run) is None
         became = "finished before"
     else:
-        assert state in ("interrupted", "killed", "prepared"), (state, said)
-        assert driver.returncode != 0, said
+        assert state in ("interrupted", "killed", "prepared"), (state, output)
+        assert driver.returncode != 0, output
         became = state
         torn = [snapshot for snapshot in found if snapshot.flaw()]
         resumable = snapshots.newest_complete(run.snapshots)
@@ -107,15 +107,15 @@ def strike(run: RunDir, blow: str, where: str, seed: int) -> str:
             assert refused.returncode == 1 and "no complete snapshot" in refused.stderr
             shutil.rmtree(run.snapshots)
         again = start(run, *(["--resume"] if resumable else []))
-        said = again.communicate(timeout=300)[1]
-        assert again.returncode == 0, said
+        output = again.communicate(timeout=300)[1]
+        assert again.returncode == 0, output
         became += f"; resumed from {resumable.iteration}" if resumable else "; started again"
     assert run.state() == "finished"
     assert run.read().train.iteration == run.recipe().solver.max_iter
     assert snapshots.find(run.snapshots)[-1].flaw() is None
     curve = pandas.read_csv(run.curve)
-    wanted = list(range(run.recipe().solver.max_iter + 1))
-    assert curve[curve.phase == "train"].iteration.tolist() == wanted, "the curve has a gap"
+    expected = list(range(run.recipe().solver.max_iter + 1))
+    assert curve[curve.phase == "train"].iteration.tolist() == expected, "the curve has a gap"
     assert [attempt.state for attempt in run.read().train.attempts][-1] == "finished"
     return became
 

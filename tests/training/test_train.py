@@ -66,11 +66,11 @@ def test_interrupted_run_is_not_finished(own_run):
 def test_interrupted_and_resumed_run_ends_where_it_should(own_run):
     """Resumed from the snapshot of the interruption, to the last iteration, with one curve without a gap."""
     own_run.write_recipe(tiny(solver__max_iter=300, solver__snapshot=10, solver__test_interval=100))
-    told = []
+    signals = []
 
     def stop(progress):
-        if progress.iteration >= 12 and not told:
-            told.append(progress.iteration)
+        if progress.iteration >= 12 and not signals:
+            signals.append(progress.iteration)
             os.kill(os.getpid(), signal.SIGINT)
 
     first = train.train(own_run, watch=stop)
@@ -88,21 +88,21 @@ def test_interrupted_and_resumed_run_ends_where_it_should(own_run):
 def test_torn_snapshot_is_passed_over(own_run):
     """A snapshot cut off by a kill is named, and the complete one before it carries on."""
     own_run.write_recipe(tiny(solver__max_iter=400, solver__snapshot=10, solver__test_interval=400))
-    told = []
+    signals = []
 
     def stop(progress):
-        if progress.iteration >= 22 and not told:
-            told.append(os.kill(os.getpid(), signal.SIGINT))
+        if progress.iteration >= 22 and not signals:
+            signals.append(os.kill(os.getpid(), signal.SIGINT))
 
     assert train.train(own_run, watch=stop).state == "interrupted"
     newest = snapshots.find(own_run.snapshots)[-1]
     newest.caffemodel.write_bytes(newest.caffemodel.read_bytes()[:1000])
     before = snapshots.newest_complete(own_run.snapshots)
-    heard = []
-    assert train.train(own_run, resume=True, say=heard.append).state == "finished"
-    assert any(sentence.startswith("skipped an incomplete snapshot") for sentence in heard)
-    assert f"resumed from iteration {before.iteration}" in heard
-    assert f"learning rate at iteration {before.iteration}: {0.001 * 0.1 ** (before.iteration // 8):g}" in heard
+    messages = []
+    assert train.train(own_run, resume=True, say=messages.append).state == "finished"
+    assert any(sentence.startswith("skipped an incomplete snapshot") for sentence in messages)
+    assert f"resumed from iteration {before.iteration}" in messages
+    assert f"learning rate at iteration {before.iteration}: {0.001 * 0.1 ** (before.iteration // 8):g}" in messages
 
 
 def test_second_driver_is_refused(own_run):
@@ -126,10 +126,10 @@ def test_caffes_fatal_line_is_passed_on(own_run, monkeypatch):
     monkeypatch.setattr(preflight, "examine", lambda run, call, staged: preflight.Report())
     definitions.write(own_run, own_run.recipe())
     own_run.train_val.write_text(own_run.train_val.read_text().replace('"train_lmdb"', '"nowhere_lmdb"'))
-    heard = []
-    outcome = train.train(own_run, say=heard.append)
+    messages = []
+    outcome = train.train(own_run, say=messages.append)
     assert (outcome.state == "died" and "mdb_status" in outcome.why) or "nowhere" in outcome.why
-    assert "train_val.prototxt was edited by hand and is used unchanged" in heard
+    assert "train_val.prototxt was edited by hand and is used unchanged" in messages
 
 
 def test_paper_wants_weights_and_a_gpu(hands, tmp_path):
@@ -179,10 +179,10 @@ def test_pretrained_weights_reach_caffe(own_trained, tmp_path):
     shutil.copy(snapshots.find(own_trained.snapshots)[-1].caffemodel, tmp_path / "pre.caffemodel")
     shutil.rmtree(own_trained.snapshots)
     own_trained.write_recipe(tiny(solver__max_iter=4))
-    heard = []
-    outcome = train.train(own_trained, given_weights=tmp_path / "pre.caffemodel", say=heard.append)
+    messages = []
+    outcome = train.train(own_trained, given_weights=tmp_path / "pre.caffemodel", say=messages.append)
     assert outcome.state == "finished"
-    assert "fc8 of pre.caffemodel has the right shape and is kept" in heard
+    assert "fc8 of pre.caffemodel has the right shape and is kept" in messages
     assert "Finetuning from init.caffemodel" in own_trained.caffe_log.read_text()
 
 
@@ -353,11 +353,11 @@ def test_edited_solver_decides_when_it_is_finished(own_run):
 def test_closed_terminal_lets_caffe_snapshot(own_run):
     """SIGHUP ends as Ctrl-C does."""
     own_run.write_recipe(tiny(solver__max_iter=4000, solver__snapshot=4000, solver__test_interval=4000))
-    told = []
+    signals = []
 
     def hang_up(progress):
-        if progress.iteration >= 5 and not told:
-            told.append(progress.iteration)
+        if progress.iteration >= 5 and not signals:
+            signals.append(progress.iteration)
             os.kill(os.getpid(), signal.SIGHUP)
 
     with disposition(signal.SIGHUP, signal.SIG_DFL):  # the tests may run under nohup
@@ -413,12 +413,12 @@ def test_nohup_is_respected(own_run):
     """A signal that was ignored before stays ignored."""
 
     def hang_up(progress):
-        if progress.iteration == 3 and not told:
-            told.append(os.kill(os.getpid(), signal.SIGHUP))
+        if progress.iteration == 3 and not signals:
+            signals.append(os.kill(os.getpid(), signal.SIGHUP))
 
-    told = []
+    signals = []
     with disposition(signal.SIGHUP, signal.SIG_IGN):
-        assert train.train(own_run, watch=hang_up).state == "finished" and told
+        assert train.train(own_run, watch=hang_up).state == "finished" and signals
 
 
 def test_caffe_heeds_a_stop_where_ctrl_c_is_ignored(tmp_path):
@@ -434,10 +434,10 @@ def test_record_of_a_killed_run_holds_no_path(own_run):
     own_run.write_recipe(tiny(solver__max_iter=4000, solver__snapshot=4000, solver__test_interval=4000))
 
     def stop(progress):  # twice: killed
-        if progress.iteration >= 3 and len(told) < 2:
-            told.append(os.kill(os.getpid(), signal.SIGTERM))
+        if progress.iteration >= 3 and len(signals) < 2:
+            signals.append(os.kill(os.getpid(), signal.SIGTERM))
 
-    told = []
+    signals = []
     outcome = train.train(own_run, watch=stop)
     assert outcome.state == "killed" and "second signal" in outcome.why and "caffe.log" in outcome.why
     assert str(own_run.path) not in own_run.manifest_file.read_text()
