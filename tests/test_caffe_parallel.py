@@ -54,7 +54,7 @@ def forward(deploy, threads: int, *more: str) -> dict[str, list[float]]:
 
 @pytest.fixture(scope="module")
 def deploy(tmp_path_factory):
-    """The paper's net with weights by chance, full size."""
+    """The paper's net with random weights, full size."""
     path = tmp_path_factory.mktemp("net") / "deploy.prototxt"
     text = prototxt.deploy(tiny(network__conv_outputs=(96, 256, 384, 384, 256), network__conv_groups=(1, 2, 1, 2, 2)))
     for kind in ("convolution", "inner_product"):
@@ -65,14 +65,14 @@ def deploy(tmp_path_factory):
 
 @pytest.mark.parametrize("threads", [2, 3, 8])
 def test_predictions_do_not_depend_on_threads(deploy, threads):
-    """One image or several, fewer or more than threads: the same months but for rounding."""
+    """One image or several, fewer or more than threads: the same months except for rounding."""
     alone, together = forward(deploy, 1), forward(deploy, threads)
     for count, months in alone.items():
         assert np.allclose(months, together[count], rtol=1e-4, atol=1e-4), count
 
 
 def test_a_fork_computes_too(deploy):
-    """OpenMP's threads do not live on in a forked process; Caffe must not wait for them there."""
+    """OpenMP's threads do not survive in a forked process; Caffe must not wait for them there."""
     forward(deploy, 2, "fork")
 
 
@@ -207,7 +207,7 @@ def compare(one: dict, other: dict) -> tuple[int, list[str]]:
 
 @pytest.mark.parametrize(("picture", "images"), [("hands", 4), ("noise", 4), ("noise", 2), ("tied", 4), ("tied", 2)])
 def test_threads_change_a_pass_by_rounding_and_flips_only(wide_run, picture, images):
-    """One thread and three, more images than threads and fewer: the same blobs, the same gradients but for flips."""
+    """One thread and three, more images than threads and fewer: the same blobs; the same gradients except for flips."""
     one, three = (in_caffe(ONE_PASS, threads, wide_run, picture, str(images), "0") for threads in (1, 3))
     count, differing = compare(one, three)
     if picture == "noise":
@@ -308,7 +308,7 @@ def test_full_layer_against_numpy(tmp_path, images):
     assert done.returncode == 0, done.stderr
 
 
-def test_build_says_what_it_is():
+def test_build_record_names_openmp():
     """The record of our own build names OpenMP; without it (FAST=0, your own Caffe) this file tests plain Caffe."""
     caffe = installation.find()
     if "flags" not in caffe.build:

@@ -32,7 +32,7 @@ def bonecaffe(*arguments, code=0):
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_is_complete(verb):
-    """Every verb says what it does, and what each of its options does."""
+    """Every verb documents what it does, and what each of its options does."""
     output = bonecaffe(verb, "--help").output
     assert len(output.splitlines()[2].strip()) > 20
     for parameter in main.commands[verb].params:
@@ -41,7 +41,7 @@ def test_help_is_complete(verb):
 
 
 def test_readme_names_every_verb_and_target():
-    """A command that is not in the README does not exist for its users; nor does the README promise one that is not."""
+    """Users cannot find a command that is not in the README; and the README names no command that does not exist."""
     readme = (REPOSITORY / "README.md").read_text()
     makefile = (REPOSITORY / "Makefile").read_text()
     for verb in VERBS:
@@ -115,7 +115,7 @@ def test_split_options_are_declared_departures(hands, tmp_path):
     ],
 )
 def test_expected_failures_exit_1_with_a_sentence(arguments, message, tmp_path):
-    """No traceback, nothing made."""
+    """No traceback, nothing written."""
     done = bonecaffe(*[argument.replace("{tmp}", str(tmp_path)) for argument in arguments], code=1)
     assert message in done.output and "Traceback" not in done.output
     assert list(tmp_path.iterdir()) == []
@@ -141,7 +141,7 @@ def test_bad_row_by_command(own_hands, tmp_path):
 
 
 def test_a_bug_exits_3_with_its_traceback_in_a_file(monkeypatch, tmp_path):
-    """What we did not expect is told apart from what the user can fix."""
+    """A bug is distinguished from what the user can fix."""
     from bonecaffe.run import RunDir
 
     def broken(self):
@@ -188,8 +188,8 @@ def test_predict_one_script(trained, hands):
     assert re.fullmatch(r"-?\d+\.\d\n", done.stdout)
 
 
-def test_fetch_script_says_no_when_it_cannot(tmp_path):
-    """Without a network: one sentence, exit 1, no half file; a wrong file is refused by its sha1."""
+def test_fetch_script_fails_with_a_message(tmp_path):
+    """Without a network: one sentence, exit 1, no partial file; a wrong file is refused by its sha1."""
     command = [
         sys.executable,
         str(REPOSITORY / "scripts" / "fetch_caffenet.py"),
@@ -244,8 +244,8 @@ def test_the_package_is_found_from_the_parent_of_its_clone(tmp_path):
         assert __version__ in done.stdout
 
 
-def test_a_folder_of_our_name_where_it_is_called(tmp_path):
-    """Beside a clone, a folder bonecaffe is in the current one; worker processes must not take it for the package."""
+def test_a_folder_named_bonecaffe_in_the_current_folder(tmp_path):
+    """Next to a clone, the current folder holds a folder bonecaffe; worker processes must not import that folder."""
     (tmp_path / "bonecaffe").mkdir()
     program = shutil.which("bonecaffe", path=str(Path(sys.executable).parent))
     command = [program, "phantom", "out", "--count", "9", "--size", "200x260"]

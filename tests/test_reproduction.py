@@ -37,7 +37,7 @@ def names_in(path):
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
 def test_every_statement_has_its_place(row):
-    """The file, function or field named exists, and the verdict is one of four, with its reason."""
+    """The named file, function or field exists, and the verdict is one of four, with its reason."""
     assert len(row) == 4, row
     assert row[3].startswith(VERDICTS), row[3]
     if not row[3].startswith("**verbatim**"):
@@ -68,7 +68,7 @@ def fields_of(row):
 
 @pytest.mark.parametrize("row", [row for row in ROWS if fields_of(row)], ids=lambda row: row[0])
 def test_choices_are_what_the_recipe_does_not_state(row):
-    """Recipe and document draw one line: a field is a choice exactly where its source begins with "not stated"."""
+    """Recipe and document agree: a field is a choice exactly where its source begins with "not stated"."""
     paper = Recipe.load("paper")
     silent = {paper.source_of(field).startswith("not stated") for field in fields_of(row)}
     assert silent == {row[3].startswith("**choice**")}, (row[0], fields_of(row))
@@ -109,7 +109,7 @@ def test_caffe_averages_over_the_batch(tmp_path):
 
 
 def test_appendices_are_printed_verbatim():
-    """Letter by letter as in the paper, where that is at hand; misprints named."""
+    """Letter by letter as in the paper, where it is available; misprints are named."""
     output = CliRunner().invoke(main, ["prototxt", "--verbatim"]).output
     assert appendices.APPENDIX_1 in output and appendices.APPENDIX_2 in output
     assert output.count("# Appendix 1: ") == 3 and "braces" in output
@@ -144,7 +144,7 @@ def test_repro_writes_departures(tmp_path):
 
 
 def test_other_seeds_are_no_departure(tmp_path):
-    """A recipe that differs in what the paper does not state alone: choices, each with its default and its reason."""
+    """A recipe that differs only where the paper is silent: choices, each with its default and its reason."""
     others = {
         "data.split_seed": 7,
         "solver.random_seed": 8,

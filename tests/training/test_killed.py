@@ -1,4 +1,4 @@
-"""Killed at seeded moments, in each way, on the real Caffe: nothing unfinished is called finished, and all resume.
+"""Killed at seeded moments, in each way, on the real Caffe: nothing unfinished counts as finished, and all resume.
 
 `pytest -s tests/training/test_killed.py` prints the table.
 """
@@ -47,7 +47,7 @@ def start(run: RunDir, *options: str) -> subprocess.Popen:
 
 
 def until(condition, seconds: float, pause: float = 0.005):
-    """What a condition gives as soon as it gives something; None when time is over."""
+    """The first true value of a condition; None at the timeout."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if found := condition():
@@ -57,7 +57,7 @@ def until(condition, seconds: float, pause: float = 0.005):
 
 
 def await_moment(run: RunDir, driver: subprocess.Popen, dice: random.Random, where: str) -> None:
-    """Wait for the moment at which to strike: some iteration of the training, or while a file of a snapshot grows."""
+    """Wait for the moment to kill: some iteration of the training, or while a file of a snapshot grows."""
     assert until(lambda: caffes(run) or driver.poll() is not None, 300)
     if where == "training":
         begun = f"Iteration {dice.randrange(run.recipe().solver.max_iter - 15)} "
@@ -72,7 +72,7 @@ def await_moment(run: RunDir, driver: subprocess.Popen, dice: random.Random, whe
 
 
 def strike(run: RunDir, blow: str, where: str, seed: int) -> str:
-    """One training, killed and resumed; what became of it, in a word."""
+    """One training, killed and resumed; its outcome in a word."""
     victim, number = BLOWS[blow]
     dice = random.Random(seed)
     driver = start(run)
@@ -89,7 +89,7 @@ def strike(run: RunDir, blow: str, where: str, seed: int) -> str:
     log = run.caffe_log.read_text(errors="replace") if run.caffe_log.is_file() else ""
     if state == "finished":
         assert whole and "Optimization Done." in log and "stopped early" not in log
-        assert driver.returncode in (0, -number), output  # the blow may land when all is done and recorded
+        assert driver.returncode in (0, -number), output  # the signal may arrive when all is done and recorded
         assert train.train(run) is None
         became = "finished before"
     else:
@@ -100,7 +100,7 @@ def strike(run: RunDir, blow: str, where: str, seed: int) -> str:
         resumable = snapshots.newest_complete(run.snapshots)
         if torn:
             became += ", a snapshot torn"
-        if resumable is None and found:  # said, and done as it is said
+        if resumable is None and found:  # the message names the remedy, which is then followed
             refused = subprocess.run(
                 [sys.executable, "-m", "bonecaffe", "train", str(run), "--resume"], capture_output=True, text=True
             )
@@ -123,7 +123,7 @@ def strike(run: RunDir, blow: str, where: str, seed: int) -> str:
 @pytest.mark.parametrize("where", ["training", "snapshot"])
 @pytest.mark.parametrize("blow", BLOWS)
 def test_killed_at_seeded_moments(prepared, tmp_path, blow, where):
-    """Ten moments each: the run says truly how it ended, resumes or says why not, and reaches the last iteration."""
+    """Ten moments each: the run reports correctly how it ended, resumes or reports why not, and finishes."""
 
     def one(number: int) -> str:
         run = RunDir(Path(shutil.copytree(prepared.path, tmp_path / f"run{number}")))
