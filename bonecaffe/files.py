@@ -176,10 +176,11 @@ def write_bytes(path: str | os.PathLike[str], content: bytes, parents: bool = Fa
 def write_if_unchanged(path: Path, content: str, expected: bytes | None) -> bool:
     """Write a text file whole if it still holds ``expected`` (None: if no file exists); return whether that was done.
 
-    For a table that other programs write too, without our lock. The new file and the old change places in one step;
-    then the old one, which nobody can open any more, is compared with what was expected, and put back if it is newer.
-    So nothing that another program wrote is lost, by replacing the file or by writing into it. A link at ``path``
-    would be replaced: give `followed`. Where the file system cannot exchange files, the comparison comes just before.
+    For a table that other programs write too, without our lock. The new file and the old one are exchanged in one step;
+    then the old one, which no program can open any more, is compared with ``expected``, and exchanged back if it is
+    newer. So nothing that another program writes is lost, whether it replaces the file or writes into it. A link at
+    ``path`` would be replaced: pass `followed`. Where the file system cannot exchange files, the comparison comes just
+    before the replacement.
     """
     if _content(path) != expected:
         return False

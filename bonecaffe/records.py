@@ -1,4 +1,4 @@
-"""What each stage leaves on record in ``manifest.json``: one frozen model per stage, validated when read.
+"""What each stage records in ``manifest.json``: one frozen model per stage, validated when read.
 
 A record names what its stage read (`Record.inputs`, by name), the files it left in the run (`Record.outputs`, by path)
 and the stage's facts. A stage reads the records of the stages before it. The manifest keeps them under the names of the

@@ -144,7 +144,7 @@ def own_trained(trained, tmp_path) -> RunDir:
 def real_hands() -> Path:
     """Real radiographs next to the project, for trials; nothing of them is stored."""
     if not (REAL_HANDS / "points.csv").is_file():
-        pytest.skip("no folder of real hands beside the project")
+        pytest.skip("no folder of real hands next to the project")
     return REAL_HANDS
 
 

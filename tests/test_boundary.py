@@ -17,7 +17,7 @@ COMMAND = [sys.executable, "-m", "bonecaffe"]
 
 
 def source(body: str) -> str:
-    """A program that is the command, called with a verb ``try`` that does what ``body`` says."""
+    """A program that is the command, called with a verb ``try`` that runs ``body``."""
     return (
         "import errno, os, resource, sys, threading, time, click\n"
         "from bonecaffe.cli.group import main, print_table, progress_bar\n"
@@ -29,7 +29,7 @@ def source(body: str) -> str:
 
 
 def verb_that(body: str, **given) -> subprocess.CompletedProcess[str]:
-    """Run it, in a process of its own."""
+    """Run it in a separate process."""
     given = {"capture_output": True, "text": True, "cwd": REPOSITORY, "timeout": 60, **given}
     return subprocess.run([sys.executable, "-c", source(body)], check=False, **given)
 

@@ -244,7 +244,7 @@ def test_a_toolkit_without_a_part_is_refused_by_its_name(tmp_path, monkeypatch):
 
 
 def test_installed_gpus_are_read(programs, monkeypatch):
-    """One line a GPU; nvidia-smi prints a sentence on stdout where there is none, and may be missing."""
+    """One line per GPU; nvidia-smi prints a sentence on stdout where there is none, and may be missing."""
     programs("nvidia-smi", "printf '8.6\\n6.1\\n8.6\\n'")
     assert gpu.capabilities(gpu._installed_gpus()) == [61, 86]
     programs("nvidia-smi", "echo 'No devices were found'")

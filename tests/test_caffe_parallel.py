@@ -1,4 +1,4 @@
-"""Caffe on all cores (scripts/caffe_parallel.hpp): the same predictions, gradients and updates whatever the threads."""
+"""Caffe on all cores (scripts/caffe_parallel.hpp): any number of threads gives the same predictions and updates."""
 
 from __future__ import annotations
 
@@ -309,7 +309,7 @@ def test_full_layer_against_numpy(tmp_path, images):
 
 
 def test_build_record_names_openmp():
-    """The record of our own build names OpenMP; without it (FAST=0, your own Caffe) this file tests plain Caffe."""
+    """The record of bonecaffe's build names OpenMP; with FAST=0 or another Caffe this file tests plain Caffe."""
     caffe = installation.find()
     if "flags" not in caffe.build:
         pytest.skip("a Caffe that was not built here")

@@ -112,7 +112,7 @@ def test_files_with_another_time_but_the_same_content_are_the_same(own_trained, 
     assert prepared_again(own_trained, copied, tiny()).made is False
 
 
-def test_a_model_that_was_given_up_may_be_replaced(own_trained, hands):
+def test_a_discarded_model_may_be_replaced(own_trained, hands):
     """Snapshots removed: the run is prepared again, and the records of the old training are removed."""
     shutil.rmtree(own_trained.snapshots)
     done = prepared_again(own_trained, hands, tiny(data__split_seed=7))
@@ -122,9 +122,9 @@ def test_a_model_that_was_given_up_may_be_replaced(own_trained, hands):
 
 @pytest.mark.parametrize("killed", [False, True])
 def test_what_was_measured_on_another_split_is_removed(own_trained, hands, killed, monkeypatch):
-    """The model was given up and another split prepared: report, figures, predictions of the old one are gone.
+    """The model was discarded and another split prepared: report, figures and predictions of the old one are removed.
 
-    A file that nobody recorded stays. A removal that is interrupted is finished by the next prepare.
+    An unrecorded file stays. The next prepare completes an interrupted removal.
     """
     predict_and_evaluate(own_trained)
     records = own_trained.read().records()

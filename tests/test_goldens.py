@@ -1,7 +1,7 @@
 """The stages write what version 0.1 wrote, byte for byte; definition files except for their comments.
 
 ``goldens/v0.1.json`` was made by bonecaffe 0.1 (commit 98be637) from data/sample and ``goldens/recipe.yaml``: lists,
-LMDBs, definition files, initial weights, and what the net of seeded weights says of each hand.
+LMDBs, definition files, initial weights, and the predictions of a net with seeded weights for each hand.
 """
 
 from __future__ import annotations

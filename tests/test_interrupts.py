@@ -53,7 +53,7 @@ class Case:
     first_s: float  # from the start to the first image
 
     def start(self, run: Path, mark: str, log: Path) -> subprocess.Popen[bytes]:
-        """Start `prepare` in its own process group, as a shell does; ``mark`` is in its environment, for its children too."""
+        """Start `prepare` in its own process group, as a shell does; ``mark`` is in the environment of all children."""
         command = [sys.executable, "-m", "bonecaffe", "prepare", str(run), "--recipe", str(self.recipe), "--jobs", "2"]
         for name, value in (("images", "images"), ("ages", "ages.csv"), ("points", "points.csv")):
             command += [f"--{name}", str(self.data / value)]

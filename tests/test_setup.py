@@ -247,7 +247,7 @@ def pretended_cuda(tmp_path):
 
 @pytest.mark.skipif(not list(SOURCES.glob("*.orig.tar.gz")), reason="Caffe was not built here from source")
 def test_gpu_builds_that_cannot_be_are_refused(pretended_cuda, tmp_path):
-    """CUDA too old; a GPU too old for it, with the remedy; no architecture; no nvcc; a setting that is none."""
+    """CUDA too old; a GPU too old for it, with the remedy; no architecture; no nvcc; an invalid setting."""
     tarball = {
         "CAFFE_SOURCE": str(sorted(SOURCES.glob("*.orig.tar.gz"))[0]),
         "BONECAFFE_CACHE": str(tmp_path / "cache"),

@@ -1,6 +1,6 @@
 """Named pipes, devices, links and files of absurd size where an input is expected: refused by name, never waited for.
 
-Each case runs in a process of its own with a timeout, so that a hang is a failure of this test and of no other.
+Each case runs in a separate process with a timeout, so that a hang fails only its own test.
 """
 
 from __future__ import annotations

@@ -247,7 +247,7 @@ def _judge(run: RunDir, max_iter: int, code: int, ending: _Ending, iteration: in
         origin = (
             "at your second signal"
             if ending.signals > 1
-            else "from outside, for example by the kernel when memory is short"
+            else "sent by another program, such as the kernel when memory is short"
         )
         return State.KILLED, iteration, f"caffe train: {how}, {origin}. {go_on} The whole log: {run.caffe_log}"
     message = ending.fatal or ending.tail or "it printed nothing"

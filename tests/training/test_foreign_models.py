@@ -109,7 +109,7 @@ def test_of_two_models_of_one_iteration_none_is_guessed(own_trained, prefix):
 
 
 def test_size_and_time_do_not_stand_for_the_hash_in_predictions(own_trained):
-    """Predictions on record are bound to the hash of their model."""
+    """Recorded predictions are bound to the hash of their model."""
     _, *_, last = snapshots.find(own_trained.snapshots)
     status, content = last.caffemodel.stat(), bytearray(last.caffemodel.read_bytes())
     content[-9] ^= 1
