@@ -76,7 +76,7 @@ def open_inside(path: Path, folder: Path, error: type[BonecaffeError] = FilesErr
     if real.is_relative_to(folder):
         return file
     file.close()
-    raise error(f"{path}: a link that leads out of {folder}, which is not followed. Put the file itself there.")
+    raise error(f"{path}: a link that leads out of {folder}, which is not followed. Replace it by a copy of the file.")
 
 
 def followed(path: Path) -> Path:
@@ -353,7 +353,7 @@ def open_append(path: str | os.PathLike[str]) -> BinaryIO:
         handle = os.open(path, flags, 0o666)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.EMLINK):
-            raise FilesError(f"{os.fspath(path)}: a link, which is not written through. Remove it.") from None
+            raise FilesError(f"{os.fspath(path)}: a link; bonecaffe writes through no links. Remove it.") from None
         raise
     try:
         status = os.fstat(handle)
@@ -492,7 +492,9 @@ def _check_below(folder: str, error: type[BonecaffeError]) -> None:
 
 def _check(path: str, mode: int, error: type[BonecaffeError]) -> None:
     if stat.S_ISLNK(mode):
-        raise error(f"{path}: a link. Nothing inside this folder is followed. Remove it, or put a copy in its place.")
+        raise error(
+            f"{path}: a link, and links inside this folder are not followed. Remove it, or replace it by a copy."
+        )
     if not stat.S_ISDIR(mode):
         _refuse_special(path, mode, error)
 
@@ -705,7 +707,7 @@ def _parsed(text: str, path: str | os.PathLike[str], error: type[BonecaffeError]
 def _check_separator(header: tuple[str, ...], path: str | os.PathLike[str], error: type[BonecaffeError]) -> None:
     """Refuse a header whose columns are not separated by commas, so that it is one cell; Excel's ``sep=`` too."""
     if header[0].lower().startswith("sep="):
-        raise error(f"{path}: the first line, {quoted(header[0])}, is for Excel alone. Remove it.")
+        raise error(f"{path}: the first line, {quoted(header[0])}, is only for Excel. Remove it.")
     if len(header) > 1:
         return
     (text,) = header

@@ -127,7 +127,9 @@ class Launch(Frozen):
     @model_validator(mode="after")
     def _one_start(self) -> Launch:
         if self.weights is not None and self.snapshot is not None:
-            raise ValueError("--weights and --snapshot exclude each other: weights start one, a snapshot resumes")
+            raise ValueError(
+                "--weights and --snapshot exclude each other: weights start a training, a snapshot resumes one"
+            )
         return self
 
     def arguments(self) -> list[str]:

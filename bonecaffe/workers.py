@@ -61,7 +61,7 @@ def in_parallel(
         yield from pool.results(tasks)
     except _WorkerLost:
         raise error(
-            "a worker process was killed, probably for lack of memory. Try again with fewer (--jobs 1)."
+            "a worker process was killed, probably for lack of memory. Try again with fewer workers (--jobs 1)."
         ) from None
     finally:
         pool.end()

@@ -94,7 +94,7 @@ def test_predictions_file_is_as_promised(trained, hands):
 def test_older_snapshot_can_be_asked_for(trained, own_trained):
     """By its iteration; a missing one is refused, and the existing ones are listed."""
     assert Predictor(trained, 4).snapshot.iteration == 4
-    with pytest.raises(PredictError, match="There are: 4, 8, 12"):
+    with pytest.raises(PredictError, match="Available: 4, 8, 12"):
         Predictor(trained, 5)
     last = own_trained.snapshots / "SNAPSHOT_iter_12.caffemodel"
     last.write_bytes(last.read_bytes()[:500])

@@ -161,7 +161,9 @@ def test_launch_as_a_user_asks_for_it():
     assert Launch.of("w", None, "0,1") == Launch(weights="w", gpus="0,1")
     with pytest.raises(RunError, match=r"^--gpu 0;1: give 0, or several such as 0,1, or all\.$"):
         Launch.of("w", None, "0;1")
-    with pytest.raises(RunError, match=r"^--weights and --snapshot exclude each other: weights start one, a snapshot"):
+    with pytest.raises(
+        RunError, match=r"^--weights and --snapshot exclude each other: weights start a training, a snapshot"
+    ):
         Launch.of("w", "s", "0")
 
 

@@ -129,7 +129,7 @@ def test_table_is_read_as_text(tmp_path):
         (b"a;b\n1;2,5\n", "separated by semicolons, not by commas.*decimal points"),
         (b"a\tb\n1\t2\n", "separated by tabs"),
         (b"a|b\n1|2\n", "separated by vertical bars"),
-        (b"sep=,\na,b\n1,2\n", "'sep=', is for Excel alone. Remove it"),
+        (b"sep=,\na,b\n1,2\n", "'sep=', is only for Excel. Remove it"),
         (b"a,b\n1,2,\n1,2,5\n", "row 3 has 3 cells, the header 2.*decimal points"),
         (b'a,b\n1,"2\n', "row 2: a quotation mark is not closed"),
         (b'a,b\n1,"2"3\n', "row 2: ',' expected after"),

@@ -74,8 +74,8 @@ def problem(wish: str) -> str | None:
     existing = visible()
     if ("," in wish or (wish == "all" and len(existing) != 1)) and not caffe.has_nccl:
         return (
-            f"--gpu {wish}: several GPUs need a Caffe built with NCCL, and this one ({caffe.origin}) is not. "
-            "Use one, --gpu 0."
+            f"--gpu {wish}: several GPUs need a Caffe built with NCCL, but this one ({caffe.origin}) was built "
+            "without it. Use one GPU: --gpu 0."
         )
     if existing and wish != "all":
         numbers = {str(gpu.index) for gpu in existing}
