@@ -124,7 +124,7 @@ def test_more_seeds_are_added_and_another_plan_refused(hands, tmp_path):
         ("[]", "not as bonecaffe writes it"),
         (text.replace('"test_mad": 19.0', '"test_mad": "x"'), r"results.0.test_mad: .*valid number.* Remove it"),
         (text.replace('"results": [', '"results": [1, '), "results.0: "),
-        (text.replace('"test_mad": 19.0', '"test_mad": NaN'), "NaN is no number"),
+        (text.replace('"test_mad": 19.0', '"test_mad": NaN'), "NaN is not a number"),
         (text.replace('"test_mad": 19.0', '"test_mad": null'), "results.0: .*without figures"),
         (text.replace('"number": 2', '"number": 1'), "a seed is listed twice"),
         (text.replace('"version": 2', '"version": 1'), "another version .* not trained again"),
