@@ -207,7 +207,7 @@ _PUT_BACK = 100
 
 
 def _take_place(temporary: Path, path: Path, expected: bytes | None) -> bool:
-    ours, patience = _content(temporary), time.monotonic() + _WRITER_S
+    new_content, patience = _content(temporary), time.monotonic() + _WRITER_S
     if _has_writer(temporary):  # it cannot have one: this file system grants no leases, like some network shares
         patience = 0.0
     if expected is None and _renameat2(temporary, path, _NO_REPLACE):
@@ -216,7 +216,7 @@ def _take_place(temporary: Path, path: Path, expected: bytes | None) -> bool:
         writer, taken = _has_writer(temporary), _content(temporary)  # in this order: without a writer it is the last
         if taken == expected and (not writer or time.monotonic() > patience):
             return True
-        if not _put_back(temporary, path, ours, taken) or taken != expected:
+        if not _put_back(temporary, path, new_content, taken) or taken != expected:
             return False
         time.sleep(0.005)  # for the writer, which has its file in place again
         if _content(path) != expected:
@@ -227,13 +227,13 @@ def _take_place(temporary: Path, path: Path, expected: bytes | None) -> bool:
     return True
 
 
-def _put_back(temporary: Path, path: Path, ours: bytes | None, taken: bytes | None) -> bool:
-    """Exchange the two files back; return whether ``temporary`` then holds ``ours``, unchanged.
+def _put_back(temporary: Path, path: Path, new_content: bytes | None, taken: bytes | None) -> bool:
+    """Exchange the two files back; return whether ``temporary`` then holds ``new_content``, unchanged.
 
     Our file was at ``path`` for a moment, and another program may have used it. Rows that it appended are appended to
     the other file. A file that it put there instead is newer than both, and stays.
     """
-    placed = ours or b""
+    placed = new_content or b""
     for number in range(_PUT_BACK):
         _renameat2(temporary, path, _EXCHANGE)
         patience = time.monotonic() + _WRITER_S
@@ -705,7 +705,7 @@ def _parsed(text: str, path: str | os.PathLike[str], error: type[BonecaffeError]
 
 
 def _check_separator(header: tuple[str, ...], path: str | os.PathLike[str], error: type[BonecaffeError]) -> None:
-    """Refuse a header whose columns are not separated by commas, so that it is one cell; Excel's ``sep=`` too."""
+    """Refuse a header that is one cell because its separators are not commas, and Excel's ``sep=``."""
     if header[0].lower().startswith("sep="):
         raise error(f"{path}: the first line, {quoted(header[0])}, is only for Excel. Remove it.")
     if len(header) > 1:

@@ -394,7 +394,7 @@ def _short(text: str) -> str:
 
 
 class _Resolved(NamedTuple):
-    """A recipe file laid over those it extends."""
+    """A recipe file combined with those it extends."""
 
     fields: dict[str, dict[str, Any]]
     head: dict[str, str]
@@ -404,7 +404,7 @@ class _Resolved(NamedTuple):
 
 
 def _resolve(path: Path, seen: tuple[Path, ...]) -> _Resolved:
-    """The fields of a recipe file laid over those it extends, and its head."""
+    """The fields of a recipe file combined with those it extends, and its head."""
     if path.resolve() in seen:
         raise RecipeError(f"recipe {path}: it extends itself.")
     tree = _read(path)

@@ -248,7 +248,7 @@ class Defined(Record):
 
 
 class State(StrEnum):
-    """Where a run stands, or how its last training ended."""
+    """The state of a run, or how its last training ended."""
 
     EMPTY = "empty"
     PREPARED = "prepared"
@@ -292,7 +292,7 @@ class Trained(Record):
     launch: Launch
     """The last call."""
     files: dict[str, str]
-    """Hashes of the files that prediction needs again; of the mean, empty when there is no mean image."""
+    """Hashes of the files that prediction needs; for the mean, empty when there is no mean image."""
     edited: dict[RunPath, dict[str, tuple[str, str]]] = {}
     """Definition files that were edited by hand; for the solver, by field, the recipe's value and the one used."""
     attempts: tuple[Attempt, ...]

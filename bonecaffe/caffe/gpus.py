@@ -59,7 +59,7 @@ def chosen(wish: str, existing: list[Gpu]) -> list[Gpu]:
 
 
 def problem(wish: str) -> str | None:
-    """Why this Caffe cannot compute on the GPUs asked for (``0``, ``0,1``, ``all``); None when no problem is found."""
+    """Why this Caffe cannot compute on the requested GPUs (``0``, ``0,1``, ``all``); None when no problem is found."""
     caffe = installation.find()
     if not caffe.has_gpu:
         return (
