@@ -76,7 +76,7 @@ def open_inside(path: Path, folder: Path, error: type[BonecaffeError] = FilesErr
     if real.is_relative_to(folder):
         return file
     file.close()
-    raise error(f"{path}: a link that leads out of {folder}, which is not followed. Put the file itself there.")
+    raise error(f"{path}: a link that leads out of {folder}, which is not followed. Replace it by a copy of the file.")
 
 
 def followed(path: Path) -> Path:
@@ -176,10 +176,11 @@ def write_bytes(path: str | os.PathLike[str], content: bytes, parents: bool = Fa
 def write_if_unchanged(path: Path, content: str, expected: bytes | None) -> bool:
     """Write a text file whole if it still holds ``expected`` (None: if no file exists); return whether that was done.
 
-    For a table that other programs write too, without our lock. The new file and the old change places in one step;
-    then the old one, which nobody can open any more, is compared with what was expected, and put back if it is newer.
-    So nothing that another program wrote is lost, by replacing the file or by writing into it. A link at ``path``
-    would be replaced: give `followed`. Where the file system cannot exchange files, the comparison comes just before.
+    For a table that other programs write too, without our lock. The new file and the old one are exchanged in one step;
+    then the old one, which no program can open any more, is compared with ``expected``, and exchanged back if it is
+    newer. So nothing that another program writes is lost, whether it replaces the file or writes into it. A link at
+    ``path`` would be replaced: pass `followed`. Where the file system cannot exchange files, the comparison comes just
+    before the replacement.
     """
     if _content(path) != expected:
         return False
@@ -206,7 +207,7 @@ _PUT_BACK = 100
 
 
 def _take_place(temporary: Path, path: Path, expected: bytes | None) -> bool:
-    ours, patience = _content(temporary), time.monotonic() + _WRITER_S
+    new_content, patience = _content(temporary), time.monotonic() + _WRITER_S
     if _has_writer(temporary):  # it cannot have one: this file system grants no leases, like some network shares
         patience = 0.0
     if expected is None and _renameat2(temporary, path, _NO_REPLACE):
@@ -215,7 +216,7 @@ def _take_place(temporary: Path, path: Path, expected: bytes | None) -> bool:
         writer, taken = _has_writer(temporary), _content(temporary)  # in this order: without a writer it is the last
         if taken == expected and (not writer or time.monotonic() > patience):
             return True
-        if not _put_back(temporary, path, ours, taken) or taken != expected:
+        if not _put_back(temporary, path, new_content, taken) or taken != expected:
             return False
         time.sleep(0.005)  # for the writer, which has its file in place again
         if _content(path) != expected:
@@ -226,13 +227,13 @@ def _take_place(temporary: Path, path: Path, expected: bytes | None) -> bool:
     return True
 
 
-def _put_back(temporary: Path, path: Path, ours: bytes | None, taken: bytes | None) -> bool:
-    """Exchange the two files back; return whether ``temporary`` then holds ``ours``, unchanged.
+def _put_back(temporary: Path, path: Path, new_content: bytes | None, taken: bytes | None) -> bool:
+    """Exchange the two files back; return whether ``temporary`` then holds ``new_content``, unchanged.
 
     Our file was at ``path`` for a moment, and another program may have used it. Rows that it appended are appended to
     the other file. A file that it put there instead is newer than both, and stays.
     """
-    placed = ours or b""
+    placed = new_content or b""
     for number in range(_PUT_BACK):
         _renameat2(temporary, path, _EXCHANGE)
         patience = time.monotonic() + _WRITER_S
@@ -352,7 +353,7 @@ def open_append(path: str | os.PathLike[str]) -> BinaryIO:
         handle = os.open(path, flags, 0o666)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.EMLINK):
-            raise FilesError(f"{os.fspath(path)}: a link, which is not written through. Remove it.") from None
+            raise FilesError(f"{os.fspath(path)}: a link; bonecaffe writes through no links. Remove it.") from None
         raise
     try:
         status = os.fstat(handle)
@@ -491,7 +492,9 @@ def _check_below(folder: str, error: type[BonecaffeError]) -> None:
 
 def _check(path: str, mode: int, error: type[BonecaffeError]) -> None:
     if stat.S_ISLNK(mode):
-        raise error(f"{path}: a link. Nothing inside this folder is followed. Remove it, or put a copy in its place.")
+        raise error(
+            f"{path}: a link, and links inside this folder are not followed. Remove it, or replace it by a copy."
+        )
     if not stat.S_ISDIR(mode):
         _refuse_special(path, mode, error)
 
@@ -702,9 +705,9 @@ def _parsed(text: str, path: str | os.PathLike[str], error: type[BonecaffeError]
 
 
 def _check_separator(header: tuple[str, ...], path: str | os.PathLike[str], error: type[BonecaffeError]) -> None:
-    """Refuse a header whose columns are not separated by commas, so that it is one cell; Excel's ``sep=`` too."""
+    """Refuse a header that is one cell because its separators are not commas, and Excel's ``sep=``."""
     if header[0].lower().startswith("sep="):
-        raise error(f"{path}: the first line, {quoted(header[0])}, is for Excel alone. Remove it.")
+        raise error(f"{path}: the first line, {quoted(header[0])}, is only for Excel. Remove it.")
     if len(header) > 1:
         return
     (text,) = header

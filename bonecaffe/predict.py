@@ -147,7 +147,7 @@ def model_file(run: RunDir, iteration: int | None = None) -> snapshots.Snapshot:
     matching = [snapshot for snapshot in found if snapshot.iteration == last]
     if not matching:
         existing = ", ".join(str(snapshot.iteration) for snapshot in found)
-        raise PredictError(f"{run.snapshots}: no snapshot of iteration {iteration}. There are: {existing}.")
+        raise PredictError(f"{run.snapshots}: no snapshot of iteration {iteration}. Available: {existing}.")
     chosen = matching[-1]
     flaw = chosen.model_flaw()
     if flaw:
@@ -185,7 +185,7 @@ def _check_unchanged(run: RunDir) -> None:
 
 
 def _not_its_model(run: RunDir, what: str) -> PredictError:
-    return PredictError(f"{run}: {what} after it was trained, so its model does not belong to it. Train it again.")
+    return PredictError(f"{run}: {what} after the training, so the model no longer fits the run. Train it again.")
 
 
 class Predictor:
@@ -324,7 +324,7 @@ class Predictor:
             view = viewed(pixels, points)
             return normalize_viewed(view, self.recipe.preparation), view.remarks
         except ValueError as error:
-            raise PredictError(f"{name}: {error}. Mark the points on this very image.") from error
+            raise PredictError(f"{name}: {error}. Mark the points on exactly this image.") from error
 
     def _forward(self, batch: list[Image]) -> list[float]:
         return [float(value) for value in self._net.forward(np.stack([self.feed(normal) for normal in batch]))[:, 0]]

@@ -122,9 +122,9 @@ class Network(_Frozen):
     fc_outputs: tuple[Count, Count]
     """Outputs of fc6 and fc7."""
     weight_filler: Literal["stock", "msra", "xavier"]
-    """How weights start where none are copied: ``stock`` is the Gaussians of the CaffeNet file."""
+    """How weights are initialized where none are copied: ``stock`` uses the Gaussians of the CaffeNet file."""
     bias_filler: Literal["stock", "zero"]
-    """How biases start where none are copied: ``stock`` is the constants of the CaffeNet file."""
+    """How biases are initialized where none are copied: ``stock`` uses the constants of the CaffeNet file."""
     dropout: Annotated[float, Field(ge=0, lt=1)]
     """Share of the outputs of fc6 and fc7 that is dropped in training."""
     fc8_name: str
@@ -136,9 +136,9 @@ class Network(_Frozen):
     fc8_decay_mult: tuple[Rate, Rate]
     """Factors on the weight decay for the last layer's weights and bias."""
     fc8_weight_std: Annotated[float, Field(gt=0, allow_inf_nan=False)]
-    """Standard deviation of the Gaussian that the last layer's weights start from."""
+    """Standard deviation of the Gaussian that initializes the last layer's weights."""
     fc8_bias: float
-    """Value that the last layer's bias starts from, in months."""
+    """Initial value of the last layer's bias, in months."""
     loss: Literal["EuclideanLoss"]
     """Layer of the loss: half the mean squared error of a batch, in squared months."""
 
@@ -183,7 +183,7 @@ class Solver(_Frozen):
 
 
 class Training(_Frozen):
-    """Where the weights start (paper II.3)."""
+    """The initial weights (paper II.3)."""
 
     initial_weights: Literal["imagenet", "given", "none"]
     """What the training starts from: CaffeNet's ImageNet weights, other weights (``train --weights``), or none."""
@@ -394,7 +394,7 @@ def _short(text: str) -> str:
 
 
 class _Resolved(NamedTuple):
-    """A recipe file laid over those it extends."""
+    """A recipe file combined with those it extends."""
 
     fields: dict[str, dict[str, Any]]
     head: dict[str, str]
@@ -404,7 +404,7 @@ class _Resolved(NamedTuple):
 
 
 def _resolve(path: Path, seen: tuple[Path, ...]) -> _Resolved:
-    """The fields of a recipe file laid over those it extends, and its head."""
+    """The fields of a recipe file combined with those it extends, and its head."""
     if path.resolve() in seen:
         raise RecipeError(f"recipe {path}: it extends itself.")
     tree = _read(path)
@@ -490,7 +490,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _tree(text: str, where: str) -> dict[str, Any]:
     tree = parse_yaml(text, where, RecipeError)
     if not isinstance(tree, dict):
-        raise RecipeError(f"{where}: a recipe is a mapping of sections; this is not.")
+        raise RecipeError(f"{where}: a recipe must be a mapping of sections.")
     return tree
 
 

@@ -1,4 +1,4 @@
-"""What each stage leaves on record in ``manifest.json``: one frozen model per stage, validated when read.
+"""What each stage records in ``manifest.json``: one frozen model per stage, validated when read.
 
 A record names what its stage read (`Record.inputs`, by name), the files it left in the run (`Record.outputs`, by path)
 and the stage's facts. A stage reads the records of the stages before it. The manifest keeps them under the names of the
@@ -127,7 +127,9 @@ class Launch(Frozen):
     @model_validator(mode="after")
     def _one_start(self) -> Launch:
         if self.weights is not None and self.snapshot is not None:
-            raise ValueError("--weights and --snapshot exclude each other: weights start one, a snapshot resumes")
+            raise ValueError(
+                "--weights and --snapshot exclude each other: weights start a training, a snapshot resumes one"
+            )
         return self
 
     def arguments(self) -> list[str]:
@@ -246,7 +248,7 @@ class Defined(Record):
 
 
 class State(StrEnum):
-    """Where a run stands, or how its last training ended."""
+    """The state of a run, or how its last training ended."""
 
     EMPTY = "empty"
     PREPARED = "prepared"
@@ -292,7 +294,7 @@ class Trained(Record):
     launch: Launch
     """The last call."""
     files: dict[str, str]
-    """Hashes of the files that prediction needs again; of the mean, empty when there is no mean image."""
+    """Hashes of the files that prediction needs; for the mean, empty when there is no mean image."""
     edited: dict[RunPath, dict[str, tuple[str, str]]] = {}
     """Definition files that were edited by hand; for the solver, by field, the recipe's value and the one used."""
     attempts: tuple[Attempt, ...]

@@ -61,7 +61,7 @@ def in_parallel(
         yield from pool.results(tasks)
     except _WorkerLost:
         raise error(
-            "a worker process was killed, probably for lack of memory. Try again with fewer (--jobs 1)."
+            "a worker process was killed, probably for lack of memory. Try again with fewer workers (--jobs 1)."
         ) from None
     finally:
         pool.end()
@@ -115,12 +115,12 @@ class _Pool:
             context = _context(self._work.__module__)
             while len(self._workers) < self._size and not self._ended:
                 _need_files(8)
-                ours, theirs = context.Pipe()
-                process = context.Process(target=_serve, args=(theirs, self._work), daemon=True)
+                caller_end, worker_end = context.Pipe()
+                process = context.Process(target=_serve, args=(worker_end, self._work), daemon=True)
                 with _main_hidden(self._work):
                     process.start()
-                theirs.close()
-                self._workers.append(_Worker(process, ours))
+                worker_end.close()
+                self._workers.append(_Worker(process, caller_end))
         except BaseException as error:  # raised where the pool is used
             self._problem = error
         if self._ended:  # the pool ended meanwhile: whichever of the two is last kills the workers

@@ -1,4 +1,4 @@
-"""What the tests share: phantoms, small recipes, runs prepared and trained on the real Caffe."""
+"""Shared by the tests: phantoms, small recipes, runs prepared and trained on the real Caffe."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def tiny(**changes) -> Recipe:
 
 @contextlib.contextmanager
 def disposition(number: signal.Signals, handler) -> Iterator[None]:
-    """What this process does with a signal, for a while."""
+    """Set this process's handling of a signal for the duration of the block."""
     before = signal.signal(number, handler)
     try:
         yield
@@ -65,7 +65,7 @@ def disposition(number: signal.Signals, handler) -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def makes_own_variables():
-    """A make that a test calls behaves as at a terminal, although ``make test`` hands its own variables down."""
+    """A make called by a test behaves as at a terminal, although ``make test`` exports its own variables."""
     with pytest.MonkeyPatch.context() as patched:
         for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "GNUMAKEFLAGS", "BONECAFFE_MAKE"):
             patched.delenv(name, raising=False)
@@ -93,7 +93,7 @@ def hands(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def own_hands(hands, tmp_path) -> Path:
-    """The same, to be spoiled by one test."""
+    """A copy of them that one test may damage."""
     return Path(shutil.copytree(hands, tmp_path / "data"))
 
 
@@ -113,13 +113,13 @@ def with_recipe(run: RunDir, recipe: Recipe) -> RunDir:
 
 @pytest.fixture(scope="session")
 def prepared(hands, tmp_path_factory) -> RunDir:
-    """A prepared run; not to be changed."""
+    """A prepared run; tests must not change it."""
     return prepare_run(tmp_path_factory.mktemp("runs") / "prepared", hands)
 
 
 @pytest.fixture(scope="session")
 def trained(hands, tmp_path_factory) -> RunDir:
-    """A run trained to its end on the real Caffe; not to be changed."""
+    """A run trained to its end on the real Caffe; tests must not change it."""
     from bonecaffe.training import train
 
     run = prepare_run(tmp_path_factory.mktemp("runs") / "trained", hands)
@@ -130,21 +130,21 @@ def trained(hands, tmp_path_factory) -> RunDir:
 
 @pytest.fixture
 def own_run(prepared, tmp_path) -> RunDir:
-    """A prepared run to be changed by one test."""
+    """A prepared run that one test may change."""
     return RunDir(shutil.copytree(prepared.path, tmp_path / "run"))
 
 
 @pytest.fixture
 def own_trained(trained, tmp_path) -> RunDir:
-    """A trained run to be changed by one test."""
+    """A trained run that one test may change."""
     return RunDir(shutil.copytree(trained.path, tmp_path / "run"))
 
 
 @pytest.fixture(scope="session")
 def real_hands() -> Path:
-    """Real radiographs beside the project, for trying things on; nothing of them is stored."""
+    """Real radiographs next to the project, for trials; nothing of them is stored."""
     if not (REAL_HANDS / "points.csv").is_file():
-        pytest.skip("no folder of real hands beside the project")
+        pytest.skip("no folder of real hands next to the project")
     return REAL_HANDS
 
 
@@ -163,7 +163,7 @@ def small_file_system(folder: Path, size: str) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def browser():
-    """Debian's chromium, headless, by its own driver; it logs its console and its requests."""
+    """Debian's chromium, headless, with its own driver; it logs its console and its requests."""
     webdriver = pytest.importorskip("selenium.webdriver")
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not chromium or not driver:
@@ -179,7 +179,7 @@ def browser():
 
 
 def caffes(run: RunDir) -> list[int]:
-    """The processes of Caffe's that work in a run."""
+    """The Caffe processes that work in a run."""
     found = []
     for pid in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError):
@@ -191,12 +191,12 @@ def caffes(run: RunDir) -> list[int]:
 
 
 def losses_of_test(run: RunDir) -> tuple[float, float]:
-    """The test loss of a trained tiny run: as predictions_test.csv gives it, and as the ``caffe test`` tool says it."""
+    """The test loss of a trained tiny run: from predictions_test.csv, and as ``caffe test`` reports it."""
     table = pandas.read_csv(run.predictions("test"))
     ours = float(((table.predicted_months - table.boneage_months) ** 2).mean() / 2)
     model = ["-model", run.train_val.name, "-weights", "snapshots/SNAPSHOT_iter_12.caffemodel"]
-    said = programs.call("caffe", ["test", *model, "-iterations", "2"], cwd=run.path)
-    return ours, float(said.rsplit("Loss: ", 1)[1].split()[0])
+    output = programs.call("caffe", ["test", *model, "-iterations", "2"], cwd=run.path)
+    return ours, float(output.rsplit("Loss: ", 1)[1].split()[0])
 
 
 def edit_table(path: Path, **cells) -> None:

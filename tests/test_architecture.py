@@ -1,4 +1,4 @@
-"""The house stands as it was planned: imports run one way, and nothing heavy is loaded before it is needed."""
+"""The architecture is as planned: imports run one way, and nothing heavy is loaded before it is needed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from conftest import REPOSITORY
 
 PACKAGE = REPOSITORY / "bonecaffe"
 
-LAYERS = [  # each may import from those before it, and from itself; DESIGN's order
+LAYERS = [  # each may import from those before it, and from itself
     {"errors"},
     {"files", "trees", "progress", "workers", "recipe", "recipes", "web"},
     {"records"},
@@ -30,7 +30,7 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 
 def imports():
-    """(file, its part of the house, imported module) for every import in the package."""
+    """(file, its layer, imported module) for every import in the package."""
     for path in sorted(PACKAGE.rglob("*.py")):
         part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
         for node in ast.walk(ast.parse(path.read_text())):
@@ -48,7 +48,7 @@ def imports():
 
 
 def test_imports_run_one_way():
-    """No part of the house imports from a part that stands after it."""
+    """No layer imports from a later one."""
     seen = 0
     for path, part, name in imports():
         if not name.startswith("bonecaffe.") or part == "__init__":
@@ -62,14 +62,14 @@ def test_imports_run_one_way():
 
 
 def test_hands_know_no_caffe():
-    """What marks and reads hands needs no Caffe."""
+    """Marking and reading hands needs no Caffe."""
     for path, part, name in imports():
         if part == "hands":
             assert not name.startswith(("bonecaffe.caffe", "caffe")), path
 
 
 def test_marking_needs_no_caffe():
-    """The page stands on hands and on the one function that makes what the network sees."""
+    """The page needs hands and the one function that makes the network's image, nothing else."""
     of_it = {name for _, part, name in imports() if part == "annotate" and name.startswith("bonecaffe.")}
     allowed = {"annotate", "errors", "files", "hands", "prepare", "recipe", "web"}
     assert {name.split(".")[1] for name in of_it} <= allowed
@@ -77,7 +77,7 @@ def test_marking_needs_no_caffe():
 
 
 def test_only_caffe_starts_processes():
-    """One door to Caffe's programs."""
+    """One package calls Caffe's programs."""
     found = {path.relative_to(PACKAGE).as_posix() for path, _, name in imports() if name == "subprocess"}
     assert found == {"caffe/installation.py", "caffe/programs.py"}
 
@@ -121,17 +121,17 @@ def _called(call: ast.Call):
 
 
 def _writing(call: ast.Call, place: int) -> bool:
-    """Whether the mode of an open(), its argument at ``place``, lets it write; a mode that is worked out might."""
+    """Whether the mode of an open(), its argument at ``place``, lets it write; a computed mode might."""
     for mode in [*call.args[place : place + 1], *(keyword.value for keyword in call.keywords if keyword.arg == "mode")]:
         if isinstance(mode, ast.Constant):
             text = str(mode.value)
             return set(text) <= set("rwaxbt+") and bool(set(text) & set("wax+"))
-        return place > 0  # first of all, many an open() has a path
+        return place > 0  # the first argument is usually a path
     return False
 
 
 def test_writes_are_seen():
-    """The look-out of the next test knows every way in which a file is written, moved or removed, and no other."""
+    """The search of the next test finds every way to write, move or remove a file, and nothing else."""
     writing = (
         "open(p, 'w')", "open(p, mode='ab')", "open(p, 'r+')", "open(p, mode)", "p.open('x')", "os.open(p, 0)",
         "os.replace(a, b)", "os.unlink(p)", "shutil.rmtree(p)", "shutil.copyfile(a, b)", "p.write_text('')",
@@ -150,7 +150,7 @@ def test_writes_are_seen():
 
 
 def test_only_files_writes_files():
-    """No module but files.py opens a file for writing, moves one or removes one: it is safe on a stranger's folder."""
+    """No module but files.py opens a file for writing, moves one or removes one: it is safe on an untrusted folder."""
     found = {
         path.relative_to(PACKAGE).as_posix(): list(writes(ast.parse(path.read_text())))
         for path in sorted(PACKAGE.rglob("*.py"))
@@ -210,9 +210,9 @@ def test_importing_and_help_are_light():
         assert done.stdout.strip() == "[]"
     before = os.times()
     subprocess.run([sys.executable, "-m", "bonecaffe", "--help"], capture_output=True, check=True)
-    after = os.times()  # of the core: on a busy machine the clock on the wall measures the others
+    after = os.times()  # CPU time: on a busy machine the wall clock measures other processes
     spent = after.children_user + after.children_system - before.children_user - before.children_system
-    assert spent < 5  # a gross bound only; the figure is `make bench`'s
+    assert spent < 5  # a rough bound only; `make bench` measures it
 
 
 def test_public_names_are_there():

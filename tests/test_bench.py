@@ -45,7 +45,7 @@ def test_documented_parts_exist(bench):
 
 
 def test_unknown_part_is_refused():
-    """One sentence with the parts there are, exit 1, nothing measured."""
+    """One sentence with the existing parts, exit 1, nothing measured."""
     command = [sys.executable, "-m", "scripts.bench", "phantom", "fantom"]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
@@ -53,7 +53,7 @@ def test_unknown_part_is_refused():
 
 
 def test_table_is_printed_and_kept(bench, tmp_path, monkeypatch, capsys):
-    """A line for each figure, as it is measured; the same figures and the machine in the file."""
+    """A line for each figure as soon as it is measured; the same figures and the machine in the file."""
     monkeypatch.setenv("BENCH_COUNT", "1")
     kept = tmp_path / "runs" / "bench.json"
     assert bench.main(["phantom"], kept) == 0
@@ -64,7 +64,7 @@ def test_table_is_printed_and_kept(bench, tmp_path, monkeypatch, capsys):
 
 
 def test_prepare_is_measured_with_its_memory(bench, hands, tmp_path, monkeypatch):
-    """The part that has most helpers of its own, on twelve small hands: seven figures, memory among them."""
+    """The part with the most helpers, on twelve small hands: seven figures, memory among them."""
     (tmp_path / "rsna12").symlink_to(hands, target_is_directory=True)  # in place of those that the bench would make
     monkeypatch.setattr("scripts.bench.prepare.COPIES", 1)
     figures = dict(bench.measure_of("prepare")(bench.Workbench(tmp_path, 24)))

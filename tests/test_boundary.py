@@ -1,4 +1,4 @@
-"""The command as a process: a shortage is answered in words, and no reader of its output ends its work."""
+"""The command as a process: a shortage ends in a readable message, and a closed output does not end its work."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def source(body: str) -> str:
 
 
 def verb_that(body: str, **given) -> subprocess.CompletedProcess[str]:
-    """Run it, in a process of its own."""
+    """Run it in a separate process."""
     given = {"capture_output": True, "text": True, "cwd": REPOSITORY, "timeout": 60, **given}
     return subprocess.run([sys.executable, "-c", source(body)], check=False, **given)
 
@@ -86,7 +86,7 @@ SHORT = {
 
 
 @pytest.mark.parametrize("short", SHORT)
-def test_a_shortage_is_answered_in_words(short):
+def test_a_shortage_ends_in_a_message(short):
     """Exit 1, one sentence with a remedy, no traceback."""
     body, words = SHORT[short]
     done = verb_that(body)
@@ -97,7 +97,7 @@ def test_a_shortage_is_answered_in_words(short):
 
 @pytest.mark.parametrize("limit", [16, 24])
 def test_prepare_with_few_files_allowed(hands, tmp_path, limit):
-    """`ulimit -n` in earnest: the whole work with its workers, pipes and databases, or a sentence."""
+    """With a real `ulimit -n`: all the work with its workers, pipes and databases, or an error message."""
     (tmp_path / "tiny.yaml").write_text(tiny().to_yaml())
     done = shell(
         f"ulimit -n {limit}; BONECAFFE prepare {tmp_path}/run --images {hands}/images --ages {hands}/ages.csv "
@@ -177,7 +177,7 @@ def test_help_to_a_full_disk_and_to_nobody(line):
 
 
 def test_finished_prepare_is_finished_whoever_reads(hands, tmp_path):
-    """The whole verb with nobody to read either output."""
+    """The whole verb when nothing reads either output."""
     (tmp_path / "tiny.yaml").write_text(tiny().to_yaml())
     given = f"--images {hands}/images --ages {hands}/ages.csv --points {hands}/points.csv --recipe {tmp_path}/tiny.yaml"
     for number, ending in enumerate(["2>&1 | head -0; exit ${PIPESTATUS[0]}", ">&- 2>&-", ">/dev/null 2>/dev/full"]):
@@ -188,14 +188,14 @@ def test_finished_prepare_is_finished_whoever_reads(hands, tmp_path):
 
 
 def test_an_expected_failure_stays_one_when_nobody_reads(tmp_path):
-    """The output does not change what the work came to."""
+    """The state of the output does not change the result of the work."""
     for ending in (">&- 2>&-", ">/dev/full 2>/dev/full", "2>&1 | head -0; exit ${PIPESTATUS[0]}"):
         done = shell(f"BONECAFFE repro {tmp_path} {ending}")
         assert done.returncode == 1 and done.stderr == ""
 
 
 def test_piped_progress_gives_the_time_left_in_the_first_seconds():
-    """A line at once, the next after two seconds, then ever fewer; the last one in any case."""
+    """A line at once, the next after two seconds, then at growing intervals; the last one in any case."""
     from bonecaffe.progress import lines
 
     clock, printed = [100.0], []
@@ -221,7 +221,7 @@ def test_piped_progress_gives_the_time_left_in_the_first_seconds():
 
 
 def test_a_display_that_breaks_is_dropped(monkeypatch):
-    """Not only for its output: a bar that cannot start its thread, or fails in mid-work."""
+    """Not only because of its output: a bar that cannot start its thread, or fails during the work."""
     from rich.progress import Progress
 
     from bonecaffe.cli.group import progress_bar
@@ -272,7 +272,7 @@ def test_a_terminal_that_is_closed_does_not_end_the_work(tmp_path):
 # ---- bugs --------------------------------------------------------------------------------------------------------
 
 
-def test_a_bug_is_named_as_ours_to_fix(tmp_path):
+def test_a_bug_is_reported_as_a_bug_in_bonecaffe(tmp_path):
     done = verb_that("{}['key']", env={**os.environ, "TMPDIR": str(tmp_path)})
     assert done.returncode == 3
     (file,) = tmp_path.iterdir()
@@ -316,7 +316,7 @@ def test_the_reporter_of_bugs_needs_no_reader(ending, tmp_path):
 
 
 def test_a_bug_with_a_full_tmp(tmp_path):
-    """A file system that has no byte left: the traceback is printed, and no empty file stays."""
+    """A full file system: the traceback is printed, and no empty file is left."""
     with small_file_system(tmp_path / "small", "64k") as folder:
         filler = folder / "filler"
         with open(filler, "wb", buffering=0) as file:
@@ -387,7 +387,7 @@ def test_ctrl_c_ends_the_command_whatever_it_does(stuck, signals, tmp_path):
 
 
 def test_an_ignored_ctrl_c_stays_ignored(tmp_path):
-    """Started in the background by a script: its Ctrl-C is not ours."""
+    """Started in the background by a script, the command ignores the script's Ctrl-C."""
     done = verb_that(
         "os.kill(os.getpid(), 2); time.sleep(0.2); click.echo('continues')",
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
@@ -420,7 +420,7 @@ process.run(work)
 
 
 def test_an_interrupt_that_a_library_swallows_still_ends_the_command():
-    """Ctrl-C in what runs around a fork, where Python drops the exception: the sentence, no traceback, gone in time."""
+    """Ctrl-C in code around a fork, where Python drops the exception: a message, no traceback, a prompt end."""
     done = subprocess.run(
         [sys.executable, "-c", LOST],
         cwd=REPOSITORY,

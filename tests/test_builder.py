@@ -99,7 +99,7 @@ def by_shell(lines):
 
 
 def test_every_input_makes_another_key():
-    """Whatever a build depends on."""
+    """Each input of a build."""
     changed = [
         {"source_sha256": "another"},
         {"edits_sha256": "another"},
@@ -193,7 +193,7 @@ esac"""
 
 
 def test_toolkit_is_found_through_the_nvcc_on_path(programs, tmp_path):
-    """It may be a script that starts the real one elsewhere; the older compiler that it accepts is found."""
+    """nvcc may be a script that starts the real one elsewhere; the older compiler that it accepts is found."""
     nvcc = NVCC.format(top=tmp_path / "cuda" / "bin" / "..", accepts="/g++-11")
     programs("nvcc", nvcc)
     programs("nvcc", nvcc, tmp_path / "cuda" / "bin")
@@ -244,7 +244,7 @@ def test_a_toolkit_without_a_part_is_refused_by_its_name(tmp_path, monkeypatch):
 
 
 def test_installed_gpus_are_read(programs, monkeypatch):
-    """One line a GPU; nvidia-smi prints a sentence on stdout where there is none, and may be missing."""
+    """One line per GPU; nvidia-smi prints a sentence on stdout where there is none, and may be missing."""
     programs("nvidia-smi", "printf '8.6\\n6.1\\n8.6\\n'")
     assert gpu.capabilities(gpu._installed_gpus()) == [61, 86]
     programs("nvidia-smi", "echo 'No devices were found'")
@@ -254,7 +254,7 @@ def test_installed_gpus_are_read(programs, monkeypatch):
 
 
 def test_cudnn_and_nccl_are_found_with_header_and_library(tmp_path):
-    """In the folder given, then in CUDA's; one without the other is none."""
+    """In the given folder, then in CUDA's; a header without a library, or the reverse, does not count."""
     cuda, own = tmp_path / "cuda", tmp_path / "own"
     for folder in (cuda / "include", cuda / "lib64", own / "include", own / "lib"):
         folder.mkdir(parents=True)
@@ -273,7 +273,7 @@ def test_cudnn_and_nccl_are_found_with_header_and_library(tmp_path):
 
 
 def test_summary_of_a_gpu_build(tmp_path):
-    """cuDNN's version is in a header of its own since 8."""
+    """Since cuDNN 8, its version is in a separate header."""
     library = gpu.Library(tmp_path, tmp_path / "libcudnn.so")
     (tmp_path / "cudnn_version.h").write_text("#define CUDNN_MAJOR 9\n#define CUDNN_MINOR 1\n")
     assert a_gpu(cudnn=library, nccl=library).summary == "CUDA 13.0, cuDNN 9, NCCL; compute capability 75 86"
@@ -313,7 +313,7 @@ def given(path, scratch=Path("/nonexistent")):
 
 
 def test_a_source_folder_is_copied_without_its_own_build(folder, steps, tmp_path):
-    """Its key is the one that version 0.1 made with find, sort and sha256sum, and changes with what a build reads."""
+    """Its key is the one of version 0.1 (find, sort and sha256sum). It changes with the files that a build reads."""
     (folder / "python" / "caffe" / "a.pyc").touch()
     (folder / "src" / "link.cpp").symlink_to(folder / "CMakeLists.txt")
     found = given(folder)
@@ -332,7 +332,7 @@ def test_a_source_folder_is_copied_without_its_own_build(folder, steps, tmp_path
 
 @pytest.mark.parametrize("inside", ["caffe-master", "."])
 def test_a_tarball_is_unpacked_with_or_without_a_folder_of_its_own(folder, steps, tmp_path, inside):
-    """GitHub's has one, Debian's has none."""
+    """GitHub's tarball has one, Debian's has none."""
     with tarfile.open(tmp_path / "caffe.tar.gz", "w:gz") as archive:
         archive.add(folder, arcname=inside)
     (tmp_path / "work").mkdir()
@@ -572,7 +572,7 @@ class GivenSource(source.Source):
 
 
 def test_caffes_own_tests_run_in_its_source_folder(tmp_path, programs, capfd):
-    """Their data are named from there; GPU tests are left out; their exit status is the answer."""
+    """Their data paths start there; GPU tests are left out; the result is their exit status."""
     programs("make", 'echo "[ 50%] $*"')
     build = PretendedBuild(A_SOURCE, some_inputs(), tmp_path / "cache")
     put_caffe(build.prefix, "")

@@ -1,4 +1,4 @@
-"""Caffe on all cores (scripts/caffe_parallel.hpp): the same predictions, gradients and updates whatever the threads."""
+"""Caffe on all cores (scripts/caffe_parallel.hpp): any number of threads gives the same predictions and updates."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def forward(deploy, threads: int, *more: str) -> dict[str, list[float]]:
 
 @pytest.fixture(scope="module")
 def deploy(tmp_path_factory):
-    """The paper's net with weights by chance, full size."""
+    """The paper's net with random weights, full size."""
     path = tmp_path_factory.mktemp("net") / "deploy.prototxt"
     text = prototxt.deploy(tiny(network__conv_outputs=(96, 256, 384, 384, 256), network__conv_groups=(1, 2, 1, 2, 2)))
     for kind in ("convolution", "inner_product"):
@@ -72,7 +72,7 @@ def test_predictions_do_not_depend_on_threads(deploy, threads):
 
 
 def test_a_fork_computes_too(deploy):
-    """OpenMP's threads do not live on in a forked process; Caffe must not wait for them there."""
+    """OpenMP's threads do not survive in a forked process; Caffe must not wait for them there."""
     forward(deploy, 2, "fork")
 
 
@@ -308,8 +308,8 @@ def test_full_layer_against_numpy(tmp_path, images):
     assert done.returncode == 0, done.stderr
 
 
-def test_build_says_what_it_is():
-    """The record of our own build names OpenMP; without it (FAST=0, your own Caffe) this file tests plain Caffe."""
+def test_build_record_names_openmp():
+    """The record of bonecaffe's build names OpenMP; with FAST=0 or another Caffe this file tests plain Caffe."""
     caffe = installation.find()
     if "flags" not in caffe.build:
         pytest.skip("a Caffe that was not built here")

@@ -41,7 +41,7 @@ def test_help_is_complete(verb):
 
 
 def test_readme_names_every_verb_and_target():
-    """A command that is not in the README does not exist for its users; nor does the README promise one that is not."""
+    """Users cannot find a command that is not in the README; and the README names no command that does not exist."""
     readme = (REPOSITORY / "README.md").read_text()
     makefile = (REPOSITORY / "Makefile").read_text()
     for verb in VERBS:
@@ -204,8 +204,8 @@ def test_predict_one_script(trained, hands):
     assert re.fullmatch(r"-?\d+\.\d\n", done.stdout)
 
 
-def test_fetch_script_says_no_when_it_cannot(tmp_path):
-    """Without a network: one sentence, exit 1, no half file; a wrong file is refused by its sha1."""
+def test_fetch_script_fails_with_a_message(tmp_path):
+    """Without a network: one sentence, exit 1, no partial file; a wrong file is refused by its sha1."""
     command = [
         sys.executable,
         str(REPOSITORY / "scripts" / "fetch_caffenet.py"),

@@ -1,4 +1,4 @@
-"""What holds between the stages: nothing orphans a model, a refusal leaves no trace, a reader notices what changed."""
+"""Contracts between the stages: nothing orphans a model, a refusal leaves no trace, a reader notices every change."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from bonecaffe.training import launch, train
 
 
 def files_of(run):
-    """Every file of a run with its bytes, but locks."""
+    """Every file of a run with its bytes, except locks."""
     return {
         str(path.relative_to(run.path)): path.read_bytes()
         for path in run.path.rglob("*")
@@ -82,10 +82,10 @@ CHANGES = {
 
 @pytest.mark.parametrize("what", CHANGES)
 def test_prepare_never_orphans_a_trained_model(own_trained, own_hands, what):
-    """Refused, with what changed and what to do; the run is as it was, and its model predicts."""
-    values, spoil, expected = CHANGES[what]
-    if spoil:
-        spoil(own_hands)
+    """Refused, with what changed and what to do; the run is unchanged, and its model still predicts."""
+    values, damage, expected = CHANGES[what]
+    if damage:
+        damage(own_hands)
     before = files_of(own_trained)
     with pytest.raises(RunError) as refusal:
         prepared_again(own_trained, own_hands, tiny(**values))
@@ -96,7 +96,7 @@ def test_prepare_never_orphans_a_trained_model(own_trained, own_hands, what):
 
 
 def test_prepare_with_a_seed_on_a_finished_run_by_command(own_trained, hands):
-    """The option that spoiled a run in silence: exit 1, and the model can still be used."""
+    """The option that once damaged a run silently: exit 1, and the model can still be used."""
     command = prepare_by_command(own_trained, hands)
     refused = CliRunner().invoke(main, [*command, "--seed", "7"])
     assert refused.exit_code == 1 and "data.split_seed" in refused.output
@@ -106,14 +106,14 @@ def test_prepare_with_a_seed_on_a_finished_run_by_command(own_trained, hands):
 
 
 def test_files_with_another_time_but_the_same_content_are_the_same(own_trained, hands, tmp_path):
-    """Data copied to another disk: read to tell, and nothing changed."""
+    """Data copied to another disk: its content is compared, and nothing changed."""
     copied = tmp_path / "copied"
     shutil.copytree(hands, copied, copy_function=shutil.copy)
     assert prepared_again(own_trained, copied, tiny()).made is False
 
 
-def test_a_model_that_was_given_up_may_be_replaced(own_trained, hands):
-    """Snapshots removed: prepared again, and the records of the old training are gone."""
+def test_a_discarded_model_may_be_replaced(own_trained, hands):
+    """Snapshots removed: the run is prepared again, and the records of the old training are removed."""
     shutil.rmtree(own_trained.snapshots)
     done = prepared_again(own_trained, hands, tiny(data__split_seed=7))
     assert done.made and own_trained.state() is State.PREPARED
@@ -122,9 +122,9 @@ def test_a_model_that_was_given_up_may_be_replaced(own_trained, hands):
 
 @pytest.mark.parametrize("killed", [False, True])
 def test_what_was_measured_on_another_split_is_removed(own_trained, hands, killed, monkeypatch):
-    """The model was given up and another split prepared: report, figures, predictions of the old one are gone.
+    """The model was discarded and another split prepared: report, figures and predictions of the old one are removed.
 
-    A file that nobody recorded stays. A removal that is interrupted is finished by the next prepare.
+    An unrecorded file stays. The next prepare completes an interrupted removal.
     """
     predict_and_evaluate(own_trained)
     records = own_trained.read().records()
@@ -166,7 +166,7 @@ def edit_recipe(run, old, new):
 
 
 def test_names_and_reasons_edited_under_a_model(own_trained, hands):
-    """Those that it was trained with are in force, for repro, prepare and verify alike; and prepare tells it."""
+    """The ones it was trained with still apply, in repro, prepare and verify; and prepare reports that."""
     expected = write_departures(own_trained)
     edit_recipe(own_trained, "tests: small enough to train in a second", "because I like it")
     edit_recipe(own_trained, f"\nname: {own_trained.recipe().name}\n", "\nname: mine\n")
@@ -181,17 +181,17 @@ def test_names_and_reasons_edited_under_a_model(own_trained, hands):
     assert not [remark for remark in again.remarks if "names and reasons" in remark]
 
 
-def test_an_edited_recipe_is_taken_up_by_train(own_run):
-    """What it changes in the training alone costs nothing: said, trained so, and the run verifies."""
+def test_an_edited_recipe_is_applied_by_train(own_run):
+    """An edit that affects only the training costs nothing: it is reported and used, and the run verifies."""
     edit_recipe(own_run, "max_iter: {value: 12", "max_iter: {value: 6")
-    heard = []
-    assert train.train(own_run, say=heard.append).iteration == 6
-    assert "recipe.yaml was edited: solver.max_iter: 12 before, 6 now" in heard
+    messages = []
+    assert train.train(own_run, say=messages.append).iteration == 6
+    assert "recipe.yaml was edited: solver.max_iter: 12 before, 6 now" in messages
     assert "max_iter: 6" in own_run.solver.read_text()
     assert verify.first_broken(verify.verify(own_run)) is None
 
 
-def test_an_edited_recipe_is_taken_up_by_prepare(own_run, hands):
+def test_an_edited_recipe_is_applied_by_prepare(own_run, hands):
     """With a list of what changed; images and LMDBs are not made again when they do not depend on it."""
     edit_recipe(own_run, "max_iter: {value: 12", "max_iter: {value: 60")
     command = prepare_by_command(own_run, hands)
@@ -201,8 +201,8 @@ def test_an_edited_recipe_is_taken_up_by_prepare(own_run, hands):
     assert "nothing changed" in CliRunner().invoke(main, command).output
 
 
-def test_an_edited_recipe_that_wants_other_images_is_for_prepare(own_run):
-    """Training on images of another recipe would be wrong without a word."""
+def test_an_edited_recipe_that_needs_other_images_needs_prepare(own_run):
+    """Training on images of another recipe would be silently wrong."""
     edit_recipe(own_run, "margin: {value: 0.0", "margin: {value: 0.2")
     before = files_of(own_run)
     with pytest.raises(RunError, match=r"(?s)preparation.margin: 0.0 before, 0.2 now.*bonecaffe prepare"):
@@ -212,7 +212,7 @@ def test_an_edited_recipe_that_wants_other_images_is_for_prepare(own_run):
 
 @pytest.mark.parametrize("verb", ["train", "evaluate", "prototxt", "repro", "preflight"])
 def test_an_edited_recipe_of_a_trained_run_is_refused(own_trained, verb):
-    """By every verb that would use it: what was edited, and that the model was trained without."""
+    """By every verb that would use it: what was edited, and that the model was trained without the edit."""
     edit_recipe(own_trained, "max_iter: {value: 12", "max_iter: {value: 60")
     before = files_of(own_trained)
     done = CliRunner().invoke(main, [verb, str(own_trained.path)])
@@ -224,7 +224,7 @@ def test_an_edited_recipe_of_a_trained_run_is_refused(own_trained, verb):
 
 
 def crop(run):
-    """An edit by hand of which Caffe would die."""
+    """An edit by hand that makes Caffe abort."""
     assert CliRunner().invoke(main, ["prototxt", str(run.path)]).exit_code == 0
     run.train_val.write_text(
         run.train_val.read_text().replace("transform_param {", "transform_param {\n    crop_size: 227", 1)
@@ -246,17 +246,17 @@ REFUSED = {
 
 @pytest.mark.parametrize("what", REFUSED)
 def test_a_refused_training_leaves_no_trace(own_run, tmp_path, what):
-    """Neither in recipe.yaml nor anywhere else: every file is as it was, and none is new."""
+    """Neither in recipe.yaml nor anywhere else: every file is unchanged, and none is new."""
     from bonecaffe.caffe import installation
 
-    options, spoil, error = REFUSED[what]
+    options, damage, error = REFUSED[what]
     if what == "a GPU without a GPU build" and installation.find().has_gpu:
         pytest.skip("this Caffe has a GPU build")
     (tmp_path / "page.html").write_text("<html>not found</html>")
     if "given_weights" in options:
         options = {**options, "given_weights": tmp_path / options["given_weights"]}
-    if spoil:
-        spoil(own_run)
+    if damage:
+        damage(own_run)
     before = files_of(own_run)
     with pytest.raises(error):
         train.train(own_run, **options)
@@ -264,7 +264,7 @@ def test_a_refused_training_leaves_no_trace(own_run, tmp_path, what):
 
 
 def test_how_it_was_started_is_in_its_record(own_trained, hands, tmp_path):
-    """recipe.yaml is prepare's alone; the weights and the CPU are the launch's, and departures count both."""
+    """Only prepare writes recipe.yaml; the launch records weights and CPU, and departures count both."""
     paper = Recipe.load("paper").with_values({"data.train_cases": 8, "data.test_cases": 4}, "tests: a dozen hands")
     recipe = paper.with_values({name: value for name, value in _small().items()}, "tests: small")
     run = prepare_run(tmp_path / "started", hands, recipe)
@@ -281,7 +281,7 @@ def test_how_it_was_started_is_in_its_record(own_trained, hands, tmp_path):
         CliRunner().invoke(main, ["prototxt", str(run.path)]).exit_code == 0
     )  # as it was trained, not as it was prepared
     assert "solver_mode: CPU" in run.solver.read_text()
-    assert train.train(run) is None  # where it was computed before, not where the recipe says
+    assert train.train(run) is None  # computed where it was before, not where the recipe asks
     predict_and_evaluate(run)
     assert verify.first_broken(verify.verify(run)) is None
 
@@ -318,14 +318,14 @@ def lose(run, first, second):
     run.image(first).unlink()
 
 
-@pytest.mark.parametrize("spoil", [cut, swap, resize, lose])
-def test_a_spoiled_image_is_noticed_and_repaired(own_trained, hands, spoil):
-    """By whoever reads it, by verify, and by prepare, which makes it again and keeps the model."""
+@pytest.mark.parametrize("damage", [cut, swap, resize, lose])
+def test_a_spoiled_image_is_noticed_and_repaired(own_trained, hands, damage):
+    """By every reader, by verify, and by prepare, which makes it again and keeps the model."""
     first, second = own_trained.read().prepare.split["test"][:2]
     own_trained.forget("predict")  # so that the images are read
     model = own_trained.read().train
     before = {case_id: own_trained.image(case_id).read_bytes() for case_id in (first, second)}
-    spoil(own_trained, first, second)
+    damage(own_trained, first, second)
     with pytest.raises(RunError, match=f"{first}.png.*Run prepare again"):
         predict_run(own_trained)
     assert verify.first_broken(verify.verify(own_trained)).name == "prepared images"
@@ -358,7 +358,7 @@ def test_damage_that_keeps_size_and_time_is_repaired(own_trained, hands, what):
 
 
 def test_training_reads_a_damaged_lmdb(own_run):
-    """Large or small: before hours of training it is read whole."""
+    """Large or small, the LMDB is read completely before hours of training."""
     data = own_run.lmdb("train") / "data.mdb"
     assert data.stat().st_size > TRUSTED_FROM
     damage(data)
@@ -367,7 +367,7 @@ def test_training_reads_a_damaged_lmdb(own_run):
 
 
 def test_predictions_that_were_altered_are_made_again(own_trained):
-    """An age altered in a table of predictions, its size and time kept: it is not measured as the model's."""
+    """An age altered in a table of predictions, with size and time kept: it is not evaluated as the model's."""
     predict_and_evaluate(own_trained)
     table = own_trained.predictions("test")
     before, status = table.read_text(), table.stat()
@@ -380,7 +380,7 @@ def test_predictions_that_were_altered_are_made_again(own_trained):
 
 
 def test_a_radiograph_changed_with_its_time_kept(own_trained, own_hands, tmp_path):
-    """Its size and time are believed, or 12,000 had to be read; --check reads it. verify names the option."""
+    """Size and time are trusted, because reading 12,000 images is slow; --check reads it. verify names the option."""
     damage_pixels(own_hands / "images" / "1001.png")
     images = own_hands / "images"
     plain = prepare_run(tmp_path / "plain", own_hands)
@@ -408,8 +408,8 @@ def damage_pixels(path):
 
 
 @pytest.mark.parametrize("table", ["ages.csv", "points.csv"])
-def test_tables_that_changed_for_other_hands_are_taken_up(own_trained, own_hands, table):
-    """A row is added for a hand that the run does not have, under a model: verify holds again after prepare."""
+def test_tables_that_changed_for_other_hands_are_accepted(own_trained, own_hands, table):
+    """A row for a hand that is not in a trained run is added: verify holds again after prepare."""
     rows = (own_hands / table).read_text().splitlines()
     (own_hands / table).write_text("\n".join([*rows, ",".join(["9999", *rows[1].split(",")[1:]])]) + "\n")
     given = {"ages": own_hands / "ages.csv", "points": own_hands / "points.csv"}
@@ -426,7 +426,7 @@ def test_tables_that_changed_for_other_hands_are_taken_up(own_trained, own_hands
 
 
 def test_another_file_with_the_same_pixels_is_another_for_all(own_trained, hands):
-    """A prepared image that was packed again: verify and evaluate agree, and prepare repairs it."""
+    """A prepared image that was compressed again: verify and evaluate agree, and prepare repairs it."""
     own_trained.forget("predict")
     path = own_trained.image(own_trained.read().prepare.split["test"][0])
     cv2.imwrite(str(path), cv2.imread(str(path), cv2.IMREAD_GRAYSCALE), [cv2.IMWRITE_PNG_COMPRESSION, 9])
@@ -449,14 +449,14 @@ def test_killed_between_the_images_and_their_record(own_trained, hands, monkeypa
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(prepare, "outputs_of", killed)
         prepared_again(own_trained, hands, tiny())
-    assert own_trained.read().prepare is not None  # so that another preparation is refused all the while
+    assert own_trained.read().prepare is not None  # so that another preparation is still refused
     assert prepared_again(own_trained, hands, tiny()).made is True
     assert predict_run(own_trained) == 12 and own_trained.read().train == model
     assert verify.first_broken(verify.verify(own_trained)) is None
 
 
 def test_a_folder_that_is_no_run_is_left_alone(tmp_path):
-    """Its name given to a verb by mistake: words, and no file is added."""
+    """Its name given to a verb by mistake: a message, and no file is added."""
     for verb in ("prototxt", "train", "evaluate", "verify", "repro", "preflight"):
         assert CliRunner().invoke(main, [verb, str(tmp_path)]).exit_code == 1, verb
     assert list(tmp_path.iterdir()) == []
@@ -508,7 +508,7 @@ def test_found_points_are_declared_for_python_callers_too(own_hands, tmp_path):
 
 
 def test_a_failed_prepare_removes_only_what_it_made(own_hands, tmp_path):
-    """A folder that was there stays, with what was in it; one that it made goes, with the parents it made."""
+    """An existing folder stays with its content; a folder that prepare made is removed, with the parents it made."""
     edit_table(own_hands / "ages.csv", boneage="126.5")
     kept = tmp_path / "kept"
     kept.mkdir()
@@ -529,7 +529,7 @@ def test_a_failed_prepare_removes_only_what_it_made(own_hands, tmp_path):
 
 
 @pytest.mark.parametrize("verb", ["prototxt", "train", "evaluate", "verify", "repro", "preflight"])
-def test_a_run_that_is_not_there_is_not_made(tmp_path, verb):
+def test_a_missing_run_is_not_created(tmp_path, verb):
     """A typo in its name leaves nothing behind."""
     assert CliRunner().invoke(main, [verb, str(tmp_path / "nosuch")]).exit_code == 1
     assert list(tmp_path.iterdir()) == []
@@ -537,7 +537,7 @@ def test_a_run_that_is_not_there_is_not_made(tmp_path, verb):
 
 @pytest.mark.parametrize("how", ["moved", "removed"])
 def test_a_run_that_goes_away_while_it_trains_does_not_come_back(own_run, tmp_path, how):
-    """Moved or removed in mid-training: words, and no stub in its place."""
+    """Moved or removed during training: a message, and no stub in its place."""
     own_run.write_recipe(tiny(solver__max_iter=40, solver__snapshot=40, solver__test_interval=2))
     gone = []
 
@@ -554,7 +554,7 @@ def test_a_run_that_goes_away_while_it_trains_does_not_come_back(own_run, tmp_pa
 
 
 def test_files_of_a_killed_process_are_swept_and_never_recorded(own_trained):
-    """A figure half-written when its process was killed is no figure."""
+    """A figure that was half-written when its process was killed does not count as one."""
     own_trained.figures.mkdir()
     strays = [own_trained.figures / ".ages.png.x1y2.part", own_trained.path / ".curve.csv.abcd.part"]
     for stray in strays:
@@ -564,8 +564,8 @@ def test_files_of_a_killed_process_are_swept_and_never_recorded(own_trained):
     assert all(not name.endswith(".part") for name in own_trained.read().evaluate.outputs)
 
 
-def test_whoever_asks_who_holds_a_run_never_makes_a_writer_fail(own_run):
-    """Asked ten thousand times while others take the lock: nobody is refused because of it."""
+def test_asking_who_holds_a_run_never_makes_a_writer_fail(own_run):
+    """Asked ten thousand times while other processes take the lock: none is refused because of it."""
     stop = threading.Event()
 
     def ask():
@@ -588,8 +588,8 @@ def test_whoever_asks_who_holds_a_run_never_makes_a_writer_fail(own_run):
     assert own_run.holder() == ""
 
 
-def test_the_lock_lasts_as_long_as_whoever_inherited_it(own_run):
-    """Caffe holds the run while it finishes its snapshot, whatever became of its driver."""
+def test_the_lock_lasts_as_long_as_the_process_that_inherited_it(own_run):
+    """Caffe holds the run while it finishes its snapshot, even if its driver died."""
     with own_run.lock("train") as lock:
         child = subprocess.Popen(["sleep", "30"], pass_fds=(lock,))
     try:

@@ -1,4 +1,4 @@
-"""The contributor kit: its documents lead somewhere, its forms and settings can be read, the changelog has its form."""
+"""The contributor kit: its links work, its forms and settings can be read, the changelog follows its format."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_lines_fit(name):
 
 @pytest.mark.parametrize("name", [name for name in KIT if name.endswith(".md")])
 def test_links_and_names_exist(name):
-    """Links, files of the repository and make targets that a document names are there."""
+    """Links, files of the repository and make targets that a document names exist."""
     text = read(name)
     for target in re.findall(r"\]\(([^)]+)\)", text):
         if "://" not in target:
@@ -47,7 +47,7 @@ def test_links_and_names_exist(name):
 
 
 def test_hooks_are_those_of_make_lint():
-    """The hooks before a commit use .venv, and do what `make lint` does; nothing of them is another version's."""
+    """The pre-commit hooks use .venv and do what `make lint` does, with the same versions of the tools."""
     repos = {repo["repo"]: repo["hooks"] for repo in yaml.safe_load(read(".pre-commit-config.yaml"))["repos"]}
     hooks = {hook["id"]: hook for hook in repos.pop("local")}
     assert list(repos) == ["https://github.com/pre-commit/pre-commit-hooks"]
@@ -63,7 +63,7 @@ def test_hooks_are_those_of_make_lint():
 
 
 def test_issue_forms():
-    """They can be read, ask for doctor and the records of a run, and warn of images of patients."""
+    """They can be read, ask for doctor's output and the records of a run, and warn about images of patients."""
     forms = [path for path in (REPOSITORY / ".github" / "ISSUE_TEMPLATE").glob("*.yml") if path.stem != "config"]
     assert len(forms) == 2
     for path in forms:

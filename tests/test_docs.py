@@ -1,4 +1,4 @@
-"""What the documents promise is there: links, anchors, files, commands, options, targets, error messages."""
+"""What the documents name exists: links, anchors, files, commands, options, targets, error messages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DOCUMENTS = [
     REPOSITORY / "data" / "README.md",
     *sorted((REPOSITORY / "docs").rglob("*.md")),
 ]
-CURRENT = [path for path in DOCUMENTS if path.name != "CHANGELOG.md"]  # which names what used to be
+CURRENT = [path for path in DOCUMENTS if path.name != "CHANGELOG.md"]  # it names what used to exist
 MAKEFILE = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
 OF_OTHERS = {  # options that the documents name, of programs other than bonecaffe
     *("--solver", "--weights", "--snapshot", "--gpu"),  # caffe train
@@ -37,7 +37,7 @@ def name_of(path: Path) -> str:
 
 
 def without_code(text: str) -> str:
-    """Markdown without fenced blocks and code spans, whose brackets are no links."""
+    """Markdown without fenced blocks and code spans, whose brackets are not links."""
     return re.sub(r"`[^`]*`", "", re.sub(r"(?ms)^ *```.*?^ *```", "", text))
 
 
@@ -54,7 +54,7 @@ def anchors_of(path: Path) -> set[str]:
 
 
 def flaws_of_links(document: Path) -> list[str]:
-    """Relative links of a document that lead nowhere, and links without a text."""
+    """Broken relative links of a document, and links without a text."""
     flaws = []
     for label, target in re.findall(r"\[([^\]]*)\]\(([^)\s]+)\)", without_code(document.read_text(encoding="utf-8"))):
         place, _, anchor = target.partition("#")
@@ -78,7 +78,7 @@ def test_links_lead_somewhere(document):
 
 
 def test_broken_links_are_seen(tmp_path):
-    """A file that is not there, a heading that is not there, and neither of them in code."""
+    """A missing file and a missing heading; both are ignored in code."""
     page = tmp_path / "page.md"
     page.write_text("# The page\n\n[a](b.md) [c](#the-page) [d](page.md#no) ![e](f.png) `[x](y.md)` [g](https://h.i)\n")
     assert flaws_of_links(page) == ["b.md: no such file", "page.md#no: no such heading", "f.png: no such file"]
@@ -148,7 +148,7 @@ def commands_in(text: str) -> Iterator[list[str]]:
 
 
 def flaw_of(words: list[str]) -> str | None:
-    """What in a call of bonecaffe or make does not exist; None where all does."""
+    """The part of a call of bonecaffe or make that does not exist; None where all parts exist."""
     if words[0] == "make":
         for word in words[1:]:
             name, is_variable, _ = word.partition("=")
@@ -170,7 +170,7 @@ def flaw_of(words: list[str]) -> str | None:
 
 @cache
 def variables_of_make() -> frozenset[str]:
-    """What the Makefile takes from its user."""
+    """The variables that a user may give to the Makefile."""
     given = re.search(r"(?s)^GIVEN := (.*?)[^\\]\n", MAKEFILE, re.MULTILINE)
     assert given
     return frozenset(given[0].replace("\\", " ").split()[2:])
@@ -201,7 +201,7 @@ def test_wrong_commands_are_seen():
 
 
 def options_of(command: click.Command) -> set[str]:
-    """The options of a command and of all below it."""
+    """The options of a command and of all its subcommands."""
     below = command.commands.values() if isinstance(command, click.Group) else ()
     own = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
     return own.union(*(options_of(each) for each in below))
@@ -209,7 +209,7 @@ def options_of(command: click.Command) -> set[str]:
 
 @pytest.mark.parametrize("document", CURRENT, ids=name_of)
 def test_options_in_prose_exist(document):
-    """An option that the prose names by itself is one of some verb's, or of a program that is named here."""
+    """An option that the prose names belongs to some verb, or to a program that is listed here."""
     spans = (code for code in code_in(document.read_text(encoding="utf-8")) if code.startswith("--"))
     named = {word for span in spans for word in re.findall(r"(?<!\S)--[a-z][a-z-]*", span)}
     assert named - options_of(main) - OF_OTHERS - {"--help"} == set()
@@ -226,7 +226,7 @@ def test_documented_work_is_shown():
 
 
 def messages() -> list[str]:
-    """The texts in the code, with … for what is filled in."""
+    """The strings in the code, with … for each value."""
     found = []
     for folder in ("bonecaffe", "scripts"):
         for path in (REPOSITORY / folder).rglob("*.py"):
@@ -243,7 +243,7 @@ def messages() -> list[str]:
 
 
 def test_troubleshooting_quotes_real_messages():
-    """Each message at the head of an entry is in the code: its words in their order, … for what is filled in."""
+    """Each message at the head of an entry is in the code: the same words in the same order, with … for values."""
     page = (REPOSITORY / "docs" / "guide" / "troubleshooting.md").read_text(encoding="utf-8")
     heads = re.findall(r"(?m)^\*\*.+$", page)
     quotes = [quote for head in heads for quote in re.findall(r"`([^`]+)`", head) if " " in quote]

@@ -1,4 +1,4 @@
-"""verify: every link holds in a run that was left alone, and the first that broke is named; runs lists them."""
+"""verify: every link holds in an untouched run, and the first broken one is reported; `runs` lists the runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from bonecaffe.studies.runs import runs_in
 
 @pytest.fixture(scope="module")
 def whole(trained, tmp_path_factory) -> RunDir:
-    """A run with all its stages done; not to be changed."""
+    """A run with all its stages done; tests must not change it."""
     run = RunDir(shutil.copytree(trained.path, tmp_path_factory.mktemp("whole") / "run"))
     by_snapshot.evaluate_all(run, lambda done, total: None)
     predict_run(run)
@@ -93,12 +93,12 @@ BREAKS = [
 ]
 
 
-@pytest.mark.parametrize(("file", "spoil", "link", "said"), BREAKS, ids=[entry[0] for entry in BREAKS])
-def test_broken_link_is_named(own_whole, file, spoil, link, said):
-    """One file spoiled: its link is the first that broke, exit 1."""
-    spoil(own_whole.path / file)
+@pytest.mark.parametrize(("file", "damage", "link", "message"), BREAKS, ids=[entry[0] for entry in BREAKS])
+def test_broken_link_is_named(own_whole, file, damage, link, message):
+    """One file damaged: its link is the first broken one, exit 1."""
+    damage(own_whole.path / file)
     broken = verify.first_broken(verify.verify(own_whole))
-    assert broken is not None and broken.name == link and said in broken.message, broken
+    assert broken is not None and broken.name == link and message in broken.message, broken
     done = CliRunner().invoke(main, ["verify", str(own_whole)])
     assert done.exit_code == 1 and f"the first broken link is {link}" in done.output
 
@@ -117,7 +117,7 @@ def test_spoiled_image_and_inputs_are_named(own_whole, hands, tmp_path):
 
 
 def test_resealed_figures_do_not_pass(own_whole):
-    """metrics.json made nicer, its hash and seal put right: the recomputed figure tells."""
+    """metrics.json improved, with matching hash and seal: the recomputed figure reveals it."""
     metrics = json.loads(own_whole.metrics.read_text())
     metrics["splits"]["test"]["mad_months"] -= 1
     own_whole.metrics.write_text(json.dumps(metrics))
@@ -128,8 +128,8 @@ def test_resealed_figures_do_not_pass(own_whole):
     assert broken.name == "metrics" and "mad_months" in broken.message
 
 
-def test_another_caffe_is_said_and_is_no_break(own_whole, monkeypatch):
-    """Verified elsewhere, with other versions: told apart from a broken link."""
+def test_another_caffe_is_reported_and_breaks_no_link(own_whole, monkeypatch):
+    """Verified elsewhere, with other versions: distinguished from a broken link."""
     real = verify.environment.describe()
     other = real.model_copy(update={"packages": {**real.packages, "numpy": "1.0"}})
     monkeypatch.setattr(verify.environment, "describe", lambda: other)
@@ -152,7 +152,7 @@ def test_manifest_holds_what_it_should_and_nothing_personal(whole):
 
 
 def test_runs_are_listed(own_whole, hands, tmp_path):
-    """Prepared, finished, killed, unreadable: each as it is."""
+    """Prepared, finished, killed, unreadable: each with its state."""
     folder = tmp_path / "many"
     prepare_run(folder / "fresh", hands, tiny(solver__max_iter=7))
     shutil.copytree(own_whole.path, folder / "repeat" / "seed-1")
@@ -192,7 +192,7 @@ def test_runs_are_listed(own_whole, hands, tmp_path):
     ids=range(6),
 )
 def test_odd_manifests_make_no_traceback(own_whole, change):
-    """Fields gone or of another kind: each command ends in words."""
+    """Fields missing or of another type: each command ends with a message."""
     manifest = json.loads(own_whole.manifest_file.read_text())
     change(manifest)
     own_whole.manifest_file.write_text(json.dumps(manifest))
@@ -215,7 +215,7 @@ def test_odd_manifests_make_no_traceback(own_whole, change):
     ],
 )
 def test_damaged_files_make_no_traceback(own_whole, file, content):
-    """Empty, binary, other columns: words, and an exit that is not a bug's."""
+    """Empty, binary, other columns: a message, and not the exit status of a bug."""
     (own_whole.path / file).write_bytes(content)
     for command in (["verify", str(own_whole)], ["runs", str(own_whole.path.parent)], ["evaluate", str(own_whole)]):
         done = CliRunner().invoke(main, command)
@@ -223,7 +223,7 @@ def test_damaged_files_make_no_traceback(own_whole, file, content):
 
 
 def test_table_of_another_training_is_not_shown(own_whole):
-    """Rows written by hand, or left from models that are gone, do not reach the report."""
+    """Rows written by hand, or left from removed models, do not reach the report."""
     assert len(by_snapshot.current(own_whole)) == 6
     (own_whole.snapshots / "SNAPSHOT_iter_8.caffemodel").unlink()
     assert {row["iteration"] for row in by_snapshot.current(own_whole)} == {4, 12}

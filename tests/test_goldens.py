@@ -1,7 +1,7 @@
-"""What the stages write is what version 0.1 wrote, byte for byte; definition files but for their comments.
+"""The stages write what version 0.1 wrote, byte for byte; definition files except for their comments.
 
 ``goldens/v0.1.json`` was made by bonecaffe 0.1 (commit 98be637) from data/sample and ``goldens/recipe.yaml``: lists,
-LMDBs, definition files, initial weights, and what the net of seeded weights says of each hand.
+LMDBs, definition files, initial weights, and the predictions of a net with seeded weights for each hand.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def run(tmp_path_factory):
 def test_files_are_those_of_version_0_1(run, name):
     """Lists, cases, definition files, and the weights without fc8."""
     content = (run.path / name).read_bytes()
-    if name.endswith(".prototxt"):  # comments give sources and reasons in words, which may be put better
+    if name.endswith(".prototxt"):  # comments give sources and reasons, whose wording may change
         content = re.sub(rb"[ \t]*#.*", b"", content)
     assert hashlib.sha256(content).hexdigest() == EXPECTED["files"][name]
 

@@ -1,4 +1,4 @@
-"""GPUs that do not exist can only be pretended: what is asked of nvidia-smi, what is refused before Caffe would die."""
+"""GPUs, simulated where there are none: what nvidia-smi is asked, and what is refused before Caffe would abort."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bonecaffe.training import preflight
 
 
 class GpuCaffe:
-    """What a Caffe built with CUDA would answer."""
+    """What a Caffe built with CUDA would report."""
 
     origin, has_gpu, has_nccl, has_cudnn = "a pretended GPU build", True, True, True
     libraries, blas = {}, "unknown"
@@ -26,7 +26,7 @@ class GpuCaffe:
 def smi(tmp_path, monkeypatch):
     """Puts a program nvidia-smi on PATH that lists the given GPUs; there is a driver, and a Caffe with CUDA."""
     real = installation.find()
-    for name in ("python", "program"):  # what has nothing to do with GPUs is the real Caffe's
+    for name in ("python", "program"):  # everything else is the real Caffe's
         monkeypatch.setattr(GpuCaffe, name, getattr(real, name), raising=False)
     monkeypatch.setattr(installation, "find", lambda: GpuCaffe)
     monkeypatch.setattr(gpus, "_DRIVERS", (Path("/proc"),))
@@ -41,8 +41,8 @@ def smi(tmp_path, monkeypatch):
     return lists
 
 
-def test_cards_are_read(smi):
-    """Number, name, capability, memory; a line that is none, or a failing program, is no card."""
+def test_gpus_are_read(smi):
+    """Number, name, capability, memory; a malformed line or a failing program gives no GPU."""
     smi("0, NVIDIA GeForce GTX 1060 6GB, 6.1, 6144 MiB", "1, NVIDIA RTX A6000, 8.6, 49140 MiB", "No devices were found")
     assert gpus.visible() == [
         gpus.Gpu(0, "NVIDIA GeForce GTX 1060 6GB", 61, 6144 << 20),
@@ -52,8 +52,8 @@ def test_cards_are_read(smi):
     assert gpus.visible() == []
 
 
-def test_cards_are_numbered_as_caffe_numbers_them(smi, monkeypatch):
-    """CUDA_VISIBLE_DEVICES leaves GPUs out and numbers the others from 0; Caffe keeps the order of the slots."""
+def test_gpus_are_numbered_as_caffe_numbers_them(smi, monkeypatch):
+    """CUDA_VISIBLE_DEVICES hides GPUs and numbers the others from 0; Caffe keeps the order of the slots."""
     smi("0, GTX 1060, 6.1, 6144 MiB", "1, A6000, 8.6, 49140 MiB", "2, L4, 8.9, 23034 MiB")
     for wish, names in (
         ("1", ["A6000"]),
@@ -67,13 +67,13 @@ def test_cards_are_numbered_as_caffe_numbers_them(smi, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     assert gpus.problem("0") is None and "no GPU 1" in gpus.problem("1")
     monkeypatch.setattr(GpuCaffe, "has_nccl", False)
-    assert gpus.problem("all") is None  # it is one card
+    assert gpus.problem("all") is None  # it is one GPU
     monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
     assert programs._environment()["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
 
 
-def test_what_speaks_against_a_card(smi, monkeypatch):
-    """Older than the build, in a gap of it, missing, no driver, no NCCL: with the remedy. PTX serves a newer one."""
+def test_a_gpu_that_cannot_be_used_is_refused(smi, monkeypatch):
+    """Older than the build, in a gap of it, missing, no driver, no NCCL: with the remedy. PTX runs on a newer one."""
     smi(
         "0, GTX 1060, 6.1, 6144 MiB",
         "1, A100, 8.0, 40960 MiB",
@@ -95,18 +95,18 @@ def test_what_speaks_against_a_card(smi, monkeypatch):
     assert "make caffe GPU=1" in gpus.problem("2")
 
 
-def test_a_card_too_small_is_told_a_batch_that_fits(request, hands, tmp_path):
-    """The paper's batch of 256 on a card of 2 GB: a batch and an iter_size are named that learn from as many images."""
+def test_for_a_small_gpu_a_batch_that_fits_is_named(request, hands, tmp_path):
+    """The paper's batch of 256 on a GPU of 2 GB: the named batch and iter_size learn from the same number of images."""
     recipe = Recipe.load("paper").with_values(
         {"data.train_cases": 8, "data.test_cases": 4, "network.test_batch": 1, "solver.test_iter": 4},
         "tests: a dozen hands",
     )
-    run = prepare_run(tmp_path / "run", hands, recipe)  # by the real Caffe; then one with a card is pretended
+    run = prepare_run(tmp_path / "run", hands, recipe)  # by the real Caffe; then one with a GPU is simulated
     request.getfixturevalue("smi")("0, small, 8.6, 2048 MiB")
     definitions.write(run, recipe)
-    (said,) = [line for line in preflight.examine(run, Launch(gpus="0")).problems if "memory" in line]
-    assert "the GPU has 2.1 GB" in said
-    batch, steps = int(said.split("train_batch: ")[1].split()[0]), int(said.split("iter_size: ")[1].split(",")[0])
+    (problem,) = [line for line in preflight.examine(run, Launch(gpus="0")).problems if "memory" in line]
+    assert "the GPU has 2.1 GB" in problem
+    batch, steps = int(problem.split("train_batch: ")[1].split()[0]), int(problem.split("iter_size: ")[1].split(",")[0])
     assert batch * steps == 256 and batch >= 4
     smaller = recipe.with_values(
         {"network.train_batch": batch, "solver.iter_size": steps}, "tests: the batch that was named"
@@ -120,7 +120,7 @@ def test_a_card_too_small_is_told_a_batch_that_fits(request, hands, tmp_path):
 
 @pytest.mark.parametrize("iter_size", [1, 4])
 def test_advice_keeps_the_images_of_a_step(request, hands, tmp_path, iter_size):
-    """A batch that is summed over already; and a recipe for the CPU that is sent to a GPU, whose memory then counts."""
+    """With an iter_size already; and for a CPU recipe that is trained on a GPU, whose memory then counts."""
     recipe = Recipe.load("paper").with_values(
         {
             "data.train_cases": 8,
@@ -137,6 +137,6 @@ def test_advice_keeps_the_images_of_a_step(request, hands, tmp_path, iter_size):
     request.getfixturevalue("smi")("0, small, 8.6, 1100 MiB")
     definitions.write(run, recipe)
     assert not [line for line in preflight.examine(run, Launch()).problems if "memory" in line]
-    (said,) = [line for line in preflight.examine(run, Launch(gpus="0")).problems if "memory" in line]
-    batch, steps = int(said.split("train_batch: ")[1].split()[0]), int(said.split("iter_size: ")[1].split(",")[0])
-    assert batch * steps == 64 * iter_size and f"from {64 * iter_size} images" in said
+    (problem,) = [line for line in preflight.examine(run, Launch(gpus="0")).problems if "memory" in line]
+    batch, steps = int(problem.split("train_batch: ")[1].split()[0]), int(problem.split("iter_size: ")[1].split(",")[0])
+    assert batch * steps == 64 * iter_size and f"from {64 * iter_size} images" in problem

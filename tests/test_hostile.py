@@ -21,7 +21,7 @@ from bonecaffe.run import RunDir
 
 @pytest.fixture(scope="module")
 def whole(trained, tmp_path_factory) -> RunDir:
-    """A run with all its stages done; not to be changed."""
+    """A run with all its stages done; tests must not change it."""
     run = RunDir(shutil.copytree(trained.path, tmp_path_factory.mktemp("whole") / "run"))
     predict_and_evaluate(run)
     return run
@@ -35,7 +35,7 @@ def stranger(whole, tmp_path) -> RunDir:
 
 @pytest.fixture
 def victim(tmp_path):
-    """A folder of somebody's own files outside of the run."""
+    """A folder with someone's files, outside the run."""
     folder = tmp_path / "victim"
     (folder / "images").mkdir(parents=True)
     for name in ("file.txt", "images/1001.png", "journal.jsonl", "data.mdb", "SNAPSHOT_iter_12.caffemodel"):
@@ -156,7 +156,7 @@ LINKS = {
 
 @pytest.mark.parametrize("name", LINKS)
 def test_a_link_inside_a_run_is_not_followed(stranger, hands, victim, name):
-    """Wherever it stands: refused by name, its target neither read nor changed."""
+    """Anywhere in the run: refused by name, its target neither read nor changed."""
     path = stranger.path / name
     path.parent.mkdir(exist_ok=True)
     if path.is_dir() and not path.is_symlink():
@@ -176,7 +176,7 @@ PIPED = (
 
 @pytest.mark.parametrize("name", PIPED.split())
 def test_a_named_pipe_inside_a_run_is_refused(stranger, hands, victim, name):
-    """Opening it would wait for ever."""
+    """Opening it would block forever."""
     (stranger.path / name).unlink(missing_ok=True)
     os.mkfifo(stranger.path / name)
     codes = untouched(stranger, hands, victim)
@@ -198,7 +198,7 @@ def test_the_run_itself_may_be_a_link(stranger, hands, tmp_path, linked):
 
 
 def rename(tree, old, new):
-    """The manifest with one path renamed wherever it stands."""
+    """The manifest with one path renamed everywhere."""
     return json.loads(json.dumps(tree).replace(json.dumps(old), json.dumps(new)))
 
 
@@ -215,7 +215,7 @@ def test_a_record_that_names_a_path_outside_is_refused(stranger, hands, victim, 
 
 @pytest.mark.parametrize("named", [["pipe"], ["link"], ["folder/file.txt"]])
 def test_a_record_that_names_a_pipe_or_link_does_not_hang(stranger, hands, victim, named):
-    """A file of ours by name alone: looked at, never waited for, never followed."""
+    """A file that has only the name of an output: checked, never waited for, never followed."""
     os.mkfifo(stranger.path / "pipe")
     (stranger.path / "link").symlink_to(victim / "file.txt")
     (stranger.path / "folder").symlink_to(victim)
@@ -298,8 +298,8 @@ def fuzzed(tree, random_):
     return tree
 
 
-def test_fuzzed_records_are_read_or_refused_in_words(whole):
-    """Two thousand manifests, changed at random: a valid one, or a sentence."""
+def test_fuzzed_records_are_read_or_refused_with_a_message(whole):
+    """Two thousand manifests, changed at random: a valid one, or an error message."""
     from bonecaffe.errors import RunError
 
     tree, random_ = json.loads(whole.manifest_file.read_text()), random.Random(2018)
@@ -316,7 +316,7 @@ def test_fuzzed_records_are_read_or_refused_in_words(whole):
 
 @pytest.mark.parametrize("seed", range(40))
 def test_fuzzed_records_never_end_in_a_bug(stranger, hands, victim, seed):
-    """The commands on forty of them: words, or the work is done; never exit 3."""
+    """The commands on forty of them: an error message, or the work is done; never exit 3."""
     tree, random_ = json.loads(stranger.manifest_file.read_text()), random.Random(seed)
     stranger.manifest_file.write_text(json.dumps(fuzzed(tree, random_)), encoding="utf-8", errors="surrogatepass")
     untouched(stranger, hands, victim)
@@ -341,7 +341,7 @@ HAND_MADE = {
 
 @pytest.mark.parametrize("content", HAND_MADE.values(), ids=HAND_MADE)
 def test_a_manifest_that_is_none_is_refused_in_one_sentence(stranger, hands, victim, content):
-    """Of another version, of another shape: one sentence, which says what to do."""
+    """Of another version or another structure: one sentence with the remedy."""
     stranger.manifest_file.write_bytes(content)
     shown = CliRunner().invoke(main, ["verify", str(stranger.path)])
     assert shown.exit_code == 1 and len(shown.output.strip().splitlines()) == 1
@@ -379,7 +379,7 @@ def test_a_command_parses_the_manifest_once(stranger, hands, monkeypatch):
 
 @pytest.mark.parametrize("deep", [False, True])
 def test_a_link_that_a_definition_names_is_not_followed(own_run, prepared, deep):
-    """Caffe would read, or write, wherever it leads: another run's LMDB here."""
+    """Caffe would read or write the link's target: here, another run's LMDB."""
     definitions.write(own_run, own_run.recipe())
     name = "deep/foreign" if deep else "foreign"
     (own_run.path / name).parent.mkdir(exist_ok=True)

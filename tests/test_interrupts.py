@@ -1,4 +1,4 @@
-"""Ctrl-C ends `prepare` at any moment, and the next call goes on: no hang, no orphan, the same bytes in the end.
+"""Ctrl-C ends `prepare` at any moment, and the next call continues: no hang, no orphan, the same bytes in the end.
 
 Sixty interrupts; ``BONECAFFE_INTERRUPTS=1000`` asks for more, ``BONECAFFE_INTERRUPT_SEED`` for others.
 """
@@ -28,7 +28,7 @@ INTERRUPTS = int(os.environ.get("BONECAFFE_INTERRUPTS", "60"))
 SEED = int(os.environ.get("BONECAFFE_INTERRUPT_SEED", "1"))
 IMAGES = 160
 LIMIT_S = 2.0
-SLACK_S = 6.0  # on a busy machine; what this must not hide is a hang, which is for ever
+SLACK_S = 6.0  # for a busy machine; a hang would last forever
 
 INT, TERM = signal.SIGINT, signal.SIGTERM
 KINDS = {  # (signal, to the whole group?), one after the other
@@ -45,7 +45,7 @@ KINDS = {  # (signal, to the whole group?), one after the other
 
 @dataclass
 class Case:
-    """What `prepare` is called with here, and what an undisturbed call made of it."""
+    """The call of `prepare` that is interrupted, and the result of an uninterrupted one."""
 
     data: Path
     recipe: Path
@@ -53,7 +53,7 @@ class Case:
     first_s: float  # from the start to the first image
 
     def start(self, run: Path, mark: str, log: Path) -> subprocess.Popen[bytes]:
-        """Start `prepare` in a group of its own, as a shell does; ``mark`` is in its environment and its children's."""
+        """Start `prepare` in its own process group, as a shell does; ``mark`` is in the environment of all children."""
         command = [sys.executable, "-m", "bonecaffe", "prepare", str(run), "--recipe", str(self.recipe), "--jobs", "2"]
         for name, value in (("images", "images"), ("ages", "ages.csv"), ("points", "points.csv")):
             command += [f"--{name}", str(self.data / value)]
@@ -70,7 +70,7 @@ class Case:
 
 
 def outputs(run: Path) -> dict[str, bytes]:
-    """What `prepare` made, without the manifest, whose times differ."""
+    """The files that `prepare` wrote, without the manifest, whose times differ."""
     names = [
         path for path in run.rglob("*") if path.is_file() and path.name not in ("manifest.json", "lock.mdb", ".lock")
     ]
@@ -78,7 +78,7 @@ def outputs(run: Path) -> dict[str, bytes]:
 
 
 def family(mark: str) -> list[str]:
-    """The processes that have ``mark`` in their environment, and are not dead already."""
+    """The live processes that have ``mark`` in their environment."""
     found = []
     for pid in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError):
@@ -90,7 +90,7 @@ def family(mark: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def case(tmp_path_factory) -> Case:
-    """Three large phantoms, each under many names on one side of the split: long to read, and quick to make."""
+    """Three large phantoms, each under many names on one side of the split: slow to read, and quick to make."""
     folder = tmp_path_factory.mktemp("large")
     few, data = folder / "few", folder / "data"
     dataset.write(few, 3, 8, (1600, 2080))
@@ -133,7 +133,7 @@ def interrupt(process: subprocess.Popen[bytes], kind: str, rng: random.Random) -
             (os.killpg if to_group else os.kill)(process.pid, what)
 
 
-def test_interrupted_prepare_ends_at_once_and_goes_on(case, tmp_path):
+def test_interrupted_prepare_ends_at_once_and_continues(case, tmp_path):
     """Seeded moments, from the start of Python to the last file: none hangs, leaves a process, or costs a byte."""
     rng = random.Random(SEED)
     run, log = tmp_path / "run", tmp_path / "log"
@@ -166,11 +166,12 @@ def test_interrupted_prepare_ends_at_once_and_goes_on(case, tmp_path):
                 assert running, (where, code, log.read_text())
                 took.append(time.monotonic() - began)
                 assert took[-1] < LIMIT_S + SLACK_S, where
-                told = log.read_text()
+                output = log.read_text()
                 expected = (-TERM,) if "TERM" in kind else (130, -INT)  # the latter while Python itself starts
-                assert code in expected, (where, code, told)
+                assert code in expected, (where, code, output)
                 if code == 130:
-                    assert "interrupted" in told and "Traceback" not in told and "xception" not in told, (where, told)
+                    assert "interrupted" in output, (where, output)
+                    assert "Traceback" not in output and "xception" not in output, (where, output)
                 done += 1
             while left := family(mark):
                 assert time.monotonic() - began < 60, (where, "processes live on", left)

@@ -1,4 +1,4 @@
-"""The Makefile: what a user gives reaches the command as it is; errors under make name the make variable."""
+"""The Makefile: a user's values reach the command unchanged; errors under make name the make variable."""
 
 from __future__ import annotations
 
@@ -83,12 +83,12 @@ def made(clone, *arguments, **environment) -> list[str]:
 @pytest.mark.parametrize("value", ODD)
 @pytest.mark.parametrize("target", OF_TARGET)
 def test_every_value_reaches_the_command_as_it_is(clone, target, value):
-    """Blanks, quotes, $ and whatever else a shell or make would read; on the command line and in the environment."""
+    """Blanks, quotes, $ and other characters special to a shell or make; on the command line and in the environment."""
     variables = OF_TARGET[target]
     other = {name: f"{value}{number}" for number, name in enumerate(variables)}
     for given, environment in (([f"{name}={text}" for name, text in other.items()], {}), ([], other)):
         if environment and target == "demo":
-            continue  # where the demo is made, and removed by `make clean`, is no matter of the environment
+            continue  # the demo's folder, which `make clean` removes, is not taken from the environment
         words = made(clone, target, *given, **environment)
         for name, option in variables.items():
             if option:
@@ -98,7 +98,7 @@ def test_every_value_reaches_the_command_as_it_is(clone, target, value):
 
 
 def test_two_dollars_are_one(clone):
-    """As everywhere in make; so both ways of writing one work."""
+    """As everywhere in make, so both ways of writing a dollar work."""
     assert "a $b" in made(clone, "evaluate", "RUN=a $$b")
     assert "a $b" in made(clone, "evaluate", "RUN=a $b")
 
@@ -136,7 +136,7 @@ def test_images_to_predict_are_one_file_or_several(clone):
 
 
 def test_folders_to_prepare_are_one_or_several(clone):
-    """A folder with blanks by its name; several as in a shell, if all are there; else the whole, for the error."""
+    """A folder with blanks by its name; several as in a shell, if all exist; else the whole text, for the error."""
     for name in ("a b", "c", "it's", "d"):
         (clone / name).mkdir()
 

@@ -60,7 +60,7 @@ def test_from_radiograph_equals_from_lmdb(trained, hands, predictor):
 
 
 def test_equals_opencvs_caffe_importer(trained, predictor):
-    """An independent reader of the same deploy file and caffemodel."""
+    """OpenCV reads the same deploy file and caffemodel independently."""
     net = cv2.dnn.readNetFromCaffe(str(trained.deploy), str(predictor.snapshot.caffemodel))
     for path in sorted(trained.images.glob("*.png")):
         normal = read_image(path)
@@ -92,9 +92,9 @@ def test_predictions_file_is_as_promised(trained, hands):
 
 
 def test_older_snapshot_can_be_asked_for(trained, own_trained):
-    """By its iteration; one that is not there is refused with those that are."""
+    """By its iteration; a missing one is refused, and the existing ones are listed."""
     assert Predictor(trained, 4).snapshot.iteration == 4
-    with pytest.raises(PredictError, match="There are: 4, 8, 12"):
+    with pytest.raises(PredictError, match="Available: 4, 8, 12"):
         Predictor(trained, 5)
     last = own_trained.snapshots / "SNAPSHOT_iter_12.caffemodel"
     last.write_bytes(last.read_bytes()[:500])
@@ -119,7 +119,7 @@ def test_what_cannot_be_predicted_is_refused(predictor, hands, own_run, tmp_path
 
 
 def test_model_of_other_images_is_refused(own_trained, hands, tmp_path):
-    """Put into a run of other images: the model does not belong to them."""
+    """Copied into a run of other images, the model does not belong to them."""
     from conftest import prepare_run
 
     other = prepare_run(tmp_path / "other", hands, tiny(data__split_seed=77))
@@ -129,8 +129,8 @@ def test_model_of_other_images_is_refused(own_trained, hands, tmp_path):
         predict_run(other)
 
 
-def test_nothing_half_written_is_left_in_an_lmdb_read(prepared):
-    """Reading an LMDB leaves its data as they were."""
+def test_reading_an_lmdb_writes_nothing(prepared):
+    """Reading an LMDB leaves its data unchanged."""
     before = (prepared.lmdb("train") / "data.mdb").read_bytes()
     assert len(list(lmdb.records(prepared.lmdb("train")))) == 8
     assert (prepared.lmdb("train") / "data.mdb").read_bytes() == before
@@ -201,14 +201,14 @@ def test_opencv_engine_needs_no_caffe(trained, hands, tmp_path):
     assert refused.returncode == 1 and "--engine opencv" in refused.stderr
     done = subprocess.run([*command, "--engine", "opencv"], capture_output=True, text=True, env=nowhere)
     assert done.returncode == 0, done.stderr
-    months = {(said := json.loads(line))["id"]: said["months"] for line in done.stdout.splitlines()}
+    months = {(fact := json.loads(line))["id"]: fact["months"] for line in done.stdout.splitlines()}
     for case_id, value in months.items():
         assert value == pytest.approx(chosen.predict(files[case_id], points[case_id]), abs=0.011)
     assert len(months) == 2
 
 
 def test_engines_agree(own_trained):
-    """The same net and weights say the same through either engine, for any batch, and after other weights."""
+    """The same net and weights predict the same in either engine, for any batch, and after a change of weights."""
     deploy, rng = own_trained.deploy, np.random.default_rng(0)
     first, last = (s.caffemodel for s in (snapshots.find(own_trained.snapshots)[i] for i in (0, -1)))
     ours, other = (nets.make(kind, deploy, first) for kind in nets.KINDS)

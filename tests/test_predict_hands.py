@@ -1,4 +1,4 @@
-"""`predict` on many hands: a fault of one costs that one, and results come in order, as soon as they are known."""
+"""`predict` on many hands: a fault of one hand affects only that hand, and results come in order, as soon as known."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def noise(tmp_path) -> Path:
 
 
 def row_with(table: Path, case_id: str, change) -> None:
-    """Change the row of a hand in a table of points; None takes it out."""
+    """Change the row of a hand in a table of points; None removes it."""
     lines = []
     for line in table.read_text().splitlines():
         changed = change(line) if line.startswith(f"{case_id},") else line
@@ -56,8 +56,8 @@ def row_with(table: Path, case_id: str, change) -> None:
     table.write_text("\n".join(lines) + "\n")
 
 
-def test_a_fault_of_one_hand_costs_that_hand(trained, own_hands, tmp_path):
-    """Whatever is wrong with a hand with given points: the others have the ages that they have alone."""
+def test_a_fault_of_one_hand_affects_only_that_hand(trained, own_hands, tmp_path):
+    """Whatever is wrong with a hand with given points, the others have the ages that they have alone."""
     images, table = own_hands / "images", own_hands / "points.csv"
     row_with(table, "1002", lambda line: None)
     cv2.imwrite(str(images / "1003.png"), read_image(images / "1003.png")[:-1])
@@ -100,7 +100,7 @@ def test_a_fault_of_one_hand_costs_that_hand(trained, own_hands, tmp_path):
 
 
 def test_a_faulty_row_is_refused_where_the_table_is_meant(own_hands):
-    """Only `faulty` has the rows of a table apart; a row that is nobody's is an error in any case."""
+    """Only `faulty` separates the rows of a table; a row without an id is an error in any case."""
     table = own_hands / "points.csv"
     row_with(table, "1005", lambda line: line.replace(",300,390,", ",300,390,-"))
     with pytest.raises(PointsError, match=r"row 6 \(id 1005\)"):
@@ -112,8 +112,8 @@ def test_a_faulty_row_is_refused_where_the_table_is_meant(own_hands):
         read_points(table, faulty={})
 
 
-def test_found_points_are_told_with_their_confidence(trained, hands, noise, tmp_path):
-    """--json of found points; a folder stands for its images; the refused have a line with the reason, in order."""
+def test_found_points_are_reported_with_their_confidence(trained, hands, noise, tmp_path):
+    """--json of found points; a folder stands for its images; a refused hand has a line with the reason, in order."""
     folder, empty = tmp_path / "folder", tmp_path / "empty"
     folder.mkdir()
     empty.mkdir()
@@ -136,8 +136,8 @@ def test_found_points_are_told_with_their_confidence(trained, hands, noise, tmp_
     assert 0 <= found[0]["confidence"] < 0.5 and "uncertain" in found[0]["refused"]
 
 
-def test_a_locator_of_your_own(trained, hands, tmp_path):
-    """--locator is used: a copy of the one that comes with bonecaffe gives the same; half a locator is refused."""
+def test_a_given_locator_is_used(trained, hands, tmp_path):
+    """--locator: a copy of the locator that comes with bonecaffe gives the same; an incomplete locator is refused."""
     own, image = tmp_path / "own", hands / "images" / "1003.png"
     shutil.copytree(MODEL, own)
     assert predict(trained, image, "--locator", own).stdout == predict(trained, image).stdout != ""
@@ -152,7 +152,7 @@ def test_a_locator_of_your_own(trained, hands, tmp_path):
 
 
 def test_results_come_one_by_one_and_in_batches(trained, hands, monkeypatch):
-    """The first age is there before the second image is asked for. Points of a table go in batches, found ones alone.
+    """The first age is known before the second image is read. Points of a table go in batches, found ones singly.
 
     No more hands wait than a batch holds, also where all but the first are refused.
     """
@@ -196,8 +196,8 @@ def test_results_come_one_by_one_and_in_batches(trained, hands, monkeypatch):
     assert done == 100
 
 
-def test_a_batch_that_is_killed_has_printed_what_it_knew(trained, hands):
-    """SIGKILL in the middle: whole lines, in order, each of a hand that was done."""
+def test_a_killed_command_has_printed_what_was_done(trained, hands):
+    """SIGKILL in the middle: complete lines, in order, each for a finished hand."""
     images = [str(hands / "images" / f"{number}.png") for number in range(1001, 1013)] * 20
     command = [sys.executable, "-m", "bonecaffe", "predict", str(trained.path), *images, "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -208,8 +208,8 @@ def test_a_batch_that_is_killed_has_printed_what_it_knew(trained, hands):
     assert [json.loads(line)["image"] for line in lines] == images[:3]
 
 
-def test_a_bug_in_one_hand_costs_that_hand_and_is_reported(trained, hands, monkeypatch, tmp_path):
-    """The others are printed; then it is a bug like any other, and lack of memory is said in words."""
+def test_a_bug_in_one_hand_affects_only_that_hand_and_is_reported(trained, hands, monkeypatch, tmp_path):
+    """The others are printed; then it is reported like any bug, and a lack of memory has its own message."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     images = [hands / "images" / f"{case_id}.png" for case_id in ("1001", "1003", "1009")]
     find, calls = Locator.find, []
@@ -231,7 +231,7 @@ def test_a_bug_in_one_hand_costs_that_hand_and_is_reported(trained, hands, monke
 
 
 def test_an_age_that_is_no_number_is_refused(trained, hands, monkeypatch):
-    """A diverged model: NaN is no JSON and no age."""
+    """A diverged model: NaN is neither JSON nor an age."""
     points = read_points(hands / "points.csv")
     predictor = Predictor(trained)
     monkeypatch.setattr(predictor, "_forward", lambda batch: [float("nan")] * len(batch))
@@ -255,18 +255,18 @@ def test_hostile_names_are_printed_on_one_line(trained, hands, tmp_path):
 
 
 def test_all_missing_images_of_a_run_are_named_before_it_is_predicted(own_trained):
-    """evaluate: one error names each; the predictions of before stay, whole."""
+    """evaluate: one error names each; the earlier predictions stay complete."""
     predict_run(own_trained)
     before = own_trained.predictions("train").read_bytes(), own_trained.predictions("test").read_bytes()
     edit_table(own_trained.predictions("test"), predicted_months="1")
     edited = own_trained.predictions("test").read_bytes()
     split = own_trained.read().prepare.split
-    lost, changed = own_trained.image(split["train"][3]), own_trained.image(split["test"][1])
-    lost.unlink()
+    missing, changed = own_trained.image(split["train"][3]), own_trained.image(split["test"][1])
+    missing.unlink()
     changed.write_bytes(changed.read_bytes()[:-20])
     with pytest.raises(RunError) as error:
         predict_run(own_trained)
-    for words in ("2 images are", f"{lost.name} (missing)", f"{changed.name} (changed)", "Run prepare again"):
+    for words in ("2 images are", f"{missing.name} (missing)", f"{changed.name} (changed)", "Run prepare again"):
         assert words in str(error.value)
     assert (own_trained.predictions("train").read_bytes(), own_trained.predictions("test").read_bytes()) == (
         before[0],
@@ -274,7 +274,9 @@ def test_all_missing_images_of_a_run_are_named_before_it_is_predicted(own_traine
     )
     done = CliRunner().invoke(main, ["evaluate", str(own_trained.path), "--all"])
     assert (
-        done.exit_code == 1 and f"{lost.name} (missing)" in done.output and f"{changed.name} (changed)" in done.output
+        done.exit_code == 1
+        and f"{missing.name} (missing)" in done.output
+        and f"{changed.name} (changed)" in done.output
     )
 
 
@@ -324,7 +326,7 @@ def test_a_hand_has_one_age_however_it_is_stored(trained, hands, tmp_path):
 
 
 def test_found_points_follow_the_turn(trained, hands, tmp_path):
-    """Without given points, too: a hand upside down or inverted has the age that it has upright, within a month."""
+    """Also without given points: a hand upside down or inverted has the age that it has upright, within a month."""
     image = read_image(hands / "images" / "1003.png")
     for name, pixels in {"a": image, "b": image[::-1, ::-1], "c": 255 - image}.items():
         cv2.imwrite(str(tmp_path / f"{name}.png"), pixels)

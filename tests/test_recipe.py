@@ -1,4 +1,4 @@
-"""Recipes: validated, and honest about their distance from the paper."""
+"""Recipes: validated, with every departure from the paper listed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_paper_holds_appendix_2():
 
 @pytest.mark.parametrize("name", Recipe.names())
 def test_every_field_has_a_source_or_reason(name):
-    """No value without its origin; every departure with a reason."""
+    """Every value has its origin; every departure has a reason."""
     recipe = Recipe.load(name)
     for section in ("data", "preparation", "network", "solver", "training"):
         for field in type(getattr(recipe, section)).model_fields:
@@ -49,7 +49,7 @@ def test_every_field_has_a_source_or_reason(name):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("extends: paper\nsolver:\n  base_lr: {value: 1}\n", "without a reason"),
         ("extends: paper\nsolver:\n  base_lr: {value: 1, reason: ' '}\n", "without a reason"),
@@ -76,17 +76,17 @@ def test_every_field_has_a_source_or_reason(name):
         ("extends: paper\ndata: {split_seed: {value: !!timestamp x, reason: it}}\n", "'x' does not fit its type"),
     ],
 )
-def test_faulty_recipe_is_refused(tmp_path, text, said):
+def test_faulty_recipe_is_refused(tmp_path, text, message):
     """A typo is an error that names the file and the field."""
     path = tmp_path / "mine.yaml"
     path.write_text(text)
-    with pytest.raises(RecipeError, match=said) as error:
+    with pytest.raises(RecipeError, match=message) as error:
         Recipe.load(path)
-    assert "mine.yaml" in str(error.value) or said == "nowhere"
+    assert "mine.yaml" in str(error.value) or message == "nowhere"
 
 
-def test_recipe_that_extends_nothing_is_told_in_one_sentence(tmp_path):
-    """Not a line for each of its missing fields: what to write."""
+def test_recipe_that_extends_nothing_is_refused_in_one_sentence(tmp_path):
+    """With what to write, instead of a line for each missing field."""
     path = tmp_path / "mine.yaml"
     path.write_text("solver:\n  base_lr: {value: 1, reason: faster}\n")
     with pytest.raises(RecipeError) as error:
@@ -97,7 +97,7 @@ def test_recipe_that_extends_nothing_is_told_in_one_sentence(tmp_path):
 
 
 def test_a_bomb_of_aliases_ends_at_once(tmp_path):
-    """Nine lines that stand for a billion values; 0.1 wrote them all into its error."""
+    """Nine lines that expand to a billion values; version 0.1 wrote them all into its error."""
     path = tmp_path / "bomb.yaml"
     lines = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
@@ -108,8 +108,8 @@ def test_a_bomb_of_aliases_ends_at_once(tmp_path):
     assert time.monotonic() - began < 2
 
 
-def test_damaged_recipes_are_read_or_refused_in_words(tmp_path):
-    """Characters lost and put in, 600 times: a recipe, or a RecipeError of a length that a person reads."""
+def test_damaged_recipes_are_read_or_refused_with_a_message(tmp_path):
+    """Characters removed and inserted, 600 times: a recipe, or a RecipeError of readable length."""
     rng = random.Random(7)
     path = tmp_path / "mine.yaml"
     marks = [
@@ -155,7 +155,7 @@ def test_damaged_recipes_are_read_or_refused_in_words(tmp_path):
     ],
 )
 def test_test_pass_follows_the_test_cases(tmp_path, data, network, solver, expected):
-    """A recipe with other test cases gets the test_iter that sees each once, declared; what it states itself stays."""
+    """A recipe with other test cases gets the test_iter that sees each once, declared; its own values stay."""
     sections = {"data": data, "network": network, "solver": solver}
     text = "".join(f"{name}:\n  {entry}\n" for name, entry in sections.items() if entry)
     (tmp_path / "mine.yaml").write_text(f"extends: paper\n{text}")
@@ -169,7 +169,7 @@ def test_test_pass_follows_the_test_cases(tmp_path, data, network, solver, expec
 
 
 def test_recipe_survives_its_own_file(tmp_path):
-    """What a run keeps is read back the same."""
+    """The recipe that a run stores is read back the same."""
     recipe = Recipe.load("demo").with_values({"data.split_seed": 3}, "another draw")
     (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
     assert Recipe.load(tmp_path / "recipe.yaml") == recipe

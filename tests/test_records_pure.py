@@ -1,4 +1,4 @@
-"""The records by hand: what is refused, hashes worked out by other means, what counts as still so."""
+"""The records, checked by hand: what is refused, hashes computed independently, what counts as current."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def evaluated(**changes) -> Evaluated:
 
 
 def test_prepared_as_it_is_written_is_read():
-    """The example that the cases below spoil."""
+    """The example that the cases below damage."""
     assert Prepared(**PREPARED).split["test"] == ("3",)
 
 
@@ -95,14 +95,14 @@ def test_prepared_as_it_is_written_is_read():
         ({"more": 1}, "[Ee]xtra"),
     ],
 )
-def test_spoiled_preparation_is_refused(change, message):
-    """Each in the words of its own rule."""
+def test_damaged_preparation_is_refused(change, message):
+    """Each with the message of its own rule."""
     with pytest.raises(ValidationError, match=message):
         Prepared(**{**PREPARED, **change})
 
 
 def test_counts_reach_from_nothing_to_a_million_millions():
-    """Both ends belong to it."""
+    """Both ends are valid."""
     left_out = {"no points": 0, "no image": 10**12}
     assert Prepared(**{**PREPARED, "left_out": left_out}).left_out == left_out
 
@@ -110,17 +110,17 @@ def test_counts_reach_from_nothing_to_a_million_millions():
 @pytest.mark.parametrize("case_id", ["", "a/b", "a\\b", ".a", "..", "/a"])
 def test_id_that_names_no_file_is_refused(case_id):
     """It becomes the name of an image in the run."""
-    spoiled = {
+    damaged_facts = {
         **PREPARED,
         "split": {"train": ["1", case_id], "test": ["3"]},
         "cases": {"1": CASE, case_id: CASE, "3": CASE},
     }
     with pytest.raises(ValidationError, match="a plain name is needed"):
-        Prepared(**spoiled)
+        Prepared(**damaged_facts)
 
 
-def test_numbers_that_are_none_are_refused():
-    """nan and inf are no memory and no time."""
+def test_nan_and_inf_are_refused():
+    """They are neither a memory size nor a time."""
     for value in (float("nan"), float("inf")):
         with pytest.raises(ValidationError, match="finite"):
             Host(**{**HOST, "memory_gb": value})
@@ -129,7 +129,7 @@ def test_numbers_that_are_none_are_refused():
 
 
 def test_records_never_change():
-    """So that what is sealed stays what it was."""
+    """So the sealed content stays the same."""
     for record in (Prepared(**PREPARED), Launch(), MadeWith(**BY), PreparedCase(**CASE), Source(name="a", sha256=A)):
         with pytest.raises(ValidationError, match="frozen"):
             setattr(record, next(iter(type(record).model_fields)), None)
@@ -157,16 +157,18 @@ def test_launch_starts_from_one_thing():
 
 
 def test_launch_as_a_user_asks_for_it():
-    """What is none is refused with the option's name, or with what excludes what."""
+    """An invalid launch is refused with the option's name, or with the options that exclude each other."""
     assert Launch.of("w", None, "0,1") == Launch(weights="w", gpus="0,1")
     with pytest.raises(RunError, match=r"^--gpu 0;1: give 0, or several such as 0,1, or all\.$"):
         Launch.of("w", None, "0;1")
-    with pytest.raises(RunError, match=r"^--weights and --snapshot exclude each other: weights start one, a snapshot"):
+    with pytest.raises(
+        RunError, match=r"^--weights and --snapshot exclude each other: weights start a training, a snapshot"
+    ):
         Launch.of("w", "s", "0")
 
 
 def test_records_without_what_they_depend_on_are_refused():
-    """A training needs all five inputs and both files, predictions what was prepared."""
+    """A training needs all five inputs and both files; predictions need what was prepared."""
     five = {name: A for name in ("prepare", "train_val", "solver", "deploy", "mean")}
     facts = {"outputs": {}, "by": BY, "state": "finished", "iteration": 4, "launch": Launch(), "attempts": ()}
     files = {"deploy": A, "mean": ""}
@@ -192,7 +194,7 @@ def test_digest_depends_on_names_and_values_alone():
 
 
 def test_seal_is_the_hash_of_the_record_without_empty_fields():
-    """What is None is not written, so it is not sealed; the rest in sorted order, in UTF-8."""
+    """None is not written, so it is not sealed; the rest is in sorted order, in UTF-8."""
     written = {
         "iteration": 4,
         "inputs": {"prepare": A},
@@ -210,7 +212,7 @@ def test_seal_is_the_hash_of_the_record_without_empty_fields():
 
 
 def test_manifest_is_read_as_it_was_written():
-    """A round trip; the records in the order of the work; plain letters, one field a line, a line break at the end."""
+    """A round trip; the records in the order of the pipeline; readable text, one field per line, a final line break."""
     prepared = Prepared(**{**PREPARED, "images_folder": "Röntgen"})
     manifest = Manifest().with_record(evaluated()).with_record(prepared)
     assert list(manifest.records()) == ["prepare", "evaluate"]
@@ -221,7 +223,7 @@ def test_manifest_is_read_as_it_was_written():
 
 
 def test_training_without_given_weights_and_without_caffe_is_read_back():
-    """None is not written; so it is not asked for, either."""
+    """None is not written, so it is not required either."""
     by = {**BY, "caffe": None}
     attempt = Attempt(command="caffe train", start="the fillers", at="2026-11-25T04:00:00+00:00", by=by)
     trained = Trained(
@@ -264,20 +266,20 @@ def test_record_is_replaced_and_dropped_with_its_seal():
         (b'{"version": 2, "predict": {"outputs": {"a": 3}}}', r"\(predict\.inputs: Field required\)"),
     ],
 )
-def test_manifest_that_is_none_is_refused_in_a_sentence(content, message):
-    """The file, what is wrong, what to do."""
+def test_invalid_manifest_is_refused_in_a_sentence(content, message):
+    """The file, the problem, the remedy."""
     with pytest.raises(RunError, match=rf"^m\.json: .*{message}.*Prepare the run again in another folder"):
         parse_manifest(content, "m.json")
     assert parse_manifest(b'{"version": 2}', "m.json") == Manifest()
 
 
 def test_states_are_words():
-    """As they stand in a manifest, and as people read them."""
+    """The same in a manifest and for people."""
     assert State("finished") is State.FINISHED and str(State.MODEL_GONE) == "last model gone"
 
 
 def test_attempt_and_build_are_complete():
-    """No field more, no field less than is written."""
+    """Exactly the fields that are written."""
     attempt = Attempt(command="caffe train", start="the fillers", at="2026-11-25T04:00:00+00:00", by=BY)
     assert (attempt.state, attempt.iteration, attempt.seconds, attempt.why, attempt.alarms) == (
         None,
@@ -317,7 +319,7 @@ ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
 def test_outputs_are_recorded_with_hash_size_and_time(run):
-    """What is not there is not recorded; a hash that is known needs no reading."""
+    """A missing file is not recorded; a file with a known hash is not read."""
     path, record = run
     stat = (path / "sub" / "a").stat()
     assert record.outputs == {"sub/a": ABC} and record.stamps == {"sub/a": (3, stat.st_mtime_ns)}
@@ -329,7 +331,7 @@ def test_outputs_are_recorded_with_hash_size_and_time(run):
 
 
 def test_current_means_the_same_inputs_and_every_output(run):
-    """Another input, no record, a file gone: not current."""
+    """Another input, no record, a missing file: not current."""
     path, record = run
     assert is_current(path, record, {"predict": A})
     assert not is_current(path, None, {"predict": A})
@@ -341,7 +343,7 @@ def test_current_means_the_same_inputs_and_every_output(run):
 
 
 def test_changed_output_is_noticed(run):
-    """By its content where size or time differ; touched only, it is as it was."""
+    """By its content where size or time differ; a file that was only touched is unchanged."""
     path, record = run
     file = path / "sub" / "a"
     at = file.stat().st_mtime_ns
@@ -359,7 +361,7 @@ def test_changed_output_is_noticed(run):
 
 
 def test_a_large_output_of_the_recorded_size_and_time_is_not_read(run, monkeypatch):
-    """That is what makes a look at a large run quick: 'abd' with the time of 'abc' passes, unless it is to be read."""
+    """This makes the check of a large run quick: 'abd' with the time of 'abc' passes, unless ``read`` is set."""
     path, record = run
     file = path / "sub" / "a"
     at = file.stat().st_mtime_ns

@@ -1,4 +1,4 @@
-"""docs/reference: the generated pages are what the script writes now, and nothing is left out of them."""
+"""docs/reference: the generated pages are what the script writes now, and they are complete."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FOLDER = REPOSITORY / "docs" / "reference"
 
 @pytest.mark.parametrize("name", ["cli.md", "recipe.md"])
 def test_generated_pages_are_up_to_date(name):
-    """An option or a field that changed is on its page: `make reference` writes it."""
+    """A changed option or field is on its page: `make reference` writes it."""
     assert (FOLDER / name).read_text(encoding="utf-8") == reference.pages()[name], "run make reference"
 
 
@@ -54,7 +54,7 @@ def words(text: str) -> list[str]:
 
 
 def test_every_field_of_a_recipe_has_a_meaning():
-    """Each field has a docstring, which becomes its sentence in recipe.md, and stands there once."""
+    """Each field has a docstring, which becomes its sentence in recipe.md and appears there once."""
     text = (FOLDER / "recipe.md").read_text(encoding="utf-8")
     for field in Recipe.load("paper").notes:
         section, name = field.split(".")

@@ -1,4 +1,4 @@
-"""repeat: the same recipe over seeds, in sequence and on a cluster, interrupted and gone on with; the spread."""
+"""repeat: the same recipe over seeds, in sequence and on a cluster, interrupted and continued; the spread."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def plan_for(out, hands, **changes) -> Repetition:
 
 
 def finished(number, test_mad, test_ccc=0.8) -> Result:
-    """A seed of these figures; its three hands do not matter."""
+    """A seed with these figures; its three hands do not matter."""
     hands = tuple(HandTested(str(n), 100.0 + n, 110.0 + 2 * n) for n in range(3))
     figures = {"train_mad": 6.0, "train_ccc": 0.98, "test_mad": test_mad, "test_ccc": test_ccc, "test_max": 60.0}
     return Result(number=number, state="finished", iteration=12, **figures, hands=hands)
@@ -81,8 +81,8 @@ def test_repeat_by_command(hands, tmp_path):
     assert choices["data.split_seed"].here == 2 and "seed 2" in choices["data.split_seed"].reason
 
 
-def test_an_interrupted_first_seed_is_not_gone_on_with_by_another_plan(hands, tmp_path, monkeypatch):
-    """The plan is on record before the first seed; a call that made nothing binds nobody."""
+def test_an_interrupted_first_seed_is_not_continued_by_another_plan(hands, tmp_path, monkeypatch):
+    """The plan is recorded before the first seed; a call that made nothing does not fix the plan."""
     out = tmp_path / "out"
     data = [f"--images={hands / 'images'}", f"--ages={hands / 'ages.csv'}", f"--points={hands / 'points.csv'}"]
 
@@ -124,7 +124,7 @@ def test_more_seeds_are_added_and_another_plan_refused(hands, tmp_path):
         ("[]", "not as bonecaffe writes it"),
         (text.replace('"test_mad": 19.0', '"test_mad": "x"'), r"results.0.test_mad: .*valid number.* Remove it"),
         (text.replace('"results": [', '"results": [1, '), "results.0: "),
-        (text.replace('"test_mad": 19.0', '"test_mad": NaN'), "NaN is no number"),
+        (text.replace('"test_mad": 19.0', '"test_mad": NaN'), "NaN is not a number"),
         (text.replace('"test_mad": 19.0', '"test_mad": null'), "results.0: .*without figures"),
         (text.replace('"number": 2', '"number": 1'), "a seed is listed twice"),
         (text.replace('"version": 2', '"version": 1'), "another version .* not trained again"),
@@ -138,17 +138,17 @@ def test_more_seeds_are_added_and_another_plan_refused(hands, tmp_path):
         assert "\n" not in str(error.value)
 
 
-def test_weights_stay_declared_when_it_goes_on(hands, trained, tmp_path):
-    """Started from given weights, interrupted, called again: the record still says what it started from."""
+def test_weights_stay_declared_when_it_continues(hands, trained, tmp_path):
+    """Started from given weights, interrupted, called again: the record still names the weights."""
     weights = trained.snapshots / "SNAPSHOT_iter_12.caffemodel"
     long = {"solver__max_iter": 300, "solver__snapshot": 100, "solver__test_interval": 300}
     plan = replace(plan_for(tmp_path, hands, **long), weights=weights)
 
     def stop(progress):
-        if progress.iteration >= 5 and not told:
-            told.append(os.kill(os.getpid(), signal.SIGINT))
+        if progress.iteration >= 5 and not signals:
+            signals.append(os.kill(os.getpid(), signal.SIGINT))
 
-    told = []
+    signals = []
     with pytest.raises(RepeatInterrupted):
         repeat.one(plan, 1, stop)
     for _ in range(2):
@@ -158,15 +158,15 @@ def test_weights_stay_declared_when_it_goes_on(hands, trained, tmp_path):
         assert verify.first_broken(verify.verify(run)) is None
 
 
-def test_interrupted_seed_goes_on(hands, tmp_path):
-    """Ctrl-C in a seed: an error that says so; the next call resumes it."""
+def test_interrupted_seed_is_continued(hands, tmp_path):
+    """Ctrl-C in a seed: an error with that reason; the next call resumes it."""
     plan = plan_for(tmp_path, hands, solver__max_iter=300, solver__snapshot=100, solver__test_interval=150)
 
     def stop(progress):
-        if progress.iteration >= 5 and not told:
-            told.append(os.kill(os.getpid(), signal.SIGINT))
+        if progress.iteration >= 5 and not signals:
+            signals.append(os.kill(os.getpid(), signal.SIGINT))
 
-    told = []
+    signals = []
     with pytest.raises(RepeatInterrupted, match="Call repeat again"):
         repeat.one(plan, 1, stop)
     assert repeat.one(plan, 1).state == "finished"
@@ -256,8 +256,8 @@ def thirty(tmp_path_factory) -> Path:
     return out
 
 
-def test_five_folds_interrupted_and_gone_on_with(thirty, tmp_path):
-    """30 hands, each tested once by a network that was not trained on it; Ctrl-C in fold 3, then on to the end."""
+def test_five_folds_interrupted_and_continued(thirty, tmp_path):
+    """30 hands, each tested once by a network that was not trained on it; Ctrl-C in fold 3, then continued."""
     recipe = tmp_path / "tiny.yaml"
     write_text(recipe, tiny().to_yaml())
     out = tmp_path / "out"
@@ -316,7 +316,7 @@ def test_five_folds_interrupted_and_gone_on_with(thirty, tmp_path):
 
 
 def test_folds_exclude_what_they_decide(hands, tmp_path):
-    """--seeds, --train and --test beside --folds; more folds than hands; a folder of seeds."""
+    """--seeds, --train and --test together with --folds; more folds than hands; a folder of seeds."""
     recipe = tmp_path / "tiny.yaml"
     write_text(recipe, tiny().to_yaml())
     data = [f"--images={hands / 'images'}", f"--ages={hands / 'ages.csv'}", f"--points={hands / 'points.csv'}"]
@@ -339,7 +339,7 @@ def test_folds_exclude_what_they_decide(hands, tmp_path):
 
 
 def test_groups_stay_together_in_folds_and_intervals(hands, tmp_path):
-    """Three films of each child: whole children are dealt, and the interval counts children, not films.
+    """Three films of each child: children are assigned whole, and the interval counts children, not films.
 
     With a learning rate of 0 the networks stay as they started: the same in both folds.
     """
@@ -363,7 +363,7 @@ def test_groups_stay_together_in_folds_and_intervals(hands, tmp_path):
 
 @contextmanager
 def cluster(workers: int):
-    """A Dask scheduler and workers, processes of their own on the loopback; yields the address."""
+    """A Dask scheduler and workers, separate processes on the loopback; yields the address."""
     pytest.importorskip("distributed")
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -390,7 +390,7 @@ def cluster(workers: int):
 
 
 def test_cluster_loses_a_worker_and_completes(hands, tmp_path):
-    """Two workers, three folds; one is killed while it trains: its fold goes on with the other, to the end."""
+    """Two workers, three folds; one is killed while it trains: the other worker completes its fold."""
     plan = plan_for(tmp_path, hands, solver__max_iter=150, solver__snapshot=30, solver__test_interval=50)
     plan = replace(plan, folds=3)
     with cluster(2) as (address, workers):
@@ -423,7 +423,7 @@ def test_cluster_loses_a_worker_and_completes(hands, tmp_path):
 
 
 def test_scheduler_not_reached(hands, tmp_path, monkeypatch):
-    """No scheduler there, no Dask: said with the remedy."""
+    """No scheduler at the address, no Dask: an error with the remedy."""
     pytest.importorskip("distributed")
     import distributed
 

@@ -115,7 +115,7 @@ def test_caffe_averages_over_the_batch(tmp_path):
 
 
 def test_appendices_are_printed_verbatim():
-    """Letter by letter as in the paper, where that is at hand; misprints named."""
+    """Letter by letter as in the paper, where it is available; misprints are named."""
     output = CliRunner().invoke(main, ["prototxt", "--verbatim"]).output
     assert appendices.APPENDIX_1 in output and appendices.APPENDIX_2 in output
     assert output.count("# Appendix 1: ") == 3 and "braces" in output
@@ -150,7 +150,7 @@ def test_repro_writes_departures(tmp_path):
 
 
 def test_other_seeds_are_no_departure(tmp_path):
-    """A recipe that differs in what the paper does not state alone: choices, each with its default and its reason."""
+    """A recipe that differs only where the paper is silent: choices, each with its default and its reason."""
     others = {
         "data.split_seed": 7,
         "solver.random_seed": 8,

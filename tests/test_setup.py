@@ -43,7 +43,7 @@ def build(*arguments, timeout=600, **environment):
 
 
 def test_an_edit_fits_exactly_once_or_stops(tmp_path):
-    """Found once: made; made already: left; found twice or not at all: this is not the Caffe we know."""
+    """Found once: applied. Applied already: left alone. Found twice or not at all: this is another Caffe."""
     edit = caffe_edits.Edit("a.cpp", "old(1, 2)", "old(1)", "because")
     path = tmp_path / "a.cpp"
     path.write_text("x = old(1, 2);\n")
@@ -89,7 +89,7 @@ def test_pycaffe_starts_without_scikit_image_and_reads_images_with_it(tmp_path):
 
 
 def test_caffe_root_that_does_not_work_is_refused(tmp_path):
-    """What the user names is not passed over in silence; what is missing is named."""
+    """A Caffe that the user names is not ignored silently; the missing part is named."""
     done = build(CAFFE_ROOT=str(tmp_path))
     assert done.returncode == 1 and "does not work: no bin/caffe" in done.stderr
     (tmp_path / "bin").mkdir()
@@ -106,7 +106,7 @@ def test_caffe_root_that_does_not_work_is_refused(tmp_path):
 
 
 def test_existing_install_is_used():
-    """CAFFE_ROOT with programs and a pycaffe that imports: used as it is, and reported."""
+    """CAFFE_ROOT with programs and a pycaffe that imports: used unchanged, and reported."""
     root = installation.find().root
     if root is None:
         pytest.skip("Caffe is on PATH here")
@@ -117,7 +117,7 @@ def test_existing_install_is_used():
 
 
 def test_programs_on_path_are_used_only_with_their_own_pycaffe(tmp_path):
-    """What `make setup` put on this environment's path for another Caffe is not a pycaffe on PATH."""
+    """The pycaffe that `make setup` added to this environment's path for another Caffe does not count."""
     caffe = installation.find()
     if caffe.root is None or not installation.PTH.is_file():
         pytest.skip("Caffe is on PATH here")
@@ -129,7 +129,7 @@ def test_programs_on_path_are_used_only_with_their_own_pycaffe(tmp_path):
 
 
 def test_the_note_and_the_path_of_an_environment(tmp_path, monkeypatch):
-    """Written as JSON, whatever is in the words; read back by the finder; a Caffe on PATH leaves no pycaffe behind."""
+    """Written as JSON, whatever the text; read back by `find`; a Caffe on PATH leaves no pycaffe behind."""
     caffe = installation.find()
     monkeypatch.delenv("CAFFE_ROOT", raising=False)
     monkeypatch.setattr(installation, "NOTE", tmp_path / "share" / "bonecaffe" / "caffe.json")
@@ -148,7 +148,7 @@ def test_the_note_and_the_path_of_an_environment(tmp_path, monkeypatch):
 
 
 def test_source_that_is_none_is_refused(tmp_path):
-    """A folder that is not Caffe's source, and a path that is not there."""
+    """A folder that is not Caffe's source, and a path that does not exist."""
     assert "not Caffe's source" in build(CAFFE_SOURCE=str(tmp_path)).stderr
     assert "no such folder or tarball" in build(CAFFE_SOURCE=str(tmp_path / "none")).stderr
 
@@ -186,7 +186,7 @@ def test_stopped_build_leaves_nothing_half_made(tmp_path, number):
     assert time.monotonic() - began < 20
     assert process.returncode == 130 and b"Traceback" not in stderr, stderr.decode()
     assert [path.name for path in (tmp_path / "caffe").iterdir() if not path.name.endswith(".lock")] == ["source"]
-    while True:  # until the last compiler has gone
+    while True:  # until the last compiler has ended
         try:
             os.killpg(process.pid, 0)
         except ProcessLookupError:
@@ -196,7 +196,7 @@ def test_stopped_build_leaves_nothing_half_made(tmp_path, number):
 
 
 def started_build(source, cache, until="CMakeCache.txt", stderr=subprocess.DEVNULL):
-    """A build in a process group of its own, in which CMake has made ``until``; or one that waits for such a build."""
+    """A build in its own process group, in which CMake has made ``until``; or one that waits for such a build."""
     process = subprocess.Popen(
         BUILD,
         env={**without_caffe(), "CAFFE_SOURCE": str(source), "BONECAFFE_CACHE": str(cache)},
@@ -227,7 +227,7 @@ def test_no_address_and_no_path_of_a_machine_is_committed():
 
 @pytest.fixture
 def pretended_cuda(tmp_path):
-    """A folder with an nvcc of some version that knows some architectures; enough to be asked, not to compile."""
+    """A folder with an nvcc that reports a version and architectures, but cannot compile."""
 
     def make(version, architectures, accepts=False):
         nvcc = tmp_path / "cuda" / "bin" / "nvcc"
@@ -247,7 +247,7 @@ def pretended_cuda(tmp_path):
 
 @pytest.mark.skipif(not list(SOURCES.glob("*.tar.gz")), reason="Caffe was not built here from source")
 def test_gpu_builds_that_cannot_be_are_refused(pretended_cuda, tmp_path):
-    """CUDA too old; a GPU too old for it, with the remedy; no architecture; no nvcc; a setting that is none."""
+    """CUDA too old; a GPU too old for it, with the remedy; no architecture; no nvcc; an invalid setting."""
     tarball = {
         "CAFFE_SOURCE": str(sorted(SOURCES.glob("*.tar.gz"))[0]),
         "BONECAFFE_CACHE": str(tmp_path / "cache"),

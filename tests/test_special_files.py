@@ -1,6 +1,6 @@
 """Named pipes, devices, links and files of absurd size where an input is expected: refused by name, never waited for.
 
-Each case runs in a process of its own with a timeout, so that a hang is a failure of this test and of no other.
+Each case runs in a separate process with a timeout, so that a hang fails only its own test.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ READERS = {
 
 
 def refusal(code: str, path: object, timeout: float = TIMEOUT_S) -> str:
-    """The text of the BonecaffeError that ``code`` ends in; the test fails when it ends otherwise, or not at all."""
+    """The text of the BonecaffeError that ``code`` ends in; the test fails on any other end, or none."""
     program = (
         "import pathlib, sys\nfrom bonecaffe.errors import BonecaffeError\npath = pathlib.Path(sys.argv[1])\n"
         f"try:\n    {code}\nexcept BonecaffeError as error:\n    print(error)\nelse:\n    sys.exit('not refused')\n"
@@ -51,7 +51,7 @@ def refusal(code: str, path: object, timeout: float = TIMEOUT_S) -> str:
 
 @pytest.mark.parametrize("reader", READERS)
 def test_named_pipe_is_refused_by_name(tmp_path, reader):
-    """Nobody writes into it: whoever opened it for reading would wait for ever."""
+    """Nothing writes into it: opening it for reading would block forever."""
     name, code = READERS[reader]
     os.mkfifo(tmp_path / name)
     message = refusal(code, tmp_path / name)
@@ -80,7 +80,7 @@ def test_file_too_large_for_its_kind_is_refused(tmp_path, reader):
 @pytest.mark.parametrize("name", ["points.csv", "points.notes.csv", ".points.csv.lock"])
 @pytest.mark.parametrize("kind", ["pipe", "link", "hard link"])
 def test_annotate_neither_waits_nor_writes_through(hands, tmp_path, name, kind):
-    """The table's lock and notes as a pipe or a link: refused, and what the link leads to stays as it was."""
+    """The table's lock and notes as a pipe or a link: refused, and the link's target is unchanged."""
     victim = tmp_path / "victim"
     victim.write_text("id,skipped,flagged,seconds,points,suggested\n1001,no,,,,\n")
     before, folder = victim.read_bytes(), tmp_path / "data"
@@ -102,17 +102,17 @@ def test_annotate_neither_waits_nor_writes_through(hands, tmp_path, name, kind):
     assert victim.read_bytes() == before
     if kind == "pipe":
         assert name in message and "named pipe" in message
-    elif name == "points.csv":  # the user named it, and the victim is no table of points
+    elif name == "points.csv":  # the user named it, and the victim is not a table of points
         assert name in message and "header" in message
     elif kind == "link" or name == ".points.csv.lock":
         assert name in message and "link" in message
-    else:  # a file that another name leads to is replaced, not written into
+    else:  # a hard-linked file is replaced, not written into
         assert message == "written\n"
 
 
 @pytest.mark.parametrize("kind", ["pipe", "link", "folder of a stranger"])
 def test_remembered_page_is_never_followed(hands, tmp_path, kind):
-    """What annotate left of a killed server, as a pipe or a link: made again, its target untouched and not believed."""
+    """The file that a killed server left, as a pipe or a link: made again; its target is untouched and not trusted."""
     victim = tmp_path / "victim"
     victim.write_text('{"port": 1, "token": "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}')
     path = tmp_path / "data" / ".points.csv.page"
@@ -140,7 +140,7 @@ def test_remembered_page_is_never_followed(hands, tmp_path, kind):
 
 
 def test_phantoms_are_not_written_through_links(tmp_path):
-    """A stranger's folder with a link where a phantom's image will be written."""
+    """An untrusted folder with a link where a phantom's image will be written."""
     victim = tmp_path / "victim"
     victim.write_text("mine")
     folder = tmp_path / "data" / "images"
@@ -156,7 +156,7 @@ def test_phantoms_are_not_written_through_links(tmp_path):
 
 
 def test_xml_with_entities_is_refused_in_every_encoding(tmp_path):
-    """A document type in UTF-16 is one all the same; an entity that grows a thousandfold is not expanded."""
+    """A document type is found in UTF-16 too; an entity that grows a thousandfold is not expanded."""
     entities = f"<!ENTITY b 'x'><!ENTITY c '{'&b;' * 1000}'>"
     text = f"<!DOCTYPE a [{entities}]><annotation><filename>&c;</filename></annotation>"
     for encoding in ("utf-8", "utf-16-le"):

@@ -1,4 +1,4 @@
-"""Tables and texts of a stranger: paths that stay inside, sizes, encodings, CSV."""
+"""Untrusted tables and texts: paths that stay inside, sizes, encodings, CSV."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_file_too_large_for_its_kind(tmp_path, monkeypatch, limit, size, message
 
 
 def test_file_of_the_largest_size_is_read(tmp_path, monkeypatch):
-    """The limit belongs to what is read; one byte more is not. Without an error of its own: FilesError."""
+    """A file of exactly the limit is read; one byte more is refused. The default error is FilesError."""
     monkeypatch.setitem(files.LARGEST, "table", 1000)
     assert read_bytes(sparse(tmp_path / "a", 1000), "table") == bytes(1000)
     with pytest.raises(FilesError, match="Is it the right file"):
@@ -84,7 +84,7 @@ def test_text_that_is_not_utf8(tmp_path):
 
 
 def test_rows_are_numbered_as_in_the_file():
-    """The header is row 1; a wholly empty row is passed over, but counted."""
+    """The header is row 1; an empty row is skipped, but counted."""
     table = Table(("id", "age"), [("1", "10"), ("", ""), ("", "12")])
     assert list(table.rows()) == [(2, {"id": "1", "age": "10"}), (4, {"id": "", "age": "12"})]
     with pytest.raises(ValueError, match="shorter"):
@@ -93,7 +93,7 @@ def test_rows_are_numbered_as_in_the_file():
 
 
 def test_table_text_quotes_what_needs_it():
-    """RFC 4180: commas, quotation marks and line breaks inside quotation marks, which are doubled."""
+    """RFC 4180: commas, quotation marks and line breaks are quoted, and quotation marks repeated."""
     assert (
         table_text(("a", "b"), [[1, "x,y"], ['say "hi"', "two\nlines"]]) == 'a,b\n1,"x,y"\n"say ""hi""","two\nlines"\n'
     )
@@ -106,7 +106,7 @@ def read(tmp_path, content):
 
 
 def test_table_is_read_as_text(tmp_path):
-    """Nothing is taken for a number or missing; blanks around are stripped; short rows are filled; no BOM in a name."""
+    """No cell becomes a number or a missing value; blanks are stripped; short rows are padded; no BOM in a name."""
     table = read(tmp_path, b"\xef\xbb\xbfid, age ,note\r\n007, 1e3 ,NA\r\n\r\n1,,nan\r\n2,5\r\n")
     assert table.columns == ("id", "age", "note")
     assert table.cells == [("007", "1e3", "NA"), ("", "", ""), ("1", "", "nan"), ("2", "5", "")]
@@ -129,7 +129,7 @@ def test_table_is_read_as_text(tmp_path):
         (b"a;b\n1;2,5\n", "separated by semicolons, not by commas.*decimal points"),
         (b"a\tb\n1\t2\n", "separated by tabs"),
         (b"a|b\n1|2\n", "separated by vertical bars"),
-        (b"sep=,\na,b\n1,2\n", "'sep=', is for Excel alone. Remove it"),
+        (b"sep=,\na,b\n1,2\n", "'sep=', is only for Excel. Remove it"),
         (b"a,b\n1,2,\n1,2,5\n", "row 3 has 3 cells, the header 2.*decimal points"),
         (b'a,b\n1,"2\n', "row 2: a quotation mark is not closed"),
         (b'a,b\n1,"2"3\n', "row 2: ',' expected after"),
@@ -149,7 +149,7 @@ def test_table_is_read_as_text(tmp_path):
     ],
 )
 def test_what_is_no_table_is_refused_by_name(tmp_path, content, message):
-    """In the words of the stage that reads it."""
+    """With the error class of the stage that reads it."""
     with pytest.raises(CasesError, match=rf"t\.csv: .*{message}"):
         read(tmp_path, content)
     with pytest.raises(CasesError, match=r"gone\.csv: no such file"):
@@ -159,7 +159,7 @@ def test_what_is_no_table_is_refused_by_name(tmp_path, content, message):
 
 
 def test_unnamed_empty_columns_are_dropped(tmp_path):
-    """As a spreadsheet leaves them behind, in the header, in the rows, in both; one with content is kept."""
+    """As spreadsheets leave them: in the header, in the rows, in both; a column with content is kept."""
     assert read(tmp_path, b"id,age,,\n1,2,,\n").columns == ("id", "age")
     assert read(tmp_path, b"id,,age,,\n1,,2\n").cells == [("1", "2")]
     assert read(tmp_path, b"id,age\n1,2,,,\n3,4,\n").cells == [("1", "2"), ("3", "4")]
@@ -168,14 +168,14 @@ def test_unnamed_empty_columns_are_dropped(tmp_path):
 
 
 def test_cells_keep_what_is_not_a_blank(tmp_path):
-    """Blanks of any script are stripped; what separates lines is kept, to be refused by whoever reads the cell."""
+    """Blanks of any script are stripped; line separators are kept, so that the cell is refused when it is used."""
     table = read(tmp_path, '\xa0id ,"a\x85"\r\n\u30001\t, "x, y"\r2,\x1c3\n'.encode())
     assert table.columns == ("id", "a\x85")
     assert table.cells == [("1", "x, y"), ("2", "\x1c3")]
 
 
 def test_text_is_not_composed(tmp_path):
-    """A cell may hold what somebody wrote: it is as it was, in whatever form of Unicode."""
+    """A cell may hold a person's text: it stays unchanged, in any form of Unicode."""
     assert read(tmp_path, "note\nMu\u0308ller \U0002f800\n".encode()).cells == [("Mu\u0308ller \U0002f800",)]
 
 
@@ -222,7 +222,7 @@ def test_workbook_by_its_name(tmp_path):
 
 
 def test_columns_with_semicolons_in_their_names(tmp_path):
-    """Separated by commas all the same."""
+    """They are still separated by commas."""
     assert read(tmp_path, b"a;b,c\n1,2\n").columns == ("a;b", "c")
 
 

@@ -60,7 +60,7 @@ ODD_YAML = {
     ids=[f"json, {name}" for name in ODD_JSON] + [f"yaml, {name}" for name in ODD_YAML],
 )
 def test_odd_content_ends_in_a_sentence(parse, text):
-    """That names the file, in one line, at once."""
+    """The sentence names the file, on one line, and comes at once."""
     began = time.monotonic()
     with pytest.raises(LocateError) as error:
         parse(text, "a file", LocateError)
@@ -79,8 +79,8 @@ def test_what_people_and_tools_write_is_read():
     assert parse_yaml(deepest, "a", BonecaffeError) == parse_json(deepest, "a", BonecaffeError)
 
 
-def test_damaged_content_is_read_or_refused_in_words():
-    """Bytes changed, taken out and doubled, 3,000 times: values, or the error that was asked for."""
+def test_damaged_content_is_read_or_refused_with_a_message():
+    """Bytes changed, removed and repeated, 3,000 times: values, or the requested error."""
     rng = random.Random(13)
     sample = json.dumps({"a": [1, 2.5, "x\u00e9", None], "b": {"c": [True, -1e-9], "d": "\ud83d\ude00"}})
     marks = [*"[]{}:,-?*&!|>'\"%@`#\\ \n\t0x.e~", "!!int ", "!!binary ", "<<: ", "\\ud800", "1e999", "\x85"]
@@ -97,7 +97,7 @@ def test_damaged_content_is_read_or_refused_in_words():
 
 
 def test_locator_of_odd_facts_is_refused(tmp_path):
-    """As a folder without a locator is, with the remedy."""
+    """Like a folder without a locator, with the remedy."""
     (tmp_path / "locator.json").write_text(DEEP)
     with pytest.raises(LocateError, match="no locator here .*nested more than 64 levels deep.*train-locator"):
         Locator(tmp_path)

@@ -17,7 +17,7 @@ import pytest
 from bonecaffe.errors import ImageError, LocateError
 from bonecaffe.workers import in_parallel
 
-REPOSITORY = Path(__file__).resolve().parent.parent  # and not from conftest, which is slow to import in a worker
+REPOSITORY = Path(__file__).resolve().parent.parent  # not from conftest, which is slow to import in a worker
 
 pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 
@@ -144,11 +144,11 @@ def test_workers_end_with_the_iterator(how):
 
 def test_it_works_in_a_thread_that_is_not_the_main_one():
     """As in a worker of Dask."""
-    told: list[list[int]] = []
-    thread = threading.Thread(target=lambda: told.append(list(in_parallel(square, range(20), 2, LocateError))))
+    results: list[list[int]] = []
+    thread = threading.Thread(target=lambda: results.append(list(in_parallel(square, range(20), 2, LocateError))))
     thread.start()
     thread.join(60)
-    assert told == [[n * n for n in range(20)]]
+    assert results == [[n * n for n in range(20)]]
 
 
 CALLER = """
@@ -181,7 +181,7 @@ def call(body: str, seconds: float, **given) -> subprocess.Popen[str]:
 @pytest.mark.parametrize("busy", [True, False])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_workers_end_with_their_caller(number, busy):
-    """Killed, in mid-task or while they wait for a task: they write no more beside the next call."""
+    """Caller killed, during a task or while they wait for one: they do not write alongside the next call."""
     process = call("next(results)" if busy else "time.sleep(60)", 60 if busy else 0)
     workers = [int(pid) for pid in process.stdout.readline().split()]
     time.sleep(0.2)
@@ -192,7 +192,7 @@ def test_workers_end_with_their_caller(number, busy):
 
 
 def test_a_python_caller_is_interrupted_twice():
-    """Without the command line's handling of Ctrl-C: the interpreter's own end waits for no worker."""
+    """Without the command line's handling of Ctrl-C: the interpreter ends without waiting for a worker."""
     for pause in (0.0, 0.01):
         process = call("next(results)", 60, start_new_session=True)
         workers = [int(pid) for pid in process.stdout.readline().split()]

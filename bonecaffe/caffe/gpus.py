@@ -68,7 +68,7 @@ def chosen(wish: str, existing: list[Gpu]) -> list[Gpu]:
 
 
 def problem(wish: str) -> str | None:
-    """Why this Caffe cannot compute on the GPUs asked for (``0``, ``0,1``, ``all``); None when no problem is found."""
+    """Why this Caffe cannot compute on the requested GPUs (``0``, ``0,1``, ``all``); None when no problem is found."""
     caffe = installation.find()
     if not caffe.has_gpu:
         return (
@@ -83,8 +83,8 @@ def problem(wish: str) -> str | None:
     existing = visible()
     if ("," in wish or (wish == "all" and count(wish) != 1)) and not caffe.has_nccl:
         return (
-            f"--gpu {wish}: several GPUs need a Caffe built with NCCL, and this one ({caffe.origin}) is not. "
-            "Use one, --gpu 0."
+            f"--gpu {wish}: several GPUs need a Caffe built with NCCL, but this one ({caffe.origin}) was built "
+            "without it. Use one GPU: --gpu 0."
         )
     if existing and wish != "all":
         numbers = {str(gpu.index) for gpu in existing}

@@ -119,7 +119,7 @@ def find() -> Caffe:
     caffe = _from_root() or _noted() or _on_path()
     if caffe is None:
         raise CaffeError(
-            f"no Caffe found: CAFFE_ROOT is not set, this environment has no note of one by `make setup`, and "
+            f"no Caffe found: CAFFE_ROOT is not set, `make setup` has not chosen one for this environment, and "
             f"{', '.join(PROGRAMS)} with an importable pycaffe are not on PATH. {REMEDY}"
         )
     return caffe
@@ -180,7 +180,7 @@ def _from_root() -> Caffe | None:
 def _noted() -> Caffe | None:
     """The Caffe that `make setup` chose for this environment; None when there is no note, or it names PATH."""
     note = _read_json(NOTE)
-    root, origin = note.get("root", ON_PATH), note.get("origin", "noted by `make setup`")
+    root, origin = note.get("root", ON_PATH), note.get("origin", "chosen by `make setup`")
     if root == ON_PATH:
         return None
     try:

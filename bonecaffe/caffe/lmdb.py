@@ -96,7 +96,7 @@ def write_labels(lmdb: Path, labels: Sequence[tuple[str, float]]) -> None:
             (key, Datum(channels=1, height=1, width=1, float_data=[value]).SerializeToString()) for key, value in labels
         )
     if read_labels(lmdb) != [float(numpy.float32(value)) for _, value in labels]:
-        raise CaffeError(f"{lmdb.name}: the ages read back are not those written.")
+        raise CaffeError(f"{lmdb.name}: the ages read back differ from those written. Run prepare again.")
 
 
 def read_labels(lmdb: Path) -> list[float]:

@@ -167,7 +167,7 @@ def _inputs(manifest: Manifest, record: Record) -> Check:
             yield f"{record.stage}: {_BEFORE.get(name, f'{name}: not the one that the stages before it wrote')}"
 
 
-_BEFORE = {"prepare": "of images that were prepared before"}
+_BEFORE = {"prepare": "made from an earlier preparation of the images"}
 
 
 def _chained(run: RunDir, manifest: Manifest, record: Record | None, check: Callable[[RunDir], Check]) -> Check:

@@ -266,23 +266,23 @@ def _judge(run: RunDir, max_iter: int, code: int, ending: _Ending, iteration: in
             f"the model is complete. Afterwards, while it exited, caffe train failed: {how}{tail}",
         )
     newest = snapshots.newest_complete(run.snapshots)
-    go_on = "Continue with --resume." if newest else "There is no complete snapshot yet: train again."
+    remedy = "Continue with --resume." if newest else "There is no complete snapshot yet: train again."
     if ending.stopped:
         at = newest.iteration if newest else iteration
-        return State.INTERRUPTED, at, f"stopped early; Caffe wrote a snapshot. {go_on}"
+        return State.INTERRUPTED, at, f"stopped early; Caffe wrote a snapshot. {remedy}"
     if code == -signal.SIGINT and ending.signals == 1:
-        return State.INTERRUPTED, newest.iteration if newest else 0, f"stopped before Caffe had begun. {go_on}"
+        return State.INTERRUPTED, newest.iteration if newest else 0, f"stopped before Caffe had begun. {remedy}"
     if code in (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT):
-        whose = (
+        origin = (
             "at your second signal"
             if ending.signals > 1
-            else "from outside, for example by the kernel when memory is short"
+            else "sent by another program, such as the kernel when memory is short"
         )
-        return State.KILLED, iteration, f"caffe train: {how}, {whose}. {go_on} The whole log: {run.caffe_log}"
+        return State.KILLED, iteration, f"caffe train: {how}, {origin}. {remedy} The whole log: {run.caffe_log}"
     message = ending.fatal or ending.tail or "it printed nothing"
     meaning = explain(message)
     cause = f"{message}. Meaning: {meaning}" if meaning else message
-    return State.DIED, iteration, f"caffe train: {how}: {cause}. {go_on} The whole log: {run.caffe_log}"
+    return State.DIED, iteration, f"caffe train: {how}: {cause}. {remedy} The whole log: {run.caffe_log}"
 
 
 @contextlib.contextmanager

@@ -125,9 +125,9 @@ def _edited_choices(name: str, fields: Mapping[str, tuple[str, str]]) -> dict[st
             dotted,
             default := paper.value_of(dotted),
             default if _same_value(here, default) else here,
-            f"{name} was edited by hand; the recipe gives {ours}",
+            f"{name} was edited by hand; the recipe gives {given}",
         )
-        for field, (ours, here) in fields.items()
+        for field, (given, here) in fields.items()
         if (dotted := f"solver.{field}") in paper.notes and not stated(dotted)
     }
 
@@ -137,17 +137,17 @@ def _edited(name: str, fields: Mapping[str, tuple[str, str]]) -> dict[str, Depar
 
     A field that was edited to the paper's value is not a departure, whatever the recipe gives.
     """
-    listed = "; ".join(f"{field}: {here}, the recipe gives {ours}" for field, (ours, here) in fields.items())
+    listed = "; ".join(f"{field}: {here}, the recipe gives {given}" for field, (given, here) in fields.items())
     reason = "edited by hand in the run folder" + (f": {listed}" if listed else "; the recipe's values do not apply")
     rows = {name: Departure(name, "as the recipe gives it", "edited by hand", reason)}
     paper = Recipe.load("paper")
-    for field, (ours, here) in fields.items():
+    for field, (given, here) in fields.items():
         dotted = f"solver.{field}"
         if not stated(dotted):
             continue
         value = paper.value_of(dotted)
         now = value if _same_value(here, value) else here
-        rows[dotted] = Departure(dotted, value, now, f"{name} was edited by hand; the recipe gives {ours}")
+        rows[dotted] = Departure(dotted, value, now, f"{name} was edited by hand; the recipe gives {given}")
     return rows
 
 

@@ -399,16 +399,16 @@ def _weights(view: View, launch: Launch, flow: shapes.Flow, report: Report) -> N
         else:
             clash = next(
                 (
-                    (have, want)
-                    for have, want in zip(stored[name], expected, strict=True)
-                    if _squeezed(have) != _squeezed(want)
+                    (stored_shape, net_shape)
+                    for stored_shape, net_shape in zip(stored[name], expected, strict=True)
+                    if _squeezed(stored_shape) != _squeezed(net_shape)
                 ),
                 None,
             )
             if clash:
-                have, want = (" x ".join(map(str, shape)) for shape in clash)
+                in_weights, in_net = (" x ".join(map(str, shape)) for shape in clash)
                 report.problems.append(
-                    f"{launch.weights}: layer {name} is {have} in the weights and {want} in the net; "
+                    f"{launch.weights}: layer {name} is {in_weights} in the weights and {in_net} in the net; "
                     "Caffe would abort. Rename the layer, or remove it from the caffemodel."
                 )
             else:

@@ -1,4 +1,4 @@
-"""The mean: one place that the prototxts, the Predictor and the manifest ask."""
+"""The mean: the same for the prototxts, the Predictor and the manifest."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OPTIONS = ["imagenet_values", "none", "dataset", "file"]
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_feed_equals_the_data_layers_for_every_mean(option, hands, tmp_path):
-    """The TEST net that Caffe builds from train_val.prototxt feeds, to the last bit, what Predictor feeds."""
+    """The TEST net that Caffe builds from train_val.prototxt gets, to the last bit, the input of Predictor."""
     kind = f"file:{mean_image(tmp_path / 'own.binaryproto')}" if option == "file" else option
     recipe = tiny(
         network__mean=kind, solver__max_iter=2, solver__snapshot=2, network__test_batch=4, solver__test_iter=1
@@ -52,7 +52,7 @@ def test_feed_equals_the_data_layers_for_every_mean(option, hands, tmp_path):
 
 
 def test_dataset_mean_is_that_of_the_training_images(hands, tmp_path):
-    """compute_image_mean's file holds the mean of what was packed; made again when the split changes, else kept."""
+    """The file of compute_image_mean is the mean of the packed images; it is made again only when the split changes."""
     run = prepare_run(tmp_path / "run", hands, tiny(network__mean="dataset"))
     definitions.write(run, run.recipe())
     packed = np.mean([pixels for _, _, pixels in lmdb.records(run.lmdb("train"))], axis=0)
@@ -89,7 +89,7 @@ def test_mean_of_any_dimensions_is_trained_with(dims, numbers, hands, tmp_path):
     for name in ("train_lmdb", "test_lmdb", mean.FILE):
         text = text.replace(f'"{name}"', f'"{run.path / name}"')
     (run.path / "absolute.prototxt").write_text(text)
-    caffe.Net(str(run.path / "absolute.prototxt"), caffe.TEST).forward()  # Caffe dies here of what it cannot subtract
+    caffe.Net(str(run.path / "absolute.prototxt"), caffe.TEST).forward()  # aborts on a mean it cannot subtract
 
 
 def test_mean_that_is_as_caffe_writes_it_keeps_its_bytes(own_run, tmp_path):
@@ -105,7 +105,7 @@ def test_mean_that_is_as_caffe_writes_it_keeps_its_bytes(own_run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda path: mean_image(path, (3, 256, 256)), "3 x 256 x 256"),
         (lambda path: path.write_text("hello, world"), "not a mean image"),
@@ -113,9 +113,9 @@ def test_mean_that_is_as_caffe_writes_it_keeps_its_bytes(own_run, tmp_path):
         (lambda path: None, "No such file"),
     ],
 )
-def test_file_that_is_no_mean_of_this_size_is_refused(make, said, own_run, tmp_path):
-    """Before Caffe is asked; the file is named."""
+def test_file_that_is_not_a_mean_of_this_size_is_refused(make, message, own_run, tmp_path):
+    """Before Caffe runs; the file is named."""
     make(tmp_path / "own.binaryproto")
-    with pytest.raises(BonecaffeError, match=f"own.binaryproto.*{said}"):
+    with pytest.raises(BonecaffeError, match=f"own.binaryproto.*{message}"):
         definitions.write(own_run, tiny(network__mean=f"file:{tmp_path / 'own.binaryproto'}"))
     assert not own_run.mean_file.exists()

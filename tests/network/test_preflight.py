@@ -1,4 +1,4 @@
-"""Preflight: the real Caffe does die (or does go wrong), and preflight said so first; on good runs it is silent."""
+"""Preflight: the real Caffe does abort (or train wrongly), and preflight reports it first; good runs pass."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def ready(own_trained) -> RunDir:
 
 
 def caffe_train(run, plan, extra=()):
-    """Ask the real Caffe; its exit status and what it said."""
+    """Run the real Caffe; return its exit status and its output."""
     command = [str(installation.find().program("caffe")), "train", "-solver", "solver.prototxt"]
     command += ["-weights", str(plan.weights)] if plan.weights else []
     command += ["-snapshot", str(plan.snapshot)] if plan.snapshot else []
@@ -254,21 +254,21 @@ DEADLY = {  # misconfiguration: (how Caffe reports it, how preflight does)
 
 
 @pytest.mark.parametrize("misconfigure", DEADLY, ids=lambda function: function.__name__)
-def test_caffe_dies_and_preflight_said_so(ready, misconfigure):
+def test_caffe_dies_and_preflight_reports_it(ready, misconfigure):
     """One line that a user understands, before Caffe's own."""
     theirs, ours = DEADLY[misconfigure]
     plan = misconfigure(ready)
     plan = absolute(ready, plan)
     report = preflight.examine(ready, plan)
-    said = [problem for problem in report.problems if ours in problem]
-    assert said, report.problems
-    assert "\n" not in said[0]
+    reported = [problem for problem in report.problems if ours in problem]
+    assert reported, report.problems
+    assert "\n" not in reported[0]
     code, output = caffe_train(ready, plan)
     assert code != 0, output
     assert re.search(theirs, output), output
 
 
-def test_web_page_as_weights_is_silent_and_preflight_said_so(ready):
+def test_web_page_as_weights_is_silent_and_preflight_reports_it(ready):
     """Caffe takes a page saved as .caffemodel for weights without layers, starts from the fillers, and exits 0."""
     plan = weights_a_page(ready)
     plan = absolute(ready, plan)
@@ -277,7 +277,7 @@ def test_web_page_as_weights_is_silent_and_preflight_said_so(ready):
     assert code == 0 and "Finetuning from" in output
 
 
-def test_short_lmdb_is_silently_trained_on_and_preflight_said_so(ready):
+def test_short_lmdb_is_silently_trained_on_and_preflight_reports_it(ready):
     """Caffe starts over at the end of what is there, and exits 0."""
     with lmdb.open(str(ready.lmdb("train")), map_size=1 << 30) as environment, environment.begin(write=True) as writer:
         writer.delete(next(iter(writer.cursor()))[0])
@@ -287,7 +287,7 @@ def test_short_lmdb_is_silently_trained_on_and_preflight_said_so(ready):
     assert caffe_train(ready, PLAIN)[0] == 0
 
 
-def test_wrong_test_pass_is_silent_and_preflight_said_so(ready):
+def test_wrong_test_pass_is_silent_and_preflight_reports_it(ready):
     """test_iter x batch unlike the test set: Caffe averages over something else, and exits 0."""
     edit(ready.solver, "test_iter: 2", "test_iter: 3")
     assert any(
@@ -328,8 +328,8 @@ def prefix_into(folder, prefix):
 
 NO_SNAPSHOT = "no complete snapshot in snapshots/"
 NO_LOSS = "no loss in the log"
-UNNOTICED = ""  # Caffe trains, and what we record of it is not what it did
-SOLVERS = {  # a solver: (how Caffe ends, what is missing from what we read, how preflight reports it)
+UNNOTICED = ""  # Caffe trains, but the record differs from what it did
+SOLVERS = {  # a solver: (how Caffe ends, what is missing from its output, how preflight reports it)
     "hdf5": (line("snapshot_format: HDF5"), 0, NO_SNAPSHOT, "snapshot_format HDF5: bonecaffe reads"),
     "hdf5 by number": (line("snapshot_format: 0"), 0, NO_SNAPSHOT, "snapshot_format HDF5"),
     "no last snapshot": (
@@ -388,8 +388,8 @@ SOLVERS = {  # a solver: (how Caffe ends, what is missing from what we read, how
 
 
 @pytest.mark.parametrize("case", SOLVERS)
-def test_solver_that_we_would_misread_is_refused(ready, case):
-    """Caffe dies, or trains to its end and leaves something else than what we look for: no snapshot, no loss."""
+def test_solver_that_bonecaffe_would_misread_is_refused(ready, case):
+    """Caffe aborts, or trains to its end without the output that bonecaffe needs: no snapshot, no loss."""
     change, status, missing, ours = SOLVERS[case]
     change(ready)
     problems = [problem for problem in preflight.examine(ready).problems if ours in problem]
@@ -426,8 +426,8 @@ def test_solver_that_we_would_misread_is_refused(ready, case):
     ],
     ids=lambda change: "",
 )
-def test_solver_that_we_read_right_is_taken(ready, change):
-    """These change the training or its log, and what we read is what Caffe did: losses, and a whole last snapshot."""
+def test_solver_that_bonecaffe_reads_correctly_is_accepted(ready, change):
+    """These change the training or its log, but bonecaffe reads what Caffe did: losses, a complete last snapshot."""
     change(ready)
     assert preflight.examine(ready).problems == []
     code, output = caffe_train(ready, PLAIN)
@@ -439,19 +439,19 @@ def test_solver_that_we_read_right_is_taken(ready, change):
     assert len([event for event in events if event.kind == "lr"]) == 2
 
 
-def test_a_gpu_of_the_solver_is_the_one_that_is_looked_for(ready, monkeypatch):
-    """Without --gpu Caffe takes device_id. (What there is of GPUs is pretended.)"""
-    monkeypatch.setattr(preflight.gpus, "problem", lambda wanted: f"--gpu {wanted}: there is no such GPU.")
+def test_the_gpu_of_the_solver_is_the_one_that_is_checked(ready, monkeypatch):
+    """Without --gpu Caffe uses device_id. (The GPUs are simulated.)"""
+    monkeypatch.setattr(preflight.gpus, "problem", lambda wish: f"--gpu {wish}: there is no such GPU.")
     both(setting("solver_mode", "GPU"), line("device_id: 3"))(ready)
     assert "solver.prototxt has solver_mode: GPU: there is no such GPU." in preflight.examine(ready).problems
-    monkeypatch.setattr(preflight.gpus, "problem", lambda wanted: "" if wanted == "3" else "another GPU")
+    monkeypatch.setattr(preflight.gpus, "problem", lambda wish: "" if wish == "3" else "another GPU")
     assert not [problem for problem in preflight.examine(ready).problems if "GPU" in problem]
     with pytest.raises(PreflightError, match=r"solver_mode: GPU, but the .* on the CPU.*or give --gpu 3\."):
         train.train(ready, cpu=True)
 
 
 def test_scaled_pixels_are_refused(ready):
-    """Caffe would train on them, and predictions would be made of others."""
+    """Caffe would train on them, but predictions would use other pixels."""
     edit(ready.train_val, "mirror: true", "mirror: true\n    scale: 0.00390625")
     assert any("scale 0.00390625" in problem for problem in preflight.examine(ready).problems)
 
@@ -507,15 +507,15 @@ FED = {
 
 
 @pytest.mark.parametrize("case", FED)
-def test_what_the_net_is_fed_is_what_the_recipe_has(ready, case):
-    """Caffe would train on it, and predictions and records would be of something else."""
+def test_inputs_of_the_net_that_differ_from_the_recipe_are_refused(ready, case):
+    """Caffe would train on them, but predictions and records would follow the recipe."""
     change, ours = FED[case]
     change(ready)
     problems = [problem for problem in preflight.examine(ready).problems if ours in problem]
     assert problems and all(problem.startswith("train_val.prototxt: layer ") for problem in problems)
 
 
-def test_test_pass_is_told_the_number_it_needs(ready):
+def test_error_about_the_test_pass_names_the_right_number(ready):
     """The recipe's field and its value; one image at a time where the batch does not divide the cases."""
     setting("test_iter", 3)(ready)
     assert any(
@@ -529,7 +529,7 @@ def test_test_pass_is_told_the_number_it_needs(ready):
 
 
 def test_snapshots_in_hdf5_are_named(ready):
-    """As weights and as a state to go on from; and a run that holds some holds a model."""
+    """As weights and as a state to resume from; and a run that holds some holds a model."""
     line("snapshot_format: HDF5")(ready)
     assert caffe_train(ready, PLAIN)[0] == 0
     name = "snapshots/SNAPSHOT_iter_2"
@@ -541,7 +541,7 @@ def test_snapshots_in_hdf5_are_named(ready):
 
 
 @pytest.mark.parametrize("dims", [(3, 224, 224), (1, 1, 3, 224, 224)])
-def test_mean_of_other_dimensions_kills_caffe_and_preflight_said_so(ready, dims):
+def test_mean_of_other_dimensions_kills_caffe_and_preflight_reports_it(ready, dims):
     """Caffe counts dimensions from the front; so does preflight."""
     write_mean(ready, "m.binaryproto", (3, 224, 224))
     blob = programs.caffe_pb2().BlobProto(data=[0.0] * (3 * 224 * 224))
@@ -552,13 +552,13 @@ def test_mean_of_other_dimensions_kills_caffe_and_preflight_said_so(ready, dims)
     assert caffe_train(ready, PLAIN)[0] != 0
 
 
-def test_full_disk_kills_caffe_at_its_snapshot_and_preflight_said_so(hands, tmp_path):
-    """The snapshots to come don't fit."""
+def test_full_disk_kills_caffe_at_its_snapshot_and_preflight_reports_it(hands, tmp_path):
+    """The future snapshots do not fit."""
     with small_file_system(tmp_path / "small", "6m") as small:
         run = prepare_run(small / "run", hands, tiny(**SHORT, network__fc_outputs=(2048, 64), data__train_cases=4))
         definitions.write(run, run.recipe())
         run.snapshots.mkdir()
-        assert any("MB free, and 1 snapshots of" in problem for problem in preflight.examine(run).problems)
+        assert any("MB free, but 1 snapshots of" in problem for problem in preflight.examine(run).problems)
         with pytest.raises(BonecaffeError, match="MB free"):
             train.train(run)
         code, _ = caffe_train(run, PLAIN)
@@ -566,7 +566,7 @@ def test_full_disk_kills_caffe_at_its_snapshot_and_preflight_said_so(hands, tmp_
 
 
 def test_memory_is_foreseen(ready, monkeypatch):
-    """A batch that this machine cannot hold: said with both figures. (Nothing is made to run out of memory here.)"""
+    """A batch that this machine cannot hold: reported with both figures. (The test does not exhaust the memory.)"""
     edit(ready.train_val, "batch_size: 4", "batch_size: 40000")
     problems = preflight.examine(ready).problems
     assert any(re.search(r"training would need about [\d.]+ GB of memory", problem) for problem in problems)
@@ -595,7 +595,7 @@ def test_no_alarm_on_a_resume(ready):
 
 @pytest.mark.parametrize("name", ["paper", "demo", "smoke"])
 def test_no_alarm_on_the_recipes_but_the_gpu(name, hands, tmp_path):
-    """The three recipes on a dozen hands; the paper's wants a GPU, and that is all."""
+    """The three recipes on a dozen hands; only the paper's has a problem: it needs a GPU."""
     values = {"data.train_cases": 8, "data.test_cases": 4, "solver.test_iter": 2}
     run = prepare_run(tmp_path / "run", hands, Recipe.load(name).with_values(values, "tests: a dozen hands"))
     definitions.write(run, run.recipe())
@@ -630,8 +630,8 @@ def test_train_asks_preflight(own_run):
     assert not own_run.caffe_log.exists()
 
 
-def test_unknown_layer_is_no_all_clear(ready):
-    """Beyond a layer whose type is not known here nothing is checked, and the report tells so."""
+def test_unknown_layer_is_reported(ready):
+    """After a layer of an unknown type nothing is checked, and the report states that."""
     edit(ready.train_val, 'type: "LRN"', 'type: "Reduction"')
     report = preflight.examine(ready)
     assert report.not_followed == "norm1 (Reduction)"
@@ -647,6 +647,6 @@ def test_unknown_layer_is_no_all_clear(ready):
     ],
 )
 def test_nonsense_is_a_problem_not_a_bug(ready, old, new):
-    """Zero groups, zero stride, a bottom too few: a sentence."""
+    """Zero groups, zero stride, a missing bottom: an error message."""
     edit(ready.train_val, old, new)
     assert any("do not fit" in problem or "groups" in problem for problem in preflight.examine(ready).problems)

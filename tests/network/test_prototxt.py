@@ -66,7 +66,7 @@ def test_body_is_bvlcs_caffenet():
 
 
 def test_data_layers():
-    """224 without a crop, three mean values, mirrored in training only, LMDBs beside the file."""
+    """224 without a crop, three mean values, mirrored in training only, LMDBs in the same folder."""
     train, test = parse(prototxt.train_val(Recipe.load("paper"))).layer[:2]
     for layer, source, batch, mirror in ((train, "train_lmdb", 256, True), (test, "test_lmdb", 2, False)):
         assert (layer.data_param.source, layer.data_param.batch_size) == (source, batch)
@@ -87,7 +87,7 @@ def test_caffe_builds_the_nets(name, tmp_path):
 
 
 def test_deploy_has_no_training_in_it():
-    """No loss, no label, no filler: what it computes depends on the weights alone."""
+    """No loss, no label, no filler: its output depends only on the weights."""
     text = prototxt.deploy(Recipe.load("paper"))
     for word in ("filler", "lr_mult", "label", "loss", "lmdb"):
         assert word not in text
@@ -100,7 +100,7 @@ def test_strings_are_quoted_safely():
 
 
 def test_scalars_as_caffe_reads_them():
-    """Whole numbers without a point, small ones without an exponent, names without quotes, truth in lower case."""
+    """Whole numbers without a point, small ones without an exponent, names without quotes, booleans in lower case."""
     fields = [("a", 1.0), ("b", 3e-6), ("c", True), ("d", False), ("e", prototxt.Enum("MAX")), ("f", "x"), ("g", 100)]
     assert prototxt.text(fields) == 'a: 1\nb: 0.000003\nc: true\nd: false\ne: MAX\nf: "x"\ng: 100\n'
     nested = prototxt.Block(("a", prototxt.Block(("b", prototxt.Block(("c", 1))))))
@@ -108,7 +108,7 @@ def test_scalars_as_caffe_reads_them():
 
 
 def test_rates_come_in_pairs():
-    """Of weights and of biases; a rate without its decay is not dropped in silence."""
+    """For weights and for biases; a rate without its decay is not dropped silently."""
     weights, biases = prototxt.rates((1, 2), (3, 0))
     assert [dict(block) for _, block in (weights, biases)] == [
         {"lr_mult": 1, "decay_mult": 3},
@@ -118,8 +118,8 @@ def test_rates_come_in_pairs():
         prototxt.rates((1, 2), (1,))
 
 
-def test_exact_labels_have_a_layer_of_their_own():
-    """The ages from a second LMDB, in step with the images: the same batch, and nothing done to the numbers."""
+def test_exact_labels_have_their_own_layer():
+    """The ages from a second LMDB, in step with the images: the same batch, and unchanged numbers."""
     net = parse(prototxt.train_val(tiny(data__labels="exact")))
     data = [layer for layer in net.layer if layer.type == "Data"]
     assert [(layer.name, list(layer.top), layer.include[0].phase) for layer in data] == [
@@ -202,11 +202,11 @@ def test_solver_leaves_out_what_its_policy_does_not_read():
     step = parse(prototxt.solver(tiny(solver__iter_size=3)), "SolverParameter")
     assert (step.iter_size, step.stepsize, step.snapshot_prefix) == (3, 8, "SNAPSHOT")
     lines = [line for line in fixed.splitlines() if not line.startswith("#")]
-    assert {line.index("#") for line in lines} == {36}  # the sources stand below each other
+    assert {line.index("#") for line in lines} == {36}  # the sources are aligned
 
 
 def test_files_are_written_over(tmp_path):
-    """Three files, in a folder that is made, twice."""
+    """Three files, written twice into a folder that is created."""
     for _ in range(2):
         paths = prototxt.write(tmp_path / "new" / "run", tiny(), "snapshots/S")
         assert [path.name for path in paths] == ["train_val.prototxt", "solver.prototxt", "deploy.prototxt"]

@@ -1,4 +1,4 @@
-"""fc8 taken out of the weights, so that the paper's own fc8 can be trained; every other byte kept."""
+"""fc8 removed from the weights, so that the paper's own fc8 can be trained; every other byte is kept."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def stock_like(path, version, outputs=1000):
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_fc8_is_taken_out_and_the_rest_kept(tmp_path, version):
+def test_fc8_is_removed_and_the_rest_kept(tmp_path, version):
     """In both formats; equal to the input in every other layer."""
     net = stock_like(tmp_path / "stock.caffemodel", version)
-    said = caffemodel.initial_weights(tmp_path / "stock.caffemodel", tmp_path / "init.caffemodel", "fc8", HEAD)
-    assert "removed from" in said and "1000 x 16" in said
+    message = caffemodel.initial_weights(tmp_path / "stock.caffemodel", tmp_path / "init.caffemodel", "fc8", HEAD)
+    assert "removed from" in message and "1000 x 16" in message
     left = programs.caffe_pb2().NetParameter.FromString((tmp_path / "init.caffemodel").read_bytes())
     expected, kept = (net.layers, left.layers) if version == 1 else (net.layer, left.layer)
     assert list(kept) == [layer for layer in expected if layer.name != "fc8"]
@@ -49,7 +49,7 @@ def test_fc8_is_taken_out_and_the_rest_kept(tmp_path, version):
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_fc8_of_the_right_shape_is_kept(tmp_path, version):
-    """A model that was trained by us goes on with its fc8."""
+    """A model that was trained here keeps its fc8."""
     stock_like(tmp_path / "stock.caffemodel", version, outputs=1)
     assert "kept" in caffemodel.initial_weights(
         tmp_path / "stock.caffemodel", tmp_path / "init.caffemodel", "fc8", HEAD
@@ -58,7 +58,7 @@ def test_fc8_of_the_right_shape_is_kept(tmp_path, version):
 
 
 def test_caffe_accepts_what_was_cut(tmp_path):
-    """The real Caffe dies of the stock fc8 and takes the cut weights, conv1 equal to the last bit."""
+    """The real Caffe aborts on the stock fc8 and accepts the weights without it, conv1 equal to the last bit."""
     caffe = programs.import_pycaffe()
     recipe = tiny()
     prototxt.write(tmp_path, recipe)
@@ -118,9 +118,9 @@ def test_other_files_are_refused(tmp_path):
         "text": (b"hello world, this is no protobuf", "cut off, or not a caffemodel"),
         "other": (other.SerializeToString(), "not CaffeNet's weights"),
     }
-    for name, (content, said) in files.items():
+    for name, (content, message) in files.items():
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(WeightsError, match=said):
+        with pytest.raises(WeightsError, match=message):
             caffemodel.initial_weights(tmp_path / name, tmp_path / "init.caffemodel", "fc8", HEAD)
     with pytest.raises(WeightsError, match="No such file"):
         caffemodel.initial_weights(tmp_path / "none", tmp_path / "init.caffemodel", "fc8", HEAD)
@@ -128,7 +128,7 @@ def test_other_files_are_refused(tmp_path):
 
 
 def test_stock_size_is_quick_and_small(tmp_path):
-    """The stock net's real shapes, 244 MB, in the old format: fc8 is taken out without reading the numbers."""
+    """The stock net's real shapes, 244 MB, in the old format: fc8 is removed without reading the numbers."""
     pb, recipe = programs.caffe_pb2(), Recipe.load("paper")
     net = pb.NetParameter()
     shapes = {

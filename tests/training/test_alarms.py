@@ -1,4 +1,4 @@
-"""Alarms: raised when they should be, once, and not before; the constant answer on the real Caffe."""
+"""Alarms: raised when they should be, once, and not before; the constant prediction on the real Caffe."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from bonecaffe.training.alarms import (
 
 
 def heard(alarms: Listener, *events: Event) -> list[str]:
-    return [said for event in events for said in alarms.hear(event)]
+    return [sentence for event in events for sentence in alarms.hear(event)]
 
 
 def losses(kind: str, values, step=20):
@@ -30,37 +30,38 @@ def losses(kind: str, values, step=20):
 
 
 def test_loss_grown_past_its_start():
-    """The training loss above twice its first value five times running; a test loss above its first; each once."""
+    """The training loss above twice its first value five times in a row; a test loss above its first; each once."""
     assert heard(GrownTrainLoss(), *losses("train_loss", [100, 300, 90, 80, 300, 70])) == []
-    said = heard(GrownTrainLoss(), *losses("train_loss", [100, 250, 260, 300, 310, 320, 330, 340]))
-    assert len(said) == 1 and "grown past its start" in said[0] and "base_lr" in said[0]
+    sentences = heard(GrownTrainLoss(), *losses("train_loss", [100, 250, 260, 300, 310, 320, 330, 340]))
+    assert len(sentences) == 1 and "grown past its start" in sentences[0] and "base_lr" in sentences[0]
     assert heard(GrownTestLoss(), *losses("test_output", [100, 105, 60])) == []
     assert len(heard(GrownTestLoss(), *losses("test_output", [100, 120, 130]))) == 1
 
 
 def test_constant_answer():
-    """Twice running at the spread of the ages: said. Once, on the way down: not."""
+    """Twice in a row at the spread of the ages: an alarm. Once, on the way down: none."""
     constant = Constant.of([100, 120, 140], [80, 120, 160])
     assert constant.best == constant.guess == 3200 / 3
     at = constant.best / 2
     assert heard(ConstantAnswer(constant), *losses("test_output", [at, at, at / 2, at, at / 3])) == []
-    said = heard(ConstantAnswer(constant), *losses("test_output", [2000, at, at * 1.01, at]))
-    assert len(said) == 1 and "mean age for every hand" in said[0]
+    sentences = heard(ConstantAnswer(constant), *losses("test_output", [2000, at, at * 1.01, at]))
+    assert len(sentences) == 1 and "mean age for every hand" in sentences[0]
     # the mean training age is another than the test split's: that guess is recognized too
     other = Constant.of([60, 60], [80, 120, 160])
     assert other.guess == other.best + 60**2 and other.matches(other.guess / 2) and not other.matches(other.guess)
 
 
 def test_plateau():
-    """No improvement by a hundredth for as long as asked: the iteration of the best is named."""
+    """No improvement by 1 % for the given number of iterations: the iteration of the best is named."""
     values = [900, 400, 200, 199.5, 199.2, 199.9, 201]
-    said = heard(Plateau(80), *losses("test_output", values))
-    assert len(said) == 1 and "not improved since iteration 40" in said[0] and said[0].startswith("iteration 120")
+    sentences = heard(Plateau(80), *losses("test_output", values))
+    assert len(sentences) == 1 and "not improved since iteration 40" in sentences[0]
+    assert sentences[0].startswith("iteration 120")
     assert heard(Plateau(80), *losses("test_output", [900, 400, 200, 150, 100, 80, 60])) == []
 
 
 def test_disk_nearly_full(tmp_path):
-    """Too little for the next snapshot: said once, again only after there was room; looked at every ten seconds."""
+    """Too little for the next snapshot: one alarm, repeated only after there was room; checked every ten seconds."""
     free, now = [50], [0.0]
     alarms = DiskRoom(tmp_path, 100, free=lambda folder: free[0], clock=lambda: now[0])
     event = Event("train_loss", 1, 1.0)
@@ -105,7 +106,7 @@ def test_thresholds_as_documented():
 
 
 def test_first_test_and_a_single_match_do_not_count_for_the_constant():
-    """The untrained net may answer a constant; two tests running must, after it."""
+    """The untrained net may predict a constant; after it, two tests in a row must match."""
     constant = Constant.of([20, 20], [0, 20])
     assert heard(ConstantAnswer(constant), *losses("test_output", [50, 50, 300, 50, 300])) == []
     assert heard(ConstantAnswer(constant), *losses("test_output", [50, 50, 50, 50])) == [
@@ -115,7 +116,7 @@ def test_first_test_and_a_single_match_do_not_count_for_the_constant():
 
 
 def test_each_alarm_hears_only_what_concerns_it(tmp_path):
-    """Other lines, other outputs, and losses before the first iteration: no sentence, and nothing remembered."""
+    """Other lines, other outputs, and losses before the first iteration: no alarm, and nothing remembered."""
     other = [
         Event("lr", 500, 1e9),
         Event("testing", 500),
@@ -139,7 +140,7 @@ def test_each_alarm_hears_only_what_concerns_it(tmp_path):
 
 
 def test_disk_is_looked_at_every_ten_seconds(tmp_path):
-    """Not after 9.9; after 10. Just enough is enough. Sizes in MB of a million bytes, rounded."""
+    """Not after 9.9; after 10. Exactly enough is enough. Sizes in MB of a million bytes, rounded."""
     free, now = [100], [1000.0]
     alarm = DiskRoom(tmp_path, 100, free=lambda folder: free[0], clock=lambda: now[0])
     event = Event("train_loss", 1, 1.0)
@@ -157,38 +158,38 @@ def test_disk_is_looked_at_every_ten_seconds(tmp_path):
 
 
 def test_alarms_are_a_list_that_gives_an_advice_once(tmp_path):
-    """All of a training's: the rate is to be lowered once, whichever loss grows first; the real disk is asked."""
+    """All alarms of a training: the advice on the rate comes once, whichever loss grows first; with the real disk."""
     constant = Constant(200, 200)
     assert len({constant, Constant(200, 200)}) == 1  # a value
     train, test = losses("train_loss", [100] + [300] * 5), losses("test_output", [50, 100, 100, 100])
     for first, second, loss in ((train, test, "training"), (test, train, "test")):
         alarms = Alarms.of_training(constant, 60, tmp_path, 10**30)
-        disk, *said = heard(alarms, Event("train_loss", 0, 100.0), *first, *second)
+        disk, *sentences = heard(alarms, Event("train_loss", 0, 100.0), *first, *second)
         assert disk.startswith("the disk has ") and disk.endswith("Caffe will abort while writing it. Free some space.")
-        assert sum("solver.base_lr" in sentence for sentence in said) == 1
-        assert any(f"the {loss} loss has grown" in sentence for sentence in said)
-        assert sum("the spread of the ages" in sentence for sentence in said) == 1
-        assert sum("a plateau" in sentence for sentence in said) == 1 and len(said) == 3
+        assert sum("solver.base_lr" in sentence for sentence in sentences) == 1
+        assert any(f"the {loss} loss has grown" in sentence for sentence in sentences)
+        assert sum("the spread of the ages" in sentence for sentence in sentences) == 1
+        assert sum("a plateau" in sentence for sentence in sentences) == 1 and len(sentences) == 3
     assert heard(Alarms(), *train, *test) == []
     assert heard(Alarms(GrownTestLoss()), *train, *test) == heard(GrownTestLoss(), *test)
 
 
-def test_a_net_that_answers_the_mean_is_told_on(own_run):
-    """Caffe with a rate of 0 and the mean age as its bias: finished, with the alarm said and recorded."""
+def test_a_net_that_predicts_the_mean_raises_an_alarm(own_run):
+    """Caffe with a rate of 0 and the mean age as its bias: finished, with the alarm printed and recorded."""
     ages = [case.boneage_months for case in split_of(own_run)["train"]]
     flat = {"network__fc8_bias": sum(ages) / len(ages), "network__fc8_weight_std": 1e-9, "solver__base_lr": 0.0}
     own_run.write_recipe(tiny(**flat))
-    said = []
-    outcome = train.train(own_run, say=said.append)
+    sentences = []
+    outcome = train.train(own_run, say=sentences.append)
     assert outcome.state == "finished"
     assert any("predicts the mean age" in alarm for alarm in outcome.alarms)
-    assert any(sentence.startswith("ALARM: iteration 8") for sentence in said)
+    assert any(sentence.startswith("ALARM: iteration 8") for sentence in sentences)
     assert own_run.read().train.attempts[0].alarms == outcome.alarms
 
 
-def test_last_words_are_translated():
-    """Caffe's own fatal lines, as CAFFE_FACTS and its source have them; what is unknown stays untranslated."""
-    for said, meaning in (
+def test_fatal_lines_are_explained():
+    """Caffe's own fatal lines, as in its source; an unknown line has no explanation."""
+    for message, meaning in (
         ("Check failed: mdb_status == 0 (2 vs. 0) No such file or directory", "LMDB is missing"),
         ("Check failed: error == cudaSuccess (2 vs. 0)  out of memory", "GPU's memory is full"),
         ("Check failed: error == cudaSuccess (35 vs. 0)  CUDA driver version is insufficient", "no usable GPU driver"),
@@ -197,4 +198,4 @@ def test_last_words_are_translated():
         ("terminate called after throwing an instance of 'std::bad_alloc'", "memory is full"),
         ("Something new", ""),
     ):
-        assert meaning in explain(said) and bool(explain(said)) == bool(meaning)
+        assert meaning in explain(message) and bool(explain(message)) == bool(meaning)

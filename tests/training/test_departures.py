@@ -1,4 +1,4 @@
-"""What was trained otherwise than the recipe or the paper has it is listed: edits by hand, where it was computed."""
+"""A training that differs from the recipe or the paper is listed: edits by hand, where it was computed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def edit(path, old, new):
 
 
 def test_an_edited_solver_is_listed_by_field_and_stays_so(own_run):
-    """With the value that was trained, in the report too; writing the files again afterwards takes nothing back."""
+    """With the value that was trained, in the report too; writing the files again afterwards changes nothing."""
     definitions.write(own_run, own_run.recipe())
     edit(own_run.solver, "base_lr: 0.001", "base_lr: 0.002 clip_gradients: 5")
     before = listed(own_run)
@@ -44,7 +44,7 @@ def test_an_edited_solver_is_listed_by_field_and_stays_so(own_run):
 
 
 def test_an_edit_of_what_the_paper_does_not_state_is_a_choice(own_run):
-    """Another seed in solver.prototxt departs from nothing; a second edit, of what it states, does."""
+    """Another seed in solver.prototxt is not a departure; a second edit, of a field that the paper states, is."""
     definitions.write(own_run, own_run.recipe())
     before = listed(own_run)
     edit(own_run.solver, "random_seed: 2018", "random_seed: 7")
@@ -56,7 +56,7 @@ def test_an_edit_of_what_the_paper_does_not_state_is_a_choice(own_run):
 
 
 def test_an_edited_net_is_listed(own_run):
-    """By its file: a net has no fields that the recipe's would be compared with."""
+    """By its file: a net is not compared field by field."""
     definitions.write(own_run, own_run.recipe())
     edit(own_run.train_val, "lr_mult: 2", "lr_mult: 3")
     train.train(own_run)
@@ -64,7 +64,7 @@ def test_an_edited_net_is_listed(own_run):
 
 
 def test_comments_layout_and_notation_are_no_departure(own_run):
-    """The same values written otherwise train the same."""
+    """The same values in another notation train the same."""
     definitions.write(own_run, own_run.recipe())
     before = listed(own_run)
     edit(own_run.solver, "base_lr: 0.001", "# mine\nbase_lr :  1e-3")
@@ -74,7 +74,7 @@ def test_comments_layout_and_notation_are_no_departure(own_run):
 
 
 def test_a_field_edited_to_the_papers_value_is_no_departure_of_that_field(own_run):
-    """The recipe's departure does not hold for what was trained; that the file was edited does."""
+    """The recipe's departure does not apply to what was trained; the edit of the file does."""
     assert "solver.stepsize" in listed(own_run)
     definitions.write(own_run, own_run.recipe())
     edit(own_run.solver, "stepsize: 8", "stepsize: 800")
@@ -83,7 +83,7 @@ def test_a_field_edited_to_the_papers_value_is_no_departure_of_that_field(own_ru
 
 
 def test_the_papers_recipe_with_an_edited_solver_departs(own_run, prepared):
-    """Of all recipes the paper's own must not claim what was not trained."""
+    """The paper's own recipe, above all, must not claim what was not trained."""
     plan = definitions.intend(own_run, Recipe.load("paper"))
     texts = {**plan.texts, own_run.solver: plan.texts[own_run.solver].replace("momentum: 0.9", "momentum: 0.5")}
     fields = plan._replace(texts=texts, edited=[own_run.solver]).by_hand()
@@ -102,7 +102,7 @@ def attempts(own, *parts):
         ([(0, 0), (4, 1)], "CPU from iteration 0, GPU from iteration 4", None),
         ([(0, 1), (4, 0), (8, 1)], "GPU from iteration 0, CPU from iteration 4, GPU from iteration 8", None),
         ([(0, 0), (0, 1)], None, None),  # started again: the first one is another training
-        ([(0, 1), (4, 0), (4, 1)], None, None),  # the second one led nowhere
+        ([(0, 1), (4, 0), (4, 1)], None, None),  # the second one was not resumed
         ([(0, 2)], None, 2),
         ([(0, 1), (4, 2), (8, 1)], None, 2),
     ],
@@ -129,7 +129,7 @@ def test_an_attempt_records_where_it_began_and_was_computed(own_trained):
     assert [attempt.started_at for attempt in own_trained.read().train.attempts] == [0, 8]
 
 
-def test_a_run_as_its_recipe_has_it_lists_the_recipes_departures_alone(trained):
+def test_an_unedited_run_lists_only_the_departures_of_its_recipe(trained):
     """Nothing is added where nothing was edited."""
     assert launch.departures(trained) == launch.recipe_as_trained(trained).departures()
     assert tiny().departures()

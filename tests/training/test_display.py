@@ -1,4 +1,4 @@
-"""What a person sees: one line with all that was asked for; plain lines without a terminal; never in the way."""
+"""The display: one line with all the values; plain lines without a terminal; it never stops the training."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def some_progress() -> Standing:
     return progress
 
 
-def test_line_holds_what_was_asked_for():
-    """Iteration, both errors in months, rate, images/s, time to the next test and to the end; worked out by hand."""
+def test_line_holds_every_value():
+    """Iteration, both errors in months, rate, images/s, time to the next test and to the end; computed by hand."""
     progress = some_progress()
     assert progress.iterations_per_s == 2 and progress.images_per_s == 512
     assert progress.eta_test_s == 30 and progress.eta_s == 1480
@@ -90,7 +90,7 @@ def test_plain_lines_come_in_the_first_seconds(capsys, monkeypatch):
 
 
 def test_broken_display_never_stops_a_training(own_run):
-    """A watcher and a speaker that raise: Caffe goes on to the end."""
+    """A watcher and a `say` that raise: Caffe continues to the end."""
 
     def broken(progress):
         raise RuntimeError("no screen")
@@ -99,7 +99,7 @@ def test_broken_display_never_stops_a_training(own_run):
 
 
 def test_closed_pipe_never_stops_a_training(own_run):
-    """`bonecaffe train … 2>&1 | head -1`: the reader goes, the training stays."""
+    """`bonecaffe train … 2>&1 | head -1`: the reader ends, the training continues."""
     own_run.write_recipe(tiny(solver__max_iter=30, solver__snapshot=30, solver__test_interval=30))
     command = [sys.executable, "-m", "bonecaffe", "train", str(own_run)]
     driver = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -111,7 +111,7 @@ def test_closed_pipe_never_stops_a_training(own_run):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="pty")
 def test_live_line_on_a_terminal(own_run):
-    """On a terminal the line is drawn over itself, and the outcome stays."""
+    """On a terminal the line is redrawn in place, and the outcome stays."""
     import os
     import pty
 
@@ -123,7 +123,7 @@ def test_live_line_on_a_terminal(own_run):
         os.chdir(REPOSITORY)
         os.environ["COLUMNS"] = "160"
         os.execv(sys.executable, [sys.executable, "-m", "bonecaffe", "train", str(own_run)])
-    said = b""
+    output = b""
     while True:
         try:
             chunk = os.read(terminal, 4096)
@@ -131,6 +131,6 @@ def test_live_line_on_a_terminal(own_run):
             break
         if not chunk:
             break
-        said += chunk
+        output += chunk
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    assert b"images/s" in said and b"\x1b[" in said and b"finished at iteration 12" in said
+    assert b"images/s" in output and b"\x1b[" in output and b"finished at iteration 12" in output

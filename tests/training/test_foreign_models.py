@@ -1,4 +1,4 @@
-"""A run's model is the one that its recorded training wrote: others are not predicted with, resumed or passed as it."""
+"""A run's model is the one that its recorded training wrote: no other is used to predict, resumed or counted as it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def swapped(run):
 
 
 def test_a_swapped_model_is_not_predicted_with(own_trained):
-    """Its iteration would be given to another's numbers."""
+    """Its predictions would be reported under the wrong iteration."""
     first, last = swapped(own_trained)
     for use in (Predictor, predict_run, lambda run: evaluate_all(run, unseen)):
         with pytest.raises(PredictError, match=rf"{last.caffemodel.name}: not as the recorded training"):
@@ -38,13 +38,13 @@ def test_a_swapped_model_is_not_predicted_with(own_trained):
 
 
 def test_a_copied_run_is_itself(trained, tmp_path):
-    """Copied without its times, it is known by its hashes."""
+    """Copied without its times, it is recognized by its hashes."""
     copy = type(trained)(shutil.copytree(trained.path, tmp_path / "copy", copy_function=shutil.copyfile))
     assert Predictor(copy).snapshot.iteration == Predictor(trained).snapshot.iteration
 
 
 def test_a_foreign_model_is_not_the_last_one(own_trained):
-    """A caffemodel that somebody put beside the run's own is refused by name."""
+    """A foreign caffemodel among the run's own is refused by name."""
     last = snapshots.find(own_trained.snapshots)[-1]
     foreign = own_trained.snapshots / f"foreign_iter_{last.iteration + 87}.caffemodel"
     shutil.copyfile(last.caffemodel, foreign)
@@ -61,7 +61,7 @@ def test_snapshots_of_no_recorded_training_are_not_resumed(own_run, trained):
 
 
 def test_a_swapped_model_is_not_resumed(own_trained):
-    """Caffe goes on from the caffemodel that the solverstate names."""
+    """Caffe resumes from the caffemodel that the solverstate names."""
     record = own_trained.read().train
     own_trained.record(record.model_copy(update={"state": State.INTERRUPTED}))
     _, last = swapped(own_trained)
@@ -81,19 +81,19 @@ def a_state(run, first, last):
     last.solverstate.write_bytes(last.solverstate.read_bytes()[:-1] + b"\x05")
 
 
-@pytest.mark.parametrize("spoil", [no_state, an_earlier_one, a_state])
-def test_no_snapshot_becomes_the_runs_own_by_resuming(own_trained, spoil):
-    """What is in the folder when a training ends is recorded as its own: so it must be before."""
+@pytest.mark.parametrize("damage", [no_state, an_earlier_one, a_state])
+def test_no_snapshot_becomes_the_runs_own_by_resuming(own_trained, damage):
+    """At its end a training records all files in the folder as its own, so they must be its own before."""
     record = own_trained.read().train
     own_trained.record(record.model_copy(update={"state": State.INTERRUPTED}))
     first, *_, last = snapshots.find(own_trained.snapshots)
-    spoil(own_trained, first, last)
+    damage(own_trained, first, last)
     with pytest.raises(TrainError, match="not as the recorded training wrote it"):
         train.train(own_trained, resume=True)
 
 
-def test_a_swapped_model_is_not_taken_for_done(own_trained):
-    """`train` on a finished run has looked at the model before it reports that there is nothing to do."""
+def test_a_swapped_model_does_not_count_as_done(own_trained):
+    """`train` on a finished run checks the model before it reports that there is nothing to do."""
     _, last = swapped(own_trained)
     with pytest.raises(TrainError, match=rf"{last.caffemodel.name}: not as the recorded training"):
         train.train(own_trained)
@@ -101,7 +101,7 @@ def test_a_swapped_model_is_not_taken_for_done(own_trained):
 
 @pytest.mark.parametrize("prefix", ["AAA", "ZZZ"])
 def test_of_two_models_of_one_iteration_none_is_guessed(own_trained, prefix):
-    """The order of a folder decides nothing."""
+    """The order of files in a folder decides nothing."""
     first, *_, last = snapshots.find(own_trained.snapshots)
     shutil.copyfile(first.caffemodel, own_trained.snapshots / f"{prefix}_iter_{last.iteration}.caffemodel")
     with pytest.raises(PredictError, match=f"{prefix}_iter_{last.iteration}.caffemodel: not as the recorded training"):
@@ -109,7 +109,7 @@ def test_of_two_models_of_one_iteration_none_is_guessed(own_trained, prefix):
 
 
 def test_size_and_time_do_not_stand_for_the_hash_in_predictions(own_trained):
-    """Predictions on record are bound to the hash of their model."""
+    """Recorded predictions are bound to the hash of their model."""
     _, *_, last = snapshots.find(own_trained.snapshots)
     status, content = last.caffemodel.stat(), bytearray(last.caffemodel.read_bytes())
     content[-9] ^= 1
@@ -120,7 +120,7 @@ def test_size_and_time_do_not_stand_for_the_hash_in_predictions(own_trained):
 
 
 def test_a_driver_killed_twice_is_resumed_twice(own_trained):
-    """What the first one left is on record once a second one goes on from it; an older foreign file is not."""
+    """Files of the first attempt are recorded once a second one resumes from them; an older foreign file is not."""
     record = own_trained.read().train
     for name in ("SNAPSHOT_iter_12.caffemodel", "SNAPSHOT_iter_12.solverstate"):
         (own_trained.snapshots / name).unlink()
@@ -151,7 +151,7 @@ def test_a_driver_killed_twice_is_resumed_twice(own_trained):
 
 
 def test_what_a_killed_driver_left_is_resumed(own_trained):
-    """Its newest snapshots are on no record yet."""
+    """Its newest snapshots are not recorded yet."""
     record = own_trained.read().train
     last = snapshots.find(own_trained.snapshots)[-1]
     names = {own_trained.name_of(file) for file in (last.caffemodel, last.solverstate)}
@@ -166,7 +166,7 @@ def test_what_a_killed_driver_left_is_resumed(own_trained):
 
 
 def test_other_weights_are_not_ignored(own_trained, tmp_path):
-    """A finished run is asked to start from weights that it did not start from: refused, not "nothing to do"."""
+    """A finished run, called with weights that it did not start from: refused, not "nothing to do"."""
     weights = tmp_path / "w.caffemodel"
     shutil.copyfile(snapshots.find(own_trained.snapshots)[0].caffemodel, weights)
     with pytest.raises(TrainError, match=r"trained already, from the fillers; .*w\.caffemodel holds other weights"):
@@ -175,7 +175,7 @@ def test_other_weights_are_not_ignored(own_trained, tmp_path):
 
 
 def test_repeat_does_not_mix_weights(own_trained, hands, tmp_path):
-    """A seed that was trained from other weights is not one of these repetitions."""
+    """A seed that was trained from other weights does not belong to this repetition."""
     weights = tmp_path / "w.caffemodel"
     shutil.copyfile(snapshots.find(own_trained.snapshots)[0].caffemodel, weights)
     shutil.copytree(own_trained.path, tmp_path / "out" / "seed-1")
@@ -189,7 +189,7 @@ def test_repeat_does_not_mix_weights(own_trained, hands, tmp_path):
 
 
 def test_definitions_edited_by_hand_are_departures(own_run, hands):
-    """What was trained is then not what the recipe gives: `repro`, the verdict and `verify` know it."""
+    """The training then differs from the recipe: `repro`, the verdict and `verify` report it."""
     definitions.write(own_run, own_run.recipe())
     assert not [each for each in departures(own_run) if each.here == "edited by hand"]
     text = own_run.solver.read_text()
@@ -202,10 +202,10 @@ def test_definitions_edited_by_hand_are_departures(own_run, hands):
 
 
 def test_trained_again_and_killed_it_is_resumed(own_trained, monkeypatch):
-    """The snapshots of the training before are not held against those that the new one wrote under their names."""
+    """The new training's snapshots are not compared with those of the earlier training that had the same names."""
     shutil.rmtree(own_trained.snapshots)
     before = own_trained.read().train
-    others = dict.fromkeys(before.outputs, "0" * 64)  # the same seed makes the same files: as if it had been another
+    others = dict.fromkeys(before.outputs, "0" * 64)  # the same seed makes the same files: pretend that they differ
     own_trained.record(before.model_copy(update={"outputs": others, "stamps": {}, "state": State.INTERRUPTED}))
     record = own_trained.record
 
@@ -219,6 +219,6 @@ def test_trained_again_and_killed_it_is_resumed(own_trained, monkeypatch):
     assert own_trained.read().train.state is State.RUNNING
     last = snapshots.find(own_trained.snapshots)[-1]
     for file in (last.caffemodel, last.solverstate):
-        file.write_bytes(file.read_bytes())  # another time: the hash would have to tell
+        file.write_bytes(file.read_bytes())  # another time, so that only the hash can decide
     train.train(own_trained, resume=True)
     assert own_trained.read().train.state is State.FINISHED

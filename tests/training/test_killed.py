@@ -1,4 +1,4 @@
-"""Killed at seeded moments, in each way, on the real Caffe: nothing unfinished is called finished, and all resume.
+"""Killed at seeded moments, in each way, on the real Caffe: nothing unfinished counts as finished, and all resume.
 
 `pytest -s tests/training/test_killed.py` prints the table.
 """
@@ -47,7 +47,7 @@ def start(run: RunDir, *options: str) -> subprocess.Popen:
 
 
 def until(condition, seconds: float, pause: float = 0.005):
-    """What a condition gives as soon as it gives something; None when time is over."""
+    """The first true value of a condition; None at the timeout."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if found := condition():
@@ -57,7 +57,7 @@ def until(condition, seconds: float, pause: float = 0.005):
 
 
 def await_moment(run: RunDir, driver: subprocess.Popen, dice: random.Random, where: str) -> None:
-    """Wait for the moment at which to strike: some iteration of the training, or while a file of a snapshot grows."""
+    """Wait for the moment to kill: some iteration of the training, or while a file of a snapshot grows."""
     assert until(lambda: caffes(run) or driver.poll() is not None, 300)
     if where == "training":
         begun = f"Iteration {dice.randrange(run.recipe().solver.max_iter - 15)} "
@@ -72,7 +72,7 @@ def await_moment(run: RunDir, driver: subprocess.Popen, dice: random.Random, whe
 
 
 def strike(run: RunDir, blow: str, where: str, seed: int) -> str:
-    """One training, killed and resumed; what became of it, in a word."""
+    """One training, killed and resumed; its outcome in a word."""
     victim, number = BLOWS[blow]
     dice = random.Random(seed)
     driver = start(run)
@@ -81,7 +81,7 @@ def strike(run: RunDir, blow: str, where: str, seed: int) -> str:
     for pid in targets:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
-    said = driver.communicate(timeout=300)[1]
+    output = driver.communicate(timeout=300)[1]
     assert until(lambda: not caffes(run) and not run.holder(), 300), "Caffe trains on unseen"
     state = run.state()
     found = snapshots.find(run.snapshots)
@@ -89,33 +89,33 @@ def strike(run: RunDir, blow: str, where: str, seed: int) -> str:
     log = run.caffe_log.read_text(errors="replace") if run.caffe_log.is_file() else ""
     if state == "finished":
         assert whole and "Optimization Done." in log and "stopped early" not in log
-        assert driver.returncode in (0, -number), said  # the blow may land when all is done and recorded
+        assert driver.returncode in (0, -number), output  # the signal may arrive when all is done and recorded
         assert train.train(run) is None
         became = "finished before"
     else:
-        assert state in ("interrupted", "killed", "prepared"), (state, said)
-        assert driver.returncode != 0, said
+        assert state in ("interrupted", "killed", "prepared"), (state, output)
+        assert driver.returncode != 0, output
         became = state
         torn = [snapshot for snapshot in found if snapshot.flaw()]
         resumable = snapshots.newest_complete(run.snapshots)
         if torn:
             became += ", a snapshot torn"
-        if resumable is None and found:  # said, and done as it is said
+        if resumable is None and found:  # the message names the remedy, which is then followed
             refused = subprocess.run(
                 [sys.executable, "-m", "bonecaffe", "train", str(run), "--resume"], capture_output=True, text=True
             )
             assert refused.returncode == 1 and "no complete snapshot" in refused.stderr
             shutil.rmtree(run.snapshots)
         again = start(run, *(["--resume"] if resumable else []))
-        said = again.communicate(timeout=300)[1]
-        assert again.returncode == 0, said
+        output = again.communicate(timeout=300)[1]
+        assert again.returncode == 0, output
         became += f"; resumed from {resumable.iteration}" if resumable else "; started again"
     assert run.state() == "finished"
     assert run.read().train.iteration == run.recipe().solver.max_iter
     assert snapshots.find(run.snapshots)[-1].flaw() is None
     curve = pandas.read_csv(run.curve)
-    wanted = list(range(run.recipe().solver.max_iter + 1))
-    assert curve[curve.phase == "train"].iteration.tolist() == wanted, "the curve has a gap"
+    expected = list(range(run.recipe().solver.max_iter + 1))
+    assert curve[curve.phase == "train"].iteration.tolist() == expected, "the curve has a gap"
     assert [attempt.state for attempt in run.read().train.attempts][-1] == "finished"
     return became
 
@@ -123,7 +123,7 @@ def strike(run: RunDir, blow: str, where: str, seed: int) -> str:
 @pytest.mark.parametrize("where", ["training", "snapshot"])
 @pytest.mark.parametrize("blow", BLOWS)
 def test_killed_at_seeded_moments(prepared, tmp_path, blow, where):
-    """Ten moments each: the run says truly how it ended, resumes or says why not, and reaches the last iteration."""
+    """Ten moments each: the run reports correctly how it ended, resumes or reports why not, and finishes."""
 
     def one(number: int) -> str:
         run = RunDir(Path(shutil.copytree(prepared.path, tmp_path / f"run{number}")))

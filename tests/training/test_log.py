@@ -62,7 +62,7 @@ def test_every_kind_of_line_is_read():
 
 
 def test_curve_is_in_months_and_a_resumed_log_replaces():
-    """RMSE = sqrt(2 loss); what was trained again replaces what it repeats."""
+    """RMSE = sqrt(2 loss); repeated iterations replace the earlier ones."""
     points = Curve([*parse(LOG.splitlines()), Event("train_loss", 20, 200.0)]).points()
     assert [(p.iteration, p.phase) for p in points] == [
         (0, "test"),
@@ -86,7 +86,7 @@ def test_curve_is_in_months_and_a_resumed_log_replaces():
     )
 )
 def test_no_text_breaks_it(lines):
-    """Any text, and any line of a log with a character lost."""
+    """Any text, and any line of a log with a character missing."""
     for event in parse(lines):
         assert isinstance(event, Event)
     Curve(parse(lines)).csv()
@@ -129,7 +129,7 @@ ODD = [
 
 
 def test_ten_thousand_odd_lines_break_nothing(tmp_path):
-    """Neither the reader nor who listens to it: curve, standing, alarms, display. A good line among them is read."""
+    """Neither the reader nor its listeners: curve, standing, alarms, display. A good line among them is read."""
     rng = random.Random(13)
     good = LOG.splitlines()
     lines = []
@@ -178,12 +178,12 @@ def test_a_line_without_end_takes_no_time(piece):
 
 
 def test_digits_without_end_are_no_trap():
-    """A number of ten thousand digits is not worth a stop."""
+    """A number of ten thousand digits does not stop the reader."""
     assert list(parse(["Iteration " + "9" * 10000 + ", loss = 1"]))
 
 
-def test_several_outputs_and_nets_are_told_apart():
-    """A test pass with two outputs: only the loss is the curve's; a resumed log starts with no iteration of its own."""
+def test_several_outputs_and_nets_are_distinguished():
+    """A test pass with two outputs: only the loss is in the curve; a resumed log starts without an iteration."""
     lines = """\
 Iteration 10, Testing net (#0)
     Test net output #0: error = 3.5
@@ -205,7 +205,7 @@ Iteration 20 (5 iter/s, 2s/10 iters), loss = 18
 
 
 def test_rmse_at_the_ends():
-    """sqrt(2 loss): nothing for nothing, a month for half a square month; a negative loss is none of this kind."""
+    """sqrt(2 loss): 0 for 0, a month for half a square month; a negative loss gives nan."""
     assert rmse_months(0.0) == 0.0 and rmse_months(0.5) == 1.0
     assert math.isnan(rmse_months(-0.5)) and math.isnan(rmse_months(math.nan))
 
@@ -223,13 +223,13 @@ def test_a_fatal_line_does_not_end_the_log():
 
 
 def test_number_without_end_is_cut_to_eighteen_digits():
-    """The largest that every reader of a 64-bit number takes."""
+    """The most digits that fit into every 64-bit number."""
     (event,) = parse(["Iteration 12345678901234567890, loss = 1"])
     assert event.iteration == 123456789012345678
 
 
 def test_curve_takes_losses_only():
-    """Not the training net's own output, not another output of the test pass, nothing before the first iteration."""
+    """Not the training net's own output, no other output of the test pass, nothing before the first iteration."""
     other = [
         Event("train_output", 5, 1.0, "loss"),
         Event("test_output", 5, 1.0, "error"),

@@ -1,4 +1,4 @@
-"""A training's end is on record, or the user is told it, whatever goes wrong around it."""
+"""A training's end is recorded, or reported to the user, whatever else fails."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bonecaffe.training import train
 
 
 def test_a_log_with_two_names_is_refused_before_anything_is_recorded(own_trained, tmp_path):
-    """It would be appended to under its other name, too; the finished training stays on record as it was."""
+    """Appending would change the file under its other name too; the record of the finished training is unchanged."""
     os.link(own_trained.caffe_log, tmp_path / "other.log")
     (own_trained.snapshots / "SNAPSHOT_iter_12.caffemodel").unlink()
     before = own_trained.manifest_file.read_bytes()
@@ -28,7 +28,7 @@ def test_a_log_with_two_names_is_refused_before_anything_is_recorded(own_trained
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_ctrl_c_while_caffe_is_forked_is_passed_to_caffe(own_run, monkeypatch, when):
-    """It interrupts the training as at any other moment, whichever thread it reaches; no record stays at running."""
+    """It interrupts the training as at any other moment, whichever thread gets it; no record stays "running"."""
     own_run.write_recipe(tiny(solver__max_iter=4000, solver__snapshot=4000, solver__test_interval=4000))
     start, over = programs.start, threading.Event()
 
@@ -41,7 +41,7 @@ def test_ctrl_c_while_caffe_is_forked_is_passed_to_caffe(own_run, monkeypatch, w
         return process
 
     monkeypatch.setattr(programs, "start", interrupted)
-    other = threading.Thread(target=over.wait)  # a signal may be given to any thread
+    other = threading.Thread(target=over.wait)  # a signal may be delivered to any thread
     other.start()
     try:
         outcome = train.train(own_run)
@@ -53,8 +53,8 @@ def test_ctrl_c_while_caffe_is_forked_is_passed_to_caffe(own_run, monkeypatch, w
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_caffe_is_started_with_no_signal_held_back(tmp_path):
-    """A child inherits what its parent holds back; Caffe could not be stopped then."""
+def test_caffe_is_started_with_no_signal_blocked(tmp_path):
+    """A child inherits its parent's blocked signals; Caffe could not be stopped then."""
     with (tmp_path / "log").open("wb") as log:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         try:
@@ -66,7 +66,7 @@ def test_caffe_is_started_with_no_signal_held_back(tmp_path):
 
 
 def test_a_full_disk_at_the_end_does_not_hide_how_it_ended(own_run, monkeypatch):
-    """The outcome, that it is not on record, and what to do; --resume then records it."""
+    """The outcome, that it is not recorded, and what to do; --resume then records it."""
     record = RunDir.record
     records = []
 

@@ -1,4 +1,4 @@
-"""A training on the real Caffe: started, watched, interrupted, resumed, and called finished only when it is."""
+"""A training on the real Caffe: started, watched, interrupted, resumed, and "finished" only when it is."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_finished_run_is_not_trained_again(own_trained):
 
 
 def test_interrupted_run_is_not_finished(own_run):
-    """Ctrl-C: Caffe snapshots, says `Optimization Done.` and exits 0; we say interrupted, and go on from there."""
+    """Ctrl-C: Caffe snapshots, prints `Optimization Done.` and exits 0; the run is interrupted, and resumes there."""
     own_run.write_recipe(tiny(solver__max_iter=4000, solver__snapshot=4000, solver__test_interval=1000))
 
     def stop(progress):
@@ -66,11 +66,11 @@ def test_interrupted_run_is_not_finished(own_run):
 def test_interrupted_and_resumed_run_ends_where_it_should(own_run):
     """Resumed from the snapshot of the interruption, to the last iteration, with one curve without a gap."""
     own_run.write_recipe(tiny(solver__max_iter=300, solver__snapshot=10, solver__test_interval=100))
-    told = []
+    signals = []
 
     def stop(progress):
-        if progress.iteration >= 12 and not told:
-            told.append(progress.iteration)
+        if progress.iteration >= 12 and not signals:
+            signals.append(progress.iteration)
             os.kill(os.getpid(), signal.SIGINT)
 
     first = train.train(own_run, watch=stop)
@@ -85,24 +85,24 @@ def test_interrupted_and_resumed_run_ends_where_it_should(own_run):
     assert f"resumed from iteration {first.iteration}" == attempts[1].start
 
 
-def test_torn_snapshot_is_passed_over(own_run):
-    """A snapshot cut off by a kill is named, and the complete one before it carries on."""
+def test_incomplete_snapshot_is_skipped(own_run):
+    """A snapshot cut off by a kill is named, and the training resumes from the complete one before it."""
     own_run.write_recipe(tiny(solver__max_iter=400, solver__snapshot=10, solver__test_interval=400))
-    told = []
+    signals = []
 
     def stop(progress):
-        if progress.iteration >= 22 and not told:
-            told.append(os.kill(os.getpid(), signal.SIGINT))
+        if progress.iteration >= 22 and not signals:
+            signals.append(os.kill(os.getpid(), signal.SIGINT))
 
     assert train.train(own_run, watch=stop).state == "interrupted"
     newest = snapshots.find(own_run.snapshots)[-1]
     newest.caffemodel.write_bytes(newest.caffemodel.read_bytes()[:1000])
     before = snapshots.newest_complete(own_run.snapshots)
-    heard = []
-    assert train.train(own_run, resume=True, say=heard.append).state == "finished"
-    assert any(sentence.startswith("skipped an incomplete snapshot") for sentence in heard)
-    assert f"resumed from iteration {before.iteration}" in heard
-    assert f"learning rate at iteration {before.iteration}: {0.001 * 0.1 ** (before.iteration // 8):g}" in heard
+    messages = []
+    assert train.train(own_run, resume=True, say=messages.append).state == "finished"
+    assert any(sentence.startswith("skipped an incomplete snapshot") for sentence in messages)
+    assert f"resumed from iteration {before.iteration}" in messages
+    assert f"learning rate at iteration {before.iteration}: {0.001 * 0.1 ** (before.iteration // 8):g}" in messages
 
 
 def test_second_driver_is_refused(own_run):
@@ -111,7 +111,7 @@ def test_second_driver_is_refused(own_run):
         train.train(own_run)
 
 
-def test_diverged_run_is_stopped_and_said(own_run):
+def test_diverged_run_is_stopped_and_reported(own_run):
     """nan in the loss: stopped at once, not trained to the end."""
     own_run.write_recipe(
         tiny(solver__type="SGD", solver__base_lr=10.0, solver__max_iter=5000, solver__test_interval=5000)
@@ -121,19 +121,19 @@ def test_diverged_run_is_stopped_and_said(own_run):
     assert own_run.read().train.state == "diverged"
 
 
-def test_caffes_fatal_line_is_passed_on(own_run, monkeypatch):
-    """What Caffe died of, where preflight did not foresee it, stands in the outcome, without glog's preamble."""
+def test_caffes_fatal_line_is_reported(own_run, monkeypatch):
+    """Why Caffe died, where preflight did not foresee it, is in the outcome, without glog's preamble."""
     monkeypatch.setattr(preflight, "examine", lambda run, call, staged: preflight.Report())
     definitions.write(own_run, own_run.recipe())
     own_run.train_val.write_text(own_run.train_val.read_text().replace('"train_lmdb"', '"nowhere_lmdb"'))
-    heard = []
-    outcome = train.train(own_run, say=heard.append)
+    messages = []
+    outcome = train.train(own_run, say=messages.append)
     assert (outcome.state == "died" and "mdb_status" in outcome.why) or "nowhere" in outcome.why
-    assert "train_val.prototxt was edited by hand and is used unchanged" in heard
+    assert "train_val.prototxt was edited by hand and is used unchanged" in messages
 
 
-def test_paper_wants_weights_and_a_gpu(hands, tmp_path):
-    """The paper's recipe does not start from nothing in silence, nor on a CPU build with --gpus."""
+def test_paper_needs_weights_and_a_gpu(hands, tmp_path):
+    """The paper's recipe does not silently start without weights, nor on a CPU build with --gpu."""
     recipe = Recipe.load("paper").with_values({"data.train_cases": 8, "data.test_cases": 4}, "tests: a dozen hands")
     run = prepare_run(tmp_path / "run", hands, recipe)
     with pytest.raises(TrainError, match=r"fetch_caffenet\.py"):
@@ -150,7 +150,7 @@ def test_paper_wants_weights_and_a_gpu(hands, tmp_path):
 
 
 class _GpuCaffe:
-    """What a Caffe built with CUDA would answer, for the command lines that cannot be run here."""
+    """What a Caffe built with CUDA would report, for the command lines that cannot run here."""
 
     origin, has_gpu, has_nccl, build = (
         "a pretended GPU build",
@@ -175,14 +175,14 @@ def test_gpu_command_lines(own_run, monkeypatch):
 
 
 def test_pretrained_weights_reach_caffe(own_trained, tmp_path):
-    """--weights: fc8 handled, init.caffemodel passed on, and Caffe says it copies from it."""
+    """--weights: fc8 handled, init.caffemodel passed on, and Caffe reports that it copies from it."""
     shutil.copy(snapshots.find(own_trained.snapshots)[-1].caffemodel, tmp_path / "pre.caffemodel")
     shutil.rmtree(own_trained.snapshots)
     own_trained.write_recipe(tiny(solver__max_iter=4))
-    heard = []
-    outcome = train.train(own_trained, given_weights=tmp_path / "pre.caffemodel", say=heard.append)
+    messages = []
+    outcome = train.train(own_trained, given_weights=tmp_path / "pre.caffemodel", say=messages.append)
     assert outcome.state == "finished"
-    assert "fc8 of pre.caffemodel has the right shape and is kept" in heard
+    assert "fc8 of pre.caffemodel has the right shape and is kept" in messages
     assert "Finetuning from init.caffemodel" in own_trained.caffe_log.read_text()
 
 
@@ -206,7 +206,7 @@ def test_changed_data_are_not_trained_on_from_an_old_snapshot(own_trained, hands
 
 
 def test_snapshots_are_ordered_by_number(tmp_path):
-    """900 comes before 10000, whatever the text says."""
+    """900 comes before 10000, although it sorts after it as text."""
     for iteration in (10000, 900, 20):
         (tmp_path / f"S_iter_{iteration}.caffemodel").touch()
     (tmp_path / "notes.caffemodel").touch()
@@ -214,14 +214,14 @@ def test_snapshots_are_ordered_by_number(tmp_path):
     assert snapshots.newest_complete(tmp_path) is None
 
 
-def test_unprepared_run_says_what_to_do(tmp_path):
+def test_unprepared_run_is_refused_with_the_remedy(tmp_path):
     """No run, and a run without LMDBs."""
     with pytest.raises(BonecaffeError, match="bonecaffe prepare"):
         train.train(RunDir(tmp_path / "none"))
 
 
 def test_prototxts_follow_the_recipe_unless_edited(own_run):
-    """A changed recipe renews them; an edit by hand stays, and is named."""
+    """A changed recipe rewrites them; an edit by hand stays, and is named."""
     definitions.write(own_run, tiny())
     assert definitions.write(own_run, tiny(solver__max_iter=99)) == []
     assert "max_iter: 99" in own_run.solver.read_text()
@@ -233,7 +233,7 @@ def test_prototxts_follow_the_recipe_unless_edited(own_run):
 
 @pytest.mark.parametrize("before", [True, False])
 def test_our_own_file_is_no_edit_after_a_kill(own_run, monkeypatch, before):
-    """Killed when the files were in place and not on record: the next recipe renews them all the same."""
+    """Killed when the files were in place but not recorded: the next recipe still rewrites them."""
     if before:
         definitions.write(own_run, tiny())
     record = RunDir.record
@@ -253,7 +253,7 @@ def test_our_own_file_is_no_edit_after_a_kill(own_run, monkeypatch, before):
 
 @pytest.mark.parametrize("before", [True, False])
 def test_our_own_file_is_no_edit_after_a_kill_before_the_moves(own_run, monkeypatch, before):
-    """On record as intended, not yet in place: what is there is still ours."""
+    """Recorded as intended, not yet in place: the existing file is still bonecaffe's own."""
     if before:
         definitions.write(own_run, tiny())
 
@@ -281,7 +281,7 @@ def test_driver_works_from_a_thread(own_run):
 
 
 def test_refused_training_changes_nothing(own_trained):
-    """`train --cpu` on a GPU's finished run, weights with --resume, another rate: refused, every file as it was."""
+    """`train --cpu` on a GPU's finished run, weights with --resume, another rate: refused, every file unchanged."""
     with_recipe(own_trained, tiny(solver__solver_mode="GPU"))
 
     def files():
@@ -306,7 +306,7 @@ def test_refused_training_changes_nothing(own_trained):
 
 
 def test_given_mean_is_the_runs_own_copy_once_there_is_a_model(own_run, tmp_path):
-    """A mean image given as a file: changed before the training, it is taken up; afterwards the run's copy counts."""
+    """A mean image given as a file: a change before the training is used; afterwards the run's copy counts."""
     from test_mean import mean_image
 
     path = mean_image(tmp_path / "own.binaryproto")
@@ -343,7 +343,7 @@ def test_new_training_starts_a_new_log_and_curve(own_run):
 
 
 def test_edited_solver_decides_when_it_is_finished(own_run):
-    """max_iter edited by hand is what Caffe trains to, and what it is judged by."""
+    """Caffe trains to the max_iter that was edited by hand, and the end is judged by it."""
     definitions.write(own_run, own_run.recipe())
     own_run.solver.write_text(own_run.solver.read_text().replace("max_iter: 12", "max_iter: 2"))
     outcome = train.train(own_run)
@@ -353,11 +353,11 @@ def test_edited_solver_decides_when_it_is_finished(own_run):
 def test_closed_terminal_lets_caffe_snapshot(own_run):
     """SIGHUP ends as Ctrl-C does."""
     own_run.write_recipe(tiny(solver__max_iter=4000, solver__snapshot=4000, solver__test_interval=4000))
-    told = []
+    signals = []
 
     def hang_up(progress):
-        if progress.iteration >= 5 and not told:
-            told.append(progress.iteration)
+        if progress.iteration >= 5 and not signals:
+            signals.append(progress.iteration)
             os.kill(os.getpid(), signal.SIGHUP)
 
     with disposition(signal.SIGHUP, signal.SIG_DFL):  # the tests may run under nohup
@@ -375,7 +375,7 @@ def test_weights_are_declared(own_trained, tmp_path):
 
 
 def test_finished_without_its_last_model_is_not_done(own_trained):
-    """The last snapshot removed: not "nothing to do", and not listed as finished."""
+    """The last snapshot was removed: not "nothing to do", and not listed as finished."""
     for path in own_trained.snapshots.glob("*_iter_12.*"):
         path.unlink()
     assert own_trained.state() == "last model gone"
@@ -385,7 +385,7 @@ def test_finished_without_its_last_model_is_not_done(own_trained):
 
 
 def test_full_disk_under_the_curve_does_not_stop_caffe(own_run, monkeypatch):
-    """curve.csv cannot be written: an alarm; the training goes on, and ends as it ends."""
+    """curve.csv cannot be written: an alarm; the training continues to its own end."""
     import errno
 
     from bonecaffe.training import drive
@@ -399,7 +399,7 @@ def test_full_disk_under_the_curve_does_not_stop_caffe(own_run, monkeypatch):
 
 
 def test_failure_of_the_driver_is_recorded(own_run, monkeypatch):
-    """A bug or fault of ours in mid-training: Caffe is stopped, and the record says that it was us."""
+    """A bug or a fault in bonecaffe during training: Caffe is stopped, and the record names the driver as the cause."""
     from bonecaffe.training import drive
 
     monkeypatch.setattr(drive.Standing, "note", lambda self, event, now: 1 / 0)
@@ -413,15 +413,15 @@ def test_nohup_is_respected(own_run):
     """A signal that was ignored before stays ignored."""
 
     def hang_up(progress):
-        if progress.iteration == 3 and not told:
-            told.append(os.kill(os.getpid(), signal.SIGHUP))
+        if progress.iteration == 3 and not signals:
+            signals.append(os.kill(os.getpid(), signal.SIGHUP))
 
-    told = []
+    signals = []
     with disposition(signal.SIGHUP, signal.SIG_IGN):
-        assert train.train(own_run, watch=hang_up).state == "finished" and told
+        assert train.train(own_run, watch=hang_up).state == "finished" and signals
 
 
-def test_caffe_heeds_a_stop_where_ctrl_c_is_ignored(tmp_path):
+def test_caffe_can_be_stopped_where_ctrl_c_is_ignored(tmp_path):
     """A script's background job ignores SIGINT; Caffe, which is stopped by SIGINT, must not inherit that."""
     with disposition(signal.SIGINT, signal.SIG_IGN), open(tmp_path / "log", "wb") as log:
         process = programs.start(["sleep", "60"], tmp_path, log)
@@ -430,14 +430,14 @@ def test_caffe_heeds_a_stop_where_ctrl_c_is_ignored(tmp_path):
 
 
 def test_record_of_a_killed_run_holds_no_path(own_run):
-    """Why it ended, in the manifest: named from the run's folder on."""
+    """The reason in the manifest names files relative to the run."""
     own_run.write_recipe(tiny(solver__max_iter=4000, solver__snapshot=4000, solver__test_interval=4000))
 
     def stop(progress):  # twice: killed
-        if progress.iteration >= 3 and len(told) < 2:
-            told.append(os.kill(os.getpid(), signal.SIGTERM))
+        if progress.iteration >= 3 and len(signals) < 2:
+            signals.append(os.kill(os.getpid(), signal.SIGTERM))
 
-    told = []
+    signals = []
     outcome = train.train(own_run, watch=stop)
     assert outcome.state == "killed" and "second signal" in outcome.why and "caffe.log" in outcome.why
     assert str(own_run.path) not in own_run.manifest_file.read_text()
