@@ -1,7 +1,7 @@
 """What can go wrong for a reason the user can fix. One subclass per stage.
 
 The command line prints the text of such an error and exits 1; anything else is a bug and exits 3
-with its traceback in a file. A message says what went wrong, where, the evidence, and what to do next.
+with its traceback in a file. A message states what went wrong, where, the evidence, and what to do next.
 """
 
 from __future__ import annotations

@@ -336,7 +336,7 @@ class Predictor:
 def predict_run(run: RunDir, snapshot: int | None = None, progress: Progress = unseen, gpu: int | None = None) -> int:
     """Predict both splits of a run, into predictions_train.csv and predictions_test.csv.
 
-    Returns the snapshot's iteration. Does nothing when the files exist already for this very snapshot. Raises
+    Returns the snapshot's iteration. Does nothing when the files already exist for this very snapshot. Raises
     PredictError when the images were prepared again since the training, and RunError naming the images that are missing
     or changed. Both are raised before the first prediction, and earlier predictions stay.
     """

@@ -374,12 +374,12 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _find(name_or_path: str | Path, beside: Path | None = None) -> Path:
+def _find(name_or_path: str | Path, extending: Path | None = None) -> Path:
     """The file of a recipe: by name, if it comes with bonecaffe; else by path, from here or from another recipe."""
     text = str(name_or_path)
     if text in Recipe.names():
         return Path(str(resources.files("bonecaffe") / "recipes" / f"{text}.yaml"))
-    path = Path(text) if beside is None else beside.parent / text
+    path = Path(text) if extending is None else extending.parent / text
     try:
         if path.is_file():
             return path
@@ -412,7 +412,7 @@ def _resolve(path: Path, seen: tuple[Path, ...]) -> _Resolved:
     if "extends" not in tree:
         _check_complete(own, path)
         return _Resolved(own, head)
-    below = _resolve(_find(str(tree["extends"]), beside=path), (*seen, path.resolve()))
+    below = _resolve(_find(str(tree["extends"]), extending=path), (*seen, path.resolve()))
     for dotted, entry in own.items():
         if "reason" not in entry:
             raise RecipeError(f"{path}: {dotted} departs without a reason. Write {{value: …, reason: …}}.")

@@ -177,6 +177,12 @@ EDITS = [
         "        from scipy.ndimage import zoom\n        resized_im = zoom(",
         LATER,
     ),
+    Edit(
+        "python/caffe/_caffe.cpp",
+        "BOOST_PYTHON_MODULE(_caffe) {\n",
+        "BOOST_PYTHON_MODULE(_caffe) {\n  import_array1();\n",
+        "Boost.Python 1.92 asks for NumPy's types while properties are added; Caffe loads NumPy after them",
+    ),
     *(Edit(*parts) for parts in caffe_parallel.EDITS),
 ]
 

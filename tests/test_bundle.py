@@ -165,7 +165,7 @@ def test_png_and_jpeg_are_converted_and_averaged(unpacked, tmp_path):
 
 
 def test_pycaffe_of_a_bundle_brings_its_libraries(unpacked):
-    """What is mapped after `import caffe`, beside what Python and NumPy had mapped before it."""
+    """What is mapped after `import caffe`, in addition to what Python and NumPy had mapped before it."""
     code = (
         "import numpy, google.protobuf, six, sys; path = lambda line: line.split(maxsplit=5)[-1].strip()\n"
         "maps = lambda: {path(line) for line in open('/proc/self/maps') if '.so' in line}\n"
@@ -231,7 +231,7 @@ def test_the_record_names_what_is_there(unpacked, caffe):
 
 
 def test_libraries_have_their_package_and_licence(unpacked):
-    """Where dpkg is; and the distribution's libraries are passed on as they are, but for their run path."""
+    """Where dpkg is; and the distribution's libraries are passed on unchanged except their run path."""
     if not shutil.which("dpkg-query"):
         pytest.skip("no dpkg here")
     record = json.loads((unpacked / bundle.RECORD).read_text())

@@ -95,7 +95,7 @@ def test_changelog_keeps_its_form():
 
 @pytest.mark.parametrize("name", ["ci.yml", "nightly.yml"])
 def test_workflows_run_what_a_person_runs(name):
-    """Their commands are make targets, but for a container's git and make; each job has a system and steps."""
+    """Their commands are make targets, except a container's git and make; each job has a system and steps."""
     jobs = yaml.safe_load(read(f".github/workflows/{name}"))["jobs"]
     commands = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
     for command in commands:

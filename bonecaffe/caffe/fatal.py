@@ -117,6 +117,6 @@ def explain(message: str) -> str:
     """The meaning of Caffe's last message, or "" where it is not known.
 
     >>> explain("Check failed: error == cudaSuccess (2 vs. 0)  out of memory")
-    "the GPU's memory is full. Lower network.train_batch"
+    "the GPU's memory is full. Lower network.train_batch, or end other programs that use it (see nvidia-smi)"
     """
     return next((meaning for pattern, meaning in _KNOWN if re.search(pattern, message)), "")

@@ -15,6 +15,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -244,7 +245,8 @@ def pycaffe_version(caffe: Caffe) -> str:
         check=False,
     )
     if done.returncode:
-        reason = last_lines(done.stderr, 1)
+        crash = f"it crashed ({signal.Signals(-done.returncode).name})" if done.returncode < 0 else ""
+        reason = crash or last_lines(done.stderr, 1)
         raise CaffeError(f"pycaffe in {caffe.python} does not import into {sys.executable}: {reason}")
     return done.stdout.strip()
 

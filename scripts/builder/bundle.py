@@ -42,9 +42,9 @@ NEVER_PACKED = re.compile(
 )
 """Libraries of glibc (Debian's package libc6) and of NVIDIA's driver (with WSL's)."""
 NVIDIA = re.compile(r"lib(cuda|cublas|cudnn|cufft|cufile|cupti|curand|cusolver|cusparse|nccl|npp|nv)\w*\.so")
-"""NVIDIA's libraries may only be passed on as they are: they are left so where they look beside themselves."""
+"""NVIDIA's libraries may only be passed on unchanged. They find each other in their own folder."""
 LOADED_BY_NAME = {"libcudnn": ("libcudnn_*",), "libcudart": ("libnvrtc*", "libnvJitLink*")}
-"""Libraries that are opened while a program runs, hence are in nobody's list, beside the library that does so."""
+"""Libraries that another one opens by name while a program runs. They are in no list of needed libraries."""
 TIME = 1534809600
 """The time of every member: that of Caffe's last commit to its source, 2018-08-21."""
 LICENCES = Path("licences")
@@ -143,16 +143,16 @@ def libraries(start: Iterable[Path]) -> dict[str, Path]:
 
 
 def opened_by(name: str, path: Path) -> list[Path]:
-    """The libraries beside ``path`` that it opens by name while it runs: cuDNN's parts, CUDA's compiler."""
+    """The libraries next to ``path`` that it opens by name while it runs: cuDNN's parts, CUDA's compiler."""
     patterns = LOADED_BY_NAME.get(name.partition(".so")[0], ())
     folders = {path.parent, path.resolve().parent}
-    beside = {
+    neighbours = {
         library.name: library
         for folder in sorted(folders)
         for pattern in patterns
         for library in sorted(folder.glob(f"{pattern}.so.*"))
     }
-    return [library for each, library in sorted(beside.items()) if re.search(r"\.so\.\d+(\.\d+)?$", each)]
+    return [library for each, library in sorted(neighbours.items()) if re.search(r"\.so\.\d+(\.\d+)?$", each)]
 
 
 # ---- packages and licences ---------------------------------------------------------------------------------------
@@ -175,10 +175,8 @@ def packages(paths: Iterable[Path]) -> dict[Path, Package]:
         if file in names and not owners.startswith("diversion"):
             owner[names[file]] = owners.split(", ")[0]
     known = {}
-    wanted = "--showformat=${binary:Package}\t${Version}\t${source:Package} ${source:Version}\n"
-    for line in (
-        ask(["dpkg-query", "--show", wanted, *sorted(set(owner.values()))]).stdout.splitlines() if owner else ()
-    ):
+    shown = "--showformat=${binary:Package}\t${Version}\t${source:Package} ${source:Version}\n"
+    for line in ask(["dpkg-query", "--show", shown, *sorted(set(owner.values()))]).stdout.splitlines() if owner else ():
         name, version, source = line.split("\t")
         known[name] = known[name.partition(":")[0]] = Package(name, version, source)
     return {path: known[name] for path, name in owner.items() if name in known}

@@ -102,7 +102,7 @@ def test_a_version_is_what_is_on_disk(hands, table, truth):
 
 
 def test_the_row_of_a_skipped_hand_is_empty(hands, table, truth):
-    """Whether it was partly or completely marked: nobody can use its points or fail because of them.
+    """Whether it was partly or completely marked: no program can use its points or fail because of them.
 
     When it is no longer skipped, its points come back.
     """

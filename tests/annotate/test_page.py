@@ -55,7 +55,7 @@ class Page:
         patience = time.monotonic() + 60
         while not (answer := true()):
             assert time.monotonic() < patience, (
-                f"waited for {what} in vain; the page shows {self.text('status')!r} {self.text('banner')!r}"
+                f"waited for {what} without a result; the page shows {self.text('status')!r} {self.text('banner')!r}"
             )
             time.sleep(0.01)
         return answer

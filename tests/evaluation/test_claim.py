@@ -23,7 +23,7 @@ from bonecaffe.records import GivenWeights, State
 from bonecaffe.run import RunDir
 
 ONLY_AUTHORS = {2, 3, 4, 5, 6, 11, 13, 15, 16, 18, 31, 33, 34, 41, 44}
-"""Items of which no record of ours can hold anything."""
+"""Items about which no record can contain anything."""
 
 
 @pytest.fixture(scope="module")

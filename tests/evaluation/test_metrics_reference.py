@@ -41,7 +41,7 @@ def test_limits_of_agreement_of_bland_and_altman():
 
 @given(st.lists(st.tuples(st.floats(0, 228), st.floats(-50, 300)), min_size=3, max_size=40))
 def test_both_conventions_against_numpy(pairs):
-    """Lin's formula with NumPy's variances over n, and over n - 1; they lie apart by little and meet for many cases."""
+    """Lin's formula with NumPy's variances over n, and over n - 1; they differ by little, and not for many cases."""
     x, y = (np.array(values) for values in zip(*pairs, strict=True))
     for ddof in (0, 1):
         spread = x.var(ddof=ddof) + y.var(ddof=ddof) + (x.mean() - y.mean()) ** 2
