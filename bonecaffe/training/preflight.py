@@ -27,6 +27,10 @@ from bonecaffe.training import solver as solvers
 TRAIN, TEST = 0, 1
 
 
+CONTEXT_BYTES = 1 << 30
+"""What CUDA's context, cuDNN and its workspaces take on a GPU. A guess: up to 1 GB is reported, none was measured."""
+
+
 @dataclass(frozen=True)
 class View:
     """A run as Caffe would see it: its files, some of which may not be in place yet (``staged``, by name)."""
@@ -505,10 +509,6 @@ def _memory(solver: Any, flows: dict[int, shapes.Flow], launch: Launch, say: Any
             f"which still learns from {batch * steps} images per iteration"
         )
     say(f"training would need about {needed / 1e9:.1f} GB of memory, but {where}. {remedy}.")
-
-
-CONTEXT_BYTES = 1 << 30
-"""What CUDA's context, cuDNN and its workspaces take on a GPU. A guess: up to 1 GB is reported, none was measured."""
 
 
 def memory_bytes(solver: Any, flows: dict[int, shapes.Flow]) -> int:
