@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from conftest import tiny
+import os
+import signal
 
+import pytest
+from conftest import caffes, tiny
+
+from bonecaffe.caffe import programs
 from bonecaffe.caffe.fatal import explain
 from bonecaffe.caffe.log import Event
 from bonecaffe.prepare.outputs import split_of
-from bonecaffe.training import train
+from bonecaffe.training import alarms, train
 from bonecaffe.training.alarms import (
     Alarms,
     Constant,
@@ -17,6 +22,7 @@ from bonecaffe.training.alarms import (
     GrownTrainLoss,
     Listener,
     Plateau,
+    Silence,
 )
 
 
@@ -199,3 +205,99 @@ def test_fatal_lines_are_explained():
         ("Something new", ""),
     ):
         assert meaning in explain(message) and bool(explain(message)) == bool(meaning)
+
+
+# ---- a silent log ---------------------------------------------------------------------------------------------------
+
+
+class Clock:
+    """Seconds that the test sets."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def listened(pauses, clock, silence):
+    """Feed lines of iterations with the given pauses before them, in seconds."""
+
+    def lines():
+        for number, pause in enumerate(pauses):
+            clock.now += pause
+            yield f"Iteration {number}, loss = 1"
+
+    assert len(list(silence.listen(lines()))) == len(pauses)
+
+
+def alarm_after(silence, clock, seconds):
+    """The alarms of a pause that has lasted this long, checked once a second."""
+    begun, found = clock.now, []
+    while clock.now < begun + seconds:
+        clock.now += 1
+        found += silence.idle()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("pauses", "silent_s", "alarms"),
+    [
+        ([1] * 6, 299, 0),  # never before five minutes
+        ([1] * 6, 302, 1),
+        ([1] * 6, 5000, 1),  # once in one pause
+        ([60] * 6, 590, 0),  # ten times its own rhythm
+        ([60] * 6, 605, 1),
+        ([1, 1, 1, 1, 1, 90, 1], 890, 0),  # a snapshot or a test pass belongs to the rhythm
+        ([1, 1, 1, 1, 1, 90, 1], 905, 1),
+        ([600, 1, 1, 1, 1, 1], 302, 1),  # the first pause does not: a GPU compiles its code
+        ([], 1795, 0),  # and until the rhythm is known, half an hour is allowed
+        ([], 1805, 1),
+        ([1, 1], 1795, 0),
+    ],
+)
+def test_log_that_is_silent_beyond_its_rhythm_raises_an_alarm(pauses, silent_s, alarms):
+    """With how long, how long before, and what to do."""
+    clock = Clock()
+    silence = Silence(clock)
+    listened(pauses, clock, silence)
+    found = alarm_after(silence, clock, silent_s)
+    assert len(found) == alarms, found
+    for alarm in found:
+        assert "no new line" in alarm and "nvidia-smi" in alarm and "--resume" in alarm
+
+
+def test_silence_is_reported_again_after_a_line():
+    """Each long pause has its own alarm."""
+    clock = Clock()
+    silence = Silence(clock)
+    listened([1] * 6, clock, silence)
+    assert len(alarm_after(silence, clock, 400)) == 1
+    listened([1], clock, silence)
+    assert len(alarm_after(silence, clock, 3000)) == 0  # 401 seconds are its rhythm now
+    assert len(alarm_after(silence, clock, 2000)) == 1
+
+
+def test_silent_caffe_raises_the_alarm_while_it_hangs(own_run, monkeypatch):
+    """The real Caffe, stopped by a signal: the driver waits for its log and reports it. Then the training continues."""
+    monkeypatch.setattr(alarms, "SHORTEST_SILENCE_S", 0.5)
+    monkeypatch.setattr(alarms, "FIRST_SILENCE_S", 0.5)
+    monkeypatch.setattr(alarms, "SILENT", 0.1)
+    started = programs.start
+    reports = []
+
+    def start_and_stop(*arguments, **options):
+        process = started(*arguments, **options)
+        process.send_signal(signal.SIGSTOP)
+        return process
+
+    def report(sentence):
+        reports.append(sentence)
+        if "ALARM: caffe.log has had no new line" in sentence:
+            for number in caffes(own_run):
+                os.kill(number, signal.SIGCONT)
+
+    monkeypatch.setattr(programs, "start", start_and_stop)
+    outcome = train.train(own_run, say=report)
+    assert outcome.state == "finished", outcome
+    assert any("no new line" in alarm for alarm in own_run.read().train.attempts[-1].alarms)

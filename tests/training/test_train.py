@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 import signal
+import subprocess
 import threading
 from pathlib import Path
 
@@ -17,10 +18,10 @@ from bonecaffe.caffe import gpus, installation, programs, snapshots
 from bonecaffe.errors import BonecaffeError, CaffeError, TrainError
 from bonecaffe.network import definitions, prototxt
 from bonecaffe.recipe import Recipe
-from bonecaffe.records import Launch
+from bonecaffe.records import Launch, State
 from bonecaffe.run import RunDir
 from bonecaffe.studies import verify
-from bonecaffe.training import launch, preflight, train
+from bonecaffe.training import drive, launch, preflight, train
 
 
 def test_finished_run_has_all_it_should(trained):
@@ -441,3 +442,49 @@ def test_record_of_a_killed_run_holds_no_path(own_run):
     outcome = train.train(own_run, watch=stop)
     assert outcome.state == "killed" and "second signal" in outcome.why and "caffe.log" in outcome.why
     assert str(own_run.path) not in own_run.manifest_file.read_text()
+
+
+ABORTS = r"""
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+__attribute__((destructor)) static void abort_late(void) {
+  char words[4096] = "";
+  FILE* file = fopen("/proc/self/cmdline", "r");
+  size_t length = file ? fread(words, 1, sizeof words - 1, file) : 0;
+  for (size_t at = 0; at < length; at += strlen(words + at) + 1)
+    if (!strcmp(words + at, "train")) {
+      fprintf(stderr, "F0101 00:00:00.000000     1 syncedmem.hpp:25] Check failed: driver shutting down\n");
+      abort();
+    }
+}
+"""
+
+
+@pytest.fixture
+def aborting_caffe(tmp_path, monkeypatch):
+    """The real Caffe, which aborts while it exits, as a GPU's driver can make it do."""
+    (tmp_path / "abort.c").write_text(ABORTS)
+    library = tmp_path / "abort.so"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", str(library), str(tmp_path / "abort.c")], check=True)
+    monkeypatch.setenv("LD_PRELOAD", str(library))
+
+
+def test_complete_training_that_aborts_at_exit_is_finished(own_run, aborting_caffe):
+    """Its model is complete; the remark has the status and the message, and is recorded."""
+    outcome = train.train(own_run)
+    assert (outcome.state, outcome.iteration) == (State.FINISHED, own_run.read().train.iteration)
+    assert "the model is complete" in outcome.why and "SIGABRT" in outcome.why and "shutting down" in outcome.why
+    assert own_run.read().train.attempts[-1].why == outcome.why
+    assert train.train(own_run) is None  # nothing to do
+
+
+def test_incomplete_training_that_aborts_at_exit_is_not_finished(own_run, aborting_caffe, monkeypatch):
+    """Stopped early, or without its last snapshot: the abort changes nothing."""
+
+    def without_last(self):
+        return "cut off."
+
+    monkeypatch.setattr(drive.snapshots.Snapshot, "flaw", without_last)
+    outcome = train.train(own_run)
+    assert outcome.state == State.DIED and "SIGABRT" in outcome.why
