@@ -25,7 +25,7 @@ VENV      := .venv
 BONECAFFE := BONECAFFE_MAKE=1 $(VENV)/bin/bonecaffe
 PYTHON    := $(VENV)/bin/python
 
-.PHONY: help setup caffe caffe-check demo smoke annotate locate prepare train evaluate predict test sweep lint mutants bench prototxt pictures reference clean
+.PHONY: help setup caffe caffe-check gpu-check demo smoke annotate locate prepare train evaluate predict test sweep lint mutants bench prototxt pictures reference clean
 .DEFAULT_GOAL := help
 
 help:                ## this list
@@ -40,6 +40,12 @@ caffe:               ## the same; GPU=1 builds Caffe for NVIDIA GPUs, GPU=0 for 
 caffe-check: setup   ## build and run Caffe's own C++ tests against the Caffe that was built (3 minutes)
 	@BONECAFFE_GPU="$$(cat $(VENV)/share/bonecaffe/gpu)" BONECAFFE_FAST="$$(cat $(VENV)/share/bonecaffe/fast)" \
 	  $(PYTHON) scripts/build_caffe.py --check
+
+gpu-check: setup     ## does the GPU compute what the CPU does, and how fast? A report in runs/gpu-check (10 minutes) [GPU=1, or cpu for a quick try of the check]
+	@test $(call quoted,GPU) = cpu || test -f runs/gpu-check-data.tar.xz || { mkdir -p runs; \
+	  $(PYTHON) scripts/gpu_check.py prepare --out runs/gpu-check-data.tar.xz; }
+	@$(PYTHON) scripts/gpu_check.py --work runs/gpu-check \
+	  $(if $(filter cpu,$(GPU)),--cpu --quick,$(call option,--gpu,GPU) --data runs/gpu-check-data.tar.xz)
 
 demo: setup          ## the whole pipeline on phantoms on the CPU, ends with the path of report.html
 	@test -f $(call quoted,DEMO)-data/ages.csv || { rm -rf -- $(call quoted,DEMO)-data; $(BONECAFFE) phantom $(call quoted,DEMO)-data --count 500 --size 700x910; }

@@ -18,9 +18,9 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Callable, Dict, List, NamedTuple, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Tuple
 
-if sys.version_info < (3, 8):  # noqa: UP036  the check runs with whatever Python is there
+if sys.version_info < (3, 8):  # the check runs with whatever Python is there
     sys.exit("gpu-check: needs Python 3.8 or newer")
 
 from gpucheck import convolutions, images, machine, own_tests, programs, report, training
@@ -125,7 +125,7 @@ def _check(given: argparse.Namespace) -> int:
     work.mkdir(parents=True, exist_ok=True)
     if not (work / "lock").exists() and any(work.iterdir()):
         raise CheckError(f"{work}: holds other files. Give an empty or a new folder by --work.")
-    settings = {
+    settings: Dict[str, Any] = {
         "version": VERSION,
         "device": "CPU" if given.cpu else "GPU",
         "gpu": options.gpu,
@@ -170,7 +170,7 @@ def _file(given: str | None, option: str) -> Path | None:
     return path
 
 
-def _run(check: Check, parts: List[Part], settings: Dict[str, object]) -> int:
+def _run(check: Check, parts: List[Part], settings: Dict[str, Any]) -> int:
     shown = {key: settings[key] for key in ("version", "device", "gpu", "quick")}
     complete = False
 

@@ -53,20 +53,20 @@ def compare(check: Check) -> Result:
         figures["layers"][one.name]["cpu_against_exact_sums"] = wrong
         if not wrong <= SAFETY * ROUNDING * math.sqrt(one.per_group * one.kernel**2):
             faults.append(f"{one.name}: the CPU's own output differs from exact sums by {wrong:.2g}")
-    largest = max(
+    worst, place = max(
         (entry["difference"], f"{name} {quantity}")
         for name, entries in figures["layers"].items()
         for quantity, entry in entries.items()
         if isinstance(entry, dict)
     )
-    figures["largest_difference"] = largest[0]
+    figures["largest_difference"] = worst
     for path in check.work.glob("gradients*.caffemodel"):
         remove(path)
     for path in check.work.glob("gradients*.solverstate"):
         remove(path)
     if faults:
         raise Failed("; ".join(faults), figures)
-    where = f"{check.device} against CPU: largest relative difference {largest[0]:.2g} ({largest[1]})"
+    where = f"{check.device} against CPU: largest relative difference {worst:.2g} ({place})"
     return Result("ok", f"{where}; all under their bounds", figures)
 
 

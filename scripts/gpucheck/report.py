@@ -48,11 +48,12 @@ def _cell(text: str) -> str:
 
 def _markdown(content: Dict[str, Any]) -> str:
     parts, settings, counts = content["parts"], content["settings"], content["counts"]
-    size = "the quick check" if settings["quick"] else "the whole check"
+    size = "The quick check" if settings["quick"] else "The whole check"
+    state = "" if content["complete"] else "; **not finished**"
     lines = [
         f"# gpu-check: {counts[OK]} ok, {counts[FAILED]} failed, {counts[SKIPPED]} skipped",
         "",
-        f"{size[0].upper()}{size[1:]} on the {settings['device']}{'' if content['complete'] else '; **not finished**'}.",
+        f"{size} on the {settings['device']}{state}.",
         "",
         "| part | | result | s |",
         "|---|---|---|---|",

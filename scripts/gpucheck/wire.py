@@ -11,7 +11,7 @@ import struct
 import sys
 from array import array
 from pathlib import Path
-from typing import Dict, Iterator, List, Sequence, Tuple
+from typing import Dict, Iterator, List, Mapping, Sequence, Tuple
 
 Weights = Dict[str, List[bytes]]
 """By layer, its blobs as little-endian float32."""
@@ -97,7 +97,7 @@ def _message(number: int, content: bytes) -> bytes:
     return _as_varint(number << 3 | 2) + _as_varint(len(content)) + content
 
 
-def caffemodel(layers: Dict[str, List[Tuple[Sequence[int], array[float]]]]) -> bytes:
+def caffemodel(layers: Mapping[str, Sequence[Tuple[Sequence[int], array[float]]]]) -> bytes:
     """A caffemodel of the given blobs, each a shape and its numbers, for ``caffe train --weights``."""
     content = b""
     for name, blobs in layers.items():
