@@ -1,4 +1,4 @@
-"""The check of a GPU build: all of it that needs no GPU, on the real Caffe's CPU. nvidia-smi and PyTorch are stand-ins."""
+"""The check of a GPU build: what needs no GPU, on the real Caffe's CPU. nvidia-smi and PyTorch are stand-ins."""
 
 from __future__ import annotations
 
@@ -11,22 +11,25 @@ import re
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tarfile
 import time
+import zlib
 from array import array
 from io import BytesIO
 from pathlib import Path
 
+import lmdb
 import numpy as np
 import pytest
 from conftest import REPOSITORY
 from google.protobuf import text_format
 
 from bonecaffe.caffe import installation
-from bonecaffe.caffe.programs import caffe_pb2
-from gpucheck import convolutions, images, machine, nets, programs, report, store, training, wire
+from bonecaffe.caffe.programs import caffe_pb2, call
+from gpucheck import convolutions, database, images, machine, nets, programs, report, store, training, wire
 from gpucheck.outcome import CheckError, Failed, Result
 
 SCRIPT = REPOSITORY / "scripts" / "gpu_check.py"
@@ -81,7 +84,7 @@ def whole(tmp_path_factory) -> Path:
 
 
 def test_each_part_passes_on_the_cpu(whole):
-    """Convolutions, training, resumption, predictions and the same seed, by the real Caffe; skipped parts have a reason."""
+    """Convolutions, training, predictions and the same seed, by the real Caffe; skipped parts have a reason."""
     parts = results(whole)
     assert list(parts) == [
         *("machine", "own_tests", "convolutions", "train", "predictions", "pycaffe", "repeatable", "speed"),
@@ -480,6 +483,54 @@ def test_drawings_are_images_that_caffe_reads(tmp_path):
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in again]
     assert cv2.imread(str(first[0]), cv2.IMREAD_UNCHANGED).shape == (224, 224)
     assert len(images.listed(tmp_path / "one" / "train.txt")) == 3
+
+
+def test_an_lmdb_is_written_without_convert_imageset(tmp_path):
+    """The records of the real one, byte for byte, over several leaves and with each of PNG's filters."""
+    images.draw(tmp_path, 160, 1)
+    for number, kind in enumerate((0, 1, 2, 3, 4)):
+        path = tmp_path / "images" / f"train{number:04d}.png"
+        path.write_bytes(filtered_png(np.random.default_rng(number).integers(0, 256, (224, 224), np.uint8), kind))
+    count = database.convert(tmp_path / "images", tmp_path / "train.txt", tmp_path / "ours")
+    call("convert_imageset", [f"{tmp_path}/images/", str(tmp_path / "train.txt"), str(tmp_path / "real")])
+    ours, real = (records(tmp_path / name) for name in ("ours", "real"))
+    assert count == 160 and ours == real
+    (tmp_path / "images" / "train0003.png").write_bytes(b"no image")
+    with pytest.raises(Failed, match=r"train0003\.png"):
+        database.convert(tmp_path / "images", tmp_path / "train.txt", tmp_path / "third")
+
+
+def test_a_caffe_without_convert_imageset_is_checked_too(tmp_path):
+    """As one that was built without OpenCV: it trains on what the script wrote."""
+    root = tmp_path / "caffe"
+    (root / "bin").mkdir(parents=True)
+    (root / "bin" / "caffe").symlink_to(caffe_root() / "bin" / "caffe")
+    done = check(tmp_path / "work", *ON_CPU, "--caffe", str(root), "--only", "train,predictions")
+    assert done.returncode == 0, done.stderr
+    assert results(tmp_path / "work")["train"]["figures"]["lmdb_by"] == "this script"
+
+
+def records(folder: Path) -> list[tuple[bytes, bytes]]:
+    with lmdb.open(str(folder), readonly=True, lock=False) as env, env.begin() as transaction:
+        return [(bytes(key), bytes(value)) for key, value in transaction.cursor()]
+
+
+def filtered_png(pixels: np.ndarray, kind: int) -> bytes:
+    """A grey PNG all of whose rows have one filter."""
+    wide = np.zeros((225, 225), np.int32)
+    wide[1:, 1:] = pixels
+    left, up, corner = wide[1:, :-1], wide[:-1, 1:], wide[:-1, :-1]
+    guess = left + up - corner
+    a, b, c = abs(guess - left), abs(guess - up), abs(guess - corner)
+    paeth = np.where((a <= b) & (a <= c), left, np.where(b <= c, up, corner))
+    expected = (np.zeros_like(left), left, up, (left + up) // 2, paeth)[kind]
+    lines = ((wide[1:, 1:] - expected) % 256).astype(np.uint8)
+    packed = zlib.compress(np.insert(lines, 0, kind, axis=1).tobytes())
+    chunks = ((b"IHDR", struct.pack(">IIBBBBB", 224, 224, 8, 0, 0, 0, 0)), (b"IDAT", packed), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+        for name, content in chunks
+    )
 
 
 def test_libraries_are_listed_without_folders_of_a_user(tmp_path):

@@ -19,7 +19,6 @@ from typing import Any, Callable, Dict, List, Sequence
 
 from gpucheck.outcome import CheckError, Failed
 
-PROGRAMS = ("caffe", "convert_imageset")
 WSL = "/usr/lib/wsl/lib/nvidia-smi"
 
 
@@ -35,6 +34,11 @@ class Caffe:
     def program(self, name: str) -> str:
         """The path of one of its programs."""
         return str(self.bin / name)
+
+    @property
+    def converts(self) -> bool:
+        """Whether it has convert_imageset, which a Caffe without OpenCV has not."""
+        return os.access(self.program("convert_imageset"), os.X_OK)
 
     @property
     def identity(self) -> List[Any]:
@@ -68,9 +72,8 @@ def _at(root: Path) -> Caffe:
     folders = [folder for folder in (root / "bin", root / "build" / "tools", root) if (folder / "caffe").is_file()]
     if not folders:
         raise CheckError(f"{root}: no bin/caffe in it. Set CAFFE_ROOT to the folder of an unpacked or installed Caffe.")
-    for name in PROGRAMS:
-        if not os.access(str(folders[0] / name), os.X_OK):
-            raise CheckError(f"{folders[0] / name}: no such program. Unpack or build this Caffe again.")
+    if not os.access(str(folders[0] / "caffe"), os.X_OK):
+        raise CheckError(f"{folders[0] / 'caffe'}: no program. Unpack or build this Caffe again.")
     pythons = [root / "python", *sorted(root.glob("lib/python3*/*-packages"))]
     python = next((folder for folder in pythons if (folder / "caffe" / "__init__.py").is_file()), None)
     record = {**_json(root / "bonecaffe-build.json"), **_json(root / "bundle.json")}

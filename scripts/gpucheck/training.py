@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
-from gpucheck import convolutions, images, nets, programs, wire
+from gpucheck import convolutions, database, images, nets, programs, wire
 from gpucheck.check import Check
 from gpucheck.outcome import Failed, Result, Skip
 from gpucheck.programs import Log, Memory, Ran, Running
@@ -48,7 +48,11 @@ def databases(check: Check) -> Dict[str, Any]:
         check.say("images and LMDBs")
         packed = check.options.data
         about = images.unpack(packed, folder) if packed else images.draw(folder, train, test)
+        about["made_by"] = "convert_imageset" if check.caffe.converts else "this script"
         for split in ("train", "test"):
+            if not check.caffe.converts:  # a Caffe without OpenCV has no convert_imageset
+                about[split] = database.convert(folder / "images", folder / f"{split}.txt", folder / f"{split}_lmdb")
+                continue
             arguments = ["data/images/", f"data/{split}.txt", f"data/{split}_lmdb"]
             ran = check.run_caffe(arguments, f"convert-{split}", program="convert_imageset")
             count = len(images.listed(folder / f"{split}.txt"))
@@ -110,6 +114,7 @@ def train(check: Check) -> Result:
     display = DISPLAY[quick]
     figures: Dict[str, Any] = {
         "images": about["what"],
+        "lmdb_by": about["made_by"],
         "train_images": about["train"],
         "test_images": about["test"],
         "batch": sizes.batch,
