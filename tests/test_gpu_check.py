@@ -227,6 +227,56 @@ def test_a_cpu_build_is_named_where_a_gpu_is_wanted(tmp_path, smi):
     assert "GPU 0: NVIDIA H100 80GB HBM3, compute capability 9.0" in (tmp_path / "work" / "gpu-check.md").read_text()
 
 
+@pytest.fixture
+def gpu_caffe(tmp_path, smi) -> Path:
+    """A Caffe that takes -gpu and computes on the CPU, with a linker that names CUDA's libraries. (Stand-ins.)
+
+    With BONECAFFE_CUDNN=fast it takes another seed each time. It aborts at its exit, as drivers can make it do.
+    """
+    root = tmp_path / "gpu-caffe"
+    (root / "bin").mkdir(parents=True)
+    (root / "bin" / "convert_imageset").symlink_to(caffe_root() / "bin" / "convert_imageset")
+    caffe = root / "bin" / "caffe"
+    caffe.write_text(
+        '#!/bin/sh\n[ "$1" = --version ] && echo caffe version 1.0.0 && exit\n'
+        "sed -i 's/solver_mode: GPU/solver_mode: CPU/' *.solver.prototxt train.prototxt twice.prototxt 2>/dev/null\n"
+        '[ "$BONECAFFE_CUDNN" = fast ] && sed -i "s/random_seed: .*/random_seed: $$/" twice.prototxt\n'
+        f'echo "$NVIDIA_TF32_OVERRIDE$BONECAFFE_TF32 $*" >> "{tmp_path}/calls"\n'
+        'given=0; for word; do shift; case "$given$word" in 0-gpu) given=1; continue ;; 1*) given=0; continue ;; esac\n'
+        f'set -- "$@" "$word"; done\n"{caffe_root()}/bin/caffe" "$@"; status=$?\n'
+        '[ "$status" = 0 ] && [ "$1" = train ] && echo "driver shutting down" && exit 134\n'
+        'exit "$status"\n'
+    )
+    caffe.chmod(0o755)
+    ldd = smi / "ldd"
+    ldd.write_text("#!/bin/sh\necho '  libcudart.so.13 => /usr/local/cuda/lib64/libcudart.so.13 (0x00)'\n")
+    ldd.chmod(0o755)
+    return root
+
+
+def test_what_is_done_on_a_gpu(tmp_path, smi, gpu_caffe):
+    """Each part with -gpu: memory, TF32 and the fast choice for information, an abort at exit after all the work."""
+    work = tmp_path / "work"
+    done = check(work, "--quick", "--caffe", str(gpu_caffe), path=smi)
+    assert done.returncode == 0, done.stderr
+    parts = results(work)
+    assert parts["machine"]["summary"].startswith("NVIDIA H100 80GB HBM3, compute capability 9.0, driver 580.1")
+    assert {parts[name]["status"] for name in ("convolutions", "train", "predictions", "repeatable")} == {"ok"}
+    train = parts["train"]["figures"]["first"]
+    assert train["exit_status"] == 134 and train["gpu_memory_peak_mib"] >= train["gpu_memory_before_mib"] > 0
+    assert "of the GPU's memory" in parts["train"]["summary"]
+    figures = parts["repeatable"]["figures"]
+    assert figures["standard"]["equal"] and figures["tf32"]["equal"] and not figures["fast"]["equal"]
+    assert figures["fast"]["largest_difference"] > 0 and "fast: up to" in parts["repeatable"]["summary"]
+    assert parts["convolutions"]["figures"]["layers"]["conv4"]["output"]["tf32"] == 0.0
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert {line.split()[0] for line in calls} == {"0", "11"}  # TF32 is off unless it is asked for
+    on_cpu = [line for line in calls if "-gpu 0" not in line]
+    assert [line.split()[1] for line in on_cpu] == ["train", "test"]  # the references
+    text = (work / "gpu-check.md").read_text()
+    assert "The whole" not in text and "| conv4 | output | 0 | 5e-05 | 0 |" in text and "libcudart.so.13" in text
+
+
 def test_memory_is_sampled_while_a_part_runs(smi, monkeypatch):
     """The peak, and what was in use before."""
     monkeypatch.setenv("PATH", f"{smi}:/usr/bin:/bin")
@@ -364,7 +414,7 @@ def test_the_largest_difference_of_two_models():
 
 
 def test_a_wrong_convolution_is_noticed(whole, tmp_path, monkeypatch):
-    """A device that is off by TF32's rounding, and a CPU that is off from the exact sums, each fail the part."""
+    """A device that rounds as TF32 does, and a CPU that is off from the exact sums, each fail the part."""
     real = convolutions._step
 
     def off(factor: float, names: tuple[str, ...]):
@@ -386,8 +436,20 @@ def test_a_wrong_convolution_is_noticed(whole, tmp_path, monkeypatch):
             convolutions.Check(options, caffe, folder, store.State(folder, {}), lambda text: None)
         )
 
-    monkeypatch.setattr(convolutions, "_step", off(1 + 2**-12, ("device-cpu",)))
-    with pytest.raises(Failed, match="conv4 output: 0.00024 over 5e-05"):
+    def as_tf32(check, name, gpu, extra):
+        start = convolutions._start(nets.GROUPED[1:2], 2)
+        if name != "cpu":
+            start = {layer: [(shape, cut(values)) for shape, values in blobs] for layer, blobs in start.items()}
+        (check.work / "gradients.caffemodel").write_bytes(wire.caffemodel(start))
+        return real(check, name, gpu, extra)
+
+    def cut(values):
+        """The numbers, rounded to the 11 bits that TF32 keeps of a factor."""
+        bits = (np.array(values, np.float32).view(np.uint32) + 0x1000) & ~np.uint32(0x1FFF)
+        return array("f", bits.view(np.float32).tolist())
+
+    monkeypatch.setattr(convolutions, "_step", as_tf32)
+    with pytest.raises(Failed, match=r"output: 0\.0002.* input gradient: 0\.000[23].* weight gradient: 0\.000[23]"):
         compare("device")
     monkeypatch.setattr(convolutions, "_step", off(1.001, ("cpu", "device-cpu")))
     with pytest.raises(Failed, match="differs from exact sums"):
@@ -398,6 +460,13 @@ def _options():
     from gpucheck.check import Options
 
     return Options(gpu=None, quick=True)
+
+
+def test_the_rate_after_a_resumption_is_not_taken():
+    """Caffe counts the iterations of its first display from 0 on."""
+    lines = [f"Iteration {200 + 10 * n} ({rate} iter/s, 1s/10 iters), loss = 1" for n, rate in enumerate((99, 3, 2, 2))]
+    assert programs.read_log("\n".join(lines)).seconds_per_iteration == 0.5
+    assert programs.read_log("\n".join(lines[:1])).seconds_per_iteration is None
 
 
 def test_a_resumed_training_shows_its_first_loss():

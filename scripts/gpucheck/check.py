@@ -12,6 +12,9 @@ from gpucheck import nets
 from gpucheck.programs import Caffe, Ran, Running, environment
 from gpucheck.store import State
 
+COMPLETE = {"train": "Optimization Done.", "test": "] Loss: ", "time": "] Total Time: "}
+"""By verb of caffe, what its log holds when its work is done."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -71,8 +74,12 @@ class Check:
     ) -> Ran:
         """Run one of Caffe's programs in the work folder; its log is kept there under this name."""
         command = [self.caffe.program(program), *arguments]
-        env = environment(extra)
-        return Running(command, self.work / f"{log}.log", self.options.limit_s, self.work, env, seen).finish()
+        env, complete = environment(extra), COMPLETE.get(arguments[0], "")
+        file = self.work / f"{log}.log"
+        ran = Running(command, file, self.options.limit_s, self.work, env, seen, complete=complete).finish()
+        if ran.status:
+            self.say(f"  caffe {arguments[0]} did its work, but ended with exit status {ran.status}")
+        return ran
 
     def on_device(self) -> List[str]:
         """The option that puts Caffe on this run's device."""

@@ -123,16 +123,21 @@ def environment(extra: Dict[str, str] | None = None) -> Dict[str, str]:
 
 @dataclass
 class Ran:
-    """A finished program: its output, how long it took, and the most memory it held in RAM, bytes."""
+    """A finished program: its output, how long it took, the most memory it held in RAM, bytes, and its exit status."""
 
     output: str
     seconds: float
     memory_bytes: int
+    status: int = 0
 
 
 @dataclass
 class Running:
-    """A program to run: its command, where, its log file, its limit in seconds, what each line is shown to."""
+    """A program to run: its command, where, its log file, its limit in seconds, what each line is shown to.
+
+    Any exit status is accepted with ``any_status``, or where the output holds ``complete``: a Caffe on a GPU can abort
+    at its exit ("driver shutting down") when all its work is done (BVLC/caffe#5416).
+    """
 
     command: Sequence[str]
     log: Path
@@ -141,6 +146,7 @@ class Running:
     environment: Dict[str, str] = field(default_factory=dict)
     seen: Callable[[str], None] | None = None
     any_status: bool = False
+    complete: str = ""
 
     def finish(self) -> Ran:
         """Run it to its end; Failed with its last words when it fails or takes longer than its limit."""
@@ -192,9 +198,10 @@ class Running:
         name = os.path.basename(str(self.command[0]))
         if late.is_set():
             raise Failed(f"{name} had not ended after {self.limit_s:.0f} s and was stopped: {last_words(output)}")
-        if process.returncode and not self.any_status:
+        accepted = self.any_status or (self.complete and self.complete in output)
+        if process.returncode and not accepted:
             raise Failed(f"{name} ended with exit status {process.returncode}: {last_words(output)}")
-        return Ran(output, time.monotonic() - started, usage.ru_maxrss * 1024)
+        return Ran(output, time.monotonic() - started, usage.ru_maxrss * 1024, process.returncode)
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
@@ -264,8 +271,11 @@ class Log:
 
     @property
     def seconds_per_iteration(self) -> float | None:
-        """The median of the displays after the first two, which start up; None when it was too short."""
-        rates = sorted(rate for rate in (self.rates[2:] or self.rates[1:] or self.rates) if rate > 0)
+        """The median of the displays after the first two; None when it was too short.
+
+        The first has no iterations, or after a resumption counts all from 0 on; the second has the start in it.
+        """
+        rates = sorted(rate for rate in (self.rates[2:] or self.rates[1:]) if rate > 0)
         return 1 / rates[len(rates) // 2] if rates else None
 
 

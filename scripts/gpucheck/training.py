@@ -27,10 +27,10 @@ DISPLAY = {False: 10, True: 1}
 TWICE = {False: 20, True: 4}
 """Iterations of a short run, by --quick."""
 RATE = {False: 0.0001, True: 0.001}
-MONTHS = 0.02
+MONTHS = 0.01
 MONTHS_REASON = (
-    "float32 sums in another order change an age of about 100 months by some thousandths, and caffe's log has six "
-    "digits, 0.001 months; TF32 would change it by about a tenth"
+    "ten times the last digit of caffe's log, 0.001 months. On a CPU, the full net with other OpenBLAS kernels gave the "
+    "same digits"
 )
 
 
@@ -191,6 +191,7 @@ def _facts(ran: Ran, log: Log, batch: int) -> Dict[str, Any]:
         "seconds": round(ran.seconds, 1),
         "memory_peak_mib": ran.memory_bytes >> 20,
         "complete": log.complete,
+        "exit_status": ran.status,
     }
 
 
