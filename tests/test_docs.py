@@ -26,6 +26,7 @@ OF_OTHERS = {  # options that the documents name, of programs other than bonecaf
     *("--solver", "--weights", "--snapshot", "--gpu"),  # caffe train
     *("--no-install-recommends", "--nthreads", "--upgrade", "--constraint"),  # apt-get, dask worker, pip
     *("--times", "--sex"),  # scripts/simulate_statistics.py
+    *("--data", "--torch-python", "--out"),  # scripts/gpu_check.py
 }
 OF_CAFFE = {"all", "runtest"}  # targets of Caffe's own Makefile, which the paper names
 

@@ -283,6 +283,9 @@ def test_memory_is_sampled_while_a_part_runs(smi, monkeypatch):
     with programs.Memory("0") as memory:
         time.sleep(1.3)
     assert memory.before == 1 and memory.peak >= 2
+    with programs.Memory("0") as memory:
+        pass
+    assert memory.peak is not None
     with programs.Memory("1") as memory:
         pass
     assert memory.before is memory.peak is None

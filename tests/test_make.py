@@ -42,6 +42,7 @@ OF_TARGET = {  # which variables a target passes on, each as one word after its 
     "evaluate": {"RUN": ""},
     "predict": {"RUN": "", "POINTS": "--points"},
     "demo": {"DEMO": ""},
+    "gpu-check": {"GPU": "--gpu"},
 }
 
 

@@ -245,10 +245,12 @@ class Memory:
         return None
 
     def _sample(self) -> None:
-        while not self._stop.wait(0.5):
+        while True:  # at least once, however short the block
             used = self._used()
             if used is not None:
                 self.peak = max(used, self.peak or 0.0)
+            if self._stop.wait(0.5):
+                return
 
 
 # ---- what a training's log says ------------------------------------------------------------------------------------

@@ -29,8 +29,8 @@ TWICE = {False: 20, True: 4}
 RATE = {False: 0.0001, True: 0.001}
 MONTHS = 0.01
 MONTHS_REASON = (
-    "ten times the last digit of caffe's log, 0.001 months. On a CPU, the full net with other OpenBLAS kernels gave the "
-    "same digits"
+    "ten times the last digit of caffe's log, 0.001 months. On a CPU, the full net with other OpenBLAS kernels gave "
+    "the same digits"
 )
 
 
