@@ -17,7 +17,7 @@ from gpucheck.programs import Log, Memory, Ran, Running
 from gpucheck.store import remove, write
 
 TEST_BATCH = {False: 50, True: 6}
-"""Images a batch in test and prediction, by --quick; a divisor of the number of test images."""
+"""Images a batch in test and prediction, by --quick, or fewer, so that they divide the number of test images."""
 COUNTS = {False: (400, 200), True: (24, 12)}
 """Images for training and test, by --quick."""
 ITERATIONS = {False: (200, 40), True: (12, 4)}
@@ -69,8 +69,7 @@ def databases(check: Check) -> Dict[str, Any]:
 
 def _test_batches(check: Check, count: int) -> Tuple[int, int]:
     """Images a batch and the number of batches that make one pass over the test images."""
-    batch = math.gcd(count, TEST_BATCH[check.options.quick]) if count % TEST_BATCH[check.options.quick] else None
-    batch = batch or TEST_BATCH[check.options.quick]
+    batch = math.gcd(count, TEST_BATCH[check.options.quick])
     return batch, count // batch
 
 
