@@ -212,6 +212,8 @@ def _outcome(part: Part, check: Check) -> Result:
         result = Result(SKIPPED, str(reason))
     except (Failed, CheckError) as reason:
         result = Result(FAILED, str(reason), getattr(reason, "figures", {}))
+    except OSError as error:  # a full disk, a folder that may not be written
+        result = Result(FAILED, f"{error.filename or 'the work folder'}: {error.strerror or error}")
     except Exception as error:  # a fault of the check itself must not hide the other parts
         result = Result(FAILED, f"a fault of the check itself: {type(error).__name__}: {error}")
     result.seconds = time.monotonic() - started

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import getpass
 import json
 import math
@@ -27,9 +28,11 @@ import pytest
 from conftest import REPOSITORY
 from google.protobuf import text_format
 
+import gpu_check
 from bonecaffe.caffe import installation
 from bonecaffe.caffe.programs import caffe_pb2, call
 from gpucheck import convolutions, database, images, machine, nets, programs, report, store, training, wire
+from gpucheck.check import Check, Options
 from gpucheck.outcome import CheckError, Failed, Result
 
 SCRIPT = REPOSITORY / "scripts" / "gpu_check.py"
@@ -416,7 +419,7 @@ def test_the_largest_difference_of_two_models():
         wire.largest_difference(model(1), model(1, 2))
 
 
-def test_a_wrong_convolution_is_noticed(whole, tmp_path, monkeypatch):
+def test_a_wrong_convolution_is_noticed(piece, monkeypatch):
     """A device that rounds as TF32 does, and a CPU that is off from the exact sums, each fail the part."""
     real = convolutions._step
 
@@ -429,15 +432,6 @@ def test_a_wrong_convolution_is_noticed(whole, tmp_path, monkeypatch):
             return weights
 
         return step
-
-    def compare(name: str) -> Result:
-        folder = tmp_path / name
-        folder.mkdir()
-        caffe = programs.find(str(caffe_root()), tmp_path)
-        options = convolutions.Check.__dataclass_fields__ and _options()
-        return convolutions.compare(
-            convolutions.Check(options, caffe, folder, store.State(folder, {}), lambda text: None)
-        )
 
     def as_tf32(check, name, gpu, extra):
         start = convolutions._start(nets.GROUPED[1:2], 2)
@@ -453,16 +447,10 @@ def test_a_wrong_convolution_is_noticed(whole, tmp_path, monkeypatch):
 
     monkeypatch.setattr(convolutions, "_step", as_tf32)
     with pytest.raises(Failed, match=r"output: 0\.0002.* input gradient: 0\.000[23].* weight gradient: 0\.000[23]"):
-        compare("device")
+        convolutions.compare(piece)
     monkeypatch.setattr(convolutions, "_step", off(1.001, ("cpu", "device-cpu")))
     with pytest.raises(Failed, match="differs from exact sums"):
-        compare("both")
-
-
-def _options():
-    from gpucheck.check import Options
-
-    return Options(gpu=None, quick=True)
+        convolutions.compare(piece)
 
 
 def test_the_rate_after_a_resumption_is_not_taken():
@@ -477,6 +465,81 @@ def test_a_resumed_training_shows_its_first_loss():
     for quick in (False, True):
         assert training.ITERATIONS[quick][0] % training.DISPLAY[quick] == 0
         assert training.ITERATIONS[quick][0] % training.ITERATIONS[quick][1] == 0  # and of the test interval
+
+
+@pytest.fixture
+def piece(tmp_path) -> Check:
+    """A check on the CPU, of which single parts are called."""
+    options, caffe = Options(gpu=None, quick=True), programs.find(str(caffe_root()), tmp_path)
+    return Check(options, caffe, tmp_path, store.State(tmp_path, {}), lambda text: None)
+
+
+def test_a_resumption_that_starts_again_fails(piece, monkeypatch):
+    """It must begin at the snapshot's iteration, restored, and near its loss."""
+    begun = {"first_loss": 900.0, "last_loss": 100.0, "complete": True, "images_per_second": None}
+    data = {"what": "", "made_by": "", "train": 24, "test": 12}
+    for resumed, message in (
+        ({"began_at": 0, "restored": True, "first_loss": 100.0, "complete": True}, "began at iteration 0, not at 12"),
+        ({"began_at": 12, "restored": True, "first_loss": 890.0, "complete": True}, "jumped from 100 to 890"),
+        ({"began_at": 12, "restored": True, "first_loss": 99.0, "complete": False}, "Optimization Done"),
+    ):
+        facts = {"train.begin": begun, "train.resume": resumed, "data": data}
+        monkeypatch.setattr(piece.state, "step", lambda name, make, files=(), facts=facts: facts[name])
+        with pytest.raises(Failed, match=message):
+            training.train(piece)
+
+
+def test_predictions_that_differ_fail(piece, monkeypatch):
+    """By more than a hundredth of a month; nan never passes; other images are no comparison."""
+    ages = {"cpu": {"fc8": [99.0, 120.0], "label": [100.0, 118.0]}}
+    monkeypatch.setattr(training, "_predict", lambda check, where: ages[where])
+    for value, message in ((120.02, "up to 0.02 months"), (math.nan, "up to nan")):
+        ages["device"] = {"fc8": [99.0, value], "label": [100.0, 118.0]}
+        with pytest.raises(Failed, match=message):
+            training.predictions(piece)
+    ages["device"] = {"fc8": [99.0, 120.0], "label": [100.0, 117.0]}
+    with pytest.raises(Failed, match="different images"):
+        training.predictions(piece)
+    ages["device"] = {"fc8": [99.005, 120.0], "label": [100.0, 118.0]}
+    assert training.predictions(piece).figures["largest_difference_months"] == pytest.approx(0.005)
+
+
+def test_two_models_of_one_seed_fail(piece, monkeypatch):
+    """With the largest difference and its layer."""
+    models = iter([{"conv2": [array("f", [1.0]).tobytes()]}, {"conv2": [array("f", [1.25]).tobytes()]}])
+    monkeypatch.setattr(training, "databases", lambda check: {"train": 24, "test": 12})
+    monkeypatch.setattr(training, "_short", lambda *arguments: next(models))
+    with pytest.raises(Failed, match=r"two models: largest difference of a weight 0\.25, in conv2"):
+        training.repeatable(piece)
+
+
+def test_a_full_disk_is_a_sentence(piece):
+    """An error of the system names the file; a fault of the check itself is named as one."""
+
+    def full(check):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "x/data.mdb")
+
+    result = gpu_check._outcome(gpu_check.Part("train", "", full, (1, 1)), piece)
+    assert (result.status, result.summary) == ("FAILED", "x/data.mdb: No space left on device")
+    result = gpu_check._outcome(gpu_check.Part("train", "", lambda check: 1 / 0, (1, 1)), piece)
+    assert result.summary.startswith("a fault of the check itself: ZeroDivisionError")
+
+
+def test_which_caffe_is_checked(tmp_path, monkeypatch):
+    """The one given, else the bundle beside the script, else the environment's, else PATH; else what to do."""
+    for name in ("given", "bundle", "path"):
+        (tmp_path / name / "bin").mkdir(parents=True)
+        (tmp_path / name / "bin" / "caffe").write_text("#!/bin/sh\n")
+        (tmp_path / name / "bin" / "caffe").chmod(0o755)
+    (tmp_path / "bundle" / "bundle.json").write_text('{"python": "3.11"}')
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path / "path" / "bin"))
+    assert programs.find(str(tmp_path / "given"), tmp_path / "bundle").root == tmp_path / "given"
+    assert programs.find("", tmp_path / "bundle").record == {"python": "3.11"}
+    assert programs.find(None, tmp_path / "given").bin == tmp_path / "path" / "bin"
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(CheckError, match="Set CAFFE_ROOT"):
+        programs.find(None, tmp_path / "given")
 
 
 def test_a_training_that_does_not_learn_fails():
