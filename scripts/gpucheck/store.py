@@ -128,7 +128,7 @@ def scrubbed(value: Any) -> Any:
     A path keeps its last part; only what is under /usr, /lib, /etc, /proc, /dev and /sys stays whole. A host or user
     name is replaced wherever it is a word of its own.
 
-    >>> scrubbed({"log": "open /home/someone/data/x.png failed; /usr/lib/libz.so.1 is there"})
+    >>> scrubbed({"log": "open /data/of/someone/x.png failed; /usr/lib/libz.so.1 is there"})
     {'log': 'open …/x.png failed; /usr/lib/libz.so.1 is there'}
     """
     if isinstance(value, dict):
