@@ -25,7 +25,7 @@ VENV      := .venv
 BONECAFFE := BONECAFFE_MAKE=1 $(VENV)/bin/bonecaffe
 PYTHON    := $(VENV)/bin/python
 
-.PHONY: help setup caffe caffe-check caffe-bundle demo smoke annotate locate prepare train evaluate predict test sweep lint mutants bench prototxt pictures reference clean
+.PHONY: help setup caffe caffe-check caffe-bundle gpu-check demo smoke annotate locate prepare train evaluate predict test sweep lint mutants bench prototxt pictures reference clean
 .DEFAULT_GOAL := help
 
 help:                ## show this list
@@ -43,6 +43,12 @@ caffe-check: setup   ## run Caffe's own C++ tests on the Caffe that was built (3
 
 caffe-bundle: setup  ## pack that Caffe and its libraries into one archive, for machines without root [BUNDLE=folder] (2 minutes)
 	@$(PYTHON) scripts/bundle_caffe.py --out $(call quoted,BUNDLE)
+
+gpu-check: setup     ## compare the GPU with the CPU and measure its speed; writes a report into runs/gpu-check (10 minutes) [GPU=1, or cpu to try the check]
+	@test $(call quoted,GPU) = cpu || test -f runs/gpu-check-data.tar.xz || { mkdir -p runs; \
+	  $(PYTHON) scripts/gpu_check.py prepare --out runs/gpu-check-data.tar.xz; }
+	@$(PYTHON) scripts/gpu_check.py --work runs/gpu-check \
+	  $(if $(filter cpu,$(GPU)),--cpu --quick,$(call option,--gpu,GPU) --data runs/gpu-check-data.tar.xz)
 
 demo: setup          ## run the whole pipeline on synthetic hands, on the CPU; prints the path of report.html
 	@test -f $(call quoted,DEMO)-data/ages.csv || { rm -rf -- $(call quoted,DEMO)-data; $(BONECAFFE) phantom $(call quoted,DEMO)-data --count 500 --size 700x910; }

@@ -28,6 +28,7 @@ OF_OTHERS = {  # options that the documents name, of programs other than bonecaf
     *("--times", "--sex"),  # scripts/simulate_statistics.py
     "--url",  # scripts/fetch_caffenet.py
     *("--rm", "--user", "--userns", "--build-arg", "--device", "--gpus", "--network"),  # podman, docker
+    *("--data", "--torch-python", "--out"),  # scripts/gpu_check.py
 }
 OF_CAFFE = {"all", "runtest"}  # targets of Caffe's own Makefile, which the paper names
 

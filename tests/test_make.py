@@ -42,6 +42,7 @@ OF_TARGET = {  # which variables a target passes on, each as one word after its 
     "evaluate": {"RUN": ""},
     "predict": {"RUN": "", "POINTS": "--points"},
     "demo": {"DEMO": ""},
+    "gpu-check": {"GPU": "--gpu"},
 }
 
 
@@ -108,6 +109,13 @@ def test_switches_and_lists(clone):
     assert made(clone, "train", "GPU=cpu", "RESUME=1")[:4] == ["train", "runs/paper", "--cpu", "--resume"]
     assert made(clone, "train")[:3] == ["train", "runs/paper", "\n"]
     assert made(clone, "train", GPU="0,1")[2:4] == ["--gpu", "0,1"]
+    script = "scripts/gpu_check.py"
+    assert made(clone, "gpu-check", "GPU=cpu")[:5] == [script, "--work", "runs/gpu-check", "--cpu", "--quick"]
+    words = made(clone, "gpu-check")  # the phantoms are made first
+    assert words[:4] == [script, "prepare", "--out", "runs/gpu-check-data.tar.xz"] and "--gpu" not in words
+    assert words[4:9] == [script, "--work", "runs/gpu-check", "--data", "runs/gpu-check-data.tar.xz"]
+    (clone / "runs" / "gpu-check-data.tar.xz").touch()
+    assert "prepare" not in made(clone, "gpu-check", "GPU=1")
     assert made(clone, "bench", "ONLY=prepare it's")[:4] == ["-m", "scripts.bench", "prepare", "it's"]
     done = subprocess.run(
         ["make", "caffe", 'GPU=a "b"', "FAST=it's", "CAFFE_SOURCE=c $d"],
