@@ -5,8 +5,8 @@
     gpu_check.py --cpu --quick                                                  its parts on the CPU, in a minute
     gpu_check.py prepare [--out gpu-check-data.tar.xz]                          the phantoms for it; needs bonecaffe
 
-Python 3.8 or newer and nothing else, so that it runs beside an unpacked Caffe (CAFFE_ROOT) where nothing can be
-installed. Interrupted or failed, the same command goes on where it stopped: parts that are ok are kept. Exit status 0
+Python 3.8 or newer and nothing else, so that it runs next to an unpacked Caffe (CAFFE_ROOT) where nothing can be
+installed. Interrupted or failed, the same command continues where it stopped: parts that are ok are kept. Exit status 0
 when no part fails, 1 when one does or the check cannot start, 130 when it was interrupted.
 """
 
@@ -70,7 +70,7 @@ def main(arguments: List[str] | None = None) -> int:
         say(f"{error.filename or 'the work folder'}: {error.strerror}")
         return 1
     except KeyboardInterrupt:
-        say("interrupted. The same command goes on from here.")
+        say("interrupted. The same command continues from here.")
         return 130
 
 
@@ -204,7 +204,7 @@ def _title(part: Part, check: Check) -> str:
 
 
 def _outcome(part: Part, check: Check) -> Result:
-    """A part's result; whatever goes wrong in it is its own failure, and the check goes on."""
+    """A part's result; whatever goes wrong in it is its own failure, and the check continues."""
     started = time.monotonic()
     try:
         result = part.run(check)

@@ -158,7 +158,7 @@ def test_a_failing_part_does_not_stop_the_others(whole, tmp_path):
 
 
 def test_interrupted_and_resumed(tmp_path):
-    """Ctrl-C stops Caffe and leaves a report; the same command goes on after the part that was finished."""
+    """Ctrl-C stops Caffe and leaves a report; the same command continues after the part that was finished."""
     work = tmp_path / "work"
     root = tmp_path / "caffe"
     (root / "bin").mkdir(parents=True)
@@ -191,7 +191,7 @@ def test_interrupted_and_resumed(tmp_path):
     assert second.returncode == 1 and "another gpu-check works in it" in second.stderr
     process.send_signal(signal.SIGINT)
     _, shown = process.communicate(timeout=20)
-    assert process.returncode == 130 and "goes on from here" in shown and "Traceback" not in shown
+    assert process.returncode == 130 and "continues from here" in shown and "Traceback" not in shown
     assert not Path(f"/proc/{hanging}").exists() or "Z" in Path(f"/proc/{hanging}/stat").read_text().split()[2]
     assert [results(work)[name]["status"] for name in ("machine", "train")] == ["ok", "not run"]
     stored = (work / "data" / "train_lmdb" / "data.mdb").stat().st_mtime_ns
@@ -332,7 +332,7 @@ def test_pytorch_is_measured_if_a_python_has_it(whole, tmp_path):
     ],
 )
 def test_caffes_own_tests_are_counted(tmp_path, ending, status, summary):
-    """A stand-in for test.testbin, beside a source folder; the real one has no GPU to run on here."""
+    """A stand-in for test.testbin, next to a source folder; the real one has no GPU to run on here."""
     (tmp_path / "source" / "src" / "caffe" / "test" / "test_data").mkdir(parents=True)
     program = tmp_path / "build" / "test" / "test.testbin"
     program.parent.mkdir(parents=True)
@@ -526,7 +526,7 @@ def test_a_full_disk_is_a_sentence(piece):
 
 
 def test_which_caffe_is_checked(tmp_path, monkeypatch):
-    """The one given, else the bundle beside the script, else the environment's, else PATH; else what to do."""
+    """The one given, else the bundle next to the script, else the environment's, else PATH; else what to do."""
     for name in ("given", "bundle", "path"):
         (tmp_path / name / "bin").mkdir(parents=True)
         (tmp_path / name / "bin" / "caffe").write_text("#!/bin/sh\n")
@@ -593,7 +593,7 @@ def test_phantoms_are_packed_and_used(tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    # a phantom takes up to 42 kB: the 600 of the whole check are to stay below 25 MB
+    # a phantom has at most 42 kB: the 600 of the whole check are to stay below 25 MB
     assert archive.stat().st_size < 36 * 42_000
     done = check(tmp_path / "work", *ON_CPU, "--data", str(archive), "--only", "train")
     assert done.returncode == 0, done.stderr

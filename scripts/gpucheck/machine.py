@@ -69,9 +69,9 @@ def _number(cell: str) -> Any:
 
 
 def resolved(caffe: Caffe) -> List[Dict[str, Any]]:
-    """The CUDA and BLAS libraries that bin/caffe resolves: name, file with its version, whose it is.
+    """The CUDA and BLAS libraries that bin/caffe resolves: name, file with its version, maker.
 
-    cuDNN 9 loads its sub-libraries by itself, so those beside libcudnn are listed too: mixed versions do not work.
+    cuDNN 9 loads its sub-libraries by itself, so those next to libcudnn are listed too: mixed versions do not work.
     """
     try:
         done = subprocess.run(

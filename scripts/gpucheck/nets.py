@@ -152,7 +152,7 @@ GROUPED = (
     Convolution("conv5", 384, 256, 13, 3, 1),
 )
 GAIN = 1024
-"""Learning rate of input, weights and bias, so that what is left of their values rounds away beside the gradient."""
+"""Learning rate of input, weights and bias, so that what is left of their values rounds away next to the gradient."""
 
 
 def gradients(layers: Sequence[Convolution], batch: int) -> str:

@@ -1,4 +1,4 @@
-"""What a part of the check ends with: a result, or an exception that says why there is none."""
+"""What a part of the check ends with: a result, or an exception with the reason why there is none."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ OK, FAILED, SKIPPED = "ok", "FAILED", "skipped"
 
 
 class CheckError(Exception):
-    """The check cannot start or go on; its text is for the user."""
+    """The check cannot start or continue; its text is for the user."""
 
 
 class Failed(Exception):
-    """A part found a fault; ``figures`` is what it had measured by then."""
+    """A part found a fault; ``figures`` is what it had measured before."""
 
     def __init__(self, reason: str, figures: Dict[str, Any] | None = None) -> None:
         super().__init__(reason)

@@ -16,7 +16,7 @@ _DATA = Path("src") / "caffe" / "test" / "test_data"
 
 
 def run(check: Check) -> Result:
-    """Run test.testbin: --tests, or the one in the build tree beside this Caffe."""
+    """Run test.testbin: --tests, or the one in the build tree next to this Caffe."""
     program = check.options.tests or _beside(check)
     if program is None:
         raise Skip("there is no test.testbin. `make caffe-check` builds it; --tests gives the path of one")

@@ -1,4 +1,4 @@
-"""Caffe and its programs: where they are, running one with a limit, a log and progress, what a training's log says."""
+"""Caffe's programs: where they are, running one with a limit, a log and progress; the content of a training's log."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WSL = "/usr/lib/wsl/lib/nvidia-smi"
 
 @dataclass(frozen=True)
 class Caffe:
-    """An installed Caffe: its folder (None: on PATH), its programs, its pycaffe, the records beside it."""
+    """An installed Caffe: its folder (None: on PATH), its programs, its pycaffe, the records next to it."""
 
     root: Path | None
     bin: Path
@@ -47,15 +47,15 @@ class Caffe:
         return [str(self.bin), stat.st_size, int(stat.st_mtime)]
 
 
-def find(given: str | None, beside: Path) -> Caffe:
-    """The Caffe to check: ``given`` (CAFFE_ROOT), else one beside the script, the environment's own, or PATH.
+def find(given: str | None, here: Path) -> Caffe:
+    """The Caffe to check: ``given`` (CAFFE_ROOT), else one next to the script, the environment's own, or PATH.
 
     CheckError with the remedy when there is none.
     """
     if given:
         return _at(Path(given).absolute())
-    if (beside / "bin" / "caffe").is_file() and (beside / "bundle.json").is_file():
-        return _at(beside)
+    if (here / "bin" / "caffe").is_file() and (here / "bundle.json").is_file():
+        return _at(here)
     noted = _json(Path(sys.prefix) / "share" / "bonecaffe" / "caffe.json").get("root")
     if isinstance(noted, str) and noted != "PATH":
         return _at(Path(noted))
@@ -63,7 +63,7 @@ def find(given: str | None, beside: Path) -> Caffe:
     if on_path:
         return Caffe(None, Path(on_path).parent, None, {})
     raise CheckError(
-        "no Caffe found: CAFFE_ROOT is not set, there is none beside this script or on PATH. Set CAFFE_ROOT to an "
+        "no Caffe found: CAFFE_ROOT is not set, there is none next to this script or on PATH. Set CAFFE_ROOT to an "
         "unpacked or installed Caffe, the folder that has bin/caffe, or run `make setup`."
     )
 
@@ -253,7 +253,7 @@ class Memory:
                 return
 
 
-# ---- what a training's log says ------------------------------------------------------------------------------------
+# ---- the content of a training's log -----------------------------------------------------------------------------
 
 _NUMBER = r"([-+]?(?:nan|inf|\d+\.?\d*(?:e[-+]?\d+)?))"
 _LOSS = re.compile(r"Iteration (\d+)(?: \(([\d.e+-]+) iter/s, [^)]*\))?, loss = " + _NUMBER, re.IGNORECASE)

@@ -256,12 +256,12 @@ print("ages " + json.dumps(ages))
 
 def pycaffe(check: Check) -> Result:
     """The same ages from pycaffe, where this Python can load it."""
-    wanted = str(check.caffe.record.get("python", ""))
+    needed = str(check.caffe.record.get("python", ""))
     version = "{}.{}".format(*sys.version_info)
     if check.caffe.python is None:
-        raise Skip("this Caffe has no pycaffe beside it")
-    if wanted and wanted.split(".")[:2] != version.split("."):
-        raise Skip(f"pycaffe was built for Python {wanted}, and this is {version}")
+        raise Skip("this Caffe has no pycaffe next to it")
+    if needed and needed.split(".")[:2] != version.split("."):
+        raise Skip(f"pycaffe was built for Python {needed}, and this is {version}")
     by_caffe = _predict(check, "device")["fc8"]
     _, passes = _test_batches(check, len(by_caffe))
     command = [
