@@ -12,7 +12,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=$PWD/.venv/bin/python
 cache=${BONECAFFE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/bonecaffe}
 work=$cache/gpu-check
-say() { printf 'gpu-check: %s\n' "$*"; }
+say() { printf 'gpu-build: %s\n' "$*"; }
 die() { say "$*" >&2; exit 1; }
 [ -x "$python" ] || die "no .venv; run make setup first."
 command -v nvcc >/dev/null || die "no nvcc on PATH."

@@ -124,11 +124,13 @@ def test_every_input_makes_another_key():
 
 def test_cmake_is_given_the_flags():
     """The C++ flags of a fast build, and the header that every file of a GPU build includes."""
-    fast = some_inputs().cmake_arguments(Path("/h"))
-    assert f"-DCMAKE_CXX_FLAGS={inputs.PARALLEL_CXX_FLAGS}" in fast and "-DCPU_ONLY=ON" in fast
-    assert "-DCMAKE_CXX_FLAGS=" in some_inputs(parallel=False).cmake_arguments(Path("/h"))
-    cuda = some_inputs(parallel=False, gpu=a_gpu()).cmake_arguments(Path("/h"))
-    assert "-DCMAKE_CXX_FLAGS=-include /h" in cuda
+    without_path = "-ffile-prefix-map=/t=caffe"
+    fast = some_inputs().cmake_arguments(Path("/t"), Path("/h"))
+    assert f"-DCMAKE_CXX_FLAGS={without_path} {inputs.PARALLEL_CXX_FLAGS}" in fast and "-DCPU_ONLY=ON" in fast
+    slow = some_inputs(parallel=False).cmake_arguments(Path("/t"), Path("/h"))
+    assert f"-DCMAKE_CXX_FLAGS={without_path}" in slow
+    cuda = some_inputs(parallel=False, gpu=a_gpu()).cmake_arguments(Path("/t"), Path("/h"))
+    assert f"-DCMAKE_CXX_FLAGS={without_path} -include /h" in cuda
     assert "-DCUDA_NVCC_FLAGS=-std=c++17;-O3;-Wno-deprecated-gpu-targets;-include;/h" in cuda
 
 

@@ -137,7 +137,7 @@ class Build:
         steps.run(
             [
                 *("cmake", "-S", str(source), "-B", str(build)),
-                *self.inputs.cmake_arguments(source / CUDA_HEADER),
+                *self.inputs.cmake_arguments(self.tree, source / CUDA_HEADER),
                 f"-DCMAKE_INSTALL_PREFIX={self.prefix}",
                 f"-DCMAKE_INSTALL_RPATH={self.prefix}/lib",
             ]

@@ -116,9 +116,13 @@ class Inputs:
             lines += [self.gpu.summary, " ".join(self.gpu.paths), f"{self.cuda_header_sha256}  -"]
         return files.sha256("".join(f"{line}\n" for line in lines))[:16]
 
-    def cmake_arguments(self, cuda_header: Path) -> list[str]:
-        """CMake's arguments, except its folders. ``cuda_header`` is the path of `CUDA_EDIT` in Caffe's source."""
-        cxx_flags = [PARALLEL_CXX_FLAGS] if self.parallel else []
+    def cmake_arguments(self, tree: Path, cuda_header: Path) -> list[str]:
+        """CMake's arguments, except its folders.
+
+        ``tree`` is the folder of source and build. Its path has a user's name and stays out of what is compiled.
+        ``cuda_header`` is the path of `CUDA_EDIT` in Caffe's source.
+        """
+        cxx_flags = [f"-ffile-prefix-map={tree}=caffe", *([PARALLEL_CXX_FLAGS] if self.parallel else [])]
         paths: list[str] = []
         if self.gpu:
             cxx_flags += [*self.gpu.cxx_flags, f"-include {cuda_header}"]
