@@ -12,8 +12,8 @@ must have numpy. The script uses the first of these that works:
 1. CAFFE_ROOT     an existing install, or a source folder built in place
 2. PATH           caffe, convert_imageset, compute_image_mean, with a pycaffe that imports
 3. CAFFE_SOURCE   a folder or tarball of Caffe's source
-4. Debian bullseye's source package, its address read from this machine's own apt sources
-5. a git clone of BVLC/caffe
+4. upstream's source at commit 99bd99795: from the cache, from the package in Debian bullseye's or Ubuntu focal's
+   archive (its address is read from this machine's own apt sources), as upstream's tarball, or by git; the same tree
 
 BONECAFFE_FAST=0 builds Caffe's own loops; otherwise its CPU part uses all cores (caffe_parallel.hpp).
 BONECAFFE_GPU=1 builds for NVIDIA GPUs, 0 for the CPU only. By default it is 1 if nvcc and a driver are present.
