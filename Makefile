@@ -12,6 +12,8 @@ DEMO    := runs/demo
 # $, as usual. $(call quoted,RUN) is the value as one shell word, $(call quoted_words,ONLY) quotes each of its words.
 GIVEN := RUN RECIPE IMAGES AGES TEST_AGES POINTS WEIGHTS GPU FAST TRAIN TEST SEED SPLIT LABELS ORIGIN AGES_IN_YEARS \
   AGES_IN_MONTHS SUGGEST SHEET LOCATOR RESUME FULL ONLY DEMO CAFFE_ROOT CAFFE_SOURCE CUDA_ARCH CUDA_HOME CUDNN_ROOT NCCL_ROOT BUNDLE
+UNKNOWN := $(strip $(foreach name,$(filter-out $(GIVEN) -%,$(.VARIABLES)),$(if $(filter command,$(firstword $(origin $(name)))),$(name))))
+$(if $(UNKNOWN),$(error no target reads $(UNKNOWN); `make help` lists the variables of each target. Put a variable of another program in front of make: $(firstword $(UNKNOWN))=... make))
 OWN_POINTS := $(filter command environment,$(origin POINTS))
 dollar := $$
 $(foreach name,$(GIVEN),$(eval override $(name) := $$(subst $$(dollar)$$(dollar),$$(dollar),$$(value $(name)))))
@@ -31,10 +33,10 @@ PYTHON    := $(VENV)/bin/python
 help:                ## show this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
-setup:               ## install everything: Debian packages, .venv, Caffe (4 minutes the first time)
+setup:               ## install everything: Debian packages, .venv, Caffe (5 minutes the first time)
 	@scripts/setup.sh
 
-caffe:               ## install again; GPU=1 builds Caffe for NVIDIA GPUs, GPU=0 for the CPU, FAST=0 with Caffe's own one-core loops [CUDA_ARCH="86 89"]
+caffe:               ## choose Caffe's build and install again; GPU=1 builds Caffe for NVIDIA GPUs, GPU=0 for the CPU, FAST=0 with Caffe's own one-core loops [CUDA_ARCH="86 89"]
 	@BONECAFFE_GPU=$(call quoted,GPU) BONECAFFE_FAST=$(call quoted,FAST) scripts/setup.sh caffe
 
 caffe-check: setup   ## run Caffe's own C++ tests on the Caffe that was built (3 minutes)

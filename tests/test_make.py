@@ -169,6 +169,15 @@ def test_dry_run_shows_what_would_be_called(clone):
     assert shlex.split(shown) == ["rm", "-rf", "--", "it's a demo", "it's a demo-data"]
 
 
+def test_a_variable_that_no_target_reads_is_refused(clone):
+    """A typo would otherwise be ignored: `make train GPUS=0` would start on the CPU. The environment may hold any."""
+    done = subprocess.run(
+        ["make", "-n", "train", "RUN=a b", "GPUS=0"], cwd=clone, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2 and "no target reads GPUS;" in done.stderr and not done.stdout
+    assert subprocess.check_output(["make", "-n", "clean"], cwd=clone, env={**os.environ, "GPUS": "0"})
+
+
 def test_clean_removes_the_demo_alone(clone):
     """Whatever its name."""
     for name in ("a demo", "a demo-data", "demo", "a"):
@@ -202,7 +211,8 @@ def test_every_option_that_make_passes_on_has_its_variable():
         (["predict", "{run}"], 2, ""),
         (["prepare", "{run}"], 2, "IMAGES= for --images"),
         (["prepare", "{run}", "--train", "x", "--images", "a"], 2, "TRAIN= for --train"),
-        (["repro", "{run}/none"], 1, ""),
+        (["evaluate", "{run}/none"], 1, "RUN= for another run"),
+        (["runs", "{run}/none"], 1, ""),
     ],
 )
 def test_errors_under_make_name_the_variable(prepared, tmp_path, arguments, code, expected, monkeypatch):

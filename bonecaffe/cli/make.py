@@ -31,14 +31,16 @@ VARIABLES = {
 IS_UNDER_MAKE = "BONECAFFE_MAKE"
 """Environment variable that the Makefile sets for the commands it calls."""
 _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
+_STEP = re.compile(r": bonecaffe (?:prepare|train) ")
+"""How an error about a run without a preparation or a training begins its remedy."""
 
 
 def explained(message: str) -> str:
-    """The message, plus the variables of the options it names if the Makefile called bonecaffe."""
+    """The message, plus the variables of the options and of the run it names if the Makefile called bonecaffe."""
     if not os.environ.get(IS_UNDER_MAKE):
         return message
     named = {option: VARIABLES[option] for option in _OPTION.findall(message) if option in VARIABLES}
     if not named:
-        return message
+        return f"{message} Under make, give RUN= for another run." if _STEP.search(message) else message
     listed = ", ".join(f"{variable} for {option}" for option, variable in named.items())
     return f"{message} Under make, give {listed}."
