@@ -55,7 +55,8 @@ def fold_of(split: str) -> Fold | None:
 def _split(split: str) -> str:
     fold = fold_of(split)
     if split not in ("drawn", "given") and (fold is None or fold.of < 2 or fold.number > fold.of):
-        raise ValueError(f"{_short(repr(split))} is not a split; write drawn, given, or a fold such as fold 1 of 5")
+        folds = "a fold such as fold 1 of 5, up to fold 5 of 5"
+        raise ValueError(f"{_short(repr(split))} is not a split; write drawn, given, or {folds}")
     return split
 
 
@@ -385,7 +386,9 @@ def _find(name_or_path: str | Path, extending: Path | None = None) -> Path:
             return path
     except OSError as error:  # a name that is too long, a folder that may not be searched
         raise RecipeError(f"recipe {_short(text)}: {error.strerror}.") from None
-    raise RecipeError(f"recipe {_short(text)}: neither a file nor one of {', '.join(Recipe.names())}.")
+    where = "recipe" if extending is None else f"{extending}: extends"
+    typo = _nearest(text, Recipe.names())
+    raise RecipeError(f"{where} {_short(text)}: neither a file nor one of {', '.join(Recipe.names())}{typo}.")
 
 
 def _short(text: str) -> str:
@@ -508,6 +511,16 @@ def _entry(path: Path, dotted: str, entry: Any) -> dict[str, Any]:
     return {key: value if key == "value" else _one_line(str(value)) for key, value in entry.items()}
 
 
+def _flaw(found: Mapping[str, object]) -> str:
+    """What is wrong with a field's value, after the field's name: pydantic's error in plain words, with the value."""
+    message = str(found["msg"])
+    if not message.startswith("Input should be "):
+        return f": {message.removeprefix('Value error, ')}"
+    expected = re.split(", (?:unable|got) ", message.removeprefix("Input should be "))[0]
+    expected = expected.replace("a valid integer", "a whole number").replace("a valid ", "a ")
+    return f" must be {expected}, not {_short(repr(found['input']))}"
+
+
 def _build(fields: dict[str, dict[str, Any]], head: dict[str, str], where: str) -> Recipe:
     tree: dict[str, Any] = dict(head)
     notes: dict[str, dict[str, str]] = {}
@@ -519,8 +532,6 @@ def _build(fields: dict[str, dict[str, Any]], head: dict[str, str], where: str) 
         return Recipe.model_validate({**tree, "notes": notes})
     except ValidationError as error:
         found = error.errors()
-        problems = "; ".join(
-            f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}" for e in found[:5]
-        )
+        problems = "; ".join(f"{'.'.join(map(str, each['loc']))}{_flaw(each)}" for each in found[:5])
         more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
         raise RecipeError(f"recipe {where}: {problems}{more}.") from error

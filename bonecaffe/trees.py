@@ -122,8 +122,8 @@ def _load_yaml(text: str) -> Any:
 
 
 def _sentence(cause: Exception) -> str:
-    """An error's text in one line, cut to a readable length."""
-    text = " ".join(str(cause).split()).rstrip(".") or type(cause).__name__
+    """An error's text in one line, cut to a readable length; without PyYAML's name for a text that is in memory."""
+    text = " ".join(str(cause).replace(' in "<unicode string>",', " at").split()).rstrip(".") or type(cause).__name__
     return text if len(text) <= 300 else f"{text[:300]} …"
 
 

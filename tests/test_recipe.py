@@ -63,6 +63,15 @@ def test_every_field_has_a_source_or_reason(name):
         ("- 1", "mapping"),
         ("name: alone\n", "data.train_cases"),
         ("extends: paper\nsolvr:\n  base_lr: {value: 1, reason: faster}\n", "no section solvr.*a typo for solver"),
+        ("extends: papr\n", "extends papr: neither a file nor .*a typo for paper"),
+        (
+            "extends: demo\nnetwork:\n  train_batch: {value: lots, reason: faster}\n",
+            "network.train_batch must be a whole number, not 'lots'",
+        ),
+        (
+            "extends: demo\nsolver:\n  type: {value: SDG, reason: faster}\n",
+            "solver.type must be 'SGD', 'Nesterov' or 'Adam', not 'SDG'",
+        ),
         ("extend: paper\n", "no section extend.*a typo for extends"),
         ("solver:\n  base_lrr: {value: 1, reason: faster}\n", "no field solver.base_lrr.*a typo for solver.base_lr"),
         ("extends: paper\nsolver:\n  stepsise: {value: 1, reason: faster}\n", "a typo for solver.stepsize"),
