@@ -205,9 +205,9 @@ class RunDir:
         """
         prepared = self.read().prepare
         if not self.recipe_file.is_file():
+            reason = "no recipe.yaml here" if self.path.is_dir() else "no such folder"
             raise RunError(
-                f"{self.path}: no recipe.yaml here, so this is not a prepared run. "
-                f"Start with: bonecaffe prepare {self.path} …"
+                f"{self.path}: {reason}, so this is not a prepared run. Start with: bonecaffe prepare {self.path} …"
             )
         recipe = Recipe.load(self.recipe_file)
         if prepared is None or recipe.to_yaml() == prepared.recipe:

@@ -35,7 +35,8 @@ def find_images(folder: str | Path, refused: dict[Path, str] | None = None) -> d
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ImageError(f"{folder}: no such folder of images.")
+        reason = "a file, not a folder of images" if folder.exists() else "no such folder of images"
+        raise ImageError(f"{folder}: {reason}.")
     found: dict[str, Path] = {}
     unusable: dict[Path, str] = {}
     for path in filter(_is_image, _files(folder)):
@@ -304,7 +305,7 @@ def _grey(image: NDArray[Any], name: str) -> NDArray[Any]:
         image = image[..., :-1]
     tolerance = GREY_TOLERANCE * (257 if image.dtype == np.uint16 else 1)
     if int((image.max(axis=2).astype(np.int32) - image.min(axis=2)).max()) > tolerance:
-        raise ImageError(f"{name}: a colour image, not a radiograph.")
+        raise ImageError(f"{name}: a colour image, not a radiograph. Export the radiograph in grey.")
     return np.ascontiguousarray(image[..., image.shape[2] // 2])
 
 

@@ -94,7 +94,8 @@ class Locator:
         try:
             self.facts = read_json(model / "locator.json", "settings", LocateError)
         except (OSError, LocateError) as error:
-            reason = str(error).rstrip(".")
+            missing = isinstance(error, FileNotFoundError)
+            reason = "it has no locator.json" if missing else str(error).rstrip(".")
             raise LocateError(
                 f"{model}: no locator here ({reason}). Train one with: bonecaffe train-locator {model}"
             ) from None

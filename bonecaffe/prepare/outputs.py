@@ -31,7 +31,8 @@ def prepared_of(run: RunDir) -> Prepared:
     """The record of a run's preparation; RunError when there is none."""
     prepared = run.read().prepare
     if prepared is None:
-        raise RunError(f"{run}: not a prepared run. Start with: bonecaffe prepare {run} …")
+        reason = "" if run.path.is_dir() else "no such folder, so this is "
+        raise RunError(f"{run}: {reason}not a prepared run. Start with: bonecaffe prepare {run} …")
     return prepared
 
 

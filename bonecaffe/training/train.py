@@ -145,6 +145,8 @@ def _to_resume(
             f"{run}: {changed} changed since the training that would be resumed. Start again in another run folder."
         )
     snapshot = snapshots.newest_complete(run.snapshots)
+    if snapshot is None and not earlier:
+        raise TrainError(f"{run.snapshots}: no complete snapshot to resume from. Train without --resume.")
     if snapshot is None:
         raise TrainError(
             f"{run.snapshots}: no complete snapshot to resume from. Remove {run.snapshots} and train again."
@@ -179,7 +181,7 @@ def _write(run: RunDir, start: Start, say: Say) -> tuple[Launch, str]:
         for name in staging.edited:
             say(f"{name} was edited by hand and is used unchanged")
         staged = dict(staging.files)
-        begun = "from the fillers, without pretrained weights"
+        begun = "from random weights (the fillers of the net), without pretrained ones"
         if start.snapshot is not None:
             begun = f"resumed from iteration {start.snapshot.iteration}"
         elif start.weights_file is not None:
