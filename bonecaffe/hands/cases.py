@@ -165,8 +165,12 @@ def _columns(path: str | Path, columns: Sequence[str]) -> _Columns:
         )
     ]
     if not known:
+        if "ulna_x" in by_lower:
+            raise CasesError(f"{path}: a table of points, not of ages. Give it with --points.")
         forms = "; ".join(f"{h.id},{h.age},{h.male} ({h.source})" for h in HEADERS)
-        raise CasesError(f"{path}: unknown header {quoted(','.join(columns), 200)}. Known headers: {forms}.")
+        raise CasesError(
+            f"{path}: unknown header {quoted(','.join(columns), 200)}. Known headers: {forms}. Rename the columns."
+        )
     if len(known) > 1:
         ages = " and ".join(by_lower[header.age.lower()] for header in known)
         raise CasesError(f"{path}: more than one column of ages: {ages}. Keep only one of them.")

@@ -26,7 +26,7 @@ PIXELS_AT_MOST = 1 << 26
 SCANS_AT_MOST = 64
 """The most scans of a JPEG that are decoded. Encoders write about ten; each costs a pass over the whole image."""
 PAGES_COUNTED = 1000
-AGAIN = "Fetch it again, or take it out of the tables."
+AGAIN = "Download or copy it again, or leave it out."
 READ = "PNG, JPEG, TIFF and BMP are read"
 
 ReadAt = Callable[[int, int], bytes]

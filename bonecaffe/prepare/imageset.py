@@ -41,16 +41,16 @@ def key(number: int, case: Case) -> str:
     return f"{number:08d}_{case.id}.png"
 
 
-def check_whole_months(cases: Sequence[Case]) -> None:
-    """Refuse fractional ages, with their number, the first three and the two remedies."""
+def check_whole_months(cases: Sequence[Case], where: str = "labels") -> None:
+    """Refuse fractional ages, with ``where`` they are, their number, the first three and the two remedies."""
     fractional = [case for case in cases if case.boneage_months != int(case.boneage_months)]
     if fractional:
         shown = ", ".join(f"{case.id} ({case.boneage_months:g})" for case in fractional[:3])
         raise PrepareError(
-            f"labels: {len(fractional)} of {len(cases)} ages are not whole months: {shown}"
+            f"{where}: {len(fractional)} of {len(cases)} ages are not whole months: {shown}"
             f"{', …' if len(fractional) > 3 else ''}. convert_imageset would cut the fraction off silently. "
-            "Give --labels round to train on rounded ages, or --labels exact to keep them "
-            "in a separate database; both are declared as a departure. Evaluation uses the exact ages in any case."
+            "Give --labels round to train on rounded ages, or --labels exact to keep them in a separate database; "
+            "the report lists either as a departure. Evaluation uses the exact ages in any case."
         )
 
 

@@ -170,7 +170,7 @@ def read_inputs(
         raise ImageError(
             f"{hand_images.listed_folders(images_in)}: no image for {len(missing)} marked "
             f"case{'s' * (len(missing) > 1)}: {ids.listed(missing, images)}. "
-            f"Add the images, or take the rows out of {points}."
+            f"Add the images, or remove the rows from {points}."
         )
     unmarked = [case.id for case in cases if case.id not in marked]
     without_age = marked.keys() - {case.id for case in cases}
@@ -178,7 +178,8 @@ def read_inputs(
     needed, why = _needed(recipe)
     if len(usable) < needed:
         first = ids.listed(alike[:1] or unmarked[:1], without_age)
-        remedy = "Write the ids the same way in both tables" if alike else "Mark more hands"
+        more = "Mark more hands" if unmarked else "Add more hands"
+        remedy = "Write the ids the same way in both tables" if alike else more
         fewer = ", or ask for fewer with --train and --test" if recipe.data.split == "drawn" else ""
         raise CasesError(
             f"{_names(tables)}: {len(cases)} cases, of which {len(usable)} are marked in {points}"
@@ -186,7 +187,7 @@ def read_inputs(
         )
     train, test = _split(usable, tables, recipe)
     if recipe.data.labels == "whole_months":
-        check_whole_months(usable if recipe.data.split == "drawn" else [*train, *test])
+        check_whole_months(usable if recipe.data.split == "drawn" else [*train, *test], _names(tables))
     left_out = {
         "without points": len(unmarked),
         "without an age": len(without_age),
@@ -347,4 +348,4 @@ def _check_sizes(inputs: Inputs, table: Path) -> None:
                 f"{image} is {width} x {height}, but its points (id {case.id}) "
                 f"were marked in {hand.width} x {hand.height}"
             )
-    problems.raise_if_any(PointsError, str(table), "Correct the image or its row, or take the case out of the tables.")
+    problems.raise_if_any(PointsError, str(table), "Correct these images or rows, or remove the rows.")

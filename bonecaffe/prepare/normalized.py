@@ -121,7 +121,7 @@ def normalize_all(
                 progress(len(done), len(jobs))
             if not problems.found:
                 yield split, {job.id: done[job.id] for job in members}
-    problems.raise_if_any(PrepareError, "images", "Correct these, or take the cases out of the tables.")
+    problems.raise_if_any(PrepareError, "images", "Correct these, or remove the cases from the tables.")
 
 
 def _outcomes(todo: list[Job], workers: int | None) -> Generator[NormalizedImage]:
