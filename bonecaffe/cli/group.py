@@ -23,7 +23,7 @@ _REMEDIES = {
     errno.ENOSPC: "the disk is full; make room and try again",
     errno.EDQUOT: "the disk quota is used up",
     errno.EROFS: "the file system is read-only",
-    errno.EACCES: "permission denied",
+    errno.EACCES: "permission denied. Change the permissions of the file and its folder, or use another folder",
     errno.EPERM: "not permitted",
 }
 _MEMORY = "there is not enough memory. Close other programs, or use fewer processes (--jobs 1, if the command has it)"

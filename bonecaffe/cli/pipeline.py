@@ -257,7 +257,7 @@ def train(run: Path, weights: Path | None, gpu: str | None, cpu: bool, resume: b
 
 @main.command()
 @click.argument("model", metavar="MODEL", type=click.Path(file_okay=False, path_type=Path))
-@click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=FOLDER)
+@click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=click.Path(readable=False, path_type=Path))
 @click.option("--points", type=FILE, help="Table of the seven reference points. [default: the locator finds them]")
 @LOCATOR
 @click.option("--snapshot", type=click.IntRange(0), help="Iteration of the snapshot to use. [default: the last]")
