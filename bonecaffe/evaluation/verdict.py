@@ -297,14 +297,15 @@ def _why_not(hands: Hands, departures: int) -> str:
 def _few_cases(measured: Mapping[str, Metrics]) -> list[str]:
     """A remark for each split that has too few hands for reliable figures."""
     remarks = []
-    for split, name in (("test", "test"), ("train", "training")):
-        here = measured[split]
-        if here.cases < FEW:
-            around = f" (95 % interval {between(here.mad_interval_95)})" if here.mad_interval_95 else ""
-            remarks.append(
-                f"Only {here.cases} {name} hands: their MAD of {here.mad_months:.1f} is weak evidence about "
-                f"other hands{around}."
-            )
+    test, train = measured["test"], measured["train"]
+    if test.cases < FEW:
+        around = f" (95 % interval {between(test.mad_interval_95)})" if test.mad_interval_95 else ""
+        remarks.append(
+            f"Only {test.cases} test hands: their MAD of {test.mad_months:.1f} is weak evidence about "
+            f"other hands{around}."
+        )
+    if train.cases < FEW:
+        remarks.append(f"Only {train.cases} training hands: with so few, a net memorizes them.")
     return remarks
 
 
