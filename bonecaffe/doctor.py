@@ -112,7 +112,7 @@ def _gpu(caffe: installation.Caffe) -> list[Finding]:
         for each in gpus.visible()
     ]
     if not caffe.has_gpu:
-        remedy = "make caffe GPU=1" if found else "train with --cpu, or set CAFFE_ROOT to a CUDA build"
+        remedy = "make caffe GPU=1" if found else "train with --cpu; with an NVIDIA GPU: make caffe GPU=1"
         return [Finding("GPU support", "absent", "CPU build", remedy), *found]
     parts = f"cuDNN {'yes' if caffe.has_cudnn else 'no'}; NCCL {'yes' if caffe.has_nccl else 'no'}"
     support = [Finding("GPU support", "ok", f"GPU build; {parts}"), *(found or [_no_gpu()])]

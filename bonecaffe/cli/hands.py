@@ -50,7 +50,7 @@ def phantom(out: Path, count: int, seed: int, size: tuple[int, int] | None) -> N
 
 @main.group(context_settings={"help_option_names": ["-h", "--help"]})
 def points() -> None:
-    """Import, export, check and compare tables of the seven points."""
+    """Import, export, check and compare tables of points."""
 
 
 @points.command("import")
