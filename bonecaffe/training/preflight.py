@@ -128,6 +128,12 @@ class Schedule:
     """Of one caffemodel with its solverstate; 0 if unknown."""
     solver: Any
 
+    @property
+    def log_interval(self) -> int:
+        """The most iterations between two lines of Caffe's log: those of displays, tests or snapshots."""
+        intervals = (self.solver.display, self.solver.test_interval, self.solver.snapshot)
+        return int(min((interval for interval in intervals if interval > 0), default=self.max_iter))
+
     def rate_at(self, iteration: int) -> float | None:
         """The learning rate at an iteration, as Caffe computes it; None for a policy other than fixed and step."""
         s = self.solver
