@@ -199,6 +199,8 @@ def test_memory_that_others_use_is_not_there(request, hands, tmp_path):
     smi("0, large, 8.6, 24576 MiB, 3000 MiB")
     (message,) = [line for line in preflight.examine(run, Launch(gpus="0")).problems if "memory" in line]
     assert "the GPU has 3.1 GB free, of which CUDA itself takes about 1.1 GB" in message
+    smi("0, NVIDIA GB10, 8.6, [N/A], [N/A]")  # it shares the machine's memory: nothing is known, so nothing is refused
+    assert not [line for line in preflight.examine(run, Launch(gpus="0")).problems if "memory" in line]
 
 
 # ---- how a GPU computes --------------------------------------------------------------------------------------------

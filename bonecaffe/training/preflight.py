@@ -495,7 +495,8 @@ def _memory(solver: Any, flows: dict[int, shapes.Flow], launch: Launch, say: Any
     if launch.gpus is not None or (solver.HasField("solver_mode") and solver.solver_mode == 1):
         chosen = gpus.chosen(launch.gpus or str(solver.device_id), gpus.visible())
         smallest = min(chosen, key=lambda gpu: gpu.free, default=None)
-        available = max(1, smallest.free - CONTEXT_BYTES) if smallest else 0
+        # a GPU that shares the machine's memory reports none of its own
+        available = max(1, smallest.free - CONTEXT_BYTES) if smallest and smallest.memory else 0
         free = smallest.free / 1e9 if smallest else 0.0
         where = f"the GPU has {free:.1f} GB free, of which CUDA itself takes about {CONTEXT_BYTES / 1e9:.1f} GB"
     else:
