@@ -358,11 +358,24 @@ def test_libraries_of_cuda_are_named_with_their_versions(tmp_path):
     assert found["cuBLAS"].version == "12.8.4.1" and found["NCCL"].problem == "not found by the loader"
     assert "CUDA runtime" not in found
     (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "libcudnn_cnn.so.8.9.7").touch()
+    (tmp_path / "other" / "libcudnn_cnn.so.9.2.0").touch()
     (tmp_path / "other" / "libcudnn_ops.so.9").touch()  # named by its major version alone
     cudnn = gpu_libraries.resolved(libraries, f"/nonexistent:{tmp_path / 'other'}")[1]
-    assert "another version" in cudnn.problem and "libcudnn_cnn.so.8.9.7" in cudnn.problem
+    assert "another version" in cudnn.problem and "libcudnn_cnn.so.9.2.0" in cudnn.problem
     assert "libcudnn_ops" not in cudnn.problem
+
+
+def test_cudnn_of_another_major_version_is_no_problem(tmp_path):
+    """Debian's packages of cuDNN 8 and 9 share a folder; cuDNN 9 looks for its parts by names that end in .so.9."""
+    for name in ("libcudnn.so.9.1.0", "libcudnn_ops.so.9.1.0", "libcudnn.so.8.9.7", "libcudnn_ops_infer.so.8.9.7"):
+        (tmp_path / name).touch()
+    (cudnn,) = gpu_libraries.resolved({"libcudnn": str(tmp_path / "libcudnn.so.9.1.0")}, str(tmp_path))
+    assert (cudnn.version, cudnn.problem) == ("9.1.0", "")
+
+
+def test_library_that_is_not_found_has_no_version():
+    """ldd prints "not found" in place of its file."""
+    assert gpu_libraries.resolved({"libnccl": "not"}) == [("NCCL", "not found", "", "not found by the loader")]
 
 
 def test_doctor_shows_the_gpus_and_what_is_loaded(smi, tmp_path, monkeypatch):
