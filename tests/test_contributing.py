@@ -93,6 +93,9 @@ def test_changelog_keeps_its_form():
     assert len(entries) == len(set(entries))
 
 
+CACHE = "~/.cache/bonecaffe"
+
+
 @pytest.mark.parametrize("name", ["ci.yml", "nightly.yml"])
 def test_workflows_run_what_a_person_runs(name):
     """Their commands are make targets, except a container's git and make; each job has a system and steps."""
@@ -104,3 +107,7 @@ def test_workflows_run_what_a_person_runs(name):
         assert not target or re.search(rf"(?m)^{target[1]}:", MAKEFILE), command
     assert {"ci.yml": "make smoke", "nightly.yml": "make test"}[name] in commands
     assert all(job["runs-on"] == "ubuntu-24.04" for job in jobs.values())
+    # Caffe's own folder below home, in a container too, where ${{ github.workspace }} is still the host's folder
+    steps = [step for job in jobs.values() for step in job["steps"]]
+    assert {step["with"]["path"] for step in steps if step.get("uses", "").startswith("actions/cache")} <= {CACHE}
+    assert "github.workspace" not in read(f".github/workflows/{name}")
