@@ -1,8 +1,9 @@
 # Which system this is, and the packages that it offers. Sourced by setup.sh; `root` is empty, but in tests.
 root=${root:-}
 fewest="Python 3.11" # what requirements.txt's packages need
-ways_without_packages="Give an installed Caffe with CAFFE_ROOT (an unpacked caffe-bundle needs no installation), or use the
-container: docs/guide/containers.md. Without Caffe, \`bonecaffe predict --engine opencv\` still computes with a trained model."
+ways_without_packages="Give an installed Caffe with CAFFE_ROOT (an unpacked caffe-bundle needs no installation), or use
+the container: docs/guide/containers.md. Without Caffe, \`bonecaffe predict --engine opencv\` still computes with a
+trained model."
 
 say() { printf 'setup: %s\n' "$*"; }
 stop() { say "$*"; exit 1; }
@@ -60,6 +61,15 @@ choose_python() {
       "Install one and name it with PYTHON=, or use the container (docs/guide/containers.md)." >&2
   fi
   return 1
+}
+
+# opencv-python needs X's libraries for its windows, which bonecaffe does not open. A bare system lacks them.
+provide_opencv() { # PYTHON of .venv
+  "$1" -c 'import cv2' 2>/dev/null && return 0
+  local version
+  version=$("$1" -c 'import importlib.metadata as installed; print(installed.version("opencv-python"))')
+  say "opencv-python does not import here, so opencv-python-headless $version takes its place"
+  "$1" -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps "opencv-python-headless==$version"
 }
 
 is_installed() { dpkg-query -W -f '${Status}' "$1" 2>/dev/null | grep -q 'ok installed'; }
