@@ -93,6 +93,14 @@ def test_changelog_keeps_its_form():
     assert len(entries) == len(set(entries))
 
 
+def test_image_holds_nothing_of_a_user():
+    """docker and podman both read this file, and its folders are those that git ignores, with their own exceptions."""
+    left_out = read(".dockerignore").splitlines()
+    assert {".git", ".venv", "runs", "data/*"} <= set(left_out) and not (REPOSITORY / ".containerignore").exists()
+    kept = {line.strip("!/") for line in read(".gitignore").splitlines() if line.startswith("!/data/")}
+    assert {line.strip("!/") for line in left_out if line.startswith("!")} == kept
+
+
 CACHE = "~/.cache/bonecaffe"
 
 
