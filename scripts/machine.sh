@@ -98,28 +98,27 @@ packages() {
     is_installed "${each%\?}" && continue
     case $each in *\?) optional+=("${each%\?}") ;; *) missing+=("$each") ;; esac
   done
-  if [ ${#missing[@]} -eq 0 ]; then
-    for each in ${optional[@]+"${optional[@]}"}; do is_offered "$each" && missing+=("$each"); done
-    [ ${#missing[@]} -eq 0 ] && return 0
-    optional=()
-  fi
+  local offered=()
+  for each in ${optional[@]+"${optional[@]}"}; do is_offered "$each" && offered+=("$each"); done
+  [ ${#missing[@]} -gt 0 ] || [ ${#offered[@]} -gt 0 ] || return 0
   if ! may_install; then
     say "packages are missing, and this user may not install them. Have them installed, and run this again:"
-    say "  apt-get update && apt-get install --no-install-recommends ${missing[*]} ${optional[*]-}"
+    say "  apt-get update && apt-get install --no-install-recommends ${missing[*]-} ${offered[*]-}"
     return 1
   fi
   local log
   log=$(mktemp)
   as_root apt-get update > "$log" 2>&1 || say "apt-get update failed ($(tail -n 1 "$log")); its old lists are used"
-  for each in "${missing[@]}"; do is_offered "$each" || unknown+=("$each"); done
+  for each in ${missing[@]+"${missing[@]}"}; do is_offered "$each" || unknown+=("$each"); done
   [ ${#unknown[@]} -eq 0 ] || {
     say "$(name_of_system) offers no package ${unknown[*]}"
     return 2
   }
   for each in ${optional[@]+"${optional[@]}"}; do is_offered "$each" && missing+=("$each"); done
   say "installing ${#missing[@]} packages: ${missing[*]}"
-  if ! as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}" \
-    > "$log" 2>&1 < /dev/null; then
+  # a fresh system may be busy with its automatic upgrades
+  if ! as_root env DEBIAN_FRONTEND=noninteractive \
+    apt-get install -y -o DPkg::Lock::Timeout=300 --no-install-recommends "${missing[@]}" > "$log" 2>&1 < /dev/null; then
     tail -n 15 "$log"
     say "apt-get failed; the whole log: $log"
     return 1
