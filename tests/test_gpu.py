@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,7 +23,7 @@ from bonecaffe.training import launch, preflight
 class GpuCaffe:
     """What a Caffe built with CUDA would report."""
 
-    origin, has_gpu, has_nccl, has_cudnn = "a pretended GPU build", True, True, True
+    origin, has_gpu, has_nccl, has_cudnn, is_own_build = "a pretended GPU build", True, True, True, True
     libraries, blas = {}, "unknown"
     build = {"gpu": "CUDA 13.0, cuDNN 9; compute capability 75 86"}  # noqa: RUF012
 
@@ -282,6 +283,31 @@ def test_arithmetic_is_listed_either_way(attempts, departures, choice):
         row.here for row in rows.values()
     )
     assert bool(rows) == (choice is not None)
+
+
+@pytest.mark.parametrize(
+    ("done", "here", "reason"),
+    [
+        (["float32; deterministic algorithms"] * 2, "float32; deterministic algorithms", "gives the same model"),
+        (
+            ["float32; fastest algorithms", "float32; deterministic algorithms"],
+            "float32; fastest algorithms, then float32; deterministic algorithms",
+            "set in the training's environment",
+        ),
+        ([Arithmetic().words(own_build=False)], "float32; algorithms of its own choice", "may give another model"),
+    ],
+)
+def test_same_model_is_promised_only_where_all_of_it_is_deterministic(done, here, reason):
+    """Every part that led to the model counts, and a Caffe that bonecaffe did not build reads no variable of it."""
+    attempts = [attempt(10 * number, 1, arithmetic) for number, arithmetic in enumerate(done)]
+    choice = launch._arithmetic(SimpleNamespace(attempts=attempts))["GPU arithmetic"]
+    assert choice.here == here and choice.reason.endswith(reason)
+
+
+def test_caffe_of_another_builder_is_known():
+    """Only scripts/build_caffe.py records its edits."""
+    caffe = installation.Caffe(Path("bin"), Path("python"), "CAFFE_ROOT")
+    assert not caffe.is_own_build and replace(caffe, build={"edits_sha256": "0" * 64}).is_own_build
 
 
 # ---- what Caffe's last words mean ----------------------------------------------------------------------------------
