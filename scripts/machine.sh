@@ -1,5 +1,5 @@
-# Which system this is, and the packages that it offers. Sourced by setup.sh; `root` is empty, but in tests.
-root=${root:-}
+# Which system this is, and the packages that it offers. Sourced by setup.sh; `root` is empty, except in tests.
+root=${BONECAFFE_PRETENDED_ROOT:-}
 fewest="Python 3.11" # what requirements.txt's packages need
 ways_without_packages="Give an installed Caffe with CAFFE_ROOT (an unpacked caffe-bundle needs no installation), or use
 the container: docs/guide/containers.md. Without Caffe, \`bonecaffe predict --engine opencv\` still computes with a

@@ -73,7 +73,12 @@ class Machine:
     def run(self, script: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             ["bash", "-c", f"set -euo pipefail; . {REPOSITORY}/scripts/machine.sh; {script}"],
-            env={"PATH": str(self.bin), "root": str(self.root), "TMPDIR": str(self.bin), **environment},
+            env={
+                "PATH": str(self.bin),
+                "BONECAFFE_PRETENDED_ROOT": str(self.root),
+                "TMPDIR": str(self.bin),
+                **environment,
+            },
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -193,7 +198,7 @@ def test_sudo_asks_for_the_password_at_a_terminal(machine):
     done = subprocess.run(
         terminal.format(script),
         shell=True,
-        env={"PATH": f"{pretended.bin}:{os.environ['PATH']}", "root": str(pretended.root)},
+        env={"PATH": f"{pretended.bin}:{os.environ['PATH']}", "BONECAFFE_PRETENDED_ROOT": str(pretended.root)},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -224,7 +229,7 @@ def test_setup_says_what_serves_on_another_system(tmp_path):
         (pretended.bin / name).symlink_to(str(shutil.which(name)))
     done = subprocess.run(
         ["bash", str(copy / "scripts" / "setup.sh")],
-        env={"PATH": str(pretended.bin), "root": str(pretended.root)},
+        env={"PATH": str(pretended.bin), "BONECAFFE_PRETENDED_ROOT": str(pretended.root)},
         capture_output=True,
         text=True,
         check=False,
@@ -255,7 +260,11 @@ def set_up(tmp_path):
 
     def run(*arguments, **environment):
         notes.unlink(missing_ok=True)
-        given = {"PATH": str(pretended.bin), "root": str(pretended.root), "CAFFE_ROOT": "/opt/caffe"}
+        given = {
+            "PATH": str(pretended.bin),
+            "BONECAFFE_PRETENDED_ROOT": str(pretended.root),
+            "CAFFE_ROOT": "/opt/caffe",
+        }
         done = subprocess.run(
             ["bash", str(copy / "scripts" / "setup.sh"), *arguments],
             env={**given, "PYTHON": str(python), **environment},
