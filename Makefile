@@ -40,13 +40,13 @@ caffe:               ## choose Caffe's build and install again; GPU=1 builds Caf
 	@BONECAFFE_GPU=$(call quoted,GPU) BONECAFFE_FAST=$(call quoted,FAST) scripts/setup.sh caffe
 
 caffe-check: setup   ## run Caffe's own C++ tests on the Caffe that was built (3 minutes)
-	@BONECAFFE_GPU="$$(cat $(VENV)/share/bonecaffe/gpu)" BONECAFFE_FAST="$$(cat $(VENV)/share/bonecaffe/fast)" \
+	@BONECAFFE_GPU="$$(cat $(VENV)/share/bonecaffe/gpu)" BONECAFFE_FAST="$$(cat $(VENV)/share/bonecaffe/fast)" CUDA_ARCH="$$(cat $(VENV)/share/bonecaffe/arch)" \
 	  $(PYTHON) scripts/build_caffe.py --check
 
 caffe-bundle: setup  ## pack that Caffe and its libraries into one archive, for machines without root [BUNDLE=folder] (2 minutes)
 	@$(PYTHON) scripts/bundle_caffe.py --out $(call quoted,BUNDLE)
 
-gpu-check: setup     ## compare the GPU with the CPU and measure its speed; writes a report into runs/gpu-check (10 minutes) [GPU=1, or cpu to try the check]
+gpu-check: setup     ## compare the GPU with the CPU and measure its speed; writes a report into runs/gpu-check (10 minutes) [GPU=1 for the second GPU, cpu to try the check]
 	@test $(call quoted,GPU) = cpu || test -f runs/gpu-check-data.tar.xz || { mkdir -p runs; \
 	  $(PYTHON) scripts/gpu_check.py prepare --out runs/gpu-check-data.tar.xz; }
 	@$(PYTHON) scripts/gpu_check.py --work runs/gpu-check \

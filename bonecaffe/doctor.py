@@ -124,7 +124,7 @@ def _gpu(caffe: installation.Caffe) -> list[Finding]:
         else:
             support.append(Finding(library.name, "ok", text))
     try:
-        support.append(Finding("GPU arithmetic", "ok", Arithmetic.read().words))
+        support.append(Finding("GPU arithmetic", "ok", Arithmetic.read().words(caffe.is_own_build)))
     except BonecaffeError as error:
         support.append(Finding("GPU arithmetic", "missing", str(error), "unset or correct the variable"))
     return support

@@ -1,8 +1,9 @@
-# Which system this is, and the packages that it offers. Sourced by setup.sh; `root` is empty, but in tests.
-root=${root:-}
+# Which system this is, and the packages that it offers. Sourced by setup.sh; `root` is empty, except in tests.
+root=${BONECAFFE_PRETENDED_ROOT:-}
 fewest="Python 3.11" # what requirements.txt's packages need
-ways_without_packages="Give an installed Caffe with CAFFE_ROOT (an unpacked caffe-bundle needs no installation), or use the
-container: docs/guide/containers.md. Without Caffe, \`bonecaffe predict --engine opencv\` still computes with a trained model."
+ways_without_packages="Give an installed Caffe with CAFFE_ROOT (an unpacked caffe-bundle needs no installation), or use
+the container: docs/guide/containers.md. Without Caffe, \`bonecaffe predict --engine opencv\` still computes with a
+trained model."
 
 say() { printf 'setup: %s\n' "$*"; }
 stop() { say "$*"; exit 1; }
@@ -62,6 +63,15 @@ choose_python() {
   return 1
 }
 
+# opencv-python needs X's libraries for its windows, which bonecaffe does not open. A bare system lacks them.
+provide_opencv() { # PYTHON of .venv
+  "$1" -c 'import cv2' 2>/dev/null && return 0
+  local version
+  version=$("$1" -c 'import importlib.metadata as installed; print(installed.version("opencv-python"))')
+  say "opencv-python does not import here, so opencv-python-headless $version takes its place"
+  "$1" -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps "opencv-python-headless==$version"
+}
+
 is_installed() { dpkg-query -W -f '${Status}' "$1" 2>/dev/null | grep -q 'ok installed'; }
 is_offered() { # prints nothing for a name that others only refer to, and succeeds
   [ -n "$(apt-cache show --no-all-versions "$1" 2>/dev/null)" ]
@@ -88,28 +98,27 @@ packages() {
     is_installed "${each%\?}" && continue
     case $each in *\?) optional+=("${each%\?}") ;; *) missing+=("$each") ;; esac
   done
-  if [ ${#missing[@]} -eq 0 ]; then
-    for each in ${optional[@]+"${optional[@]}"}; do is_offered "$each" && missing+=("$each"); done
-    [ ${#missing[@]} -eq 0 ] && return 0
-    optional=()
-  fi
+  local offered=()
+  for each in ${optional[@]+"${optional[@]}"}; do is_offered "$each" && offered+=("$each"); done
+  [ ${#missing[@]} -gt 0 ] || [ ${#offered[@]} -gt 0 ] || return 0
   if ! may_install; then
     say "packages are missing, and this user may not install them. Have them installed, and run this again:"
-    say "  apt-get update && apt-get install --no-install-recommends ${missing[*]} ${optional[*]-}"
+    say "  apt-get update && apt-get install --no-install-recommends ${missing[*]-} ${offered[*]-}"
     return 1
   fi
   local log
   log=$(mktemp)
   as_root apt-get update > "$log" 2>&1 || say "apt-get update failed ($(tail -n 1 "$log")); its old lists are used"
-  for each in "${missing[@]}"; do is_offered "$each" || unknown+=("$each"); done
+  for each in ${missing[@]+"${missing[@]}"}; do is_offered "$each" || unknown+=("$each"); done
   [ ${#unknown[@]} -eq 0 ] || {
     say "$(name_of_system) offers no package ${unknown[*]}"
     return 2
   }
   for each in ${optional[@]+"${optional[@]}"}; do is_offered "$each" && missing+=("$each"); done
   say "installing ${#missing[@]} packages: ${missing[*]}"
-  if ! as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}" \
-    > "$log" 2>&1 < /dev/null; then
+  # a fresh system may be busy with its automatic upgrades
+  if ! as_root env DEBIAN_FRONTEND=noninteractive \
+    apt-get install -y -o DPkg::Lock::Timeout=300 --no-install-recommends "${missing[@]}" > "$log" 2>&1 < /dev/null; then
     tail -n 15 "$log"
     say "apt-get failed; the whole log: $log"
     return 1

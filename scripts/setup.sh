@@ -21,6 +21,8 @@ browser=(chromium chromium-driver) # Debian's; the tests of web pages are skippe
 export BONECAFFE_GPU=${BONECAFFE_GPU:-$(cat "$venv/share/bonecaffe/gpu" 2>/dev/null || echo auto)}
 # Whether its CPU part uses all cores (1) or Caffe's own loops (0): as in the last FAST=…, otherwise 1.
 export BONECAFFE_FAST=${BONECAFFE_FAST:-$(cat "$venv/share/bonecaffe/fast" 2>/dev/null || echo 1)}
+# Which compute capabilities it is built for: as in the last CUDA_ARCH=…; `make caffe` without it asks the GPUs again.
+[ "${1:-}" = caffe ] || export CUDA_ARCH=${CUDA_ARCH:-$(cat "$venv/share/bonecaffe/arch" 2>/dev/null || true)}
 
 state() { # all that a finished setup depends on
   sha256sum pyproject.toml requirements.txt scripts/{setup.sh,machine.sh,build_caffe.py} scripts/builder/*.py \
@@ -57,13 +59,14 @@ else
 fi
 is_usable() { [ -x "$1" ] && "$1" -m pip --version >/dev/null 2>&1 && [ "$(version "$1")" = "$(version "$python")" ]; }
 if ! is_usable "$venv/bin/python"; then
-  say "making $venv on $($python --version)"
+  say "making $venv on $("$python" --version)"
   rm -rf "$venv"
-  $python -m venv "$venv"
+  "$python" -m venv "$venv"
 fi
 say "installing bonecaffe and its pinned dependencies"
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --requirement requirements.txt \
   --editable '.[test,lint]' --constraint requirements.txt
+provide_opencv "$venv/bin/python"
 
 choose_caffe() { "$PWD/$venv/bin/python" scripts/build_caffe.py --note "$@"; }
 given=$(choose_caffe --given)
@@ -75,6 +78,7 @@ fi
 mkdir -p "$venv/share/bonecaffe"
 echo "$BONECAFFE_GPU" > "$venv/share/bonecaffe/gpu"
 echo "$BONECAFFE_FAST" > "$venv/share/bonecaffe/fast"
+echo "${CUDA_ARCH:-}" > "$venv/share/bonecaffe/arch"
 if ! "$venv/bin/bonecaffe" doctor > "$venv/share/bonecaffe/doctor.txt"; then
   cat "$venv/share/bonecaffe/doctor.txt"
   exit 1

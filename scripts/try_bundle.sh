@@ -79,12 +79,7 @@ chown -R 1000:1000 "$system/srv/user"
 command='cd ~/bonecaffe
 for tool in gcc g++ cc nvcc cmake; do ! command -v $tool || { echo "not bare: $tool"; exit 1; }; done
 ! dpkg-query -W -f "\${Package}\n" | grep -E "opencv|openblas|boost|protobuf|glog|libpython3\.[0-9]+$|-dev$" || { echo "not bare"; exit 1; }
-if ! make setup; then # opencv-python needs libxcb and libGL, which a bare system lacks; doctor gives the command
-  echo "try_bundle: opencv-python-headless takes the place of opencv-python"
-  version=$(.venv/bin/python -c "from importlib import metadata; print(metadata.version(\"opencv-python\"))")
-  .venv/bin/python -m pip install --quiet --force-reinstall --no-deps "opencv-python-headless==$version"
-  make setup
-fi
+make setup
 .venv/bin/python -c "import caffe; print(caffe.__file__)"'
 inside --userspec=1000:1000 "$system"
 echo "try_bundle: set up after $((SECONDS - began)) s"

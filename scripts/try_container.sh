@@ -4,7 +4,8 @@
 #     scripts/try_container.sh [SUITE]     Debian's suite, from debootstrap as base image (default: bookworm)
 #     BASE=IMAGE scripts/try_container.sh  another base image
 #
-# Needs root, podman, buildah (whose chroot isolation works inside another container) and debootstrap. No registry of images is asked without BASE. 20 minutes on two cores, 4 GB.
+# Needs root, podman, buildah (whose chroot isolation works inside another container) and debootstrap. No registry of
+# images is asked without BASE. 20 minutes on two cores, 4 GB.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 suite=${1:-bookworm}

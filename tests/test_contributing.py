@@ -93,6 +93,17 @@ def test_changelog_keeps_its_form():
     assert len(entries) == len(set(entries))
 
 
+def test_image_holds_nothing_of_a_user():
+    """docker and podman both read this file, and its folders are those that git ignores, with their own exceptions."""
+    left_out = read(".dockerignore").splitlines()
+    assert {".git", ".venv", "runs", "data/*"} <= set(left_out) and not (REPOSITORY / ".containerignore").exists()
+    kept = {line.strip("!/") for line in read(".gitignore").splitlines() if line.startswith("!/data/")}
+    assert {line.strip("!/") for line in left_out if line.startswith("!")} == kept
+
+
+CACHE = "~/.cache/bonecaffe"
+
+
 @pytest.mark.parametrize("name", ["ci.yml", "nightly.yml"])
 def test_workflows_run_what_a_person_runs(name):
     """Their commands are make targets, except a container's git and make; each job has a system and steps."""
@@ -104,3 +115,7 @@ def test_workflows_run_what_a_person_runs(name):
         assert not target or re.search(rf"(?m)^{target[1]}:", MAKEFILE), command
     assert {"ci.yml": "make smoke", "nightly.yml": "make test"}[name] in commands
     assert all(job["runs-on"] == "ubuntu-24.04" for job in jobs.values())
+    # Caffe's own folder below home, in a container too, where ${{ github.workspace }} is still the host's folder
+    steps = [step for job in jobs.values() for step in job["steps"]]
+    assert {step["with"]["path"] for step in steps if step.get("uses", "").startswith("actions/cache")} <= {CACHE}
+    assert "github.workspace" not in read(f".github/workflows/{name}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,7 +23,7 @@ from bonecaffe.training import launch, preflight
 class GpuCaffe:
     """What a Caffe built with CUDA would report."""
 
-    origin, has_gpu, has_nccl, has_cudnn = "a pretended GPU build", True, True, True
+    origin, has_gpu, has_nccl, has_cudnn, is_own_build = "a pretended GPU build", True, True, True, True
     libraries, blas = {}, "unknown"
     build = {"gpu": "CUDA 13.0, cuDNN 9; compute capability 75 86"}  # noqa: RUF012
 
@@ -199,6 +200,8 @@ def test_memory_that_others_use_is_not_there(request, hands, tmp_path):
     smi("0, large, 8.6, 24576 MiB, 3000 MiB")
     (message,) = [line for line in preflight.examine(run, Launch(gpus="0")).problems if "memory" in line]
     assert "the GPU has 3.1 GB free, of which CUDA itself takes about 1.1 GB" in message
+    smi("0, NVIDIA GB10, 8.6, [N/A], [N/A]")  # it shares the machine's memory: nothing is known, so nothing is refused
+    assert not [line for line in preflight.examine(run, Launch(gpus="0")).problems if "memory" in line]
 
 
 # ---- how a GPU computes --------------------------------------------------------------------------------------------
@@ -282,6 +285,31 @@ def test_arithmetic_is_listed_either_way(attempts, departures, choice):
     assert bool(rows) == (choice is not None)
 
 
+@pytest.mark.parametrize(
+    ("done", "here", "reason"),
+    [
+        (["float32; deterministic algorithms"] * 2, "float32; deterministic algorithms", "gives the same model"),
+        (
+            ["float32; fastest algorithms", "float32; deterministic algorithms"],
+            "float32; fastest algorithms, then float32; deterministic algorithms",
+            "set in the training's environment",
+        ),
+        ([Arithmetic().words(own_build=False)], "float32; algorithms of its own choice", "may give another model"),
+    ],
+)
+def test_same_model_is_promised_only_where_all_of_it_is_deterministic(done, here, reason):
+    """Every part that led to the model counts, and a Caffe that bonecaffe did not build reads no variable of it."""
+    attempts = [attempt(10 * number, 1, arithmetic) for number, arithmetic in enumerate(done)]
+    choice = launch._arithmetic(SimpleNamespace(attempts=attempts))["GPU arithmetic"]
+    assert choice.here == here and choice.reason.endswith(reason)
+
+
+def test_caffe_of_another_builder_is_known():
+    """Only scripts/build_caffe.py records its edits."""
+    caffe = installation.Caffe(Path("bin"), Path("python"), "CAFFE_ROOT")
+    assert not caffe.is_own_build and replace(caffe, build={"edits_sha256": "0" * 64}).is_own_build
+
+
 # ---- what Caffe's last words mean ----------------------------------------------------------------------------------
 
 
@@ -356,11 +384,24 @@ def test_libraries_of_cuda_are_named_with_their_versions(tmp_path):
     assert found["cuBLAS"].version == "12.8.4.1" and found["NCCL"].problem == "not found by the loader"
     assert "CUDA runtime" not in found
     (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "libcudnn_cnn.so.8.9.7").touch()
+    (tmp_path / "other" / "libcudnn_cnn.so.9.2.0").touch()
     (tmp_path / "other" / "libcudnn_ops.so.9").touch()  # named by its major version alone
     cudnn = gpu_libraries.resolved(libraries, f"/nonexistent:{tmp_path / 'other'}")[1]
-    assert "another version" in cudnn.problem and "libcudnn_cnn.so.8.9.7" in cudnn.problem
+    assert "another version" in cudnn.problem and "libcudnn_cnn.so.9.2.0" in cudnn.problem
     assert "libcudnn_ops" not in cudnn.problem
+
+
+def test_cudnn_of_another_major_version_is_no_problem(tmp_path):
+    """Debian's packages of cuDNN 8 and 9 share a folder; cuDNN 9 looks for its parts by names that end in .so.9."""
+    for name in ("libcudnn.so.9.1.0", "libcudnn_ops.so.9.1.0", "libcudnn.so.8.9.7", "libcudnn_ops_infer.so.8.9.7"):
+        (tmp_path / name).touch()
+    (cudnn,) = gpu_libraries.resolved({"libcudnn": str(tmp_path / "libcudnn.so.9.1.0")}, str(tmp_path))
+    assert (cudnn.version, cudnn.problem) == ("9.1.0", "")
+
+
+def test_library_that_is_not_found_has_no_version():
+    """ldd prints "not found" in place of its file."""
+    assert gpu_libraries.resolved({"libnccl": "not"}) == [("NCCL", "not found", "", "not found by the loader")]
 
 
 def test_doctor_shows_the_gpus_and_what_is_loaded(smi, tmp_path, monkeypatch):

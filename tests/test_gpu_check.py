@@ -30,6 +30,7 @@ from google.protobuf import text_format
 
 import gpu_check
 from bonecaffe.caffe import installation
+from bonecaffe.caffe.arithmetic import Arithmetic
 from bonecaffe.caffe.programs import caffe_pb2, call
 from gpucheck import convolutions, database, images, machine, nets, programs, report, store, training, wire
 from gpucheck.check import Check, Options
@@ -244,7 +245,7 @@ def gpu_caffe(tmp_path, smi) -> Path:
         '#!/bin/sh\n[ "$1" = --version ] && echo caffe version 1.0.0 && exit\n'
         "sed -i 's/solver_mode: GPU/solver_mode: CPU/' *.solver.prototxt train.prototxt twice.prototxt 2>/dev/null\n"
         '[ "$BONECAFFE_CUDNN" = fast ] && sed -i "s/random_seed: .*/random_seed: $$/" twice.prototxt\n'
-        f'echo "$NVIDIA_TF32_OVERRIDE$BONECAFFE_TF32 $*" >> "{tmp_path}/calls"\n'
+        f'echo "${{NVIDIA_TF32_OVERRIDE-unset}}:$BONECAFFE_TF32 $*" >> "{tmp_path}/calls"\n'
         'given=0; for word; do shift; case "$given$word" in 0-gpu) given=1; continue ;; 1*) given=0; continue ;; esac\n'
         f'set -- "$@" "$word"; done\n"{caffe_root()}/bin/caffe" "$@"; status=$?\n'
         '[ "$status" = 0 ] && [ "$1" = train ] && echo "driver shutting down" && exit 134\n'
@@ -273,11 +274,27 @@ def test_what_is_done_on_a_gpu(tmp_path, smi, gpu_caffe):
     assert figures["fast"]["largest_difference"] > 0 and "fast: up to" in parts["repeatable"]["summary"]
     assert parts["convolutions"]["figures"]["layers"]["conv4"]["output"]["tf32"] == 0.0
     calls = (tmp_path / "calls").read_text().splitlines()
-    assert {line.split()[0] for line in calls} == {"0", "11"}  # TF32 is off unless it is asked for
+    assert {line.split()[0] for line in calls} == {"0:0", "unset:1"}  # TF32 is off unless it is asked for
     on_cpu = [line for line in calls if "-gpu 0" not in line]
     assert [line.split()[1] for line in on_cpu] == ["train", "test"]  # the references
     text = (work / "gpu-check.md").read_text()
     assert "The whole" not in text and "| conv4 | output | 0 | 5e-05 | 0 |" in text and "libcudart.so.13" in text
+
+
+@pytest.mark.parametrize("tf32", ["0", "1"])
+def test_arithmetic_is_as_bonecaffe_sets_it(monkeypatch, tf32):
+    """The same variables as in a training, whatever the user's environment chooses."""
+    expected = {"NVIDIA_TF32_OVERRIDE": "1", "BONECAFFE_TF32": tf32}
+    Arithmetic.read(expected).apply(expected)
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
+    monkeypatch.setenv("BONECAFFE_TF32", "yes")
+    monkeypatch.setenv("BONECAFFE_CUDNN", "fast")
+    monkeypatch.setenv("BONECAFFE_CUDNN_EXCLUDE", "forward:6")
+    environment = programs.environment({"BONECAFFE_TF32": tf32})
+    assert {name: environment[name] for name in environment if "TF32" in name} == expected
+    assert programs.environment()["NVIDIA_TF32_OVERRIDE"] == programs.environment()["BONECAFFE_TF32"] == "0"
+    assert environment["BONECAFFE_CUDNN"] == "deterministic" and environment["BONECAFFE_CUDNN_EXCLUDE"] == "forward:6"
+    assert programs.environment({"BONECAFFE_CUDNN": "fast"})["BONECAFFE_CUDNN"] == "fast"
 
 
 def test_memory_is_sampled_while_a_part_runs(smi, monkeypatch):

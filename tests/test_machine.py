@@ -73,7 +73,12 @@ class Machine:
     def run(self, script: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             ["bash", "-c", f"set -euo pipefail; . {REPOSITORY}/scripts/machine.sh; {script}"],
-            env={"PATH": str(self.bin), "root": str(self.root), "TMPDIR": str(self.bin), **environment},
+            env={
+                "PATH": str(self.bin),
+                "BONECAFFE_PRETENDED_ROOT": str(self.root),
+                "TMPDIR": str(self.bin),
+                **environment,
+            },
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -177,8 +182,11 @@ def test_user_without_rights_gets_the_command(machine):
         done = pretended.run(INSTALL)
         assert done.returncode == 1 and pretended.asked == []
         assert "apt-get install --no-install-recommends g++ python3 libboost-system-dev" in done.stdout
+    pretended.apt(offered=["g++", "python3"])  # as Debian sid
+    assert "libboost-system-dev" not in pretended.run(INSTALL).stdout
     pretended.program("sudo", '[ "$1" != -n ] || shift; "$@"')
-    assert pretended.run(INSTALL).returncode == 0 and "install -y" in pretended.asked[-1]
+    assert pretended.run(INSTALL).returncode == 0
+    assert "install -y -o DPkg::Lock::Timeout=300" in pretended.asked[-1]  # automatic upgrades are waited for
 
 
 def test_sudo_asks_for_the_password_at_a_terminal(machine):
@@ -190,7 +198,7 @@ def test_sudo_asks_for_the_password_at_a_terminal(machine):
     done = subprocess.run(
         terminal.format(script),
         shell=True,
-        env={"PATH": f"{pretended.bin}:{os.environ['PATH']}", "root": str(pretended.root)},
+        env={"PATH": f"{pretended.bin}:{os.environ['PATH']}", "BONECAFFE_PRETENDED_ROOT": str(pretended.root)},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -221,7 +229,7 @@ def test_setup_says_what_serves_on_another_system(tmp_path):
         (pretended.bin / name).symlink_to(str(shutil.which(name)))
     done = subprocess.run(
         ["bash", str(copy / "scripts" / "setup.sh")],
-        env={"PATH": str(pretended.bin), "root": str(pretended.root)},
+        env={"PATH": str(pretended.bin), "BONECAFFE_PRETENDED_ROOT": str(pretended.root)},
         capture_output=True,
         text=True,
         check=False,
@@ -230,6 +238,63 @@ def test_setup_says_what_serves_on_another_system(tmp_path):
     for word in ("Fedora Linux 43", "CAFFE_ROOT", "docs/guide/containers.md", "--engine opencv"):
         assert word in done.stdout
     assert not (copy / ".venv").exists()
+
+
+@pytest.fixture
+def set_up(tmp_path):
+    """Runs a copy of setup.sh with a .venv whose Python is a stand-in; returns the output, and the Python's calls."""
+    copy, pretended = tmp_path / "copy", Machine(tmp_path / "fedora", "fedora 43")
+    shutil.copytree(REPOSITORY / "scripts", copy / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "requirements.txt"):
+        shutil.copy(REPOSITORY / name, copy)
+    for name in ("dirname", "sha256sum", "mkdir"):
+        (pretended.bin / name).symlink_to(str(shutil.which(name)))
+    python, notes = copy / ".venv" / "bin" / "python", copy / "notes"
+    python.parent.mkdir(parents=True)
+    python.write_text(
+        f'#!/bin/sh\necho "$CUDA_ARCH $*" >> {notes}\n'
+        'case "$*" in *cv2*) exit "${cv2:-0}" ;; *installation.find*) exit 0 ;; esac\necho 3.11\n'
+    )
+    python.chmod(0o755)
+    (copy / ".venv" / "bin" / "bonecaffe").symlink_to("python")
+
+    def run(*arguments, **environment):
+        notes.unlink(missing_ok=True)
+        given = {
+            "PATH": str(pretended.bin),
+            "BONECAFFE_PRETENDED_ROOT": str(pretended.root),
+            "CAFFE_ROOT": "/opt/caffe",
+        }
+        done = subprocess.run(
+            ["bash", str(copy / "scripts" / "setup.sh"), *arguments],
+            env={**given, "PYTHON": str(python), **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout, notes.read_text().splitlines()
+
+    return run
+
+
+def test_setup_that_was_done_does_nothing(set_up):
+    """What a GPU build was made for is kept until the next `make caffe`: `make train` does not build again."""
+    assert "ready after" in set_up("caffe", CUDA_ARCH="75 86")[0]
+    for _ in range(2):
+        output, notes = set_up()
+        assert output == "" and len(notes) == 1 and notes[0].startswith("75 86 -c from bonecaffe.caffe import")
+    assert "ready after" in set_up(CUDA_ARCH="89")[0] and set_up()[0] == ""
+    assert all(note.startswith(" ") for note in set_up("caffe")[1])  # none is asked for: those of the GPUs here
+    assert set_up()[0] == ""
+
+
+def test_opencv_on_a_bare_system_is_the_one_without_windows(set_up):
+    """opencv-python does not import without X's libraries: in the container, and on clusters without root."""
+    output, notes = set_up(cv2="1")
+    assert "opencv-python-headless 3.11 takes its place" in output
+    assert any(note.endswith("--force-reinstall --no-deps opencv-python-headless==3.11") for note in notes)
+    assert "headless" not in set_up("caffe")[0]
 
 
 # ---- CPU or GPU ----------------------------------------------------------------------------------------------------

@@ -18,6 +18,8 @@ TF32 = "BONECAFFE_TF32"
 CUDNN = "BONECAFFE_CUDNN"
 EXCLUDE = "BONECAFFE_CUDNN_EXCLUDE"
 _CUDA = "NVIDIA_TF32_OVERRIDE"
+UNKNOWN = "algorithms of its own choice"
+"""In the records, how a Caffe that bonecaffe did not build chooses cuDNN's algorithms."""
 _EXCLUDED = re.compile(r"(?:(?:forward|filter|data):\d+(?:,\d+)*(?: +|$))*")
 
 
@@ -57,15 +59,18 @@ class Arithmetic:
         else:
             environment[_CUDA] = "0"
 
-    @property
-    def words(self) -> str:
-        """The settings in words, for the records.
+    def words(self, own_build: bool = True) -> str:
+        """The settings in words, for the records; those about algorithms only if bonecaffe built Caffe.
 
-        >>> Arithmetic().words, Arithmetic(True, True, "forward:6").words
+        >>> Arithmetic().words(), Arithmetic(True, True, "forward:6").words()
         ('float32; deterministic algorithms', 'TF32; fastest algorithms; without forward:6')
+        >>> Arithmetic(fastest=True).words(own_build=False)
+        'float32; algorithms of its own choice'
         """
-        parts = [
-            "TF32" if self.tf32 else "float32",
+        parts = ["TF32" if self.tf32 else "float32"]
+        if not own_build:
+            return "; ".join([*parts, UNKNOWN])
+        parts += [
             "fastest algorithms" if self.fastest else "deterministic algorithms",
             *([f"without {self.excluded}"] if self.excluded else []),
         ]

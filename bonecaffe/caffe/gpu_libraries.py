@@ -37,8 +37,10 @@ def resolved(libraries: Mapping[str, str], library_path: str = "") -> list[Libra
         if not file:
             continue
         real = os.path.realpath(file)
-        problem = "" if os.path.exists(real) else "not found by the loader"
-        found.append(Library(name, real if not problem else file, version_of(real), problem))
+        if os.path.exists(real):
+            found.append(Library(name, real, version_of(real)))
+        else:
+            found.append(Library(name, "not found", "", "not found by the loader"))
     cudnn = next((library for library in found if library.name == "cuDNN" and not library.problem), None)
     if cudnn:
         others = _other_parts(Path(cudnn.file), cudnn.version, library_path)
@@ -58,16 +60,20 @@ def version_of(file: str) -> str:
 
 
 def _other_parts(cudnn: Path, version: str, library_path: str) -> list[str]:
-    """Parts of cuDNN with another version than ``version``: in libcudnn's folder and on the library path."""
+    """Parts of cuDNN with another version than ``version``: in libcudnn's folder and on the library path.
+
+    Those of another major version do not count: it is in the names by which cuDNN looks for its parts.
+    """
     folders = [cudnn.parent, *(Path(folder) for folder in library_path.split(os.pathsep) if folder)]
-    parts = {path.resolve() for folder in folders for path in folder.glob("libcudnn*.so.*")}
+    pattern = f"libcudnn*.so.{version.partition('.')[0]}*"
+    parts = {path.resolve() for folder in folders for path in folder.glob(pattern)}
     return sorted(str(part) for part in parts if not _is_same(version, version_of(str(part))))
 
 
 def _is_same(version: str, other: str) -> bool:
     """Whether two versions agree as far as both are given: a file may be named by its major version alone.
 
-    >>> _is_same("9.1.0", "9"), _is_same("9.1.0", "9.2.0"), _is_same("9.1.0", "8")
-    (True, False, False)
+    >>> _is_same("9.1.0", "9"), _is_same("9.1.0", "9.2.0")
+    (True, False)
     """
     return all(one == another for one, another in zip(version.split("."), other.split("."), strict=False))

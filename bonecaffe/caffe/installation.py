@@ -83,6 +83,11 @@ class Caffe:
         return any(name.startswith("libnccl") for name in self.libraries)
 
     @property
+    def is_own_build(self) -> bool:
+        """Whether bonecaffe built it, so that it reads bonecaffe's variables about cuDNN (scripts/caffe_cuda.h)."""
+        return "edits_sha256" in self.build
+
+    @property
     def blas(self) -> str:
         """The file of the BLAS it computes with."""
         for name in ("libopenblas", "libatlas", "libmkl_rt", "libcblas", "libblas"):

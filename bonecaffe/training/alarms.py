@@ -6,6 +6,7 @@ inf have no alarm: they end the training (`drive`).
 
 from __future__ import annotations
 
+import re
 import shutil
 import statistics
 import time
@@ -25,9 +26,11 @@ ALIKE = 0.03
 """How close, as a fraction, the test error must be to that of a constant prediction, in two successive tests."""
 BETTER = 0.99
 """A test loss below this share of the best so far is an improvement."""
-SILENT, SHORTEST_SILENCE_S, FIRST_SILENCE_S, KNOWN_AFTER = 10.0, 300.0, 1800.0, 4
+SILENT, SHORTEST_SILENCE_S, KNOWN_AFTER = 10.0, 300.0, 3
 """A pause in the log is an alarm when it is this many times the longest before, and at least this long, in seconds. The
-third is the limit before the rhythm is known, which it is after this many lines about iterations."""
+rhythm is known when the log has named this many different iterations."""
+FIRST_SILENCE_S, SLOW_ITERATION_S = 1800.0, 90.0
+"""Until then, a pause is an alarm after this time, or after this time for each iteration until the next line."""
 LOOK_EVERY_S = 10.0
 """Seconds between checks of the free disk space, at least."""
 
@@ -228,34 +231,36 @@ class DiskRoom:
 class Silence:
     """The log has been silent for much longer than ever before. The program may hang; no line reports that.
 
-    On several GPUs NCCL can wait for ever (BVLC/caffe#4563). The first pauses are another matter: a GPU may compile its
-    code for minutes, and the weights are read.
+    On several GPUs NCCL can wait for ever (BVLC/caffe#4563). The pause before the first iteration is another matter: a
+    GPU may compile its code for minutes, and the weights are read. Lines are not counted but iterations, because one
+    iteration has two lines (loss and rate) without a pause between them.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, log_interval: int = 1) -> None:
         self._clock = clock
+        self._first_s = max(FIRST_SILENCE_S, SLOW_ITERATION_S * log_interval)
         self._last = clock()
-        self._longest = FIRST_SILENCE_S / SILENT
-        self._iterations = 0
+        self._longest = 0.0  # of the pauses since the first iteration
+        self._iterations: set[str] = set()
         self._once = Once()
 
     def listen(self, lines: Iterator[str]) -> Iterator[str]:
         """The lines, as they come; the pauses between them are measured."""
         for line in lines:
             now = self._clock()
-            if "Iteration " in line:
-                self._iterations += 1
-                if self._iterations == KNOWN_AFTER:
-                    self._longest = 0.0
-            self._longest = max(self._longest, now - self._last)
+            if self._iterations:
+                self._longest = max(self._longest, now - self._last)
             self._last = now
+            if len(self._iterations) < KNOWN_AFTER and (iteration := re.search(r"Iteration (\d+)", line)):
+                self._iterations.add(iteration[1])
             self._once.again()
             yield line
 
     def idle(self) -> Iterator[str]:
         """The alarm, if the present pause is much longer than each before."""
         silent = self._clock() - self._last
-        if silent > max(SHORTEST_SILENCE_S, SILENT * self._longest):
+        least = SHORTEST_SILENCE_S if len(self._iterations) == KNOWN_AFTER else self._first_s
+        if silent > max(least, SILENT * self._longest):
             yield from self._once(
                 f"caffe.log has had no new line for {silent / 60:.0f} minutes, and the longest pause before was "
                 f"{self._longest:.0f} seconds. It may hang: see nvidia-smi, or top. Ctrl-C asks it for a snapshot, a "

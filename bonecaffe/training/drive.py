@@ -131,7 +131,7 @@ def drive(
             process = programs.start(arguments, run.path, written, (lock,))
             stack.enter_context(_not_left_behind(process))
             pass_to(process)
-            silence = Silence()
+            silence = Silence(log_interval=schedule.log_interval)
 
             def raise_alarm(alarm: str) -> None:
                 progress.alarms.append(alarm)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bonecaffe.caffe import caffemodel, gpus
-from bonecaffe.caffe.arithmetic import TF32, Arithmetic
+from bonecaffe.caffe.arithmetic import TF32, UNKNOWN, Arithmetic
 from bonecaffe.errors import CaffeError, TrainError
 from bonecaffe.files import open_regular, sha256_file
 from bonecaffe.network import definitions
@@ -177,13 +177,16 @@ def _computed(trained: Trained, recipe: Recipe) -> dict[str, Departure]:
 
 
 def _arithmetic(trained: Trained) -> dict[str, Choice]:
-    """How a GPU chose cuDNN's algorithms, on which the paper is silent, of the last attempt that led to the model."""
-    done = [each.arithmetic for each in _parts(trained.attempts) if each.arithmetic]
-    if not done:
+    """How a GPU chose cuDNN's algorithms, on which the paper is silent, in the attempts that led to the model."""
+    here = ", then ".join(dict.fromkeys(each.arithmetic for each in _parts(trained.attempts) if each.arithmetic))
+    if not here:
         return {}
-    default = Arithmetic().words
-    reason = "the same seed gives the same model" if done[-1] == default else "set in the training's environment"
-    return {"GPU arithmetic": Choice("GPU arithmetic", default, done[-1], reason)}
+    default, reason = Arithmetic().words(), "set in the training's environment"
+    if here == default:
+        reason = "the same seed gives the same model"
+    elif UNKNOWN in here:
+        reason = "this Caffe was not built by bonecaffe: the same seed may give another model"
+    return {"GPU arithmetic": Choice("GPU arithmetic", default, here, reason)}
 
 
 def _parts(attempts: Sequence[Attempt]) -> list[Attempt]:

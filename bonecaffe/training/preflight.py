@@ -128,6 +128,12 @@ class Schedule:
     """Of one caffemodel with its solverstate; 0 if unknown."""
     solver: Any
 
+    @property
+    def log_interval(self) -> int:
+        """The most iterations between two lines of Caffe's log: those of displays, tests or snapshots."""
+        intervals = (self.solver.display, self.solver.test_interval, self.solver.snapshot)
+        return int(min((interval for interval in intervals if interval > 0), default=self.max_iter))
+
     def rate_at(self, iteration: int) -> float | None:
         """The learning rate at an iteration, as Caffe computes it; None for a policy other than fixed and step."""
         s = self.solver
@@ -489,7 +495,8 @@ def _memory(solver: Any, flows: dict[int, shapes.Flow], launch: Launch, say: Any
     if launch.gpus is not None or (solver.HasField("solver_mode") and solver.solver_mode == 1):
         chosen = gpus.chosen(launch.gpus or str(solver.device_id), gpus.visible())
         smallest = min(chosen, key=lambda gpu: gpu.free, default=None)
-        available = max(1, smallest.free - CONTEXT_BYTES) if smallest else 0
+        # a GPU that shares the machine's memory reports none of its own
+        available = max(1, smallest.free - CONTEXT_BYTES) if smallest and smallest.memory else 0
         free = smallest.free / 1e9 if smallest else 0.0
         where = f"the GPU has {free:.1f} GB free, of which CUDA itself takes about {CONTEXT_BYTES / 1e9:.1f} GB"
     else:

@@ -237,7 +237,7 @@ def _drive(
         by=by,
         started_at=start.started_at,
         gpus=gpus.count(launch.gpus) if launch.gpus is not None else 0,
-        arithmetic=Arithmetic.read().words if launch.gpus is not None else "",
+        arithmetic=Arithmetic.read().words(installation.find().is_own_build) if launch.gpus is not None else "",
     )
     record = Trained(
         inputs=start.inputs,

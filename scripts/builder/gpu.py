@@ -17,7 +17,7 @@ OLDEST_CUDA = 11
 """Debian's protobuf needs C++17, which nvcc knows from CUDA 11 on."""
 NEW_GLIBC, NEEDS_CUDA = "2.43", "13.2"
 """Headers of glibc from this version on (Ubuntu 26.04) are not accepted by an older CUDA; reported, not tried here."""
-HOST_COMPILERS = ("g++", "g++-14", "g++-13", "g++-12", "g++-11", "g++-10")
+HOST_COMPILERS = ("g++", "g++-15", "g++-14", "g++-13", "g++-12", "g++-11", "g++-10")
 """The newest first: an old CUDA refuses a new g++."""
 ONE_AT_A_TIME = "no NCCL: one GPU at a time"
 """In the summary of a build without NCCL."""

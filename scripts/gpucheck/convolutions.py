@@ -71,7 +71,7 @@ def compare(check: Check) -> Result:
     return Result("ok", f"{where}; all under their bounds", figures)
 
 
-TF32_ON = {"NVIDIA_TF32_OVERRIDE": "1", "BONECAFFE_TF32": "1"}
+TF32_ON = {"BONECAFFE_TF32": "1"}
 """What allows TF32; figures with it are for information."""
 
 

@@ -115,10 +115,19 @@ def query(fields: str) -> List[List[str]]:
 
 
 def environment(extra: Dict[str, str] | None = None) -> Dict[str, str]:
-    """What Caffe's programs run in: as bonecaffe starts them, with TF32 off unless the user or ``extra`` sets it."""
-    standard = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "GOMP_SPINCOUNT": "1000", "NVIDIA_TF32_OVERRIDE": "0"}
+    """What Caffe's programs run in: as bonecaffe starts them, with its defaults unless ``extra`` changes them.
+
+    The check compares the defaults with TF32 and with the fastest algorithms. So the user's own choice of them, in the
+    environment, does not count. BONECAFFE_CUDNN_EXCLUDE does: it is what a GPU needs whose algorithm fails.
+    """
+    standard = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "GOMP_SPINCOUNT": "1000"}
     log = {"GLOG_logtostderr": "1", "GLOG_minloglevel": "0"}
-    return {**standard, **os.environ, **log, **(extra or {})}
+    default = {"BONECAFFE_TF32": "0", "BONECAFFE_CUDNN": "deterministic"}
+    together = {**standard, **os.environ, **log, **default, **(extra or {})}
+    together.pop("NVIDIA_TF32_OVERRIDE", None)  # as in bonecaffe/caffe/arithmetic.py
+    if together["BONECAFFE_TF32"] != "1":
+        together["NVIDIA_TF32_OVERRIDE"] = "0"
+    return together
 
 
 @dataclass

@@ -368,7 +368,7 @@ def speed(check: Check) -> Result:
     for name, tf32 in (("torch", "0"), ("torch_tf32", "1")) if check.gpu else (("torch", "0"),):
         command = [python, str(script), str(batch), str(rounds), check.options.gpu or "", tf32]
         command += [",".join(map(str, sizes.convolutions)), ",".join(map(str, sizes.inner)), str(sizes.dropout)]
-        env = programs.environment({"NVIDIA_TF32_OVERRIDE": tf32})
+        env = programs.environment({"BONECAFFE_TF32": tf32})
         output = Running(command, check.work / f"{name}.log", check.options.limit_s, check.work, env).finish()
         rate = re.search(r"^images_per_second ([\d.e+-]+)$", output.output, re.MULTILINE)
         if not rate:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 from conftest import caffes, tiny
@@ -24,6 +25,7 @@ from bonecaffe.training.alarms import (
     Plateau,
     Silence,
 )
+from bonecaffe.training.preflight import Schedule
 
 
 def heard(alarms: Listener, *events: Event) -> list[str]:
@@ -220,15 +222,20 @@ class Clock:
         return self.now
 
 
+def fed(lines, clock, silence):
+    """Feed lines, each with the pause before it, in seconds."""
+
+    def passing():
+        for pause, line in lines:
+            clock.now += pause
+            yield line
+
+    assert len(list(silence.listen(passing()))) == len(lines)
+
+
 def listened(pauses, clock, silence):
     """Feed lines of iterations with the given pauses before them, in seconds."""
-
-    def lines():
-        for number, pause in enumerate(pauses):
-            clock.now += pause
-            yield f"Iteration {number}, loss = 1"
-
-    assert len(list(silence.listen(lines()))) == len(pauses)
+    fed([(pause, f"Iteration {number}, loss = 1") for number, pause in enumerate(pauses)], clock, silence)
 
 
 def alarm_after(silence, clock, seconds):
@@ -267,6 +274,44 @@ def test_log_that_is_silent_beyond_its_rhythm_raises_an_alarm(pauses, silent_s, 
         assert "no new line" in alarm and "nvidia-smi" in alarm and "--resume" in alarm
 
 
+def iteration(number, pause_s):
+    """Caffe's two lines about an iteration, which come together."""
+    return [(pause_s, f"Iteration {number}, loss = 1"), (0, f"Iteration {number}, lr = 1")]
+
+
+@pytest.mark.parametrize(
+    ("lines", "silent_s", "alarms"),
+    [
+        # a slow CPU, without a test before the first iteration: a locator's training, or a resumed one
+        ([*iteration(0, 3), *iteration(20, 280)], 1795, 0),
+        ([*iteration(0, 3), *iteration(20, 280), *iteration(40, 280)], 2795, 0),
+        ([*iteration(0, 3), *iteration(20, 280), *iteration(40, 280)], 2805, 1),
+        # the first pass over a large test set counts, so that the next one raises no alarm
+        ([(5, "Iteration 0, Testing net (#0)"), (100, "loss = 1"), *iteration(0, 1), *iteration(1, 1)], 1795, 0),
+        ([(5, "Iteration 0, Testing net (#0)"), (100, "loss = 1"), *iteration(1, 1), *iteration(2, 1)], 995, 0),
+        ([(5, "Iteration 0, Testing net (#0)"), (100, "loss = 1"), *iteration(1, 1), *iteration(2, 1)], 1005, 1),
+    ],
+)
+def test_slow_training_does_not_seem_silent(lines, silent_s, alarms):
+    """The rhythm is the time from one iteration to the next, not from the line of its loss to that of its rate."""
+    clock = Clock()
+    silence = Silence(clock)
+    fed(lines, clock, silence)
+    assert len(alarm_after(silence, clock, silent_s)) == alarms
+
+
+@pytest.mark.parametrize(
+    ("intervals", "allowed_s"), [((200, 500, 500), 18000), ((0, 0, 300), 27000), ((1, 1, 0), 1800), ((0, 0, 0), 270000)]
+)
+def test_rare_lines_are_waited_for(intervals, allowed_s):
+    """display, test_interval and snapshot of the solver decide how long the first pause may be on a slow CPU."""
+    solver = SimpleNamespace(**dict(zip(("display", "test_interval", "snapshot"), intervals, strict=True)))
+    clock = Clock()
+    silence = Silence(clock, Schedule(3000, intervals[1], intervals[2], 256, 0, solver).log_interval)
+    assert alarm_after(silence, clock, allowed_s - 5) == []
+    assert len(alarm_after(silence, clock, 10)) == 1
+
+
 def test_silence_is_reported_again_after_a_line():
     """Each long pause has its own alarm."""
     clock = Clock()
@@ -282,6 +327,7 @@ def test_silent_caffe_raises_the_alarm_while_it_hangs(own_run, monkeypatch):
     """The real Caffe, stopped by a signal: the driver waits for its log and reports it. Then the training continues."""
     monkeypatch.setattr(alarms, "SHORTEST_SILENCE_S", 0.5)
     monkeypatch.setattr(alarms, "FIRST_SILENCE_S", 0.5)
+    monkeypatch.setattr(alarms, "SLOW_ITERATION_S", 0.5)
     monkeypatch.setattr(alarms, "SILENT", 0.1)
     started = programs.start
     reports = []
