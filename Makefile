@@ -11,7 +11,7 @@ DEMO    := runs/demo
 # Spaces, quotes and $ in a variable's value reach the command unchanged. make does not expand the value, but reads $$ as
 # $, as usual. $(call quoted,RUN) is the value as one shell word, $(call quoted_words,ONLY) quotes each of its words.
 GIVEN := RUN RECIPE IMAGES AGES TEST_AGES POINTS WEIGHTS GPU FAST TRAIN TEST SEED SPLIT LABELS ORIGIN AGES_IN_YEARS \
-  AGES_IN_MONTHS SUGGEST SHEET LOCATOR RESUME FULL ONLY DEMO CAFFE_ROOT CAFFE_SOURCE CUDA_ARCH CUDA_HOME CUDNN_ROOT NCCL_ROOT BUNDLE
+  AGES_IN_MONTHS SUGGEST SHEET LOCATOR RESUME FULL ONLY DEMO CAFFE_ROOT CAFFE_SOURCE CUDA_ARCH CUDA_HOME CUDNN_ROOT NCCL_ROOT BUNDLE PYTHON
 UNKNOWN := $(strip $(foreach name,$(filter-out $(GIVEN) -%,$(.VARIABLES)),$(if $(filter command,$(firstword $(origin $(name)))),$(name))))
 $(if $(UNKNOWN),$(error no target reads $(UNKNOWN); `make help` lists the variables of each target. Put a variable of another program in front of make: $(firstword $(UNKNOWN))=... make))
 OWN_POINTS := $(filter command environment,$(origin POINTS))
@@ -21,11 +21,11 @@ quoted = '$(subst ','\'',$($(1)))'
 quoted_words = $(foreach each,$(subst ','\'',$($(1))),'$(each)')
 option = $(if $($(2)),$(1) $(call quoted,$(2)))
 flag = $(if $(filter-out 0,$($(2))),$(1))
-export CAFFE_ROOT CAFFE_SOURCE CUDA_ARCH CUDA_HOME CUDNN_ROOT NCCL_ROOT
+export CAFFE_ROOT CAFFE_SOURCE CUDA_ARCH CUDA_HOME CUDNN_ROOT NCCL_ROOT PYTHON
 
 VENV      := .venv
 BONECAFFE := BONECAFFE_MAKE=1 $(VENV)/bin/bonecaffe
-PYTHON    := $(VENV)/bin/python
+VENV_PYTHON := $(VENV)/bin/python
 
 .PHONY: help setup caffe caffe-check caffe-bundle gpu-check demo smoke annotate locate prepare train evaluate predict test sweep lint mutants bench prototxt pictures reference clean
 .DEFAULT_GOAL := help
@@ -41,15 +41,15 @@ caffe:               ## choose Caffe's build and install again; GPU=1 builds Caf
 
 caffe-check: setup   ## run Caffe's own C++ tests on the Caffe that was built (3 minutes)
 	@BONECAFFE_GPU="$$(cat $(VENV)/share/bonecaffe/gpu)" BONECAFFE_FAST="$$(cat $(VENV)/share/bonecaffe/fast)" CUDA_ARCH="$$(cat $(VENV)/share/bonecaffe/arch)" \
-	  $(PYTHON) scripts/build_caffe.py --check
+	  $(VENV_PYTHON) scripts/build_caffe.py --check
 
 caffe-bundle: setup  ## pack that Caffe and its libraries into one archive, for machines without root [BUNDLE=folder] (2 minutes)
-	@$(PYTHON) scripts/bundle_caffe.py --out $(call quoted,BUNDLE)
+	@$(VENV_PYTHON) scripts/bundle_caffe.py --out $(call quoted,BUNDLE)
 
 gpu-check: setup     ## compare the GPU with the CPU and measure its speed; writes a report into runs/gpu-check (10 minutes) [GPU=1 for the second GPU, cpu to try the check]
 	@test $(call quoted,GPU) = cpu || test -f runs/gpu-check-data.tar.xz || { mkdir -p runs; \
-	  $(PYTHON) scripts/gpu_check.py prepare --out runs/gpu-check-data.tar.xz; }
-	@$(PYTHON) scripts/gpu_check.py --work runs/gpu-check \
+	  $(VENV_PYTHON) scripts/gpu_check.py prepare --out runs/gpu-check-data.tar.xz; }
+	@$(VENV_PYTHON) scripts/gpu_check.py --work runs/gpu-check \
 	  $(if $(filter cpu,$(GPU)),--cpu --quick,$(call option,--gpu,GPU) --data runs/gpu-check-data.tar.xz)
 
 demo: setup          ## run the whole pipeline on synthetic hands, on the CPU; prints the path of report.html
@@ -59,7 +59,7 @@ demo: setup          ## run the whole pipeline on synthetic hands, on the CPU; p
 	@$(BONECAFFE) evaluate $(call quoted,DEMO)
 
 smoke: setup         ## run the short test for CI: a tiny LMDB on the CPU, with the paper's full-size net and the demo's
-	@$(PYTHON) -m pytest -q tests/test_smoke.py --doctest-modules
+	@$(VENV_PYTHON) -m pytest -q tests/test_smoke.py --doctest-modules
 
 annotate: setup      ## IMAGES POINTS [SUGGEST] -> mark the seven points in your browser
 	@$(BONECAFFE) annotate $(call quoted,IMAGES) --points $(call quoted,POINTS) $(call option,--suggest,SUGGEST)
@@ -94,31 +94,31 @@ prototxt: setup      ## rewrite prototxt/ from the recipes
 
 pictures: setup      ## redraw the pictures of README and docs; trains the demo for its report (5 minutes)
 	@scripts/setup.sh browser
-	@$(PYTHON) scripts/pictures.py
+	@$(VENV_PYTHON) scripts/pictures.py
 
 reference: setup     ## rewrite docs/reference/cli.md and recipe.md from --help and the recipe's fields
-	@$(PYTHON) scripts/reference.py
+	@$(VENV_PYTHON) scripts/reference.py
 
 test: setup          ## run all tests, on the real Caffe and in a real browser
 	@scripts/setup.sh browser
-	@$(PYTHON) -m pytest
+	@$(VENV_PYTHON) -m pytest
 
 sweep: setup         ## run the tests as on other machines: each OpenBLAS kernel, ignored signals, not as root, busy cores [FULL=1]
 	@scripts/setup.sh browser
 	@scripts/sweep_tests.sh $(if $(FULL),--full)
 
 lint: setup          ## check style, format and types with ruff and mypy
-	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[lint]' --constraint requirements.txt
-	@$(PYTHON) -m ruff check .
-	@$(PYTHON) -m ruff format --check .
-	@$(PYTHON) -m mypy
+	@$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[lint]' --constraint requirements.txt
+	@$(VENV_PYTHON) -m ruff check .
+	@$(VENV_PYTHON) -m ruff format --check .
+	@$(VENV_PYTHON) -m mypy
 
 mutants: setup       ## change the pure modules in one place at a time and count the changes that no test notices [ONLY=crop] (10 minutes)
-	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[mutants]' --constraint requirements.txt
-	@$(PYTHON) scripts/mutants.py $(call quoted_words,ONLY)
+	@$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[mutants]' --constraint requirements.txt
+	@$(VENV_PYTHON) scripts/mutants.py $(call quoted_words,ONLY)
 
 bench: setup         ## run the benchmarks; each compares two programs in the same minute [ONLY="prepare train"]
-	@$(PYTHON) -m scripts.bench $(call quoted_words,ONLY)
+	@$(VENV_PYTHON) -m scripts.bench $(call quoted_words,ONLY)
 
 clean:               ## remove the demo's files (the built Caffe and .venv stay)
 	rm -rf -- $(call quoted,DEMO) $(call quoted,DEMO)-data

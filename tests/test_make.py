@@ -231,3 +231,20 @@ def test_errors_under_make_name_the_variable(prepared, tmp_path, arguments, code
         assert under.stderr.rstrip().endswith(f"{expected}.") and alone.stderr.strip() in under.stderr
     else:
         assert under.stderr == alone.stderr
+
+
+@pytest.mark.parametrize("way", ["environment", "command line"])
+def test_python_of_the_user_reaches_setup(clone, way):
+    """`PYTHON` names the Python for .venv; the targets call the one in .venv."""
+    (clone / "scripts" / "setup.sh").write_text('#!/bin/sh\necho "PYTHON <$PYTHON>"; echo "SOURCE <>"\n')
+    arguments = (["PYTHON=/opt/py thon"], {}) if way == "command line" else ([], {"PYTHON": "/opt/py thon"})
+    done = subprocess.run(
+        ["make", "--silent", "setup", *arguments[0]],
+        cwd=clone,
+        env={"PATH": os.environ["PATH"], **arguments[1]},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "PYTHON </opt/py thon>" in done.stdout
+    assert "-m" in made(clone, "smoke", *arguments[0], **arguments[1])
