@@ -155,6 +155,7 @@ def test_png_and_jpeg_are_converted_and_averaged(unpacked, tmp_path):
     cv2.imwrite(str(tmp_path / "b.jpg"), image + 100)
     (tmp_path / "list.txt").write_text("a.png 1\nb.jpg 2\n")
     trace = {"LD_DEBUG": "files", "LD_DEBUG_OUTPUT": str(tmp_path / "trace")}
+    trace |= {"GLOG_logtostderr": "1", "GLOG_minloglevel": "0"}  # importing pycaffe in another test made it silent
     made = run(unpacked / "bin/convert_imageset", f"{tmp_path}/", tmp_path / "list.txt", tmp_path / "lmdb", **trace)
     assert made.returncode == 0 and "Processed 2 files" in made.stderr, made.stderr
     mean = run(unpacked / "bin/compute_image_mean", tmp_path / "lmdb", **trace)
