@@ -192,9 +192,10 @@ class Predictor:
     """A trained run, ready to predict the bone age of hands.
 
     Parameters: the run's folder; the iteration of the snapshot (default: the last one); the GPU's number (default: the
-    CPU); the number of images in a forward pass; the engine: ``caffe``, or ``opencv`` where there is no Caffe.
+    CPU); the number of images in a forward pass; the engine: ``caffe``, ``onnx`` or ``opencv`` (default: Caffe, or ONNX
+    Runtime where none is installed).
 
-    Raises PredictError when the run holds no model, CaffeError when there is no Caffe.
+    Raises PredictError when the run holds no model, CaffeError when the engine is not installed.
     """
 
     def __init__(
@@ -203,7 +204,7 @@ class Predictor:
         snapshot: int | None = None,
         gpu: int | None = None,
         batch: int = BATCH,
-        engine: engines.Kind = "caffe",
+        engine: engines.Kind | None = None,
     ) -> None:
         self.run = run if isinstance(run, RunDir) else RunDir(run)
         self.recipe = self.run.recipe()
@@ -350,7 +351,7 @@ def predict_run(run: RunDir, snapshot: int | None = None, progress: Progress = u
     if is_current(run.path, run.read().predict, inputs):
         return chosen.iteration
     check_images(run)
-    predictor = Predictor(run, chosen.iteration, gpu)
+    predictor = Predictor(run, chosen.iteration, gpu, engine="caffe")
     tables = {split: _table(cases, months) for split, cases, months in _predict_splits(predictor, progress)}
     files = [run.predictions(split) for split in tables]
     for path, text in zip(files, tables.values(), strict=True):
@@ -404,7 +405,7 @@ def predict_snapshots(
 ) -> Iterator[tuple[snapshots.Snapshot, dict[str, tuple[list[Case], list[float]]]]]:
     """Predict both splits with one snapshot after the other; the net is built once, only its weights change."""
     check_images(run)
-    predictor = Predictor(run, chosen[0].iteration, gpu)
+    predictor = Predictor(run, chosen[0].iteration, gpu, engine="caffe")
     each = sum(len(cases) for cases in split_of(run).values())
     for number, snapshot in enumerate(chosen):
         predictor.use(snapshot)

@@ -2,7 +2,7 @@
 root=${root:-}
 fewest="Python 3.11" # what requirements.txt's packages need
 ways_without_packages="Give an installed Caffe with CAFFE_ROOT (an unpacked caffe-bundle needs no installation), or use the
-container: docs/guide/containers.md. Without Caffe, \`bonecaffe predict --engine opencv\` still computes with a trained model."
+container: docs/guide/containers.md. Without Caffe, \`bonecaffe predict --engine onnx\` still computes with a trained model."
 
 say() { printf 'setup: %s\n' "$*"; }
 stop() { say "$*"; exit 1; }

@@ -10,6 +10,7 @@ a moment and no memory.
 
 from __future__ import annotations
 
+import math
 import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -46,6 +47,17 @@ class StoredLayer:
     shapes: tuple[tuple[int, ...], ...]
     start: int
     end: int
+
+
+class StoredBlob(NamedTuple):
+    """One blob of weights: its shape and numbers, and where they are in the file as plain little-endian float32.
+
+    ``offset`` is None where the file has them in another form, such as double precision.
+    """
+
+    shape: tuple[int, ...]
+    values: NDArray[np.float32]
+    offset: int | None
 
 
 def _varint(data: mmap.mmap | bytes, at: int, end: int) -> tuple[int, int]:
@@ -120,6 +132,23 @@ def read_blob(data: bytes) -> tuple[tuple[int, ...], NDArray[np.float32]]:
         if numbers:
             break
     return _shape(data, blob), np.frombuffer(numbers, kind).astype(np.float32)
+
+
+def _stored_blob(data: mmap.mmap | bytes, blob: _Field) -> StoredBlob:
+    parts = [field for field in _fields(data, blob.value, blob.end) if field.number in (5, 8)]
+    offset = parts[0].value if [(part.number, part.wire) for part in parts] == [(5, _BYTES)] else None
+    shape, values = read_blob(data[blob.value : blob.end])
+    if values.size != math.prod(shape):
+        raise ValueError(f"{values.size} numbers for a shape of {' x '.join(map(str, shape))}")
+    return StoredBlob(shape, values, offset)
+
+
+def _blob_fields(data: mmap.mmap | bytes, layer: StoredLayer) -> Iterator[_Field]:
+    """The blobs of a stored layer."""
+    (whole,) = _fields(data, layer.start, layer.end)
+    for field in _fields(data, whole.value, whole.end):
+        if field.number == _BLOBS_FIELD[whole.number] and field.wire == _BYTES:
+            yield field
 
 
 def write_blob(values: NDArray[np.float32]) -> bytes:
@@ -201,6 +230,17 @@ class Caffemodel:
     def shapes(self) -> dict[str, tuple[tuple[int, ...], ...]]:
         """The shapes of the weights of each layer that has any."""
         return {layer.name: layer.shapes for layer in self.layers if layer.shapes}
+
+    def blobs(self, name: str) -> list[StoredBlob]:
+        """The weights of a layer, in their order; WeightsError when a blob's numbers do not fit its shape.
+
+        Of two layers of one name the last one counts, as for Caffe.
+        """
+        layer = next(each for each in reversed(self.layers) if each.name == name and each.shapes)
+        try:
+            return [_stored_blob(self._data, field) for field in _blob_fields(self._data, layer)]
+        except (ValueError, IndexError) as error:
+            raise WeightsError(f"{self.path}: layer {name}: {error}. Download it again.") from error
 
     def write_without(self, names: set[str], target: Path) -> None:
         """Copy the file to ``target`` without these layers, every other byte as it is, whole or not at all."""
