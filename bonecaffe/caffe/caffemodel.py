@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import math
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -162,6 +162,17 @@ def write_blob(values: NDArray[np.float32]) -> bytes:
     return dims + _tag(5, _BYTES) + _as_varint(len(numbers)) + numbers
 
 
+def _blob_head(shape: tuple[int, ...]) -> bytes:
+    """A BlobProto up to its numbers, which follow as float32."""
+    dims = b"".join(map(_as_varint, shape))
+    packed = _bytes_field(1, len(dims)) + dims
+    return _bytes_field(7, len(packed)) + packed + _bytes_field(5, 4 * math.prod(shape))
+
+
+def _bytes_field(number: int, length: int) -> bytes:
+    return _tag(number, _BYTES) + _as_varint(length)
+
+
 def _tag(number: int, wire: int) -> bytes:
     return _as_varint(number << 3 | wire)
 
@@ -241,6 +252,19 @@ class Caffemodel:
             return [_stored_blob(self._data, field) for field in _blob_fields(self._data, layer)]
         except (ValueError, IndexError) as error:
             raise WeightsError(f"{self.path}: layer {name}: {error}. Download it again.") from error
+
+    def write_weights(self, weights: Mapping[str, Sequence[tuple[int, ...]]], out: BinaryIO) -> None:
+        """Write a caffemodel of only these layers' weights, by name, with these shapes; WeightsError as for `blobs`."""
+        for name, shapes in weights.items():
+            blobs = self.blobs(name)
+            named = _bytes_field(1, len(encoded := name.encode())) + encoded
+            heads = [_blob_head(shape) for shape in shapes]
+            heads = [_bytes_field(7, len(h) + 4 * b.values.size) + h for h, b in zip(heads, blobs, strict=True)]
+            size = len(named) + sum(len(head) + 4 * blob.values.size for head, blob in zip(heads, blobs, strict=True))
+            out.write(_bytes_field(_V2_LAYER, size) + named)
+            for head, blob in zip(heads, blobs, strict=True):
+                out.write(head)
+                out.write(np.ascontiguousarray(blob.values, "<f4").data)
 
     def write_without(self, names: set[str], target: Path) -> None:
         """Copy the file to ``target`` without these layers, every other byte as it is, whole or not at all."""
