@@ -200,6 +200,8 @@ def model_of(source: str | os.PathLike[str] | RunDir, snapshot: int | None = Non
         if snapshot not in (None, model.iteration):
             raise PredictError(f"{model.name}: holds the model of iteration {model.iteration} only. Omit --snapshot.")
         return model
+    if not isinstance(source, RunDir) and not os.path.exists(source):
+        raise PredictError(f"{os.fspath(source)}: no such run or model file.")
     run = source if isinstance(source, RunDir) else RunDir(source)
     recipe = run.recipe()
     chosen = model_file(run, snapshot)

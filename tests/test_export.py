@@ -231,7 +231,7 @@ def test_engines_that_disagree_export_nothing(evaluated, tmp_path, monkeypatch):
 
     monkeypatch.setitem(onnx_net._TYPES, "ReLU", without_relu)
     with pytest.raises(ModelError, match="disagree by"):
-        exports.export(evaluated, tmp_path / "model.zip")
+        exports.export(evaluated, tmp_path / "new" / "model.zip")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -294,6 +294,25 @@ def test_damaged_files_are_refused(exported, tmp_path):
             content = whole[:at] + junk + whole[at + len(junk) :]
         if content != whole:
             refusal(content, tmp_path)
+
+
+def test_the_command_refuses_in_one_sentence(exported, hands, tmp_path):
+    """A damaged model file, a missing one, one instead of a run: exit status 1 or 2, and no traceback."""
+    image = str(next(iter(find_images(hands / "images").values())))
+    damaged = tmp_path / "damaged.zip"
+    damaged.write_bytes(exported.read_bytes()[:-1])
+    for arguments, words in (
+        (["predict", str(damaged), image], "it is damaged: copy it again"),
+        (["predict", str(tmp_path / "none.zip"), image], "none.zip: no such run or model file"),
+        (["predict", str(exported), image, "--snapshot", "4"], "Omit --snapshot"),
+        (["evaluate", str(exported)], "is a file"),
+        (["export", str(exported), "copy.zip"], "is a file"),
+        (["export", str(hands), str(tmp_path / "copy.zip")], "not a prepared run"),
+        (["export", str(hands)], "name the file to write"),
+    ):
+        done = CliRunner().invoke(main, arguments)
+        assert done.exit_code in (1, 2) and words in done.output, done.output
+        assert "Traceback" not in done.output
 
 
 def test_hostile_archives_are_refused(exported, tmp_path):

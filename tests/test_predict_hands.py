@@ -236,7 +236,7 @@ def test_an_age_that_is_no_number_is_refused(trained, hands, monkeypatch):
     predictor = Predictor(trained)
     monkeypatch.setattr(predictor, "_forward", lambda batch: [float("nan")] * len(batch))
     (result,) = predictor.predict_hands(hands_in([hands / "images" / "1003.png"], hands / "points.csv"))
-    assert isinstance(result, Refused) and "answers nan" in result.reason and points["1003"]
+    assert isinstance(result, Refused) and "predicts nan" in result.reason and points["1003"]
 
 
 def test_hostile_names_are_printed_on_one_line(trained, hands, tmp_path):

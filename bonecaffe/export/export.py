@@ -71,7 +71,7 @@ def export(
             f"{run}: the training is not on record, so no model card can be written. Train it with bonecaffe."
         )
     members = _members(run, model, trained, licence, own_text)
-    with replacing(target, parents=True) as temporary:
+    with folder_made(target.parent), replacing(target) as temporary:
         with writing(temporary) as file:
             contents = models.write(file, members, model.iteration, licence)
         _check_weights(trained, run, model, contents)
