@@ -235,6 +235,14 @@ def test_engines_that_disagree_export_nothing(evaluated, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_export_without_caffe_is_refused_at_once(evaluated, tmp_path, monkeypatch):
+    """There is nothing to compare ONNX Runtime with; the refusal names no option that export does not have."""
+    monkeypatch.setenv("CAFFE_ROOT", str(tmp_path / "nowhere"))
+    done = CliRunner().invoke(main, ["export", str(evaluated), str(tmp_path / "new" / "model.zip")])
+    assert done.exit_code == 1 and "CAFFE_ROOT" in done.output and "--engine" not in done.output
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_other_files_are_not_replaced(evaluated, exported, own_run, tmp_path):
     """A file that is not a model file stays; a model file is replaced; a run without a model is refused."""
     other = tmp_path / "thesis.zip"

@@ -25,7 +25,7 @@ from bonecaffe.errors import CaffeError
 
 OPSET, IR_VERSION = 17, 8
 """Of ONNX 1.12 (2022): old enough for any runtime in use."""
-INSTALL = "Install it with: pip install 'bonecaffe[onnx]'"
+INSTALL = "Install it with: pip install onnx onnxruntime"
 _HANDS = "hands"
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bonecaffe.caffe import deploy as deploys
-from bonecaffe.caffe import nets, onnx_net
+from bonecaffe.caffe import nets, onnx_net, programs
 from bonecaffe.caffe.caffemodel import Caffemodel, write_blob
 from bonecaffe.errors import ModelError
 from bonecaffe.evaluation.claim_facts import Facts, facts_of
@@ -64,6 +64,7 @@ def export(
     _check_target(target)
     if licence is not None and (not licence.strip() or not licence.isprintable() or len(licence) > 200):
         raise ModelError("--licence: give a name or an identifier on one line, such as CC-BY-4.0.")
+    programs.import_pycaffe()  # raises at once where there is no Caffe to compare with
     model = model_of(run, snapshot)
     trained = run.read().train
     if trained is None:
