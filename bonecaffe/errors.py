@@ -47,6 +47,10 @@ class WeightsError(BonecaffeError):
     """A caffemodel that is truncated, of another network, or not one."""
 
 
+class ModelError(BonecaffeError):
+    """A net that bonecaffe cannot compute or convert, or a model file that is damaged or not one."""
+
+
 class PreflightError(BonecaffeError):
     """Something that would make Caffe abort, or do silently the wrong thing."""
 

@@ -33,6 +33,8 @@ from bonecaffe.hands import ids
 from bonecaffe.hands.cases import Case, months_text
 from bonecaffe.hands.images import Image, read_image
 from bonecaffe.hands.reference_points import POINT_NAMES, ReferencePoints
+from bonecaffe.model import model as models
+from bonecaffe.model.model import Model
 from bonecaffe.network import definitions, mean
 from bonecaffe.prepare.normalize import normalize_viewed, viewed
 from bonecaffe.prepare.outputs import check_images, prepared_of, read_prepared, split_of
@@ -188,37 +190,71 @@ def _not_its_model(run: RunDir, what: str) -> PredictError:
     return PredictError(f"{run}: {what} after the training, so the model no longer fits the run. Train it again.")
 
 
+def model_of(source: str | os.PathLike[str] | RunDir, snapshot: int | None = None) -> Model:
+    """The model in a run's folder, of a snapshot (default: the last one), or in a model file.
+
+    Raises PredictError when the run holds no such model, ModelError for a file that is not a model file.
+    """
+    if not isinstance(source, RunDir) and os.path.isfile(source):
+        model = models.read(source).model
+        if snapshot not in (None, model.iteration):
+            raise PredictError(f"{model.name}: holds the model of iteration {model.iteration} only. Omit --snapshot.")
+        return model
+    if not isinstance(source, RunDir) and not os.path.exists(source):
+        raise PredictError(f"{os.fspath(source)}: no such run or model file.")
+    run = source if isinstance(source, RunDir) else RunDir(source)
+    recipe = run.recipe()
+    chosen = model_file(run, snapshot)
+    _check_unchanged(run)
+    if not run.deploy.is_file():
+        raise PredictError(f"{run.deploy}: missing. Write it with: bonecaffe prototxt {run}")
+    name = str(chosen.caffemodel)
+    return Model(name, chosen.iteration, recipe, mean.array(run, recipe), run.deploy, chosen.caffemodel)
+
+
 class Predictor:
-    """A trained run, ready to predict the bone age of hands.
+    """A trained model, ready to predict the bone age of hands.
 
-    Parameters: the run's folder; the iteration of the snapshot (default: the last one); the GPU's number (default: the
-    CPU); the number of images in a forward pass; the engine: ``caffe``, or ``opencv`` where there is no Caffe.
+    Parameters: a run's folder or a model file; the iteration of the snapshot (default: the last one); the GPU's number
+    (default: the CPU); the number of images in a forward pass; the engine: ``caffe``, ``onnx`` or ``opencv`` (default:
+    Caffe, or ONNX Runtime where none is installed).
 
-    Raises PredictError when the run holds no model, CaffeError when there is no Caffe.
+    Raises PredictError when the run holds no model, ModelError for a file that is not a model file, CaffeError when
+    the engine is not installed.
     """
 
     def __init__(
         self,
-        run: str | os.PathLike[str] | RunDir,
+        model: str | os.PathLike[str] | RunDir,
         snapshot: int | None = None,
         gpu: int | None = None,
         batch: int = BATCH,
-        engine: engines.Kind = "caffe",
+        engine: engines.Kind | None = None,
     ) -> None:
-        self.run = run if isinstance(run, RunDir) else RunDir(run)
-        self.recipe = self.run.recipe()
-        self.snapshot = model_file(self.run, snapshot)
-        _check_unchanged(self.run)
+        self.model = model_of(model, snapshot)
+        self.recipe = self.model.recipe
         self.batch = batch
-        if not self.run.deploy.is_file():
-            raise PredictError(f"{self.run.deploy}: missing. Write it with: bonecaffe prototxt {self.run}")
-        self._net = engines.make(engine, self.run.deploy, self.snapshot.caffemodel, gpu)
-        self._mean = mean.array(self.run, self.recipe)
+        self._run = model if isinstance(model, RunDir) else None if os.path.isfile(model) else RunDir(model)
+        self._net = engines.make(engine, self.model.deploy, self.model.caffemodel, gpu)
+
+    @property
+    def run(self) -> RunDir:
+        """The run that the model is of; PredictError for a model file."""
+        if self._run is None:
+            raise PredictError(f"{self.model.name}: a model file, not a run.")
+        return self._run
+
+    @property
+    def snapshot(self) -> snapshots.Snapshot:
+        """The snapshot that predicts."""
+        return snapshots.Snapshot(self.model.iteration, self.model.caffemodel)
 
     def use(self, snapshot: snapshots.Snapshot) -> None:
         """Switch to the weights of another snapshot of the run; the net is not built again."""
         self._net.load(snapshot.caffemodel)
-        self.snapshot = snapshot
+        self.model = replace(
+            self.model, name=str(snapshot.caffemodel), iteration=snapshot.iteration, caffemodel=snapshot.caffemodel
+        )
 
     def predict(
         self, image: str | os.PathLike[str] | Image, points: ReferencePoints | Sequence[Sequence[float]]
@@ -278,7 +314,7 @@ class Predictor:
 
         Caffe's Data layer computes the same.
         """
-        return normal.astype(np.float32)[None] - self._mean
+        return normal.astype(np.float32)[None] - self.model.mean
 
     def _ready(self, hand: Hand) -> tuple[Hand, Image] | Refused:
         """A hand without its pixels, to save memory, and its normalized image."""
@@ -296,8 +332,8 @@ class Predictor:
 
     def _result(self, hand: Hand, months: float) -> Prediction | Refused:
         if math.isfinite(months):
-            return Prediction(hand, months, self.snapshot.iteration)
-        reason = f"{hand.image}: {self.snapshot.caffemodel} predicts {months:g}. Its training diverged; train it again."
+            return Prediction(hand, months, self.model.iteration)
+        reason = f"{hand.image}: {self.model.name} predicts {months:g}. Its training diverged; train it again."
         return Refused(hand.image, reason, hand.source, hand.confidence, hand.remarks)
 
     def _normal(
@@ -350,7 +386,7 @@ def predict_run(run: RunDir, snapshot: int | None = None, progress: Progress = u
     if is_current(run.path, run.read().predict, inputs):
         return chosen.iteration
     check_images(run)
-    predictor = Predictor(run, chosen.iteration, gpu)
+    predictor = Predictor(run, chosen.iteration, gpu, engine="caffe")
     tables = {split: _table(cases, months) for split, cases, months in _predict_splits(predictor, progress)}
     files = [run.predictions(split) for split in tables]
     for path, text in zip(files, tables.values(), strict=True):
@@ -404,7 +440,7 @@ def predict_snapshots(
 ) -> Iterator[tuple[snapshots.Snapshot, dict[str, tuple[list[Case], list[float]]]]]:
     """Predict both splits with one snapshot after the other; the net is built once, only its weights change."""
     check_images(run)
-    predictor = Predictor(run, chosen[0].iteration, gpu)
+    predictor = Predictor(run, chosen[0].iteration, gpu, engine="caffe")
     each = sum(len(cases) for cases in split_of(run).values())
     for number, snapshot in enumerate(chosen):
         predictor.use(snapshot)

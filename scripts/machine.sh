@@ -2,7 +2,7 @@
 root=${BONECAFFE_PRETENDED_ROOT:-}
 fewest="Python 3.11" # what requirements.txt's packages need
 ways_without_packages="Give an installed Caffe with CAFFE_ROOT (an unpacked caffe-bundle needs no installation), or use
-the container: docs/guide/containers.md. Without Caffe, \`bonecaffe predict --engine opencv\` still computes with a
+the container: docs/guide/containers.md. Without Caffe, \`bonecaffe predict --engine onnx\` still computes with a
 trained model."
 
 say() { printf 'setup: %s\n' "$*"; }

@@ -21,9 +21,10 @@ LAYERS = [  # each may import from those before it, and from itself
     {"prepare"},
     {"network"},
     {"training"},
+    {"model"},
     {"predict", "locate"},
     {"evaluation"},
-    {"annotate", "studies", "doctor"},
+    {"annotate", "export", "studies", "doctor"},
     {"cli", "__main__"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

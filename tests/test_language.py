@@ -28,7 +28,7 @@ PHRASES = {
     r"lies?": "is (where a thing is)",
     r"could not be had": "could not be downloaded",
     r"(?<!make )(?:un)?sure": "confident, uncertain",
-    r"cards?": "GPU",
+    r"(?<!model\s)cards?": "GPU; a model card is called that",
     r"doubles": "duplicates",
     r"slip of the pen": "typo, with the nearest valid name",
     r"told into": "split into",

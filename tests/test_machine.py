@@ -235,7 +235,7 @@ def test_setup_says_what_serves_on_another_system(tmp_path):
         check=False,
     )
     assert done.returncode == 1 and done.stderr == ""
-    for word in ("Fedora Linux 43", "CAFFE_ROOT", "docs/guide/containers.md", "--engine opencv"):
+    for word in ("Fedora Linux 43", "CAFFE_ROOT", "docs/guide/containers.md", "--engine onnx"):
         assert word in done.stdout
     assert not (copy / ".venv").exists()
 

@@ -185,8 +185,9 @@ def test_recipe_changed_after_training_does_not_reach_the_model(own_trained, han
         Predictor(own_trained)
 
 
-def test_opencv_engine_needs_no_caffe(trained, hands, tmp_path):
-    """Without Caffe, four files of the run give the same months through OpenCV; the refusal names its option."""
+@pytest.mark.parametrize("engine", ["onnx", "opencv"])
+def test_other_engines_need_no_caffe(trained, hands, tmp_path, engine):
+    """Without Caffe, four files of the run give the same months; the refusal names the option."""
     laptop = tmp_path / "model"
     (laptop / "snapshots").mkdir(parents=True)
     chosen = Predictor(trained)
@@ -198,8 +199,8 @@ def test_opencv_engine_needs_no_caffe(trained, hands, tmp_path):
     command = [*predict, files["1003"], files["1007"], "--points", hands / "points.csv", "--json"]
     nowhere = {**os.environ, "CAFFE_ROOT": str(tmp_path / "nowhere")}
     refused = subprocess.run(command, capture_output=True, text=True, env=nowhere)
-    assert refused.returncode == 1 and "--engine opencv" in refused.stderr
-    done = subprocess.run([*command, "--engine", "opencv"], capture_output=True, text=True, env=nowhere)
+    assert refused.returncode == 1 and "--engine onnx" in refused.stderr
+    done = subprocess.run([*command, "--engine", engine], capture_output=True, text=True, env=nowhere)
     assert done.returncode == 0, done.stderr
     months = {(fact := json.loads(line))["id"]: fact["months"] for line in done.stdout.splitlines()}
     for case_id, value in months.items():
@@ -211,15 +212,17 @@ def test_engines_agree(own_trained):
     """The same net and weights predict the same in either engine, for any batch, and after a change of weights."""
     deploy, rng = own_trained.deploy, np.random.default_rng(0)
     first, last = (s.caffemodel for s in (snapshots.find(own_trained.snapshots)[i] for i in (0, -1)))
-    ours, other = (nets.make(kind, deploy, first) for kind in nets.KINDS)
+    ours, *others = (nets.make(kind, deploy, first) for kind in nets.KINDS)
     for weights in (first, last):
-        ours.load(weights)
-        other.load(weights)
+        for net in (ours, *others):
+            net.load(weights)
         for count in (1, 5, 2):
             batch = rng.normal(0, 50, (count, 3, 224, 224)).astype(np.float32)
-            a, b = ours.forward(batch), other.forward(batch)
-            assert a.shape == b.shape == (count, 1) and np.allclose(a, b, rtol=1e-4)
-    with pytest.raises(CaffeError, match="Leave --gpu out"):
-        nets.make("opencv", deploy, first, gpu=0)
+            expected = ours.forward(batch)
+            for net in others:
+                assert net.forward(batch).shape == (count, 1) and np.allclose(net.forward(batch), expected, rtol=1e-4)
+    for kind in ("onnx", "opencv"):
+        with pytest.raises(CaffeError, match="Leave --gpu out"):
+            nets.make(kind, deploy, first, gpu=0)
     with pytest.raises(CaffeError, match="without GPU support"):
         nets.make("caffe", deploy, first, gpu=0)

@@ -10,11 +10,12 @@ a moment and no memory.
 
 from __future__ import annotations
 
+import math
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +47,17 @@ class StoredLayer:
     shapes: tuple[tuple[int, ...], ...]
     start: int
     end: int
+
+
+class StoredBlob(NamedTuple):
+    """One blob of weights: its shape and numbers, and where they are in the file as plain little-endian float32.
+
+    ``offset`` is None where the file has them in another form, such as double precision.
+    """
+
+    shape: tuple[int, ...]
+    values: NDArray[np.float32]
+    offset: int | None
 
 
 def _varint(data: mmap.mmap | bytes, at: int, end: int) -> tuple[int, int]:
@@ -122,6 +134,23 @@ def read_blob(data: bytes) -> tuple[tuple[int, ...], NDArray[np.float32]]:
     return _shape(data, blob), np.frombuffer(numbers, kind).astype(np.float32)
 
 
+def _stored_blob(data: mmap.mmap | bytes, blob: _Field) -> StoredBlob:
+    parts = [field for field in _fields(data, blob.value, blob.end) if field.number in (5, 8)]
+    offset = parts[0].value if [(part.number, part.wire) for part in parts] == [(5, _BYTES)] else None
+    shape, values = read_blob(data[blob.value : blob.end])
+    if values.size != math.prod(shape):
+        raise ValueError(f"{values.size} numbers for a shape of {' x '.join(map(str, shape))}")
+    return StoredBlob(shape, values, offset)
+
+
+def _blob_fields(data: mmap.mmap | bytes, layer: StoredLayer) -> Iterator[_Field]:
+    """The blobs of a stored layer."""
+    (whole,) = _fields(data, layer.start, layer.end)
+    for field in _fields(data, whole.value, whole.end):
+        if field.number == _BLOBS_FIELD[whole.number] and field.wire == _BYTES:
+            yield field
+
+
 def write_blob(values: NDArray[np.float32]) -> bytes:
     """A BlobProto of four old-style dimensions (``num, channels, height, width``), which every Caffe reads.
 
@@ -131,6 +160,17 @@ def write_blob(values: NDArray[np.float32]) -> bytes:
     dims = b"".join(_tag(number, _VARINT) + _as_varint(size) for number, size in enumerate(shape, start=1))
     numbers = np.ascontiguousarray(values, "<f4").tobytes()
     return dims + _tag(5, _BYTES) + _as_varint(len(numbers)) + numbers
+
+
+def _blob_head(shape: tuple[int, ...]) -> bytes:
+    """A BlobProto up to its numbers, which follow as float32."""
+    dims = b"".join(map(_as_varint, shape))
+    packed = _bytes_field(1, len(dims)) + dims
+    return _bytes_field(7, len(packed)) + packed + _bytes_field(5, 4 * math.prod(shape))
+
+
+def _bytes_field(number: int, length: int) -> bytes:
+    return _tag(number, _BYTES) + _as_varint(length)
 
 
 def _tag(number: int, wire: int) -> bytes:
@@ -201,6 +241,30 @@ class Caffemodel:
     def shapes(self) -> dict[str, tuple[tuple[int, ...], ...]]:
         """The shapes of the weights of each layer that has any."""
         return {layer.name: layer.shapes for layer in self.layers if layer.shapes}
+
+    def blobs(self, name: str) -> list[StoredBlob]:
+        """The weights of a layer, in their order; WeightsError when a blob's numbers do not fit its shape.
+
+        Of two layers of one name the last one counts, as for Caffe.
+        """
+        layer = next(each for each in reversed(self.layers) if each.name == name and each.shapes)
+        try:
+            return [_stored_blob(self._data, field) for field in _blob_fields(self._data, layer)]
+        except (ValueError, IndexError) as error:
+            raise WeightsError(f"{self.path}: layer {name}: {error}. Download it again.") from error
+
+    def write_weights(self, weights: Mapping[str, Sequence[tuple[int, ...]]], out: BinaryIO) -> None:
+        """Write a caffemodel of only these layers' weights, by name, with these shapes; WeightsError as for `blobs`."""
+        for name, shapes in weights.items():
+            blobs = self.blobs(name)
+            named = _bytes_field(1, len(encoded := name.encode())) + encoded
+            heads = [_blob_head(shape) for shape in shapes]
+            heads = [_bytes_field(7, len(h) + 4 * b.values.size) + h for h, b in zip(heads, blobs, strict=True)]
+            size = len(named) + sum(len(head) + 4 * blob.values.size for head, blob in zip(heads, blobs, strict=True))
+            out.write(_bytes_field(_V2_LAYER, size) + named)
+            for head, blob in zip(heads, blobs, strict=True):
+                out.write(head)
+                out.write(np.ascontiguousarray(blob.values, "<f4").data)
 
     def write_without(self, names: set[str], target: Path) -> None:
         """Copy the file to ``target`` without these layers, every other byte as it is, whole or not at all."""

@@ -1,25 +1,32 @@
-"""A trained net, ready for input: by pycaffe, or by OpenCV's importer of the same two files. Only this module makes
-nets.
+"""A trained net, ready for input: by pycaffe, by ONNX Runtime, or by OpenCV's importer of the same two files. Only
+this module makes nets.
 
-pycaffe is the default; OpenCV is for machines without Caffe, and for a second opinion.
+pycaffe is the default, and ONNX Runtime where no Caffe is installed. OpenCV is an independent check of both.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import os
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bonecaffe.caffe import gpus, programs
+from bonecaffe.caffe import gpus, installation, onnx_net, programs
 from bonecaffe.caffe.caffemodel import Caffemodel
-from bonecaffe.errors import CaffeError, WeightsError
+from bonecaffe.caffe.deploy import INPUT, parse
+from bonecaffe.errors import CaffeError, ModelError, WeightsError
+from bonecaffe.files import read_text
 
 Batch = NDArray[np.float32]
 """Inputs (count, channels, height, width), or outputs (count, outputs)."""
-Kind = Literal["caffe", "opencv"]
-KINDS: tuple[Kind, ...] = ("caffe", "opencv")
+Kind = Literal["caffe", "onnx", "opencv"]
+KINDS: tuple[Kind, ...] = ("caffe", "onnx", "opencv")
+
+
+_WITHOUT_CAFFE = f"the same files can be used with --engine onnx. {onnx_net.INSTALL}"
 
 
 class Engine(Protocol):
@@ -34,19 +41,37 @@ class Engine(Protocol):
         ...
 
 
-def make(kind: Kind, deploy: Path, caffemodel: Path, gpu: int | None = None) -> Engine:
-    """The net of a deploy file and its weights.
+def default() -> Kind:
+    """The engine that is used unless the user names one: ``caffe``, or ``onnx`` where no Caffe is installed.
 
-    Raises CaffeError when there is no Caffe, or the GPU cannot be used, and WeightsError for a file that is cut off or
-    not a caffemodel: Caffe would abort this process.
+    A Caffe that is installed and does not work, or that ``CAFFE_ROOT`` names, is never replaced silently.
+    """
+    try:
+        installation.find()
+    except CaffeError:
+        chosen = os.environ.get("CAFFE_ROOT") or installation.NOTE.is_file()
+        if not chosen and all(map(importlib.util.find_spec, ("onnx", "onnxruntime"))):
+            return "onnx"
+    return "caffe"
+
+
+def make(kind: Kind | None, deploy: Path, caffemodel: Path, gpu: int | None = None) -> Engine:
+    """The net of a deploy file and its weights. ``kind`` None is the `default`, or Caffe where a GPU is given.
+
+    Raises CaffeError when the engine is not installed, or the GPU cannot be used; WeightsError for a file that is cut
+    off or not a caffemodel (Caffe would abort this process); ModelError for a net that ONNX cannot express.
     """
     with Caffemodel(caffemodel):
         pass
-    if kind == "opencv":
-        if gpu is not None:
-            raise CaffeError("OpenCV's engine computes on the CPU. Leave --gpu out, or use --engine caffe.")
-        return _OpenCV(deploy, caffemodel)
-    return _Caffe(deploy, caffemodel, gpu)
+    if kind is None:
+        kind = default() if gpu is None else "caffe"
+    if kind not in KINDS:
+        raise CaffeError(f"no engine is named {kind}; the engines are {', '.join(KINDS)}.")
+    if kind == "caffe":
+        return _Caffe(deploy, caffemodel, gpu)
+    if gpu is not None:
+        raise CaffeError(f"The engine {kind} computes on the CPU. Leave --gpu out, or use --engine caffe.")
+    return _Onnx(deploy, caffemodel) if kind == "onnx" else _OpenCV(deploy, caffemodel)
 
 
 class _Caffe:
@@ -54,7 +79,7 @@ class _Caffe:
         try:
             caffe = programs.import_pycaffe()
         except CaffeError as error:
-            raise CaffeError(f"{error} Without Caffe, the same files can be used with --engine opencv.") from error
+            raise CaffeError(f"{error} Without Caffe, {_WITHOUT_CAFFE}.") from error
         if gpu is not None and (problem := gpus.problem(str(gpu))):
             raise CaffeError(problem)
         self._caffe, self._gpu = caffe, gpu
@@ -81,6 +106,50 @@ class _Caffe:
 
     def load(self, caffemodel: Path) -> None:
         self._net.copy_from(str(caffemodel))
+
+
+class _Onnx:
+    """ONNX Runtime, on the CPU. The net is made from the same two files each time, in memory (`onnx_net.convert`)."""
+
+    def __init__(self, deploy: Path, caffemodel: Path) -> None:
+        try:
+            text = read_text(deploy, "settings", ModelError)
+        except OSError as error:
+            raise ModelError(f"{deploy}: {error.strerror}.") from error
+        self._deploy = parse(text, str(deploy))
+        self.load(caffemodel)
+
+    def forward(self, data: Batch) -> Batch:
+        (output,) = self._session.run(None, {INPUT: np.ascontiguousarray(data, np.float32)})
+        return np.asarray(output, np.float32).reshape(len(data), -1)
+
+    def load(self, caffemodel: Path) -> None:
+        with Caffemodel(caffemodel) as model:
+            net = onnx_net.convert(self._deploy, model, caffemodel.name)
+        self._session = _session(net)
+        self._weights = net.weights  # the session computes with this very memory
+
+
+def _session(net: onnx_net.Converted) -> Any:
+    """An ONNX Runtime session of a net, whose weights must stay in memory; CaffeError without onnxruntime.
+
+    It uses as many threads as ``OMP_NUM_THREADS`` states, like Caffe, or one for each core.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise CaffeError(f"ONNX Runtime is not usable here ({error}). {onnx_net.INSTALL}.") from error
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    # a waiting thread gives up its core: twice as fast on a busy machine, equally fast on an idle one
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # without a second copy of the weights in another order: half the memory and half the time to load, as fast
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    options.intra_op_num_threads = int(threads) if threads.isascii() and threads.isdigit() else 0
+    given = [onnxruntime.OrtValue.ortvalue_from_numpy(values) for values in net.weights.values()]
+    options.add_external_initializers(list(net.weights), given)
+    return onnxruntime.InferenceSession(net.graph, options, providers=["CPUExecutionProvider"])
 
 
 class _OpenCV:

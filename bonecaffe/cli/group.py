@@ -221,10 +221,8 @@ LOCATOR_OR_MODEL = click.option("--locator", "--model", "locator", type=FOLDER, 
 """`LOCATOR` for a verb whose option was --model in 0.1."""
 ENGINE = click.option(
     "--engine",
-    type=click.Choice(["caffe", "opencv"]),
-    default="caffe",
-    show_default=True,
-    help="Software that runs the net; opencv needs no Caffe.",
+    type=click.Choice(["caffe", "onnx", "opencv"]),
+    help="Software that runs the net; onnx and opencv need no Caffe. [default: caffe, or onnx if none is installed]",
 )
 AGES_IN_YEARS = click.option(
     "--ages-in-years", "ages_in", flag_value="years", help="The ages in the table are in years."

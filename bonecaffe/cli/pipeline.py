@@ -256,7 +256,7 @@ def train(run: Path, weights: Path | None, gpu: str | None, cpu: bool, resume: b
 
 
 @main.command()
-@click.argument("model", metavar="MODEL", type=click.Path(file_okay=False, path_type=Path))
+@click.argument("model", metavar="MODEL", type=FOLDER)
 @click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=click.Path(readable=False, path_type=Path))
 @click.option("--points", type=FILE, help="Table of the seven reference points. [default: the locator finds them]")
 @LOCATOR
@@ -276,9 +276,10 @@ def predict(
 ) -> None:
     """Print the bone age of each image in months.
 
-    MODEL is a trained run. A folder as IMAGE means all images in it. Without --points, the locator finds the points and
-    refuses an image where they are uncertain. A refused image is listed with the reason and does not affect the others;
-    the exit status is then 1. Ages are printed in the order of the images, each as soon as it is known.
+    MODEL is a trained run, or a model file that export wrote. A folder as IMAGE means all images in it. Without
+    --points, the locator finds the points and refuses an image where they are uncertain. A refused image is listed with
+    the reason and does not affect the others; the exit status is then 1. Ages are printed in the order of the images,
+    each as soon as it is known.
 
     Every line of --json has the same keys, with null for a missing value: image, id, months, iteration (of the
     snapshot), points (ulna, radius, phalanx1 to phalanx5, each [x, y] in pixels), points_from ("table" or "found"),
@@ -357,6 +358,43 @@ def evaluate(run: Path, snapshot: int | None, every: bool, gpu: int | None, clai
     if claim is not None:
         claim_file.write(folder, claim)
         click.echo(os.fspath(claim))
+
+
+@main.command()
+@RUN
+@click.argument("target", metavar="[MODEL.zip]", required=False, type=FILE)
+@click.option("--caffe", "folder", type=FOLDER, help="Write deploy file, weights and mean image into this new folder.")
+@click.option("--snapshot", type=click.IntRange(0), help="Iteration of the snapshot to export. [default: the last]")
+@click.option("--licence", metavar="TEXT", help="Licence of the model, such as CC-BY-4.0.")
+@click.option("--card", "text", type=FILE, help="Markdown file: the model card, completed by the authors.")
+def export(
+    run: Path, target: Path | None, folder: Path | None, snapshot: int | None, licence: str | None, text: Path | None
+) -> None:
+    """Write a trained model into one file, for use without the run.
+
+    MODEL.zip holds a model card and the figures, the net, also as ONNX, the weights, the mean and the recipe. It holds
+    no image, no id and no path. Predict with it like with a run, also without Caffe. ONNX Runtime and Caffe are
+    compared first; nothing is written if they disagree. --caffe writes the plain files of Caffe for other tools.
+    """
+    from bonecaffe.export import export as exports
+    from bonecaffe.run import RunDir
+
+    if target is None and folder is None:
+        raise click.UsageError("name the file to write, such as model.zip, or a folder with --caffe")
+    if target is None and (licence or text):
+        raise click.UsageError("--licence and --card are for a model file: name one, such as model.zip")
+    if target is not None:
+        done = exports.export(RunDir(run), target, snapshot, licence, text)
+        size = sum(stored.size for stored in done.contents.members.values())
+        click.echo(f"{target}: iteration {done.contents.iteration}, {size / 1e6:.1f} MB, sha256 {done.sha256}")
+        click.echo(
+            f"ONNX Runtime and Caffe differ by {done.difference:.1g} at most (relative, {exports.PHANTOMS} phantoms)"
+        )
+        if text is None:
+            click.echo(f"{target}: its model card has fields for the authors: complete them, and export with --card")
+    if folder is not None:
+        for path in exports.export_caffe(RunDir(run), folder, snapshot):
+            click.echo(os.fspath(path))
 
 
 def _show_evaluation(run: Path, evaluation: Any) -> None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from bonecaffe.evaluation.claim_facts import Facts, Partition
 from bonecaffe.evaluation.groups import FEWEST, Group
 from bonecaffe.evaluation.metrics import Metrics
-from bonecaffe.evaluation.words import between, between_signed, number, percent, signed
+from bonecaffe.evaluation.words import between, between_signed, number, percent, signed, without_folders
 from bonecaffe.network import mean, outline
 from bonecaffe.recipe import fold_of
 from bonecaffe.records import Attempt, MadeWith, Prepared, State, Trained
@@ -252,7 +252,7 @@ def _software(by: MadeWith) -> str:
 
 def _without_folders(text: str) -> str:
     """The text without the folder names of the machine that built Caffe."""
-    return plain(re.sub(r"(?<![^\s=:(])[/~][^\s,;)]*", "a local folder", text))
+    return plain(without_folders(text))
 
 
 def _initial(facts: Facts) -> Answer:

@@ -59,6 +59,15 @@ def _rounded(value: float, digits: int) -> float:
     return round(value, digits) + 0.0  # -0.0 + 0.0 is 0.0
 
 
+def without_folders(text: str) -> str:
+    """A text without the paths of this machine, for what is given to others.
+
+    >>> without_folders("mean of file:/home/me/mean.npy, from ~/data; 5 / 7, ~2 %")
+    'mean of file:a local path, from a local path; 5 / 7, ~2 %'
+    """
+    return re.sub(r"""(?<![^\s=:('"])~?/[^\s,;)'"/][^\s,;)'"]*""", "a local path", text)
+
+
 # ---- line breaks ---------------------------------------------------------------------------------------------------
 
 _UNITS = "%|months?|years?|px|pixels|hands?|cases|iterations|cores|GB|kB|s|ms|SD"

@@ -77,13 +77,13 @@ def find_hand(image: Path, locator: Locator) -> Hand | Refused:
 
 
 def hands_in(
-    images: Iterable[Path], table: Path | None = None, engine: engines.Kind = "caffe", locator: Path = MODEL
+    images: Iterable[Path], table: Path | None = None, engine: engines.Kind | None = None, locator: Path = MODEL
 ) -> Iterator[Hand | Refused]:
     """Images with their points, from a table or found, one after the other; a folder means all images in it.
 
     An image that cannot be read, is not in the table, or whose points are uncertain is refused; the others are not
     affected. Errors that concern all of them are raised at once: PointsError for a table that cannot be read,
-    LocateError when ``locator`` is not a locator, CaffeError without Caffe.
+    LocateError when ``locator`` is not a locator, CaffeError when the engine is not installed.
     """
     if table is None:
         finder = Locator(locator, engine)
@@ -121,7 +121,7 @@ def _marked_hand(
 
 # ---- a worker --------------------------------------------------------------------------------------------------
 
-_locators: dict[tuple[str, engines.Kind], Locator] = {}
+_locators: dict[tuple[str, engines.Kind | None], Locator] = {}
 
 
 class _Task(NamedTuple):
@@ -129,7 +129,7 @@ class _Task(NamedTuple):
     path: str
     model: str
     key: str
-    engine: engines.Kind
+    engine: engines.Kind | None
 
 
 _CV2_NO_MEMORY = -4
@@ -207,7 +207,7 @@ def locate(
     model: Path,
     progress: Progress = unseen,
     jobs: int | None = None,
-    engine: engines.Kind = "caffe",
+    engine: engines.Kind | None = None,
 ) -> tuple[list[FoundHand], int]:
     """Find the points of every hand in a folder; the folder's results, by id, and how many are new.
 
@@ -228,7 +228,7 @@ def locate(
 
 
 def _locate(
-    images: Path, table: Path, model: Path, progress: Progress, jobs: int | None, engine: engines.Kind
+    images: Path, table: Path, model: Path, progress: Progress, jobs: int | None, engine: engines.Kind | None
 ) -> tuple[list[FoundHand], int]:
     refused: dict[Path, str] = {}
     files = hand_images.find_images(images, refused)
@@ -264,7 +264,7 @@ def _look(
     results: dict[str, FoundHand],
     progress: Progress,
     jobs: int | None,
-    engine: engines.Kind,
+    engine: engines.Kind | None,
 ) -> list[_Failed]:
     """Do the tasks: each hand is added to the results and stored as soon as it is done. Returns the failures.
 

@@ -88,9 +88,12 @@ class Found(NamedTuple):
 
 
 class Locator:
-    """A trained locator: two nets in a folder. LocateError when the folder has none, CaffeError without Caffe."""
+    """A trained locator: two nets in a folder. ``engine``: see `nets.make`.
 
-    def __init__(self, model: Path = MODEL, engine: engines.Kind = "caffe") -> None:
+    LocateError when the folder has none, CaffeError when the engine is not installed.
+    """
+
+    def __init__(self, model: Path = MODEL, engine: engines.Kind | None = None) -> None:
         try:
             self.facts = read_json(model / "locator.json", "settings", LocateError)
         except (OSError, LocateError) as error:

@@ -78,7 +78,7 @@ def read(path: Path) -> NDArray[np.float32]:
 
     Its dimensions are the last three; leading dimensions of 1 are ignored.
     """
-    return _parse(_read(path), path)[1]
+    return parse(_read(path), path)
 
 
 def shape_for_caffe(path: Path) -> tuple[int, int, int]:
@@ -113,12 +113,21 @@ def _parse(content: bytes, path: Path) -> tuple[tuple[int, ...], NDArray[np.floa
 
 def array(run: RunDir, recipe: Recipe) -> NDArray[np.float32]:
     """What the Data layer subtracts, float32, (3, 1, 1) or (3, height, width)."""
-    kind = recipe.network.mean
-    if kind == "imagenet_values":
-        return np.asarray(recipe.network.mean_value, np.float32).reshape(3, 1, 1)
-    if kind == "none":
-        return np.zeros((3, 1, 1), np.float32)
+    if not needs_file(recipe):
+        return values(recipe)
     try:
         return read(run.mean_file)
     except RecipeError as error:
         raise PrepareError(f"{error} Write it with: bonecaffe prototxt {run}") from error
+
+
+def values(recipe: Recipe) -> NDArray[np.float32]:
+    """The mean of a recipe that needs no file, float32, (3, 1, 1)."""
+    kind = recipe.network.mean
+    numbers = recipe.network.mean_value if kind == "imagenet_values" else (0, 0, 0)
+    return np.asarray(numbers, np.float32).reshape(3, 1, 1)
+
+
+def parse(content: bytes, where: Path) -> NDArray[np.float32]:
+    """The mean image in a file's content, as `read` gives it; ``where`` is for errors."""
+    return _parse(content, where)[1]

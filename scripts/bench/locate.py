@@ -1,8 +1,10 @@
-"""locate: hands located per second, with reading them, by either engine; the share of it that is reading."""
+"""locate: hands located per second, with reading them, by each engine; the share of it that is reading."""
 
 from __future__ import annotations
 
 import os
+
+from bonecaffe.caffe.nets import KINDS
 
 from .workbench import Row, Workbench, decode, seconds_of, timed
 
@@ -18,7 +20,7 @@ def measure(bench: Workbench) -> list[Row]:
         (few / path.name).write_bytes(path.read_bytes())
     reading = seconds_of(lambda: decode(paths))
     rows = []
-    for engine in ("caffe", "opencv"):
+    for engine in KINDS:
         seconds = timed("locate", few, "--points", bench.folder / f"{engine}.csv", "--engine", engine)
         speed = f"{len(paths) / seconds:.1f} hands/s on {os.cpu_count()} cores, start-up included"
         rows.append(

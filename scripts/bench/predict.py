@@ -1,4 +1,4 @@
-"""predict: pycaffe against OpenCV's importer of the same files: cold (process start to months), one warm, 32 warm."""
+"""predict: pycaffe, ONNX Runtime and OpenCV on the same files: cold (process start to months), one warm, 32 warm."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from bonecaffe import Predictor
-from bonecaffe.caffe.nets import Kind
+from bonecaffe.caffe.nets import KINDS, Kind
 from bonecaffe.hands.images import read_image
 
 from .workbench import Row, Workbench, best, timed
@@ -18,17 +18,18 @@ WHAT = ("cold", "one image, warm", "32 images, warm")
 
 
 def measure(bench: Workbench) -> list[Row]:
-    """Milliseconds of both, and their ratio."""
+    """Milliseconds of each, and pycaffe's time in those of the others."""
     cv2.setNumThreads(-1)  # all cores again, after parts that decode on one
     run, data = bench.full_net(), bench.phantoms()
     normals = [read_image(path) for path in sorted((run / "images").glob("*.png"))[:BATCH]]
-    caffe, opencv = _seconds(run, data, normals, "caffe"), _seconds(run, data, normals, "opencv")
+    caffe, onnx, opencv = (_seconds(run, data, normals, engine) for engine in KINDS)
     return [
         Row(
             f"predict, {what}",
-            f"pycaffe {ours * 1000:.0f} ms, OpenCV {other * 1000:.0f} ms: {ours / other:.2f} times",
+            f"pycaffe {a * 1000:.0f} ms, ONNX {b * 1000:.0f} ms: {a / b:.2f} times, "
+            f"OpenCV {c * 1000:.0f} ms: {a / c:.2f} times",
         )
-        for what, ours, other in zip(WHAT, caffe, opencv, strict=True)
+        for what, a, b, c in zip(WHAT, caffe, onnx, opencv, strict=True)
     ]
 
 

@@ -48,9 +48,10 @@ def test_moved_by_a_pixel_points_move_by_a_pixel(locator, phantoms, by):
     assert np.median(errors) < 0.1 and np.quantile(errors, 0.8) < 0.2 and max(errors) < 1, np.round(errors, 3)
 
 
-def test_engines_find_the_same_points(locator, phantoms):
-    """pycaffe and OpenCV differ in the last digits of a forward pass; points differ by 0.1 % of the palm at most."""
-    other = Locator(engine="opencv")
+@pytest.mark.parametrize("engine", ["onnx", "opencv"])
+def test_engines_find_the_same_points(locator, phantoms, engine):
+    """Engines differ in the last digits of a forward pass; points differ by 0.1 % of the palm at most."""
+    other = Locator(engine=engine)
     for phantom in phantoms:
         found, theirs = locator.find(phantom.image), other.find(phantom.image)
         assert apart(found.points, theirs.points, phantom).max() < 0.1
