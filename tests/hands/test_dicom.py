@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import importlib.util
 import io
 import struct
@@ -84,6 +85,26 @@ def test_pixels_are_those_of_the_png(syntax, bits):
             stored = shown - (1 << bits - 1) if signed else shown
             content = dicom(stored, bits, syntax, signed, PhotometricInterpretation=polarity)
             assert np.array_equal(decode(content, "a"), expected), (polarity, signed)
+
+
+HIGH_THROUGHPUT = (
+    "/0//UQApQAAAAAAQAAAADAAAAAAAAAAAAAAAEAAAAAwAAAAAAAAAAAABDwEB/1AACAACAAAACv9SAAwAAgABAAUEBEAB/1wAEyCI"
+    "kJCQkJCQkJCQkJCQiIiI/2QAFwABT3BlbkpQSCBWZXIgMC4yNi4zLv+QAAoAAAAAAIEAAf+TwAAm2/QFB3QAAMAAE0AAEwDa/gIH"
+    "dAAQ9AOHdADAABNAABMAbGwBgnQAp6cAQjQAwAAVMAAFYDKZ7KBCMQJ2AEQlKlGJ+sBSgb62AMAAKyAAFqCO4ziO8+eKenCCdwBW"
+    "WrFixYoVK1b++hCAe/ZCAey6AP/Z"
+)
+"""(300 row + 40 column) mod 4096 of 12 x 16 pixels, lossless, by imagecodecs 2026.3.6 (OpenJPH 0.26.3)."""
+
+
+@pytest.mark.parametrize("syntax", [f"1.2.840.10008.1.2.4.{end}" for end in (201, 202, 203)])
+def test_high_throughput_jpeg_2000(syntax):
+    """None of the packages that the tests install writes it, so its stream is stored here."""
+    image = np.add.outer(np.arange(12) * 300, np.arange(16) * 40) % 4096
+    made = dataset(image, 12)
+    made.PixelData = encapsulate([base64.b64decode(HIGH_THROUGHPUT)])
+    made["PixelData"].VR, made["PixelData"].is_undefined_length = "OB", True
+    made.file_meta.TransferSyntaxUID = syntax
+    assert np.array_equal(decode(written(made), "a"), as_png(image, 16))
 
 
 def test_lossy_jpeg_is_that_of_the_jpeg():
