@@ -15,7 +15,7 @@ import struct
 import warnings
 import zlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bonecaffe.hands.image_source import PIXELS_AT_MOST, Header, Source, of_bytes
 
@@ -26,10 +26,10 @@ MARK_AT, MARK = 128, b"DICM"
 INSTALL = "Install it: pip install 'bonecaffe[dicom]'."
 PNG = "Export it as 8- or 16-bit grey PNG."
 
-DEFLATED, RLE = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.5"
+EXPLICIT, DEFLATED, RLE = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.5"
 NATIVE = {
     "1.2.840.10008.1.2": "implicit little endian",
-    "1.2.840.10008.1.2.1": "explicit little endian",
+    EXPLICIT: "explicit little endian",
     "1.2.840.10008.1.2.2": "explicit big endian",
     DEFLATED: "deflated",
 }
@@ -134,10 +134,10 @@ def dataset(source: Source, more: tuple[str, ...] = ()) -> FileDataset:
         import pydicom
     except ImportError:
         source.refused("a DICOM file; reading it needs pydicom, which is not installed", INSTALL)
-    syntax, _ = _meta(source)
-    if syntax not in NATIVE and syntax not in COMPRESSED:
-        source.refused(f"a DICOM file of transfer syntax {syntax[:64]!r}, which is not read", PNG)
-    file: Any = io.BufferedReader(_Reader(_inflated(source) if syntax == DEFLATED else source))
+    meta = _meta(source)
+    if meta.syntax not in NATIVE and meta.syntax not in COMPRESSED:
+        source.refused(f"a DICOM file of transfer syntax {meta.syntax[:64]!r}, which is not read", PNG)
+    file: Any = io.BufferedReader(_Reader(_plain(source, meta)))
     flaw: Exception | None = None
     found = None
     try:
@@ -160,7 +160,8 @@ def dataset(source: Source, more: tuple[str, ...] = ()) -> FileDataset:
 
 def header_of(source: Source, found: FileDataset) -> DicomHeader:
     """The header in a `dataset`."""
-    if text(found.file_meta, "MediaStorageSOPClassUID") == _DICOMDIR:
+    meta = _meta(source)
+    if meta.stored_class == _DICOMDIR:
         source.refused("an index of DICOM files (DICOMDIR), not an image", "Give the files that it lists.")
     frames = _whole(source, found, "NumberOfFrames", 1)
     width, height = (_whole(source, found, keyword, 0) for keyword in ("Columns", "Rows"))
@@ -183,7 +184,7 @@ def header_of(source: Source, found: FileDataset) -> DicomHeader:
         width,
         height,
         1,
-        _meta(source)[0],
+        meta.syntax,
         bits,
         allocated,
         _whole(source, found, "PixelRepresentation", 0) == 1,
@@ -263,29 +264,56 @@ class _Reader(io.RawIOBase):
         return len(content)
 
 
-def _meta(source: Source) -> tuple[str, int]:
-    """The transfer syntax, and where the data set begins. The group of these elements has a form of its own."""
-    syntax, offset = "", MARK_AT + len(MARK)
+class _Meta(NamedTuple):
+    syntax: str
+    """The transfer syntax."""
+    stored_class: str
+    """The SOP class."""
+    end: int
+    """Where the data set begins, in bytes."""
+
+
+def _meta(source: Source) -> _Meta:
+    """The file header, whose elements are always explicit little endian."""
+    values, offset = {}, MARK_AT + len(MARK)
     while (start := source.at(offset, 12))[:2] == b"\2\0" and len(start) >= 8:
         if start[4:6] in _LONG:
             length, begin = int.from_bytes(start[8:12], "little"), offset + 12
         else:
             length, begin = int.from_bytes(start[6:8], "little"), offset + 8
-        if start[2:4] == b"\x10\0":
-            syntax = source.at(begin, min(length, 64)).rstrip(b"\0 ").decode("ascii", "replace")
+        values[start[2:4]] = source.at(begin, min(length, 64)).rstrip(b"\0 ").decode("ascii", "replace")
         offset = begin + length
         if offset > _META_AT_MOST:
             source.damaged("its DICOM file header is longer than the file or 1 MB")
+    syntax = values.get(b"\x10\0", "")
     if not syntax:
         if source.size <= offset:
             source.cut_off("a DICOM file without its file header")
         source.damaged("its DICOM file header does not name the transfer syntax")
-    return syntax, offset
+    return _Meta(syntax, values.get(b"\2\0", ""), offset)
 
 
-def _inflated(source: Source) -> Source:
-    """A deflated file as an explicit little endian one. A file may inflate to a thousand times its size."""
-    _, offset = _meta(source)
+def _plain(source: Source, meta: _Meta) -> Source:
+    """The same data set, inflated, after a file header that contains only the transfer syntax.
+
+    So pydicom cannot find another syntax in a damaged header than was found here, and inflate the file without a limit.
+    """
+    syntax, end = meta.syntax, meta.end
+    body = Source(source.name, source.size - end, lambda offset, count: source.at(end + offset, count))
+    if syntax == DEFLATED:
+        syntax, body = EXPLICIT, of_bytes(_inflated(source, end), source.name)
+    value = syntax.encode() + bytes(len(syntax) % 2)
+    head = bytes(MARK_AT) + MARK + b"\2\0\x10\0UI" + struct.pack("<H", len(value)) + value
+
+    def at(offset: int, count: int) -> bytes:
+        start = head[offset : offset + count]
+        return start + body.at(max(0, offset - len(head)), count - len(start))
+
+    return Source(source.name, len(head) + body.size, at)
+
+
+def _inflated(source: Source, offset: int) -> bytes:
+    """A deflated data set as it was before. A file may inflate to a thousand times its size."""
     stream = zlib.decompressobj(-zlib.MAX_WBITS)
     flaw = content = None
     try:
@@ -298,9 +326,7 @@ def _inflated(source: Source) -> Source:
         source.refused(f"a DICOM file that unpacks to more than {_INFLATED_AT_MOST:,} bytes", "Save it smaller.")
     if not stream.eof:
         source.cut_off("a deflated DICOM file without its end")
-    plain = b"1.2.840.10008.1.2.1".ljust(len(DEFLATED), b"\0")
-    start = source.at(0, offset).replace(DEFLATED.encode(), plain)
-    return of_bytes(start + content, source.name)
+    return content
 
 
 def stream_size(frame: bytes) -> tuple[int, int, int] | None:

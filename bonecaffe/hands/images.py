@@ -150,7 +150,11 @@ def passed_over(folder: str | Path) -> str:
 
     For a sentence, as in ``12 .nii, 1 .csv``.
     """
-    counts = Counter(path.suffix.lower() or "without suffix" for path in _files(Path(folder)) if not _is_image(path))
+    counts = Counter(
+        path.suffix.lower() if ids.has_suffix(path.name) else "without suffix"
+        for path in _files(Path(folder))
+        if not _is_image(path)
+    )
     return ", ".join(
         f"{count} {suffix if suffix.isprintable() else quoted(suffix)}" for suffix, count in counts.most_common()
     )

@@ -31,7 +31,7 @@ from dicoms import (
     written,
 )
 from pydicom.dataset import Dataset
-from pydicom.encaps import encapsulate
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
 from bonecaffe.errors import ImageError
@@ -390,6 +390,24 @@ def test_a_stream_that_declares_another_size_is_refused():
     wrong["PixelData"].is_undefined_length = True
     wrong.file_meta.TransferSyntaxUID = JPEG_2000
     assert "not JPEG 2000" in refusal(written(wrong))
+
+
+def test_the_file_header_is_read_in_one_way(monkeypatch):
+    """pydicom gets the syntax that was found here: it would inflate a file without a limit."""
+    content = dicom(radiograph(8), 8, DEFLATED)
+    monkeypatch.setattr(headers, "_INFLATED_AT_MOST", 1000)
+    at = content.index(b"\x02\x00\x10\x00UI")
+    hidden = content[:at] + b"\x02\x00\x10\x00UI\x14\x001.2.840.10008.1.2.1\0" + content[at:]
+    for changed in (hidden, hidden.replace(b"\x02\x00\x10\x00UI\x16", b"\x02\x00\x10\x00UN\x16")):
+        refusal(changed)
+
+
+def test_a_frame_in_several_fragments():
+    """They are one stream."""
+    made = pydicom.dcmread(io.BytesIO(dicom(image := radiograph(12), 12, JPEG_2000)))
+    frame = next(generate_frames(made.PixelData, number_of_frames=1))
+    made.PixelData = encapsulate([frame], fragments_per_frame=3)
+    assert np.array_equal(decode(written(made), "a"), as_png(image, 16))
 
 
 def test_a_deflated_file_that_unpacks_to_gigabytes_is_refused(monkeypatch):
