@@ -170,6 +170,8 @@ def test_ids_are_uids_on_request(trained, hands, tmp_path):
     assert "no image" not in run("points", "check", points, "--images", images, *uid)
     names = run("points", "export", points, "--format", "coco", "--images", images, "--out", data / "coco.json", *uid)
     assert "12 hands" in names and "IM0000" in (data / "coco.json").read_text()
+    back = run("points", "import", data / "coco.json", "--images", images, "--out", data / "back.csv", *uid)
+    assert "12 hands" in back and read_points(data / "back.csv").keys() == read_points(points).keys()
     given = ("--images", images, "--ages", ages, "--points", points)
     (data / "recipe.yaml").write_text(tiny().to_yaml())
     assert "no image for 12" in run("prepare", tmp_path / "run", *given, "--recipe", data / "recipe.yaml")

@@ -402,6 +402,16 @@ def test_the_file_header_is_read_in_one_way(monkeypatch):
         refusal(changed)
 
 
+@pytest.mark.parametrize("syntax", [JPEG, LOSSLESS_1, JPEG_2000])
+def test_a_stream_without_its_end_is_refused(syntax):
+    """Decoders would fill the rest with grey. The DICOM file around it is whole."""
+    made = pydicom.dcmread(io.BytesIO(dicom(radiograph(8), 8, syntax)))
+    frame = next(generate_frames(made.PixelData, number_of_frames=1)).rstrip(b"\0")
+    for rest in (frame[:-2], frame[: len(frame) * 3 // 4]):
+        made.PixelData = encapsulate([rest])
+        assert "has no end mark" in refusal(written(made))
+
+
 def test_a_frame_in_several_fragments():
     """They are one stream."""
     made = pydicom.dcmread(io.BytesIO(dicom(image := radiograph(12), 12, JPEG_2000)))
