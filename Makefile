@@ -11,7 +11,7 @@ DEMO    := runs/demo
 # Spaces, quotes and $ in a variable's value reach the command unchanged. make does not expand the value, but reads $$ as
 # $, as usual. $(call quoted,RUN) is the value as one shell word, $(call quoted_words,ONLY) quotes each of its words.
 GIVEN := RUN RECIPE IMAGES AGES TEST_AGES POINTS WEIGHTS GPU FAST TRAIN TEST SEED SPLIT LABELS ORIGIN AGES_IN_YEARS \
-  AGES_IN_MONTHS SUGGEST SHEET LOCATOR RESUME FULL ONLY DEMO CAFFE_ROOT CAFFE_SOURCE CUDA_ARCH CUDA_HOME CUDNN_ROOT NCCL_ROOT BUNDLE PYTHON
+  AGES_IN_MONTHS SUGGEST SHEET LOCATOR DICOM_ID RESUME FULL ONLY DEMO CAFFE_ROOT CAFFE_SOURCE CUDA_ARCH CUDA_HOME CUDNN_ROOT NCCL_ROOT BUNDLE PYTHON
 UNKNOWN := $(strip $(foreach name,$(filter-out $(GIVEN) -%,$(.VARIABLES)),$(if $(filter command,$(firstword $(origin $(name)))),$(name))))
 $(if $(UNKNOWN),$(error no target reads $(UNKNOWN); `make help` lists the variables of each target. Put a variable of another program in front of make: $(firstword $(UNKNOWN))=... make))
 OWN_POINTS := $(filter command environment,$(origin POINTS))
@@ -61,21 +61,21 @@ demo: setup          ## run the whole pipeline on synthetic hands, on the CPU; p
 smoke: setup         ## run the short test for CI: a tiny LMDB on the CPU, with the paper's full-size net and the demo's
 	@$(VENV_PYTHON) -m pytest -q tests/test_smoke.py --doctest-modules
 
-annotate: setup      ## IMAGES POINTS [SUGGEST] -> mark the seven points in your browser
-	@$(BONECAFFE) annotate $(call quoted,IMAGES) --points $(call quoted,POINTS) $(call option,--suggest,SUGGEST)
+annotate: setup      ## IMAGES POINTS [SUGGEST DICOM_ID=uid] -> mark the seven points in your browser
+	@$(BONECAFFE) annotate $(call quoted,IMAGES) --points $(call quoted,POINTS) $(call option,--suggest,SUGGEST) $(call option,--dicom-id,DICOM_ID)
 
-locate: setup        ## IMAGES POINTS [SHEET LOCATOR] -> find the seven points automatically
-	@$(BONECAFFE) locate $(call quoted,IMAGES) --points $(call quoted,POINTS) $(call option,--sheet,SHEET) $(call option,--locator,LOCATOR)
+locate: setup        ## IMAGES POINTS [SHEET LOCATOR DICOM_ID=uid] -> find the seven points automatically
+	@$(BONECAFFE) locate $(call quoted,IMAGES) --points $(call quoted,POINTS) $(call option,--sheet,SHEET) $(call option,--locator,LOCATOR) $(call option,--dicom-id,DICOM_ID)
 
 # IMAGES is the name of one folder. If that does not exist, IMAGES is a list as in a shell, provided that every folder exists.
-prepare: setup       ## RUN RECIPE IMAGES (one folder, or several: "a 'b c'") AGES POINTS [TEST_AGES SPLIT TRAIN TEST SEED LABELS ORIGIN AGES_IN_YEARS=1] -> LMDBs
+prepare: setup       ## RUN RECIPE IMAGES (one folder, or several: "a 'b c'") AGES POINTS [TEST_AGES SPLIT TRAIN TEST SEED LABELS ORIGIN AGES_IN_YEARS=1 DICOM_ID=uid] -> LMDBs
 	@images=$(call quoted,IMAGES); set -- "$$images"; \
 	  if ! [ -e "$$images" ]; then case $$images in *[\`\$$\;\&\|\<\>\(\)\\]*) ;; \
 	    *) if (eval "set -- $$images") 2>/dev/null; then eval "set -- $$images"; fi ;; esac; \
 	    for each do [ -d "$$each" ] || set -- "$$images"; done; [ "$$#" != 0 ] || set -- "$$images"; fi; \
 	  for each do set -- "$$@" --images "$$each"; shift; done; \
 	  $(BONECAFFE) prepare $(call quoted,RUN) "$$@" --ages $(call quoted,AGES) --points $(call quoted,POINTS) $(call option,--recipe,RECIPE) \
-	  $(call option,--test-ages,TEST_AGES) $(call option,--split,SPLIT) $(call option,--train,TRAIN) $(call option,--test,TEST) $(call option,--seed,SEED) $(call option,--labels,LABELS) $(call option,--origin,ORIGIN) \
+	  $(call option,--test-ages,TEST_AGES) $(call option,--split,SPLIT) $(call option,--train,TRAIN) $(call option,--test,TEST) $(call option,--seed,SEED) $(call option,--labels,LABELS) $(call option,--origin,ORIGIN) $(call option,--dicom-id,DICOM_ID) \
 	  $(call flag,--ages-in-years,AGES_IN_YEARS) $(call flag,--ages-in-months,AGES_IN_MONTHS)
 
 train: setup         ## RUN [WEIGHTS] [GPU=0 | 0,1 | all | cpu; default: as in the run's last training, or the recipe's] [RESUME=1] -> snapshots
@@ -84,10 +84,10 @@ train: setup         ## RUN [WEIGHTS] [GPU=0 | 0,1 | all | cpu; default: as in t
 evaluate: setup      ## RUN -> metrics, figures, report.html
 	@$(BONECAFFE) evaluate $(call quoted,RUN)
 
-predict: setup       ## RUN IMAGES (a file or folder, or several: "a.png 'b c.png' d/*.png") [POINTS, otherwise LOCATOR finds them] -> age in months
+predict: setup       ## RUN IMAGES (a file or folder, or several: "a.png 'b c.png' d/*.png") [POINTS, otherwise LOCATOR finds them; DICOM_ID=uid] -> age in months
 	@images=$(call quoted,IMAGES); if [ -e "$$images" ]; then set -- "$$images"; \
 	  else case $$images in *[\'\"]*) eval "set -- $$images" ;; *) set -- $$images ;; esac; fi; \
-	  $(BONECAFFE) predict $(call quoted,RUN) "$$@" $(if $(OWN_POINTS),--points $(call quoted,POINTS)) $(call option,--locator,LOCATOR)
+	  $(BONECAFFE) predict $(call quoted,RUN) "$$@" $(if $(OWN_POINTS),--points $(call quoted,POINTS)) $(call option,--locator,LOCATOR) $(call option,--dicom-id,DICOM_ID)
 
 prototxt: setup      ## rewrite prototxt/ from the recipes
 	@for recipe in paper demo smoke; do $(BONECAFFE) prototxt --out prototxt/$$recipe --recipe $$recipe; done

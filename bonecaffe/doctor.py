@@ -53,7 +53,7 @@ def examine() -> list[Finding]:
     """Look at everything a run needs; never raises."""
     findings = [Finding("Python", "ok", f"{platform.python_version()} at {sys.executable}")]
     findings += [_package(name) for name in environment.PACKAGES]
-    return [*findings, *_caffe(), _weights()]
+    return [*findings, _dicom(), *_caffe(), _weights()]
 
 
 def _package(name: str) -> Finding:
@@ -67,6 +67,15 @@ def _package(name: str) -> Finding:
         remedy = WITHOUT_X.format(version=version) if name == "opencv-python" else SETUP
         return Finding(name, "missing", f"{version}, which does not import: {error}", remedy)
     return Finding(name, "ok", version)
+
+
+def _dicom() -> Finding:
+    """Whether the optional part for DICOM is installed."""
+    packages = ("pydicom", "pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg")
+    versions = {name: environment.version_of(name) for name in packages}
+    if absent := [name for name, version in versions.items() if version is None]:
+        return Finding("DICOM", "absent", f"not installed: {', '.join(absent)}", "pip install 'bonecaffe[dicom]'")
+    return Finding("DICOM", "ok", ", ".join(f"{name} {version}" for name, version in versions.items()))
 
 
 def _caffe() -> list[Finding]:

@@ -27,11 +27,11 @@ from numpy.typing import NDArray
 
 from bonecaffe.caffe import environment, snapshots
 from bonecaffe.caffe import nets as engines
-from bonecaffe.errors import BonecaffeError, PredictError
+from bonecaffe.errors import BonecaffeError, ImageError, PredictError
 from bonecaffe.files import sha256_file, table_text, write_text
 from bonecaffe.hands import ids
 from bonecaffe.hands.cases import Case, months_text
-from bonecaffe.hands.images import Image, read_image
+from bonecaffe.hands.images import Image, id_of, read_image
 from bonecaffe.hands.reference_points import POINT_NAMES, ReferencePoints
 from bonecaffe.model import model as models
 from bonecaffe.model.model import Model
@@ -126,7 +126,7 @@ def facts(result: Prediction | Refused) -> dict[str, Any]:
         points = dict(zip(POINT_NAMES, map(list, hand.points.points), strict=True))
     return {
         "image": str(hand.image),
-        "id": ids.of_file(hand.image),
+        "id": _id_shown(hand),
         "months": months,
         "iteration": iteration,
         "points": points,
@@ -135,6 +135,14 @@ def facts(result: Prediction | Refused) -> dict[str, Any]:
         "remarks": list(hand.remarks),
         "refused": reason,
     }
+
+
+def _id_shown(hand: Hand | Refused) -> str:
+    """The id of a hand; the name of its file where it has no other."""
+    try:
+        return id_of(hand.image)
+    except ImageError:
+        return ids.of_file(hand.image)
 
 
 # ---- a model -----------------------------------------------------------------------------------------------------
@@ -452,8 +460,8 @@ def predict_snapshots(
 
 
 def points_for(image: Path, table: Mapping[str, ReferencePoints], path: Path | None = None) -> ReferencePoints:
-    """The points of an image, by its name without suffix; PredictError when the table (at ``path``) has none."""
-    case_id = ids.of_file(image)
+    """The points of an image, by its id; PredictError when the table (at ``path``) has none."""
+    case_id = id_of(image)
     if case_id in table:
         return table[case_id]
     where = f" in {path}" if path else ""

@@ -162,6 +162,19 @@ def test_doctor_finds_what_is_here():
     assert "1.0.0" in bonecaffe("doctor").output
 
 
+def test_doctor_names_the_optional_part_for_dicom(monkeypatch):
+    """Absent is not missing: most runs need none of it."""
+    from bonecaffe.caffe import environment
+    from bonecaffe.doctor import examine
+
+    found = {each.what: each for each in examine()}["DICOM"]
+    assert found.state == "ok" and "pydicom" in found.found
+    version_of = environment.version_of
+    monkeypatch.setattr(environment, "version_of", lambda name: None if name == "pylibjpeg" else version_of(name))
+    found = {each.what: each for each in examine()}["DICOM"]
+    assert found.state == "absent" and found.found == "not installed: pylibjpeg" and "[dicom]" in found.remedy
+
+
 def test_doctor_exits_1_without_caffe(monkeypatch, tmp_path):
     """And names the command that fixes it."""
     from bonecaffe.caffe import installation

@@ -28,8 +28,8 @@ ODD = [
     "é ü",
 ]
 OF_TARGET = {  # which variables a target passes on, each as one word after its option
-    "annotate": {"IMAGES": "", "POINTS": "--points", "SUGGEST": "--suggest"},
-    "locate": {"IMAGES": "", "POINTS": "--points", "SHEET": "--sheet"},
+    "annotate": {"IMAGES": "", "POINTS": "--points", "SUGGEST": "--suggest", "DICOM_ID": "--dicom-id"},
+    "locate": {"IMAGES": "", "POINTS": "--points", "SHEET": "--sheet", "DICOM_ID": "--dicom-id"},
     "prepare": {
         "RUN": "",
         **{
@@ -37,10 +37,11 @@ OF_TARGET = {  # which variables a target passes on, each as one word after its 
             for name in ("IMAGES", "AGES", "POINTS", "RECIPE", "TRAIN", "TEST", "SEED", "SPLIT", "LABELS", "ORIGIN")
         },
         "TEST_AGES": "--test-ages",
+        "DICOM_ID": "--dicom-id",
     },
     "train": {"RUN": "", "WEIGHTS": "--weights", "GPU": "--gpu"},
     "evaluate": {"RUN": ""},
-    "predict": {"RUN": "", "POINTS": "--points"},
+    "predict": {"RUN": "", "POINTS": "--points", "DICOM_ID": "--dicom-id"},
     "demo": {"DEMO": ""},
     "gpu-check": {"GPU": "--gpu"},
 }

@@ -210,6 +210,25 @@ IMAGES = click.option(
     multiple=True,
     help="Folder of the radiographs, each named by its id; can be given more than once.",
 )
+
+
+def _identify_dicom(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:
+    if value != "name":  # otherwise nothing needs to be loaded
+        from bonecaffe.hands.images import dicom_ids
+
+        ctx.with_resource(dicom_ids(value))
+
+
+DICOM_ID = click.option(
+    "--dicom-id",
+    type=click.Choice(["name", "uid"]),
+    default="name",
+    show_default=True,
+    expose_value=False,
+    callback=_identify_dicom,
+    help="Id of a DICOM image: the name of its file, or its SOP instance UID.",
+)
+"""For every verb that takes images. It holds until the verb ends (`bonecaffe.hands.images.dicom_ids`)."""
 CLAIM = click.option(
     "--claim",
     type=FILE,

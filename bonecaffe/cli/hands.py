@@ -10,7 +10,17 @@ from typing import Any
 
 import click
 
-from bonecaffe.cli.group import ENGINE, FILE, FOLDER, LOCATOR_OR_MODEL, main, on_one_line, print_table, progress_bar
+from bonecaffe.cli.group import (
+    DICOM_ID,
+    ENGINE,
+    FILE,
+    FOLDER,
+    LOCATOR_OR_MODEL,
+    main,
+    on_one_line,
+    print_table,
+    progress_bar,
+)
 
 WORST = 24
 """Number of hands on the sheet of `points compare`."""
@@ -64,6 +74,7 @@ def points() -> None:
 @click.option(
     "--skip-incomplete", is_flag=True, help="Leave out hands that lack a point or an image, without an error."
 )
+@DICOM_ID
 def import_points(sources: tuple[Path, ...], out: Path, images: Path | None, skip_incomplete: bool) -> None:
     """Make a points.csv from another tool's files.
 
@@ -105,6 +116,7 @@ def import_points(sources: tuple[Path, ...], out: Path, images: Path | None, ski
     "--out", type=FOLDER, required=True, help="File to write; for labelme a folder, with one file for each hand."
 )
 @click.option("--images", type=FOLDER, help="The radiographs, for their file names. [default: ID.png]")
+@DICOM_ID
 def export_points(table: Path, kind: str, out: Path, images: Path | None) -> None:
     """Write a points.csv in another tool's format.
 
@@ -147,6 +159,7 @@ def export_points(table: Path, kind: str, out: Path, images: Path | None) -> Non
     "--images", type=FOLDER, help="The radiographs: their sizes and the brightness of the bones are checked too."
 )
 @click.option("--sheet", type=FILE, help="PNG to write: the hands in doubt side by side, with points and rectangle.")
+@DICOM_ID
 def check_points(table: Path, images: Path | None, sheet: Path | None) -> None:
     """List implausible points in a table.
 
@@ -192,6 +205,7 @@ def check_points(table: Path, images: Path | None, sheet: Path | None) -> None:
 @click.option(
     "--sheet", type=FILE, help="PNG to write: the hands that differ most, A's points as dots, B's as crosses."
 )
+@DICOM_ID
 def compare_points(first: Path, second: Path, as_json: bool, images: Path | None, sheet: Path | None) -> None:
     """Show the differences between two markings of the same hands.
 
@@ -253,6 +267,7 @@ def compare_points(first: Path, second: Path, as_json: bool, images: Path | None
 )
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port of the page. [default: a free one]")
 @click.option("--open/--no-open", "show", default=True, help="Open the page in your browser.")
+@DICOM_ID
 def annotate(images: Path, table: Path, suggest: Path | None, recipe_name: str, port: int, show: bool) -> None:
     """Mark the seven points of each hand in your browser.
 
@@ -300,6 +315,7 @@ def annotate(images: Path, table: Path, suggest: Path | None, recipe_name: str, 
 @click.option("--sheet", type=FILE, help="PNG to write: the uncertain hands side by side, with the guessed points.")
 @click.option("--jobs", type=click.IntRange(1), help="Number of processes. [default: one per core]")
 @ENGINE
+@DICOM_ID
 def locate(images: Path, table: Path, locator: Path | None, sheet: Path | None, jobs: int | None, engine: Any) -> None:
     """Find the seven points of each hand automatically.
 
@@ -357,6 +373,7 @@ def locate(images: Path, table: Path, locator: Path | None, sheet: Path | None, 
     show_default=True,
     help="Seed of phantoms, variations and initial weights.",
 )
+@DICOM_ID
 def train_locator(
     out: Path,
     images: Path | None,

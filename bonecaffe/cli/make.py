@@ -26,6 +26,7 @@ VARIABLES = {
     "--suggest": "SUGGEST=",
     "--sheet": "SHEET=",
     "--locator": "LOCATOR=",
+    "--dicom-id": "DICOM_ID=",
 }
 """The Makefile's variable for each option that one of its targets passes on."""
 IS_UNDER_MAKE = "BONECAFFE_MAKE"

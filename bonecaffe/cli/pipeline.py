@@ -13,6 +13,7 @@ from bonecaffe.cli.group import (
     AGES_IN_MONTHS,
     AGES_IN_YEARS,
     CLAIM,
+    DICOM_ID,
     ENGINE,
     FILE,
     FOLDER,
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Read every radiograph again, even if its size and modification time have not changed.",
 )
+@DICOM_ID
 def prepare(
     run: Path,
     images: tuple[Path, ...],
@@ -264,6 +266,7 @@ def train(run: Path, weights: Path | None, gpu: str | None, cpu: bool, resume: b
 @click.option("--gpu", type=click.IntRange(0), help="GPU to use. [default: the CPU]")
 @ENGINE
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line, also for refused images.")
+@DICOM_ID
 def predict(
     model: Path,
     images: tuple[Path, ...],

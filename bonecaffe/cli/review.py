@@ -13,6 +13,7 @@ from bonecaffe.cli.group import (
     AGES_IN_MONTHS,
     AGES_IN_YEARS,
     CLAIM,
+    DICOM_ID,
     FILE,
     FOLDER,
     IMAGES,
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
 )
 @click.option("--split", type=click.Choice(["test", "train"]), default="test", show_default=True, help="Hands to use.")
 @click.option("--seed", type=click.IntRange(0), default=2018, show_default=True, help="Seed of the moves.")
+@DICOM_ID
 def sensitivity(
     run: Path,
     images: tuple[Path, ...],
@@ -131,6 +133,7 @@ def sensitivity(
 @click.option("--test-ages", type=FILE, help="Table of the test hands, if the run was prepared from one.")
 @click.option("--points", type=FILE, help="Table of points that the run was prepared from.")
 @click.option("--json", "as_json", is_flag=True, help="Print the links as JSON.")
+@DICOM_ID
 def verify(
     run: Path, images: tuple[Path, ...], ages: Path | None, test_ages: Path | None, points: Path | None, as_json: bool
 ) -> None:
@@ -229,6 +232,7 @@ def runs(folder: Path, as_json: bool) -> None:
     metavar="ADDRESS",
     help="Dask scheduler, such as tcp://host:8786. [default: this machine, one run after another]",
 )
+@DICOM_ID
 def repeat(
     recipe_name: str,
     out: Path,
@@ -253,6 +257,7 @@ def repeat(
     of a fold is OUT/fold-K. Called again, it continues where it stopped. There are two intervals: one for another seed
     on the same hands, one for the same study on other hands. OUT/predictions.csv holds every test hand.
     """
+    from bonecaffe.hands.images import dicom_id
     from bonecaffe.prepare.inputs import giver, with_split
     from bonecaffe.recipe import Recipe
     from bonecaffe.studies import repeat as repeats
@@ -276,6 +281,7 @@ def repeat(
         ages_in,
         folds,
         first_seed,
+        dicom_id(),
     )
     chosen = list(range(1, folds + 1)) if folds is not None else list(range(first_seed, first_seed + (seeds or 5)))
     results = {result.number: result for result in found.earlier(plan)}

@@ -35,12 +35,13 @@ LITTER = frozenset(
         "@recycle",  # QNAP
         "@recently-snapshot",
         "lost+found",  # Linux
+        "dicomdir",  # DICOM media: an index of the files there
     }
 )
-"""Names, in lower case, that operating systems and network storage give their own files and folders."""
+"""Names, in lower case, of files and folders that operating systems, network storage and DICOM media add."""
 
 _JOINERS = "\u200c\u200d"  # part of the spelling in Persian and Indic scripts
-_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".gif")
+_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".dicom", ".gif")
 _SHOWN = 60  # characters of a text that an error quotes
 
 
@@ -61,10 +62,23 @@ def read_table(path: str | os.PathLike[str], error: type[BonecaffeError]) -> Tab
 def of_file(name: str | os.PathLike[str]) -> str:
     """The id in the name or path of an image: without folder and suffix, composed. It may have a `flaw`.
 
-    >>> of_file("hands/1377.png"), of_file("a.b.JPG")
-    ('1377', 'a.b')
+    A number after the last dot is no suffix: archives name DICOM files by a UID.
+
+    >>> of_file("hands/1377.png"), of_file("a.b.JPG"), of_file("1.2.840.113")
+    ('1377', 'a.b', '1.2.840.113')
     """
-    return composed(os.path.splitext(os.path.basename(os.fspath(name)))[0])
+    name = os.path.basename(os.fspath(name))
+    return composed(os.path.splitext(name)[0] if has_suffix(name) else name)
+
+
+def has_suffix(name: str) -> bool:
+    """Whether a file's name has a suffix. A number is none.
+
+    >>> has_suffix("1377.dcm"), has_suffix("IM0001"), has_suffix("1.2.840.113")
+    (True, False, False)
+    """
+    suffix = os.path.splitext(name)[1][1:]
+    return bool(suffix) and not suffix.isdecimal()
 
 
 def flaw(text: str) -> str | None:
@@ -124,7 +138,7 @@ def shown(text: str) -> str:
 
 
 def is_litter(name: str) -> bool:
-    """Whether a file or folder is hidden, or was made by macOS, Windows or a NAS; it contains no radiographs.
+    """Whether a file or folder is hidden, or was made by macOS, Windows, a NAS or DICOM media; it has no radiographs.
 
     >>> is_litter("@eaDir"), is_litter("._1377.png"), is_litter("1377.png")
     (True, True, False)

@@ -1,8 +1,9 @@
 """Read an image file's structure before a pixel is decoded: format, size, orientation, and where the image ends.
 
-PNG, JPEG, TIFF and BMP are read; for a file of another format, the error names that format. The size is compared with
-`PIXELS_AT_MOST` here, so that no decoder allocates more memory than a radiograph needs. Damage is distinguished from
-harmless padding: PNG chunks are followed to IEND and JPEG markers to EOI, and what comes after is ignored.
+PNG, JPEG, TIFF and BMP are read here, DICOM in `dicom`; for a file of another format, the error names that format. The
+size is compared with `PIXELS_AT_MOST` here, so that no decoder allocates more memory than a radiograph needs. Damage is
+distinguished from harmless padding: PNG chunks are followed to IEND and JPEG markers to EOI, and what comes after is
+ignored.
 
 Sources: PNG, third edition (W3C 2025); JPEG, ITU-T T.81 annex B; TIFF 6.0 (Adobe 1992); Exif 2.32, tag 274.
 """
@@ -10,7 +11,6 @@ Sources: PNG, third edition (W3C 2025); JPEG, ITU-T T.81 annex B; TIFF 6.0 (Adob
 from __future__ import annotations
 
 import codecs
-import os
 import re
 import struct
 import zlib
@@ -18,79 +18,23 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, NoReturn
 
-from bonecaffe.errors import ImageError
+from bonecaffe.hands import dicom
+from bonecaffe.hands.image_source import AGAIN, PIXELS_AT_MOST, Header, ReadAt, Source
 
-PIXELS_AT_MOST = 1 << 26
-"""The largest image that is decoded, in pixels (8,192 x 8,192). The finest scans of a hand film have about 5,000 x
-6,000, less than half of this; 16-bit colour of this size still fits in 512 MB."""
 SCANS_AT_MOST = 64
 """The most scans of a JPEG that are decoded. Encoders write about ten; each costs a pass over the whole image."""
 PAGES_COUNTED = 1000
-AGAIN = "Download or copy it again, or leave it out."
-READ = "PNG, JPEG, TIFF and BMP are read"
-
-ReadAt = Callable[[int, int], bytes]
-"""Reads up to a number of bytes (second argument) at an offset in the file (first argument)."""
-
-
-class Source(NamedTuple):
-    """A file's bytes, in memory or on disk, with the name for errors."""
-
-    name: str
-    size: int
-    at: ReadAt
-
-    def cut_off(self, what: str) -> NoReturn:
-        """Raise ImageError: the file ends before the image does."""
-        raise ImageError(f"{self.name}: cut off: {what}; the file ends at byte {self.size:,}. {AGAIN}")
-
-    def damaged(self, what: str) -> NoReturn:
-        """Raise ImageError: the file contradicts itself."""
-        raise ImageError(f"{self.name}: damaged: {what}. {AGAIN}")
-
-    def refused(self, what: str, remedy: str) -> NoReturn:
-        """Raise ImageError: the file is intact, but of a kind that is not read."""
-        raise ImageError(f"{self.name}: {what}. {remedy}")
-
-
-def of_bytes(content: bytes, name: str) -> Source:
-    """The whole file in memory."""
-    return Source(name, len(content), lambda offset, count: content[offset : offset + count])
-
-
-def of_file(handle: int, name: str) -> Source:
-    """An open file, of which only the requested parts are read. Its ``at`` raises OSError."""
-    return Source(name, os.fstat(handle).st_size, lambda offset, count: os.pread(handle, count, offset))
-
-
-@dataclass(frozen=True)
-class Header:
-    """What every format has. ``width`` and ``height`` are as stored; `size` is that of the upright image."""
-
-    width: int
-    height: int
-    orientation: int
-    """1…8 as in Exif's tag 274: how the stored pixels must be turned to be upright. 1: not at all."""
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height of the upright image."""
-        return (self.height, self.width) if self.orientation >= 5 else (self.width, self.height)
+READ = "PNG, JPEG, TIFF, BMP and DICOM are read"
 
 
 def read_header(source: Source) -> Header:
-    """The header of a PNG, JPEG, TIFF or BMP file, whatever its suffix.
+    """The header of a PNG, JPEG, TIFF, BMP or DICOM file, whatever its suffix.
 
     Raises ImageError for a file of another format, one that is cut off or damaged, and one with more pixels than
     `PIXELS_AT_MOST`.
     """
     start = source.at(0, _SNIFFED)
-    for begins, reader in _READERS.items():
-        if start.startswith(begins):
-            header = reader(source)
-            break
-    else:
-        _refuse_other_format(source, start)
+    header = _reader(source, start)(source)
     if not (header.width and header.height):
         source.damaged(f"its header declares {header.width} x {header.height} pixels")
     if header.width * header.height > PIXELS_AT_MOST:
@@ -99,6 +43,16 @@ def read_header(source: Source) -> Header:
             "Is it a radiograph? If so, save it smaller.",
         )
     return header
+
+
+def _reader(source: Source, start: bytes) -> Callable[[Source], Header]:
+    """The reader of the format that a file with these first bytes has; ImageError for another format."""
+    if dicom.is_dicom(start):  # first: any bytes can precede its mark
+        return dicom.read_header
+    for begins, reader in _READERS.items():
+        if start.startswith(begins):
+            return reader
+    _refuse_other_format(source, start)
 
 
 # ---- PNG ---------------------------------------------------------------------------------------------------------
@@ -521,7 +475,6 @@ _FORMATS = (
     (0, b"8BPS", "a Photoshop file", _CONVERT),
     (0, b"II+\0", "a BigTIFF file", "Save it as ordinary TIFF or as PNG."),
     (0, b"MM\0+", "a BigTIFF file", "Save it as ordinary TIFF or as PNG."),
-    (128, b"DICM", "a DICOM file", "Export it as 8- or 16-bit PNG from the viewer or archive it comes from."),
     (0, b"%PDF", "a PDF file", "Export the image in it as PNG."),
     (0, b"\xd0\xcf\x11\xe0", "an old Office file", _CONVERT),
     (0, b"\x1f\x8b", "a gzip archive", "Unpack it."),
@@ -543,6 +496,11 @@ def _refuse_other_format(source: Source, start: bytes) -> NoReturn:
             if part in start:
                 source.refused(f"{kind}, not an image", "Save the image in it as PNG.")
         source.refused("a ZIP archive, not an image", "Unpack it.")
+    if source.name.lower().endswith((".dcm", ".dicom")):
+        source.refused(
+            f"named as a DICOM file, but DICOM's mark DICM is not at byte {dicom.MARK_AT}",
+            "Export it again as a DICOM file (PS3.10), or as PNG.",
+        )
     if not start.strip(b"\0"):
         source.damaged("its first bytes are all zero, as after an interrupted copy")
     words = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bonecaffe.errors import ImageError, Problems
 from bonecaffe.files import open_regular, quoted, read_bytes
-from bonecaffe.hands import ids, image_headers
-from bonecaffe.hands.image_headers import JpegHeader, PngHeader, Source, TiffHeader
+from bonecaffe.hands import dicom, dicom_pixels, ids, image_headers
+from bonecaffe.hands.dicom import DicomHeader
+from bonecaffe.hands.image_headers import JpegHeader, PngHeader, TiffHeader
+from bonecaffe.hands.image_source import Source, of_bytes, of_file
 
 Image = NDArray[np.uint8]
 """Pixels of a radiograph, ``[row, column]``, 0 black."""
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".dicom")
+"""Of files that are images by their name. A file without a suffix is one if it begins as a DICOM file."""
 GREY_TOLERANCE = 8
 """Largest difference between channels, in grey levels, that still counts as grey (JPEG's colour rounding)."""
 
@@ -28,10 +33,11 @@ GREY_TOLERANCE = 8
 def find_images(folder: str | Path, refused: dict[Path, str] | None = None) -> dict[str, Path]:
     """The images below a folder by id, the file's name without its suffix; RSNA's archives unpack two folders deep.
 
-    Files that macOS, Windows and network storage add are ignored (`bonecaffe.hands.ids.is_litter`). Raises ImageError
-    when the folder does not exist or cannot be read, or when it has no image, two images of one id, or an image whose
-    name cannot be an id; the error names all of these. With ``refused``, an image whose name cannot be used is only
-    left out: its path is added to ``refused``, with a sentence that gives the reason.
+    A file without a suffix is an image if it is a DICOM file; `dicom_ids` gives DICOM files another id. Files that
+    macOS, Windows and network storage add are ignored (`bonecaffe.hands.ids.is_litter`). Raises ImageError when the
+    folder does not exist or cannot be read, or when it has no image, two images of one id, or an image whose name
+    cannot be an id; the error names all of these. With ``refused``, an image whose name cannot be used is only left
+    out: its path is added to ``refused``, with a sentence that gives the reason.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -40,7 +46,11 @@ def find_images(folder: str | Path, refused: dict[Path, str] | None = None) -> d
     found: dict[str, Path] = {}
     unusable: dict[Path, str] = {}
     for path in filter(_is_image, _files(folder)):
-        case_id = ids.of_file(path)
+        try:
+            case_id = id_of(path)
+        except ImageError as error:
+            unusable[path] = f"the image {_shown(path, folder)} has no id: {str(error).rstrip('.')}"
+            continue
         if (flaw := ids.flaw(case_id)) is not None:
             unusable[path] = f"the image {_shown(path, folder)} has a name that cannot be an id: {flaw}"
         elif case_id in found:
@@ -64,6 +74,46 @@ def find_images(folder: str | Path, refused: dict[Path, str] | None = None) -> d
         raise ImageError(f"{folder}: no images here ({', '.join(SUFFIXES)}).{other_files}")
     return found
 
+
+# ---- the id of an image ------------------------------------------------------------------------------------------
+
+DicomId = Literal["name", "uid"]
+"""What identifies a DICOM image: the name of its file, or its SOP instance UID."""
+_dicom_id: ContextVar[DicomId] = ContextVar("dicom_id", default="name")
+
+
+def dicom_id() -> DicomId:
+    """What identifies DICOM images now."""
+    return _dicom_id.get()
+
+
+@contextlib.contextmanager
+def dicom_ids(kind: DicomId) -> Iterator[None]:
+    """While this is open, `find_images` and `id_of` identify DICOM images in this way.
+
+    It holds for one thread and ends with the block. Other formats always have the name of their file.
+    """
+    token = _dicom_id.set(kind)
+    try:
+        yield
+    finally:
+        _dicom_id.reset(token)
+
+
+def id_of(path: str | os.PathLike[str]) -> str:
+    """The id of an image, from the name of its file, or as `dicom_ids` demands. It may have a flaw (`ids.flaw`).
+
+    Raises ImageError for a DICOM file without the UID that is needed. A patient's id is never used.
+    """
+    if dicom_id() == "uid":
+        with contextlib.suppress(OSError), open_regular(path, ImageError) as file:
+            source = of_file(file.fileno(), os.fspath(path))
+            if dicom.is_dicom(source.at(0, dicom.MARK_AT + len(dicom.MARK))):
+                return dicom.instance_uid(source)
+    return ids.of_file(path)
+
+
+# ---- folders -----------------------------------------------------------------------------------------------------
 
 Folders = str | Path | Sequence[str | Path]
 """Where the images are: in one folder, or in several."""
@@ -99,16 +149,26 @@ def listed_folders(folders: Folders) -> str:
 def passed_over(folder: str | Path) -> str:
     """The files below a folder that `find_images` ignores because of their suffix, counted; empty when there are none.
 
-    For a sentence, as in ``12 .dcm, 1 .csv``.
+    For a sentence, as in ``12 .nii, 1 .csv``.
     """
-    counts = Counter(path.suffix.lower() or "without suffix" for path in _files(Path(folder)) if not _is_image(path))
+    counts = Counter(
+        path.suffix.lower() if ids.has_suffix(path.name) else "without suffix"
+        for path in _files(Path(folder))
+        if not _is_image(path)
+    )
     return ", ".join(
         f"{count} {suffix if suffix.isprintable() else quoted(suffix)}" for suffix, count in counts.most_common()
     )
 
 
 def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES
+    if ids.has_suffix(path.name):
+        return path.suffix.lower() in SUFFIXES
+    try:
+        with open_regular(path, ImageError) as file:
+            return dicom.is_dicom(os.pread(file.fileno(), dicom.MARK_AT + len(dicom.MARK), 0))
+    except (OSError, ImageError):
+        return False
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -146,7 +206,7 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """
     try:
         with open_regular(path, ImageError) as file:
-            return image_headers.read_header(image_headers.of_file(file.fileno(), os.fspath(path))).size
+            return image_headers.read_header(of_file(file.fileno(), os.fspath(path))).size
     except FileNotFoundError:
         raise ImageError(f"{path}: no such image.") from None
     except OSError as error:
@@ -154,13 +214,13 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
 
 
 def read_image(path: str | os.PathLike[str]) -> Image:
-    """Read a radiograph from a PNG, JPEG, TIFF or BMP file as uint8, shape (height, width), upright.
+    """Read a radiograph from a PNG, JPEG, TIFF, BMP or DICOM file as uint8, shape (height, width), upright.
 
     Accepted are 8-bit grey, colour files that are really grey, and 16-bit grey, which is stretched from its own
     smallest and largest value to 0…255 (the paper's images are 8-bit; see docs/guide/images.md). The orientation stored
-    by a camera or scanner is applied, and a TIFF file that stores white as zero is inverted. Raises ImageError naming
-    the file for one that is missing, a named pipe or a device, too large (`image_headers.PIXELS_AT_MOST`), cut off,
-    damaged, of another format, in colour, or transparent.
+    by a camera or scanner is applied, and a TIFF file that stores white as zero is inverted. For DICOM, see
+    `bonecaffe.hands.dicom_pixels.decode`. Raises ImageError naming the file for one that is missing, a named pipe or a
+    device, too large (`image_headers.PIXELS_AT_MOST`), cut off, damaged, of another format, in colour, or transparent.
     """
     try:
         content = read_bytes(path, "image", ImageError)
@@ -171,7 +231,7 @@ def read_image(path: str | os.PathLike[str]) -> Image:
 
 def decode(content: bytes, name: str) -> Image:
     """`read_image` for the bytes of a file; ``name`` is for errors."""
-    source = image_headers.of_bytes(content, name)
+    source = of_bytes(content, name)
     header = image_headers.read_header(source)
     if isinstance(header, PngHeader):
         decoded = _decode_png(source, header, content)
@@ -179,6 +239,8 @@ def decode(content: bytes, name: str) -> Image:
         decoded = _decode_jpeg(source, header, content)
     elif isinstance(header, TiffHeader):
         decoded = _decode_tiff(source, header, content)
+    elif isinstance(header, DicomHeader):
+        decoded = dicom_pixels.decode(source, header)
     else:
         decoded = _decode_by_pillow(source, content, "BMP")
     if decoded.shape[:2] != (header.height, header.width):

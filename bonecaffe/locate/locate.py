@@ -23,7 +23,6 @@ from bonecaffe.files import (
     table_text,
     write_text,
 )
-from bonecaffe.hands import ids
 from bonecaffe.hands import images as hand_images
 from bonecaffe.hands.provenance import FoundHand, appending_found, found_file, read_found, write_found
 from bonecaffe.hands.reference_points import COLUMNS, ReferencePoints, lock_file, read_points
@@ -65,7 +64,7 @@ def find_hand(image: Path, locator: Locator) -> Hand | Refused:
     """A radiograph with its points found, or why it is refused: unreadable, or the points are uncertain."""
     try:
         pixels = hand_images.read_image(image)
-        result = judge(ids.of_file(image), pixels.shape, locator.find(pixels), image=pixels)
+        result = judge(hand_images.id_of(image), pixels.shape, locator.find(pixels), image=pixels)
     except Exception as error:
         return refusal(image, error, "found")
     points = result.hand()
@@ -111,11 +110,11 @@ def _each_image(images: Iterable[Path]) -> Iterator[Path | Refused]:
 def _marked_hand(
     image: Path, table: Path, marked: Mapping[str, ReferencePoints], faulty: Mapping[str, str]
 ) -> Hand | Refused:
-    if (fault := faulty.get(ids.of_file(image))) is not None:
-        return Refused(image, f"{image}: {fault}", "table")
     try:
+        if (fault := faulty.get(hand_images.id_of(image))) is not None:
+            return Refused(image, f"{image}: {fault}", "table")
         return Hand(image, points_for(image, marked, table), "table")
-    except PredictError as error:
+    except (ImageError, PredictError) as error:
         return refusal(image, error, "table")
 
 

@@ -16,6 +16,7 @@ from bonecaffe.evaluation.evaluate import hands_of, predict_and_evaluate
 from bonecaffe.evaluation.predictions import read_predictions
 from bonecaffe.files import remove
 from bonecaffe.hands.cases import range_of
+from bonecaffe.hands.images import dicom_ids
 from bonecaffe.network.definitions import intend
 from bonecaffe.prepare.outputs import split_of
 from bonecaffe.prepare.prepare import prepare
@@ -44,7 +45,9 @@ def one(
         with run.lock("repeat", WAIT_S):  # held by the Caffe of a killed worker
             pass
     workers = None if plan.cpu else 1
-    prepare(run, plan.images, plan.ages, plan.points, plan.recipe_for(number), workers=workers, ages_in=plan.ages_in)
+    recipe = plan.recipe_for(number)
+    with dicom_ids(plan.dicom_id):
+        prepare(run, plan.images, plan.ages, plan.points, recipe, workers=workers, ages_in=plan.ages_in)
     weights = _check_weights(run, plan)
     if (iteration := _diverged_before(run, plan, weights)) is not None:
         return Result(number=number, state=State.DIVERGED, iteration=iteration)

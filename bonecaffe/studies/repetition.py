@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from bonecaffe.errors import RepeatError
 from bonecaffe.files import sha256, sha256_file
 from bonecaffe.hands.cases import AgeUnit
+from bonecaffe.hands.images import DicomId
 from bonecaffe.recipe import Departure, Fold, Recipe
 from bonecaffe.records import CaseId, Count, Finite, Frozen, State
 from bonecaffe.run import RunDir
@@ -38,6 +39,8 @@ class Repetition:
     """Number of folds of a cross-validation; None: seeds."""
     split_seed: int = 1
     """Seed of the assignment to folds; over seeds, each has its own."""
+    dicom_id: DicomId = "name"
+    """The id of DICOM images, which a worker of a cluster cannot take from the command."""
 
     @property
     def kind(self) -> Kind:
@@ -71,7 +74,8 @@ class Repetition:
         try:
             years = ["ages in years"] if self.ages_in == "years" else []
             folds = [f"{self.folds} folds, seed {self.split_seed}"] if self.folds is not None else []
-            return sha256("".join([self.recipe, *map(sha256_file, files), *years, *folds]))
+            uids = ["DICOM images by UID"] if self.dicom_id == "uid" else []
+            return sha256("".join([self.recipe, *map(sha256_file, files), *years, *folds, *uids]))
         except OSError as error:
             raise RepeatError(f"{error.filename}: {error.strerror}.") from error
 

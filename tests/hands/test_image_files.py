@@ -13,6 +13,7 @@ import pytest
 
 from bonecaffe.errors import ImageError
 from bonecaffe.hands import image_headers
+from bonecaffe.hands.image_source import of_bytes
 from bonecaffe.hands.images import SUFFIXES, decode, encode_png, find_images, image_size, read_image
 
 GREY = (np.add.outer(np.arange(60) * 3, np.arange(40)) + 10).astype(np.uint8)
@@ -395,7 +396,7 @@ def test_packed_texts_and_profiles_are_not_unpacked():
     """They do not affect the pixels."""
     bomb = b"k\0\0" + zlib.compress(bytes(64 << 20), 9)
     more = [chunk(b"zTXt", bomb), chunk(b"iCCP", bomb), chunk(b"iTXt", b"k\0\1\0\0\0" + bomb[3:])]
-    header = image_headers.read_header(image_headers.of_bytes(content := grey_png(*more), "a"))
+    header = image_headers.read_header(of_bytes(content := grey_png(*more), "a"))
     assert header.pixels_alone(content) == grey_png()
     assert np.array_equal(decode(content, "a"), GREY)
 
@@ -532,7 +533,6 @@ def test_rarer_png(tmp_path):
 # ---- other formats ---------------------------------------------------------------------------------------------
 
 OTHERS = {
-    "DICOM": (bytes(128) + b"DICM" + bytes(40), "a DICOM file", "PNG"),
     "GIF": (saved(GREY, "GIF"), "a GIF file", "Convert it"),
     "WebP": (saved(GREY, "WEBP"), "a WebP file", "Convert it"),
     "HEIC": (b"\0\0\0\x18ftypheic" + bytes(40), "a HEIC file", "Convert it"),
@@ -545,7 +545,7 @@ OTHERS = {
     "zeros": (bytes(9000), "all zero", "Download"),
     "text": ("BM für 1377".encode(), "a text file", "Download"),
     "LFS": (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS", "git lfs pull"),
-    "bytes": (b"\x01\x02\x03\x04" * 9, "begins with the bytes 01 02 03 04", "PNG, JPEG, TIFF and BMP"),
+    "bytes": (b"\x01\x02\x03\x04" * 9, "begins with the bytes 01 02 03 04", "PNG, JPEG, TIFF, BMP and DICOM"),
     "lossless JPEG": (jpeg().replace(b"\xff\xc0", b"\xff\xc3"), "a lossless JPEG file", "Save it as PNG"),
     "12-bit JPEG": (jpeg().replace(b"\xff\xc0\0\x0b\x08", b"\xff\xc1\0\x0b\x0c"), "of 12 bits", "16-bit PNG"),
     "CMYK JPEG": (saved(PIL.Image.fromarray(GREY).convert("CMYK"), "JPEG"), "4 colour channels", "grey"),
@@ -568,6 +568,6 @@ def test_suffix_does_not_matter(tmp_path):
     for number, suffix in enumerate(SUFFIXES):
         (tmp_path / f"{number}{suffix}").write_bytes(contents[number % 4])
     found = find_images(tmp_path)
-    assert len(found) == len(SUFFIXES) == 6
+    assert len(found) == len(SUFFIXES) == 8
     for path in found.values():
         assert np.abs(read_image(path).astype(int) - GREY).max() < 12

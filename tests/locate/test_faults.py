@@ -167,13 +167,13 @@ def test_ignored_files_are_counted(hands, tmp_path):
     """Files that by their names are not images are counted by suffix; a folder of only such files is refused."""
     images = tmp_path / "images"
     shutil.copytree(hands / "images", images)
-    for name in ("a.dcm", "b.DCM", "notes", "Thumbs.db", "@eaDir/1001.png"):
+    for name in ("a.nii", "b.NII", "notes", "Thumbs.db", "@eaDir/1001.png"):
         (images / name).parent.mkdir(exist_ok=True)
         (images / name).write_bytes(b"x")
     for path in sorted(images.glob("10*.png"))[1:]:
         path.unlink()
     done = CliRunner().invoke(main, ["locate", str(images), "--points", str(tmp_path / "points.csv")])
-    assert done.exit_code == 0 and f"{images}: not images, ignored: 2 .dcm, 1 without suffix\n" in done.output
+    assert done.exit_code == 0 and f"{images}: not images, ignored: 2 .nii, 1 without suffix\n" in done.output
     next(images.glob("10*.png")).unlink()
     done = CliRunner().invoke(main, ["locate", str(images), "--points", str(tmp_path / "points.csv")])
-    assert done.exit_code == 1 and "Found instead: 2 .dcm, 1 without suffix." in done.output
+    assert done.exit_code == 1 and "Found instead: 2 .nii, 1 without suffix." in done.output

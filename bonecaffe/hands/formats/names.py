@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from bonecaffe.hands.ids import composed
+from bonecaffe.hands.ids import composed, of_file
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".dcm", ".dicom")
 """Of image files. Nothing else after a dot is removed from a name: ``1.2.840.113`` is a whole name."""
@@ -24,7 +24,11 @@ class ImageNames:
 
     def __init__(self, images: Mapping[str, Path]) -> None:
         self._images = images
-        self._by_id = {composed(image_id): image_id for image_id in images}
+        by_name: dict[str, str | None] = {}  # differs from the id where that is a DICOM UID
+        for image_id, path in images.items():
+            by_name[of_file(path)] = None if of_file(path) in by_name else image_id
+        self._by_id = {name: image_id for name, image_id in by_name.items() if image_id is not None}
+        self._by_id |= {composed(image_id): image_id for image_id in images}
 
     def find(self, address: str, upload: bool = False) -> str | None:
         """The id of the image that an address means; None when the folder does not have it.

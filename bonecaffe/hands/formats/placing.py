@@ -12,11 +12,12 @@ from typing import NamedTuple
 
 from bonecaffe.errors import ImageError
 from bonecaffe.files import open_regular
-from bonecaffe.hands import image_headers
 from bonecaffe.hands.fingers import Incomplete
 from bonecaffe.hands.formats.marks import Hand, NoImage, Point, Size, Unmarked, listed
 from bonecaffe.hands.formats.names import ImageNames, guess
 from bonecaffe.hands.ids import composed, flaw
+from bonecaffe.hands.image_headers import read_header
+from bonecaffe.hands.image_source import of_file
 from bonecaffe.hands.reference_points import POINT_NAMES, ReferencePoints
 
 _SHAPE_TOLERANCE = 0.01  # of the aspect, for images that were scaled to whole pixels
@@ -68,7 +69,7 @@ def stored(path: str | os.PathLike[str]) -> Stored:
     """Size and orientation from an image's header; ImageError when it is not one that bonecaffe reads."""
     try:
         with open_regular(path, ImageError) as file:
-            header = image_headers.read_header(image_headers.of_file(file.fileno(), os.fspath(path)))
+            header = read_header(of_file(file.fileno(), os.fspath(path)))
     except OSError as error:
         raise ImageError(f"{path}: {error.strerror or error}.") from error
     return Stored(header.width, header.height, header.orientation)
