@@ -309,14 +309,15 @@ def test_the_command_refuses_in_one_sentence(exported, hands, tmp_path):
     image = str(next(iter(find_images(hands / "images").values())))
     damaged = tmp_path / "damaged.zip"
     damaged.write_bytes(exported.read_bytes()[:-1])
+    (tmp_path / "folder").mkdir()
     for arguments, words in (
         (["predict", str(damaged), image], "it is damaged: copy it again"),
         (["predict", str(tmp_path / "none.zip"), image], "none.zip: no such run or model file"),
         (["predict", str(exported), image, "--snapshot", "4"], "Omit --snapshot"),
         (["evaluate", str(exported)], "is a file"),
         (["export", str(exported), "copy.zip"], "is a file"),
-        (["export", str(hands), str(tmp_path / "copy.zip")], "not a prepared run"),
-        (["export", str(hands)], "name the file to write"),
+        (["export", str(tmp_path / "folder"), str(tmp_path / "copy.zip")], "not a prepared run"),
+        (["export", str(tmp_path / "folder")], "name the file to write"),
     ):
         done = CliRunner().invoke(main, arguments)
         assert done.exit_code in (1, 2) and words in done.output, done.output

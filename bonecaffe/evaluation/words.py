@@ -62,7 +62,7 @@ def _rounded(value: float, digits: int) -> float:
 def without_folders(text: str) -> str:
     """A text without the paths of this machine, for what is given to others.
 
-    >>> without_folders("mean of file:/home/me/mean.npy, from ~/data; 5 / 7, ~2 %")
+    >>> without_folders("mean of file:/data/of/me/mean.npy, from ~/data; 5 / 7, ~2 %")
     'mean of file:a local path, from a local path; 5 / 7, ~2 %'
     """
     return re.sub(r"""(?<![^\s=:('"])~?/[^\s,;)'"/][^\s,;)'"]*""", "a local path", text)

@@ -86,5 +86,5 @@ def test_a_full_disk_at_the_end_does_not_hide_how_it_ended(own_run, monkeypatch)
 
 def test_a_recipe_with_another_net_is_refused():
     """bonecaffe writes, checks and records train_val.prototxt; a run with another could be prepared, not trained."""
-    with pytest.raises(RecipeError, match=r"solver\.net: .*train_val\.prototxt"):
+    with pytest.raises(RecipeError, match=r"solver\.net must be .train_val\.prototxt."):
         tiny(solver__net="other.prototxt")
