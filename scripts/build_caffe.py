@@ -30,62 +30,42 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import signal
 import sys
 import tempfile
 from pathlib import Path
-from types import FrameType
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bonecaffe.caffe import installation
-from bonecaffe.errors import BonecaffeError, CaffeError
+from bonecaffe.errors import CaffeError
 from bonecaffe.files import cache_folder
-from builder import gpu, inputs
+from builder import boundary, gpu, inputs
 from builder.build import Build
 from builder.settings import Settings
 from builder.source import find_source
 from builder.steps import say
 
-INTERRUPTED = 130
-
 
 def main() -> int:
-    """Run the command line; print an error as one message."""
-    options = _parser().parse_args()
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        if options.check:
-            return needed_build().check()
-        caffe = given()
-        if caffe is None and not options.given:
-            caffe = needed_build().ensure()
-        if caffe is not None:
-            report(caffe, options.note)
-    except BonecaffeError as error:
-        say(str(error))
-        return 1
-    except OSError as error:
-        say(f"{error.filename}: {error.strerror}" if error.filename else str(error))
-        return 1
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    description, _, rest = str(__doc__).partition("\n\n")
-    parser = argparse.ArgumentParser(
-        description=description, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Run the command line."""
+    parser = boundary.parser(str(__doc__))
     parser.add_argument("--given", action="store_true", help="find only, never build")
     parser.add_argument("--note", action="store_true", help="make it this environment's Caffe")
     parser.add_argument("--check", action="store_true", help="build and run Caffe's own C++ tests")
-    return parser
+    options = parser.parse_args()
+    return boundary.run(lambda: find_or_build(options))
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+def find_or_build(options: argparse.Namespace) -> int:
+    """Do what the options ask for; the exit status."""
+    if options.check:
+        return needed_build().check()
+    caffe = given()
+    if caffe is None and not options.given:
+        caffe = needed_build().ensure()
+    if caffe is not None:
+        report(caffe, options.note)
+    return 0
 
 
 def report(caffe: installation.Caffe, note: bool) -> None:

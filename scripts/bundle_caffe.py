@@ -13,58 +13,30 @@ It needs no program but ldd. Licences are found where dpkg is.
 
 from __future__ import annotations
 
-import argparse
-import signal
 import sys
 from pathlib import Path
-from types import FrameType
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bonecaffe import files, progress
 from bonecaffe.caffe import installation
-from bonecaffe.errors import BonecaffeError
-from builder import bundle
+from builder import boundary, bundle
 from builder.steps import say
-
-INTERRUPTED = 130
 
 
 def main() -> int:
-    """Do what the command line asks for; print an error as its sentence."""
-    options = _parser().parse_args()
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        pack(options.out, options.preset)
-    except BonecaffeError as error:
-        say(str(error))
-        return 1
-    except OSError as error:
-        say(f"{error.filename}: {error.strerror}" if error.filename else str(error))
-        return 1
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    description, _, rest = str(__doc__).partition("\n\n")
-    parser = argparse.ArgumentParser(
-        description=description, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Pack, as the command line asks."""
+    parser = boundary.parser(str(__doc__))
     parser.add_argument("--out", type=Path, default=Path(), metavar="FOLDER", help="where to (default: here)")
     parser.add_argument(
         "--preset", type=int, default=6, choices=range(10), metavar="0-9", help="how hard xz tries (default: 6)"
     )
-    return parser
+    options = parser.parse_args()
+    return boundary.run(lambda: pack(options.out, options.preset))
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
-def pack(folder: Path, preset: int) -> None:
-    """Pack this environment's Caffe, and report what is in the archive and what it needs."""
+def pack(folder: Path, preset: int) -> int:
+    """Pack this environment's Caffe, and report what is in the archive and what it needs; the exit status."""
     caffe = installation.find()
     say(f"packing {caffe.origin} ({caffe.root or caffe.bin})")
     contents = bundle.gather(caffe)
@@ -78,6 +50,7 @@ def pack(folder: Path, preset: int) -> None:
     needs = f"glibc {contents.record['glibc']} or newer and Python {contents.record['python']}"
     say(f"{path}: {path.stat().st_size / 1e6:.0f} MB; needs {needs}")
     print(f"{files.sha256_file(path)}  {path}")
+    return 0
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from conftest import REPOSITORY, SAMPLE
 import bundle_caffe
 from bonecaffe.caffe import bundle, installation, programs
 from bonecaffe.errors import CaffeError
+from builder import boundary
 from builder import bundle as packing
 from builder.elf import Elf
 
@@ -273,7 +274,7 @@ def test_the_same_caffe_gives_the_same_archive(few, tmp_path):
 def test_the_script_writes_an_archive_that_tar_unpacks(few, tmp_path, monkeypatch, capsys):
     """With its progress, what it needs, and its SHA-256; programs stay programs."""
     monkeypatch.setattr(packing, "gather", lambda caffe: few)
-    monkeypatch.setattr(bundle_caffe.signal, "signal", lambda number, handler: None)
+    monkeypatch.setattr(boundary.signal, "signal", lambda number, handler: None)
     monkeypatch.setattr(sys, "argv", ["bundle_caffe.py", "--out", str(tmp_path / "out"), "--preset", "0"])
     assert bundle_caffe.main() == 0
     printed = capsys.readouterr()
@@ -297,9 +298,9 @@ def test_an_interrupted_packing_leaves_nothing(few, tmp_path, monkeypatch):
         packing.write_archive(few, tmp_path, 0, interrupt)
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr(packing, "gather", lambda caffe: interrupt(0, 0))
-    monkeypatch.setattr(bundle_caffe.signal, "signal", lambda number, handler: None)
+    monkeypatch.setattr(boundary.signal, "signal", lambda number, handler: None)
     monkeypatch.setattr(sys, "argv", ["bundle_caffe.py", "--out", str(tmp_path)])
-    assert bundle_caffe.main() == bundle_caffe.INTERRUPTED
+    assert bundle_caffe.main() == boundary.INTERRUPTED
 
 
 # ---- what does not fit -------------------------------------------------------------------------------------------
